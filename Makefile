@@ -1,0 +1,41 @@
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+GENERATED := pdp/v1/decision registry_store/v1/sync
+
+.PHONY: install demo test check format protos drift
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install drift
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: install
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=. --pyi_out=. --grpc_python_out=. \
+	    $(GENERATED:%=protos/%.proto)
+
+drift: install
+	@new=$$(mktemp -d) && trap 'rm -r $$new' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$$new --pyi_out=$$new \
+	    --grpc_python_out=$$new $(GENERATED:%=protos/%.proto) && \
+	for name in $(GENERATED); do for end in _pb2.py _pb2.pyi _pb2_grpc.py; do \
+	    cmp $$new/$$name$$end $$name$$end || { echo "generated code is stale: run make protos"; exit 1; }; \
+	done; done

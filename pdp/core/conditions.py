@@ -1,0 +1,360 @@
+"""The operators of a policy's conditions: one table that says how each is checked, seen, held and compiled.
+
+`seen` and `holds` are the meaning, slow and obvious, which `explain` shows; `compiled` is the same for the fast path.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase, translate
+from operator import attrgetter
+from re import compile as compile_pattern
+from typing import Any, NamedTuple
+
+from pdp.core.errors import Problem
+from pdp.core.fields import Json, Kind, ListOf, MapOf, Number, OneOf, Problems, Text, Whole, join, quote
+from pdp.core.localtime import LocalTime
+from pdp.core.model import Action
+
+Test = Callable[[Action, int, LocalTime], bool]
+"""A compiled condition: (action, effective risk, local time) → whether it holds."""
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "not given"
+
+
+MISSING = _Missing()
+"""What `seen` answers when the action does not carry what the condition asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What one operator takes, what it looks at, when it holds, and its compiled form.
+
+    `compiled(operand, missing)` answers `missing` for an action that does not carry what is asked for.
+    """
+
+    operand: Kind
+    seen: Callable[[Action, int, LocalTime, Any], Any]
+    holds: Callable[[Any, Any], bool]
+    compiled: Callable[[Any, bool], Test]
+    says: str
+
+
+def check(conditions: Any, path: str, problems: Problems) -> None:
+    """Append every fault of `conditions`: unknown operators, operands of a wrong type, ranges that hold nothing."""
+    if not isinstance(conditions, Mapping):
+        return  # the field's own kind has said so
+    sound: dict[str, Any] = {}
+    for name, operand in conditions.items():
+        operator = OPERATORS.get(name)
+        if operator is None:
+            problems.append(Problem(join(path, name), _unknown(name)))
+            continue
+        before = len(problems)
+        operator.operand.read(operand, join(path, name), problems)
+        if len(problems) == before:
+            sound[name] = operand
+    problems.extend(Problem(join(path, name), message) for name, message in _empty_ranges(sound))
+
+
+class Clause(NamedTuple):
+    """One condition as it is evaluated."""
+
+    name: str
+    operator: Operator
+    operand: Any
+
+
+def clauses(conditions: Mapping[str, Any]) -> list[Clause]:
+    """The clauses that must all hold for conditions that `check` has passed.
+
+    Hours that wrap midnight are one clause, since both ends decide it; each attribute is a clause of its own.
+    """
+    found: list[Clause] = []
+    for name, operand in conditions.items():
+        if name == "attribute_equals":
+            found.extend(Clause(name, OPERATORS[name], pair) for pair in operand.items())
+        elif not (name in ("hour_after", "hour_before") and _wraps_midnight(conditions)):
+            found.append(Clause(name, OPERATORS[name], operand))
+    if _wraps_midnight(conditions):
+        hours = (conditions["hour_after"], conditions["hour_before"])
+        found.append(Clause("hour_after, hour_before", _HOURS_OVER_MIDNIGHT, hours))
+    return found
+
+
+def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
+    after, before = conditions.get("hour_after"), conditions.get("hour_before")
+    return after is not None and before is not None and bool(after > before)
+
+
+def reads_clock(conditions: Mapping[str, Any]) -> bool:
+    """Whether any of the conditions looks at the local time."""
+    return not conditions.keys().isdisjoint(("hour_after", "hour_before", "day_in"))
+
+
+def json_equal(left: Any, right: Any) -> bool:
+    """Whether two JSON values are equal: 1 equals 1.0, and true does not equal 1."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(json_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(json_equal, left, right))
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+def attribute(attributes: Mapping[str, Any], path: str) -> Any:
+    """The attribute at a dotted path, or MISSING."""
+    value: Any = attributes
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return MISSING
+        value = value[name]
+    return value
+
+
+def matches_action_type(action_type: str, entry: str) -> bool:
+    """Whether an entry of `action_type_in` covers an action type: `database.*` every one below `database.`."""
+    return action_type.startswith(entry[:-1]) if entry.endswith(".*") else action_type == entry
+
+
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, OPERATORS, 1)
+    return f"unknown operator {quote(name)}" + (f"; did you mean {quote(close[0])}" if close else "")
+
+
+def _empty_ranges(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    risk_above, risk_below = conditions.get("risk_above", -1), conditions.get("risk_below", 101)
+    if risk_above + 1 >= risk_below:
+        found.append(("risk_below", f"no risk is above {risk_above} and below {risk_below}"))
+    if conditions.get("amount_above", -1) >= conditions.get("amount_below", float("inf")):
+        found.append(("amount_below", "no amount is above `amount_above` and below it"))
+    if conditions.get("amount_below") == 0:
+        found.append(("amount_below", "no amount is below 0"))
+    after, before = conditions.get("hour_after"), conditions.get("hour_before")
+    if before is not None and (before == after or (before == 0 and after is None)):
+        found.append(("hour_before", f"no hour is at or after {after or 0} and before {before}"))
+    return found
+
+
+def _given(name: str) -> Callable[[Action, int, LocalTime, Any], Any]:
+    """Look at a field of the action, where an empty one counts as not given."""
+
+    def seen(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
+        value = getattr(action, name)
+        return MISSING if value in ("", (), None) else value
+
+    return seen
+
+
+def _seen_risk(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
+    return risk
+
+
+def _seen_hour(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
+    return local.hour
+
+
+def _seen_weekday(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
+    return local.weekday
+
+
+def _seen_attribute(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
+    path, _ = operand
+    return attribute(action.attributes, path)
+
+
+def _as_set(operand: Any) -> frozenset[Any]:
+    return frozenset([operand] if isinstance(operand, str) else operand)
+
+
+def _compiled_action_type_in(operand: Any, missing: bool) -> Test:
+    exact = frozenset(entry for entry in operand if not entry.endswith(".*"))
+    prefixes = tuple(entry[:-1] for entry in operand if entry.endswith(".*"))
+    return lambda a, r, t: a.action_type in exact or a.action_type.startswith(prefixes)
+
+
+def _compiled_resource_matches(operand: str, missing: bool) -> Test:
+    match = compile_pattern(translate(operand)).match
+    return lambda a, r, t: match(a.resource) is not None if a.resource else missing
+
+
+def _compiled_classification(operand: Any, missing: bool) -> Test:
+    wanted = _as_set(operand)
+    return lambda a, r, t: not wanted.isdisjoint(a.data_classifications) if a.data_classifications else missing
+
+
+def _compiled_attribute_equals(operand: tuple[str, Any], missing: bool) -> Test:
+    path, wanted = operand
+
+    def test(action: Action, risk: int, local: LocalTime) -> bool:
+        value = attribute(action.attributes, path)
+        return missing if value is MISSING else json_equal(value, wanted)
+
+    return test
+
+
+def _compiled_over_midnight(operand: tuple[int, int], missing: bool) -> Test:
+    after, before = operand
+    return lambda a, r, t: t.hour >= after or t.hour < before
+
+
+def _compiled_in(name: str) -> Callable[[Any, bool], Test]:
+    """Compile membership of a text field of the action."""
+
+    def compiled(operand: Any, missing: bool) -> Test:
+        some = _as_set(operand)
+        value_of = attrgetter(name)
+        return lambda a, r, t: value in some if (value := value_of(a)) else missing
+
+    return compiled
+
+
+def _compiled_resource_not_in(operand: Any, missing: bool) -> Test:
+    some = _as_set(operand)
+    return lambda a, r, t: a.resource not in some if a.resource else missing
+
+
+def _compiled_day_in(operand: Any, missing: bool) -> Test:
+    days = frozenset(operand)
+    return lambda a, r, t: t.weekday in days
+
+
+_NAME = Text(256, 1)
+_NAMES = ListOf(_NAME, 4096, 1)
+_RESOURCES = ListOf(Text(2048, 1), 4096, 1)
+_EXACT_TYPE = Text(256, 1, r"[^*]+", "an action type (a prefix such as `database.*` goes into `action_type_in`)")
+_TYPE_OR_PREFIX = Text(256, 1, r"[^*]+(?:\.\*)?", "an action type or a prefix that ends in `.*`")
+_AMOUNT = Number(0, 1e15)
+
+OPERATORS: dict[str, Operator] = {
+    "action_type": Operator(
+        _EXACT_TYPE,
+        _given("action_type"),
+        lambda seen, x: seen == x,
+        lambda x, missing: lambda a, r, t: a.action_type == x,
+        "action type is",
+    ),
+    "action_type_in": Operator(
+        ListOf(_TYPE_OR_PREFIX, 4096, 1),
+        _given("action_type"),
+        lambda seen, entries: any(matches_action_type(seen, entry) for entry in entries),
+        _compiled_action_type_in,
+        "action type is one of",
+    ),
+    "risk_above": Operator(
+        Whole(0, 99),
+        _seen_risk,
+        lambda seen, n: seen > n,
+        lambda n, missing: lambda a, r, t: r > n,
+        "risk is above",
+    ),
+    "risk_below": Operator(
+        Whole(1, 100),
+        _seen_risk,
+        lambda seen, n: seen < n,
+        lambda n, missing: lambda a, r, t: r < n,
+        "risk is below",
+    ),
+    "amount_above": Operator(
+        _AMOUNT,
+        _given("amount"),
+        lambda seen, n: seen > n,
+        lambda n, missing: lambda a, r, t: a.amount > n if a.amount is not None else missing,
+        "amount is above",
+    ),
+    "amount_below": Operator(
+        _AMOUNT,
+        _given("amount"),
+        lambda seen, n: seen < n,
+        lambda n, missing: lambda a, r, t: a.amount < n if a.amount is not None else missing,
+        "amount is below",
+    ),
+    "resource_in": Operator(
+        _RESOURCES,
+        _given("resource"),
+        lambda seen, some: seen in some,
+        _compiled_in("resource"),
+        "resource is one of",
+    ),
+    "resource_not_in": Operator(
+        _RESOURCES,
+        _given("resource"),
+        lambda seen, some: seen not in some,
+        _compiled_resource_not_in,
+        "resource is none of",
+    ),
+    "resource_matches": Operator(
+        Text(1024, 1),
+        _given("resource"),
+        fnmatchcase,
+        _compiled_resource_matches,
+        "resource matches",
+    ),
+    "data_classification": Operator(
+        OneOf(_NAME, _NAMES, lambda value: isinstance(value, list | tuple)),
+        _given("data_classifications"),
+        lambda seen, some: any(label in _as_set(some) for label in seen),
+        _compiled_classification,
+        "data classifications include",
+    ),
+    "hour_after": Operator(
+        Whole(0, 23),
+        _seen_hour,
+        lambda seen, h: seen >= h,
+        lambda h, missing: lambda a, r, t: t.hour >= h,
+        "local hour is at or after",
+    ),
+    "hour_before": Operator(
+        Whole(0, 24),
+        _seen_hour,
+        lambda seen, h: seen < h,
+        lambda h, missing: lambda a, r, t: t.hour < h,
+        "local hour is before",
+    ),
+    "day_in": Operator(
+        ListOf(Whole(1, 7), 7, 1),
+        _seen_weekday,
+        lambda seen, days: seen in days,
+        _compiled_day_in,
+        "local weekday is one of",
+    ),
+    "mcp_server": Operator(
+        _NAME,
+        _given("mcp_server"),
+        lambda seen, x: seen == x,
+        _compiled_in("mcp_server"),
+        "MCP server is",
+    ),
+    "tool_in": Operator(
+        _NAMES,
+        _given("tool"),
+        lambda seen, some: seen in some,
+        _compiled_in("tool"),
+        "tool is one of",
+    ),
+    "attribute_equals": Operator(
+        MapOf(Text(512, 1), Json(4096), 64, 1),
+        _seen_attribute,
+        lambda seen, pair: json_equal(seen, pair[1]),
+        _compiled_attribute_equals,
+        "attributes equal",
+    ),
+    "environment": Operator(
+        _NAME,
+        _given("environment"),
+        lambda seen, x: seen == x,
+        _compiled_in("environment"),
+        "environment is",
+    ),
+}
+
+_HOURS_OVER_MIDNIGHT = Operator(
+    ListOf(Whole(0, 24), 2, 2),
+    _seen_hour,
+    lambda seen, hours: seen >= hours[0] or seen < hours[1],
+    _compiled_over_midnight,
+    "local hour is at or after, or before",
+)

@@ -1,0 +1,156 @@
+"""The decision: one action put to one agent's compiled rules, stage by stage; the first stage that decides, decides.
+
+`explain` is the same procedure from the uncompiled records; tests hold the two equal.
+"""
+
+from collections.abc import Mapping
+from math import inf
+
+from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
+from pdp.core.localtime import LocalTime, local_time, next_midnight
+from pdp.core.model import Action, Decision, Now, Outcome, Reason
+from pdp.core.usage import Usage
+
+Servers = Mapping[str, CompiledServer]
+
+ALLOW, REQUIRE_APPROVAL, BLOCK, ESCALATE = Outcome
+
+
+def decide(agent: CompiledAgent | None, servers: Servers, action: Action, usage: Usage, now: Now) -> Decision:
+    """The decision on `action` at `now`. Nothing is counted: `charge` does that for an answer that is given."""
+    if agent is None:
+        return Decision(BLOCK, Reason.AGENT_NOT_REGISTERED)
+    server = servers.get(action.mcp_server) if action.mcp_server else None
+    risk = _effective_risk(agent, server, action)
+    if not agent.active:
+        return Decision(BLOCK, Reason.AGENT_NOT_ACTIVE, risk)
+    forbidden = _forbidden(agent, server, action)
+    if forbidden is not None:
+        return Decision(BLOCK, forbidden, risk)
+    local = local_time(agent.zone, now.wall)
+    if agent.window is not None and not agent.window.holds(local.minute, local.weekday):
+        return Decision(BLOCK, Reason.OUTSIDE_TIME_WINDOW, risk)
+    wait = usage.wait(agent.limits, now.boot)
+    if wait:
+        return Decision(BLOCK, Reason.RATE_LIMIT_EXCEEDED, risk, retry_after=None if wait == inf else wait)
+    cost = action.estimated_cost_micros or 0
+    if agent.budget_micros is not None and usage.spent(local.day) + cost > agent.budget_micros:
+        retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
+        return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
+    return _judge(agent, server, action, risk, local)
+
+
+def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
+    """Count a decision that is given: one action unless it is a block, and the cost of an allow."""
+    if decision.outcome is BLOCK:
+        return
+    usage.count(now.boot)
+    if decision.cost_micros:
+        usage.spend(local_time(agent.zone, now.wall).day, decision.cost_micros)
+
+
+def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> int:
+    """The tool's override, else the larger of the runtime's and the registry's score, else the agent's default."""
+    if server is not None and action.tool in server.tool_risk_overrides:
+        return server.tool_risk_overrides[action.tool]
+    registered = agent.action_risk_scores.get(action.action_type)
+    given = action.risk_score
+    if given is None:
+        return agent.default_risk_score if registered is None else registered
+    return given if registered is None or given > registered else registered
+
+
+def _forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> Reason | None:
+    """What forbids the action whatever its risk: its type, its resource, its data, or its tool."""
+    if agent.allowed_action_types is not None and action.action_type not in agent.allowed_action_types:
+        return Reason.ACTION_NOT_ALLOWED
+    if action.resource in agent.blocked_resources:
+        return Reason.RESOURCE_BLOCKED
+    if agent.allowed_resources is not None and action.resource not in agent.allowed_resources:
+        return Reason.RESOURCE_NOT_ALLOWED
+    if action.data_classifications and _classification_blocked(agent, action.data_classifications):
+        return Reason.DATA_CLASSIFICATION_BLOCKED
+    if action.mcp_server or action.tool:
+        return _tool_forbidden(agent, server, action)
+    return None
+
+
+def _classification_blocked(agent: CompiledAgent, classifications: tuple[str, ...]) -> bool:
+    allowed = agent.allowed_data_classifications
+    return not agent.blocked_data_classifications.isdisjoint(classifications) or (
+        allowed is not None and not allowed.issuperset(classifications)
+    )
+
+
+def _tool_forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> Reason | None:
+    if action.mcp_server and server is None:
+        return Reason.MCP_SERVER_NOT_REGISTERED
+    if server is not None and action.tool in server.blocked_tools:
+        return Reason.MCP_TOOL_BLOCKED
+    if agent.capabilities is not None and not _capable(agent.capabilities, action):
+        return Reason.MCP_TOOL_BLOCKED
+    return None
+
+
+def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) -> bool:
+    """Whether the capabilities name the action's server and tool; a tool of no named server is never among them."""
+    if action.mcp_server not in capabilities:
+        return False
+    tools = capabilities[action.mcp_server]
+    return tools is None or action.tool in tools
+
+
+def _judge(
+    agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime
+) -> Decision:
+    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, and MFA."""
+    needs_mfa = risk > agent.requires_mfa_above and not action.mfa_verified
+    policies = agent.policies
+    shadow = _holding(policies.shadows, action, risk, local) if policies.shadows else ()
+    policy = _first_holding(policies.enforcing(action.action_type), action, risk, local)
+    if policy is not None:
+        outcome, reason = policy.outcome, Reason.POLICY_MATCHED
+    elif server is not None and action.tool in server.auto_approve_tools:
+        outcome, reason = ALLOW, Reason.MCP_TOOL_AUTO_APPROVED
+    elif risk > agent.max_risk_threshold:
+        outcome, reason = ESCALATE, Reason.RISK_ABOVE_MAXIMUM
+    elif risk < agent.auto_approve_below:
+        outcome, reason = ALLOW, Reason.RISK_BELOW_AUTO_APPROVE
+    else:
+        outcome, reason = REQUIRE_APPROVAL, Reason.RISK_NEEDS_APPROVAL
+    if outcome is ALLOW and needs_mfa:
+        outcome, reason = REQUIRE_APPROVAL, Reason.MFA_REQUIRED
+    cost = action.estimated_cost_micros or 0
+    return Decision(
+        outcome,
+        reason,
+        risk,
+        policy,
+        needs_mfa and outcome is not BLOCK,
+        None,
+        cost if outcome is ALLOW else 0,
+        shadow,
+    )
+
+
+def _first_holding(
+    policies: tuple[CompiledPolicy, ...], action: Action, risk: int, local: LocalTime
+) -> CompiledPolicy | None:
+    for policy in policies:
+        for test in policy.tests:
+            if not test(action, risk, local):
+                break
+        else:
+            return policy
+    return None
+
+
+def _holding(
+    policies: tuple[CompiledPolicy, ...], action: Action, risk: int, local: LocalTime
+) -> tuple[CompiledPolicy, ...]:
+    return tuple(
+        policy
+        for policy in policies
+        if (policy.action_types is None or action.action_type in policy.action_types)
+        and all(test(action, risk, local) for test in policy.tests)
+    )

@@ -1,0 +1,218 @@
+"""What is decided about (an action), by what (agent, policy and server records), and the answer (a decision)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pdp.core.compile import CompiledPolicy
+
+
+class Outcome(IntEnum):
+    """What the runtime shall do; the values are those of `pdp.v1.Outcome`."""
+
+    ALLOW = 1
+    REQUIRE_APPROVAL = 2
+    BLOCK = 3
+    ESCALATE = 4
+
+
+class Reason(IntEnum):
+    """Which stage decided, and why; the values are those of `pdp.v1.Reason`."""
+
+    AGENT_NOT_REGISTERED = 1
+    AGENT_NOT_ACTIVE = 2
+    ACTION_NOT_ALLOWED = 3
+    RESOURCE_BLOCKED = 4
+    RESOURCE_NOT_ALLOWED = 5
+    DATA_CLASSIFICATION_BLOCKED = 6
+    MCP_SERVER_NOT_REGISTERED = 7
+    MCP_TOOL_BLOCKED = 8
+    OUTSIDE_TIME_WINDOW = 9
+    RATE_LIMIT_EXCEEDED = 10
+    BUDGET_EXCEEDED = 11
+    POLICY_MATCHED = 12
+    MCP_TOOL_AUTO_APPROVED = 13
+    RISK_ABOVE_MAXIMUM = 14
+    RISK_BELOW_AUTO_APPROVE = 15
+    RISK_NEEDS_APPROVAL = 16
+    MFA_REQUIRED = 17
+    APPROVED = 18
+    APPROVAL_MISMATCH = 19
+    INTERNAL_ERROR = 20
+
+
+class AgentType(Enum):
+    AUTONOMOUS = "autonomous"
+    SUPERVISED = "supervised"
+    ADVISORY = "advisory"
+    MCP_SERVER = "mcp_server"
+    CUSTOM = "custom"
+
+
+class Status(Enum):
+    DRAFT = "draft"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    RETIRED = "retired"
+
+
+class LimitScope(Enum):
+    AGENT = "agent"
+    SIDECAR = "sidecar"
+
+
+class OnQuotaUnavailable(Enum):
+    FAIR_SHARE = "fair_share"
+    BLOCK = "block"
+
+
+class Mode(Enum):
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class OnMissing(Enum):
+    NO_MATCH = "no_match"
+    MATCH = "match"
+
+
+class Transport(Enum):
+    STDIO = "stdio"
+    HTTP = "http"
+    SSE = "sse"
+    STREAMABLE_HTTP = "streamable_http"
+
+
+@dataclass(slots=True)
+class Action:
+    """What an agent wants to do. Empty text: not given. Costs are in whole micro-dollars.
+
+    `attributes` is read only when a policy asks for one, so a shell may pass a mapping that decodes itself then.
+    """
+
+    agent_id: str
+    action_type: str
+    resource: str = ""
+    resource_id: str = ""
+    risk_score: int | None = None
+    amount: float | None = None
+    estimated_cost_micros: int | None = None
+    data_classifications: tuple[str, ...] = ()
+    mcp_server: str = ""
+    tool: str = ""
+    environment: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    mfa_verified: bool = False
+
+
+class Now(NamedTuple):
+    """One reading of the clocks, in seconds: `wall` since the Unix epoch, `boot` on a clock that never jumps."""
+
+    wall: float
+    boot: float
+
+
+@dataclass(slots=True)
+class Decision:
+    """The answer to one action, and what it charges: `cost_micros`, and one action unless it is a block."""
+
+    outcome: Outcome
+    reason: Reason
+    risk_score: int = 0
+    policy: "CompiledPolicy | None" = None
+    mfa_required: bool = False
+    retry_after: float | None = None
+    cost_micros: int = 0
+    shadow: "tuple[CompiledPolicy, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """One policy of an agent, or of the organisation where `applies_to` says which agents it binds."""
+
+    policy_id: str
+    policy_name: str
+    policy_description: str
+    is_active: bool
+    priority: int
+    conditions: Mapping[str, Any]
+    policy_action: Outcome
+    action_params: Mapping[str, Any]
+    mode: Mode
+    on_missing: OnMissing
+    created_at: str
+    applies_to: "Selector | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Agents that carry one of `tags` (if any are named) and are of one of `agent_types` (if any are named)."""
+
+    tags: tuple[str, ...]
+    agent_types: tuple[AgentType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent as registered, with its own policies; the fields are those of the registry."""
+
+    agent_id: str
+    display_name: str
+    description: str
+    agent_type: AgentType
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    allowed_action_types: tuple[str, ...]
+    allowed_resources: tuple[str, ...]
+    blocked_resources: tuple[str, ...]
+    mcp_capabilities: Mapping[str, tuple[str, ...]]
+    default_risk_score: int
+    action_risk_scores: Mapping[str, int]
+    auto_approve_below: int
+    max_risk_threshold: int
+    requires_mfa_above: int
+    autonomous_auto_approve_below: int
+    autonomous_max_risk_threshold: int
+    max_actions_per_minute: int | None
+    max_actions_per_hour: int | None
+    max_actions_per_day: int | None
+    limit_scope: LimitScope
+    on_quota_unavailable: OnQuotaUnavailable
+    max_daily_budget_usd: Decimal | None
+    budget_alert_threshold_percent: int
+    time_window_enabled: bool
+    time_window_start: str
+    time_window_end: str
+    time_window_timezone: str
+    time_window_days: tuple[int, ...]
+    allowed_data_classifications: tuple[str, ...]
+    blocked_data_classifications: tuple[str, ...]
+    auto_suspend_enabled: bool
+    auto_suspend_on_error_rate: float | None
+    auto_suspend_on_offline_minutes: int | None
+    auto_suspend_on_budget_exceeded: bool
+    auto_suspend_on_rate_exceeded: bool
+    alert_on_high_risk: bool
+    alert_recipients: tuple[str, ...]
+    webhook_url: str | None
+    status: Status
+    version: str
+    policies: tuple[PolicyRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """An MCP server as registered."""
+
+    server_name: str
+    display_name: str
+    description: str
+    server_url: str
+    transport_type: Transport
+    governance_enabled: bool
+    auto_approve_tools: tuple[str, ...]
+    blocked_tools: tuple[str, ...]
+    tool_risk_overrides: Mapping[str, int]

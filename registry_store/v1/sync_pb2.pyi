@@ -1,0 +1,160 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RecordKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECORD_KIND_UNSPECIFIED: _ClassVar[RecordKind]
+    RECORD_KIND_AGENT: _ClassVar[RecordKind]
+    RECORD_KIND_ORGANISATION_POLICY: _ClassVar[RecordKind]
+    RECORD_KIND_MCP_SERVER: _ClassVar[RecordKind]
+RECORD_KIND_UNSPECIFIED: RecordKind
+RECORD_KIND_AGENT: RecordKind
+RECORD_KIND_ORGANISATION_POLICY: RecordKind
+RECORD_KIND_MCP_SERVER: RecordKind
+
+class SidecarMessage(_message.Message):
+    __slots__ = ("hello", "acknowledgement", "heartbeat")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    acknowledgement: Acknowledgement
+    heartbeat: Heartbeat
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class StoreMessage(_message.Message):
+    __slots__ = ("welcome", "snapshot_begin", "snapshot_chunk", "snapshot_end", "change", "heartbeat")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_BEGIN_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_END_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    snapshot_begin: SnapshotBegin
+    snapshot_chunk: SnapshotChunk
+    snapshot_end: SnapshotEnd
+    change: Change
+    heartbeat: Heartbeat
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., snapshot_begin: _Optional[_Union[SnapshotBegin, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., change: _Optional[_Union[Change, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("node_id", "epoch", "revision", "subscription", "version")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    epoch: str
+    revision: int
+    subscription: Subscription
+    version: str
+    def __init__(self, node_id: _Optional[str] = ..., epoch: _Optional[str] = ..., revision: _Optional[int] = ..., subscription: _Optional[_Union[Subscription, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Subscription(_message.Message):
+    __slots__ = ("agents", "tags", "all")
+    class Agents(_message.Message):
+        __slots__ = ("agent_ids",)
+        AGENT_IDS_FIELD_NUMBER: _ClassVar[int]
+        agent_ids: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, agent_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    class Tags(_message.Message):
+        __slots__ = ("tags",)
+        TAGS_FIELD_NUMBER: _ClassVar[int]
+        tags: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, tags: _Optional[_Iterable[str]] = ...) -> None: ...
+    class All(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    agents: Subscription.Agents
+    tags: Subscription.Tags
+    all: Subscription.All
+    def __init__(self, agents: _Optional[_Union[Subscription.Agents, _Mapping]] = ..., tags: _Optional[_Union[Subscription.Tags, _Mapping]] = ..., all: _Optional[_Union[Subscription.All, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("epoch", "revision", "resumed")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    revision: int
+    resumed: bool
+    def __init__(self, epoch: _Optional[str] = ..., revision: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...
+
+class Record(_message.Message):
+    __slots__ = ("kind", "id", "document")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    kind: RecordKind
+    id: str
+    document: bytes
+    def __init__(self, kind: _Optional[_Union[RecordKind, str]] = ..., id: _Optional[str] = ..., document: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotBegin(_message.Message):
+    __slots__ = ("revision", "records")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    records: int
+    def __init__(self, revision: _Optional[int] = ..., records: _Optional[int] = ...) -> None: ...
+
+class SnapshotChunk(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[Record]
+    def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
+
+class SnapshotEnd(_message.Message):
+    __slots__ = ("revision", "sha256")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    sha256: bytes
+    def __init__(self, revision: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class Change(_message.Message):
+    __slots__ = ("from_revision", "to_revision", "records", "committed_at")
+    FROM_REVISION_FIELD_NUMBER: _ClassVar[int]
+    TO_REVISION_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_AT_FIELD_NUMBER: _ClassVar[int]
+    from_revision: int
+    to_revision: int
+    records: _containers.RepeatedCompositeFieldContainer[Record]
+    committed_at: float
+    def __init__(self, from_revision: _Optional[int] = ..., to_revision: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., committed_at: _Optional[float] = ...) -> None: ...
+
+class Acknowledgement(_message.Message):
+    __slots__ = ("revision", "refusals")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
+    def __init__(self, revision: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("kind", "id", "problems")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    kind: RecordKind
+    id: str
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[_Union[RecordKind, str]] = ..., id: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("revision",)
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    def __init__(self, revision: _Optional[int] = ...) -> None: ...
