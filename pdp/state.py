@@ -1,0 +1,187 @@
+"""What the sidecar decides from: every agent and server of one revision of the registry, compiled.
+
+A state is built whole and then swapped in; nothing edits one that decisions may be reading.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.model import Selector
+from pdp.core.records import read_agent, read_organisation_policy, read_server
+
+
+class Kind(IntEnum):
+    """What a record is about; the values are those of `registry_store.v1.RecordKind`."""
+
+    AGENT = 1
+    ORGANISATION_POLICY = 2
+    MCP_SERVER = 3
+
+
+class RawRecord(NamedTuple):
+    """The whole new state of one record as the store sent it, in JSON; empty: it is gone."""
+
+    kind: Kind
+    id: str
+    document: bytes
+
+
+class Refused(NamedTuple):
+    """A record that does not compile here, and every reason."""
+
+    kind: Kind
+    id: str
+    problems: tuple[str, ...]
+
+
+class OrganisationPolicy(NamedTuple):
+    """A compiled policy of the organisation, and whom it binds; `policy` is None while it is not active."""
+
+    selector: Selector | None
+    policy: CompiledPolicy | None
+
+
+Compiled = CompiledAgent | OrganisationPolicy | CompiledServer
+
+
+class State:
+    """The registry as of one revision. Immutable; `after` and `build` make new ones."""
+
+    __slots__ = ("_compiled", "_documents", "agents", "epoch", "revision", "servers")
+
+    def __init__(
+        self,
+        epoch: str,
+        revision: int,
+        documents: dict[tuple[Kind, str], bytes],
+        compiled: dict[Kind, dict[str, Any]],
+    ) -> None:
+        self.epoch = epoch
+        self.revision = revision
+        self._documents = documents
+        self._compiled = compiled
+        self.agents: Mapping[str, CompiledAgent] = MappingProxyType(compiled[Kind.AGENT])
+        self.servers: Mapping[str, CompiledServer] = MappingProxyType(compiled[Kind.MCP_SERVER])
+
+    def records(self) -> Iterator[RawRecord]:
+        """Every record, from which `build` makes this state again."""
+        for (kind, name), document in self._documents.items():
+            yield RawRecord(kind, name, document)
+
+    def document(self, kind: Kind, name: str) -> bytes | None:
+        """One record as the store sent it."""
+        return self._documents.get((kind, name))
+
+
+def build(
+    records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
+) -> tuple[State, tuple[Refused, ...]]:
+    """The state that a snapshot describes. A record that does not compile keeps its state in `last`, if it has one."""
+    return _merged(State(epoch, revision, {}, {kind: {} for kind in Kind}), records, revision, last)
+
+
+def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[Refused, ...]]:
+    """The state after a change. A record that does not compile stays as it was."""
+    return _merged(state, records, revision, state)
+
+
+def _merged(
+    base: State, records: Iterable[RawRecord], revision: int, last: State | None
+) -> tuple[State, tuple[Refused, ...]]:
+    documents = dict(base._documents)
+    compiled = {kind: dict(some) for kind, some in base._compiled.items()}
+    refused = []
+    changed: set[str] = set()
+    relink = False
+    for record in records:
+        if record.kind is Kind.AGENT:
+            changed.add(record.id)
+        relink = relink or record.kind is Kind.ORGANISATION_POLICY
+        if not record.document:
+            documents.pop((record.kind, record.id), None)
+            compiled[record.kind].pop(record.id, None)
+            continue
+        try:
+            compiled[record.kind][record.id] = _COMPILE[record.kind](record)
+            documents[record.kind, record.id] = record.document
+        except InvalidRecord as error:
+            refused.append(Refused(record.kind, record.id, tuple(map(str, error.problems))))
+            if last is not None and record.id in last._compiled[record.kind]:
+                compiled[record.kind][record.id] = last._compiled[record.kind][record.id]
+                documents[record.kind, record.id] = last._documents[record.kind, record.id]
+    agents = compiled[Kind.AGENT]
+    _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[Kind.ORGANISATION_POLICY])
+    return State(base.epoch, revision, documents, compiled), tuple(refused)
+
+
+def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: Mapping[str, Any]) -> None:
+    """Put each named agent under its own policies and those of the organisation that bind it."""
+    policies = [entry for entry in organisation.values() if entry.policy is not None]
+    shared: dict[tuple[CompiledPolicy, ...], PolicySet] = {}
+    for name in tuple(names):
+        agent = agents[name]
+        binding = tuple(entry.policy for entry in policies if binds(entry.selector, agent.agent_type, agent.tags))
+        if agent.own_policies:
+            policy_set = PolicySet(agent.own_policies + binding)
+        else:
+            policy_set = shared.get(binding) or shared.setdefault(binding, PolicySet(binding))
+        agents[name] = agent.under(policy_set)
+
+
+def _parsed(record: RawRecord) -> Any:
+    try:
+        return json.loads(record.document)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord([Problem("", f"is not JSON: {error}")]) from error
+
+
+def _agent(record: RawRecord) -> CompiledAgent:
+    return CompiledAgent(read_agent(_parsed(record)))
+
+
+def _organisation_policy(record: RawRecord) -> OrganisationPolicy:
+    policy = read_organisation_policy(_parsed(record))
+    return OrganisationPolicy(policy.applies_to, CompiledPolicy(policy) if policy.is_active else None)
+
+
+def _server(record: RawRecord) -> CompiledServer:
+    return CompiledServer(read_server(_parsed(record)))
+
+
+_COMPILE: Mapping[Kind, Callable[[RawRecord], Compiled]] = {
+    Kind.AGENT: _agent,
+    Kind.ORGANISATION_POLICY: _organisation_policy,
+    Kind.MCP_SERVER: _server,
+}
+
+
+class Source(IntEnum):
+    """Where the state came from; the values are those of `pdp.v1.Source`."""
+
+    LIVE = 1
+    CACHED = 2
+
+
+class Holder:
+    """The one mutable cell: the state in force, where it came from, and when the store last confirmed it."""
+
+    __slots__ = ("confirmed_at", "current", "source")
+
+    def __init__(self) -> None:
+        self.current: State | None = None
+        self.source = Source.CACHED
+        self.confirmed_at = 0.0
+
+    def swap(self, state: State, source: Source) -> None:
+        """Put a state in force."""
+        self.current = state
+        self.source = source
+
+    def confirm(self, boot: float) -> None:
+        """Note that the store confirmed the state at `boot`, seconds of the boot clock."""
+        self.confirmed_at = boot

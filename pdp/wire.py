@@ -1,0 +1,300 @@
+"""protobuf and JSON ↔ core: the only place that knows how a request and an answer travel."""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from math import isfinite
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+
+from pdp.core.compile import CompiledPolicy
+from pdp.core.errors import InvalidAction, Problem
+from pdp.core.fields import Field, Flag, Json, ListOf, Number, OrNull, Text, Whole, quote, read_fields
+from pdp.core.model import Action, Decision
+from pdp.core.records import AGENT_ID
+from pdp.core.usage import Limits
+from pdp.v1 import decision_pb2 as pb
+
+MOST_ACTION_BYTES = 64 * 1024
+MOST_ATTRIBUTE_DEPTH = 16
+MOST_DOLLARS = 1_000_000_000
+MOST_CLASSIFICATIONS = 64
+MOST_CHARACTERS = {
+    "action_type": 256,
+    "resource": 2048,
+    "resource_id": 1024,
+    "mcp_server": 256,
+    "tool": 256,
+    "environment": 256,
+}
+
+MOST_KEY_CHARACTERS = 256
+
+# Each item of a list takes two bytes on the wire at least, and each level of attributes four, so a smaller action
+# than this keeps every bound.
+_SURELY_BOUNDED_BYTES = min(2 * MOST_CLASSIFICATIONS, 4 * MOST_ATTRIBUTE_DEPTH, *MOST_CHARACTERS.values())
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def parse(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
+    """A message of `kind` from its bytes, or `InvalidAction` that names the request."""
+    message = kind()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+        raise InvalidAction(Problem("request", f"is not a `{name}`, or its attributes are nested too deep")) from None
+    return message
+
+
+class Request(NamedTuple):
+    """What a caller puts to the sidecar."""
+
+    action: Action
+    idempotency_key: str = ""
+    approval_id: str = ""
+    dry_run: bool = False
+
+
+def read_request(message: pb.EvaluateRequest) -> Request:
+    """The request in a message, or `InvalidAction` with the name of the field that is wrong."""
+    if len(message.idempotency_key) > MOST_KEY_CHARACTERS:
+        raise InvalidAction(Problem("idempotency_key", f"is longer than {MOST_KEY_CHARACTERS} characters"))
+    return Request(read_action(message.action), message.idempotency_key, message.approval_id, message.dry_run)
+
+
+def read_json_request(document: Any) -> Request:
+    """The request in a JSON document, or `InvalidAction` with every field that is wrong."""
+    problems: list[Problem] = []
+    request = read_fields(document, _REQUEST, "", problems)
+    given = request.pop("action")
+    fields = read_fields(given, _ACTION, "action", problems) if "action" in document else {}
+    if problems:
+        raise InvalidAction(*problems)
+    cost = fields.pop("estimated_cost_usd")
+    return Request(Action(**fields, estimated_cost_micros=None if cost is None else _micros(cost)), **request)
+
+
+def read_action(message: pb.Action) -> Action:
+    """The action in a message, or `InvalidAction` with the name of the field that is wrong."""
+    size = message.ByteSize()
+    if size > _SURELY_BOUNDED_BYTES:
+        _check_bounds(message, size)
+    if not message.agent_id:
+        raise InvalidAction(Problem("action.agent_id", "is required"))
+    if not message.action_type:
+        raise InvalidAction(Problem("action.action_type", "is required"))
+    return Action(
+        message.agent_id,
+        message.action_type,
+        message.resource,
+        message.resource_id,
+        _risk(message.risk_score) if message.HasField("risk_score") else None,
+        _amount("action.amount", message.amount) if message.HasField("amount") else None,
+        _micros(message.estimated_cost_usd) if message.HasField("estimated_cost_usd") else None,
+        tuple(message.data_classifications),
+        message.mcp_server,
+        message.tool,
+        message.environment,
+        Attributes(message.attributes) if message.HasField("attributes") else _NO_ATTRIBUTES,
+        message.mfa_verified,
+    )
+
+
+def write_decision(decision: Decision) -> pb.EvaluateResponse:
+    """The answer to a decision, without what only the shell knows: its id, message, remaining counts, provenance."""
+    outcome: Any = decision.outcome.value  # the generated stubs want the enum's wrapper, which no value has
+    reason: Any = decision.reason.value
+    answer = pb.EvaluateResponse(outcome=outcome, reason=reason, risk_score=decision.risk_score)
+    if decision.mfa_required:
+        answer.mfa_required = True
+    if decision.policy is not None:
+        answer.MergeFrom(_policy_part(decision.policy))
+    for policy in decision.shadow:
+        answer.shadow.add(policy=_policy_part(policy).policy, outcome=policy.outcome.value)
+    if decision.retry_after is not None:
+        answer.retry_after = decision.retry_after
+    return answer
+
+
+def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:
+    """Put into an answer what the limits and the budget still admit."""
+    minute, hour, day = remaining
+    rates = answer.rate_remaining
+    if minute is not None:
+        rates.minute = minute
+    if hour is not None:
+        rates.hour = hour
+    if day is not None:
+        rates.day = day
+    if budget_micros is not None:
+        answer.budget_remaining_usd = budget_micros / 1_000_000
+
+
+def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
+    """An answer as the JSON door gives it: every field, null where there is none."""
+    return {
+        "outcome": _outcome_name(answer.outcome),
+        "reason": pb.Reason.Name(answer.reason).removeprefix("REASON_"),
+        "message": answer.message,
+        "decision_id": answer.decision_id,
+        "risk_score": answer.risk_score,
+        "mfa_required": answer.mfa_required,
+        "policy": _policy_json(answer.policy) if answer.HasField("policy") else None,
+        "action_params": plain(answer.action_params),
+        "shadow": [
+            {"policy": _policy_json(verdict.policy), "outcome": _outcome_name(verdict.outcome)}
+            for verdict in answer.shadow
+        ],
+        "rate_remaining": {
+            name: getattr(answer.rate_remaining, name) if answer.rate_remaining.HasField(name) else None
+            for name in ("minute", "hour", "day")
+        },
+        **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
+        "agent_version": answer.agent_version or None,
+        "registry_revision": answer.registry_revision,
+        "staleness": answer.staleness,
+        "source": pb.Source.Name(answer.source).removeprefix("SOURCE_").lower(),
+    }
+
+
+class Attributes(Mapping[str, Any]):
+    """The attributes of an action, decoded when one of them is first read."""
+
+    __slots__ = ("_decoded", "_message")
+
+    def __init__(self, message: Struct) -> None:
+        self._message = message
+        self._decoded: dict[str, Any] | None = None
+
+    def _all(self) -> dict[str, Any]:
+        if self._decoded is None:
+            self._decoded = plain(self._message)
+        return self._decoded
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def plain(message: Struct) -> dict[str, Any]:
+    """A Struct as Python values; whole numbers as int."""
+    return {name: _plain_value(value) for name, value in message.fields.items()}
+
+
+_NULLABLE = ("budget_remaining_usd", "retry_after")
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
+
+
+def _plain_value(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain_value(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _check_bounds(message: pb.Action, size: int) -> None:
+    if size > MOST_ACTION_BYTES:
+        raise InvalidAction(Problem("action", f"is larger than {MOST_ACTION_BYTES} bytes"))
+    for name, most in MOST_CHARACTERS.items():
+        if len(getattr(message, name)) > most:
+            raise InvalidAction(Problem(f"action.{name}", f"is longer than {most} characters"))
+    if len(message.data_classifications) > MOST_CLASSIFICATIONS:
+        raise InvalidAction(Problem("action.data_classifications", f"has more than {MOST_CLASSIFICATIONS} items"))
+    if _too_deep(message.attributes):
+        raise InvalidAction(Problem("action.attributes", f"is nested more than {MOST_ATTRIBUTE_DEPTH} levels deep"))
+
+
+def _too_deep(attributes: Struct) -> bool:
+    level: list[Struct | ListValue] = [attributes]
+    for _ in range(MOST_ATTRIBUTE_DEPTH):
+        level = [inner for outer in level for inner in _nested(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _nested(outer: Struct | ListValue) -> Iterator[Struct | ListValue]:
+    for value in outer.fields.values() if isinstance(outer, Struct) else outer.values:
+        kind = value.WhichOneof("kind")
+        if kind == "struct_value":
+            yield value.struct_value
+        elif kind == "list_value":
+            yield value.list_value
+
+
+def _text(name: str) -> Field:
+    return Field(Text(MOST_CHARACTERS[name]), "")
+
+
+_ACTION: dict[str, Field] = {
+    "agent_id": Field(AGENT_ID, required=True),
+    "action_type": Field(Text(MOST_CHARACTERS["action_type"], 1), required=True),
+    "resource": _text("resource"),
+    "resource_id": _text("resource_id"),
+    "risk_score": Field(OrNull(Whole(0, 100))),
+    "amount": Field(OrNull(Number(0))),
+    "estimated_cost_usd": Field(OrNull(Number(0, MOST_DOLLARS))),
+    "data_classifications": Field(ListOf(Text(MOST_ACTION_BYTES), MOST_CLASSIFICATIONS), ()),
+    "mcp_server": _text("mcp_server"),
+    "tool": _text("tool"),
+    "environment": _text("environment"),
+    "attributes": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH, only_object=True), _NO_ATTRIBUTES),
+    "mfa_verified": Field(Flag(), False),
+}
+_REQUEST: dict[str, Field] = {
+    "action": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH + 2, only_object=True), required=True),
+    "idempotency_key": Field(Text(MOST_KEY_CHARACTERS), ""),
+    "approval_id": Field(Text(64), ""),
+    "dry_run": Field(Flag(), False),
+}
+
+
+def _risk(score: int) -> int:
+    if not 0 <= score <= 100:
+        raise InvalidAction(Problem("action.risk_score", f"{score} is not within 0 to 100"))
+    return score
+
+
+def _amount(field: str, value: float) -> float:
+    if not isfinite(value) or value < 0:
+        raise InvalidAction(Problem(field, f"{quote(value)} is not a finite number of at least 0"))
+    return value
+
+
+def _micros(dollars: float) -> int:
+    if _amount("action.estimated_cost_usd", dollars) > MOST_DOLLARS:
+        raise InvalidAction(Problem("action.estimated_cost_usd", f"{dollars} is above {MOST_DOLLARS}"))
+    return round(dollars * 1_000_000)
+
+
+# Every decision by a policy carries the same part; building it costs more than deciding.
+@lru_cache(maxsize=4096)
+def _policy_part(policy: CompiledPolicy) -> pb.EvaluateResponse:
+    part = pb.EvaluateResponse()
+    part.policy.id = policy.policy_id
+    part.policy.name = policy.policy_name
+    part.policy.priority = policy.priority
+    if policy.action_params:
+        part.action_params.update(dict(policy.action_params))
+    return part
+
+
+def _policy_json(policy: pb.PolicyReference) -> dict[str, Any]:
+    return {"id": policy.id, "name": policy.name, "priority": policy.priority}
+
+
+def _outcome_name(outcome: pb.Outcome) -> str:
+    return pb.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
