@@ -1,146 +1,132 @@
-"""The gRPC servicer and the JSON door: read, decide, charge, answer; nothing awaits from the first to the last."""
+"""The doors of the decision point: the gRPC servicer, and JSON for people with curl.
+
+gRPC messages come and go as bytes and are parsed here, so that malformed ones get INVALID_ARGUMENT with the field,
+and one of them among many does not end a stream.
+"""
 
 import json
-import logging
-from collections.abc import Callable
-from time import perf_counter
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
 
 import grpc
 
 from pdp import wire
-from pdp.core.compile import CompiledAgent
-from pdp.core.decide import charge, decide
 from pdp.core.errors import InvalidAction, Problem
-from pdp.core.ids import DecisionIds
-from pdp.core.localtime import local_time
-from pdp.core.messages import message
-from pdp.core.model import Action, Decision, Now, Outcome, Reason
-from pdp.core.records import AGENT_ID
-from pdp.core.usage import Usage
+from pdp.core.model import Now
+from pdp.decision_point import DecisionPoint, NoRegistryDataError
 from pdp.metrics import Metrics
-from pdp.state import Holder, State
+from pdp.state import Holder
 from pdp.v1 import decision_pb2 as pb
 
-log = logging.getLogger(__name__)
-
 SERVICE = "pdp.v1.PolicyDecisionPoint"
+MOST_BATCHED = 1000
 
-
-class NoRegistryDataError(Exception):
-    """There is nothing to decide from yet."""
+Refused = (InvalidAction, NoRegistryDataError)
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class DecisionService:
-    """Decides from the state that `holder` has in force, and keeps what each agent has used."""
+    """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force."""
 
-    def __init__(
-        self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], random_bits: Callable[[int], int]
-    ) -> None:
-        self._holder = holder
+    def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now]) -> None:
+        self.point = DecisionPoint(holder, metrics, clock)
         self._metrics = metrics
-        self._clock = clock
-        self._ids = DecisionIds(random_bits)
-        self._usage: dict[str, Usage] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What a grpc.aio server needs to serve `pdp.v1.PolicyDecisionPoint`.
-
-        Messages come and go as bytes: a malformed one is then answered here, with INVALID_ARGUMENT.
-        """
+        """What a grpc.aio server needs to serve the service."""
         return grpc.method_handlers_generic_handler(
-            SERVICE, {"Evaluate": grpc.unary_unary_rpc_method_handler(self._evaluate)}
+            SERVICE,
+            {
+                "Evaluate": grpc.unary_unary_rpc_method_handler(self._evaluate),
+                "EvaluateBatch": grpc.unary_unary_rpc_method_handler(self._evaluate_batch),
+                "EvaluateStream": grpc.stream_stream_rpc_method_handler(self._evaluate_stream),
+            },
         )
 
     def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """The JSON door: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
-            return 200, wire.answer_json(self.evaluate(_request_from_json(body)))
+            return 200, wire.answer_json(self.point.evaluate(wire.read_json_request(_json(body))))
         except InvalidAction as error:
             self._metrics.refused(error.problems[0].path)
-            return 400, _problem(400, "Invalid request", str(error)) | {
-                "errors": [problem._asdict() for problem in error.problems]
-            }
+            problems = [problem._asdict() for problem in error.problems]
+            return 400, _problem(400, "Invalid request", str(error)) | {"errors": problems}
         except NoRegistryDataError as error:
             self._metrics.unavailable()
             return 503, _problem(503, "No registry data", str(error))
 
-    def evaluate(self, request: wire.Request) -> pb.EvaluateResponse:
-        """One decision. Raises `InvalidAction` for a malformed request, `NoRegistryDataError` before the first sync."""
-        started = perf_counter()
-        if request.approval_id:
-            raise InvalidAction(Problem("approval_id", "approvals are not part of this version"))
-        action = request.action
-        state = self._holder.current
-        if state is None:
-            raise NoRegistryDataError("no registry data has come in yet")
-        answer = self._answer(state, action, request.dry_run)
-        self._metrics.decided(action.agent_id, Outcome(answer.outcome), Reason(answer.reason), perf_counter() - started)
-        return answer
-
-    def _answer(self, state: State, action: Action, dry_run: bool) -> pb.EvaluateResponse:
-        now = self._clock()
-        agent = state.agents.get(action.agent_id)
-        if agent is None:
-            _check_agent_id(action.agent_id)
-        usage = self._usage.get(action.agent_id) or Usage()
-        decision = self._decided(state, agent, action, usage, now)
-        if agent is not None and not dry_run:
-            self._usage[action.agent_id] = usage
-            charge(agent, usage, decision, now)
-        answer = wire.write_decision(decision)
-        answer.message = message(agent, action, decision)
-        answer.decision_id = self._ids.next(now.wall)
-        answer.registry_revision = state.revision
-        answer.staleness = max(0.0, now.boot - self._holder.confirmed_at)
-        answer.source = self._holder.source.value  # type: ignore[assignment]  # see `wire.write_decision`
-        if agent is not None:
-            answer.agent_version = agent.version
-            wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
-        return answer
-
-    def _decided(self, state: State, agent: CompiledAgent | None, action: Action, usage: Usage, now: Now) -> Decision:
-        try:
-            return decide(agent, state.servers, action, usage, now)
-        except Exception:
-            log.exception("deciding for agent %s failed", action.agent_id)
-            self._metrics.internal_error()
-            return Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
-
-    async def _evaluate(self, raw: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+    async def _evaluate(self, raw: bytes, context: Context) -> bytes:
         self._metrics.in_flight.inc()
         try:
-            return self.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw))).SerializeToString()
-        except InvalidAction as error:
-            self._metrics.refused(error.problems[0].path)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except NoRegistryDataError as error:
-            self._metrics.unavailable()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            request = wire.read_request(wire.parse(pb.EvaluateRequest, raw))
+            return self.point.evaluate(request).SerializeToString()
+        except Refused as error:
+            await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
 
+    async def _evaluate_batch(self, raw: bytes, context: Context) -> bytes:
+        self._metrics.in_flight.inc()
+        try:
+            requests = wire.parse(pb.EvaluateBatchRequest, raw).requests
+            if len(requests) > MOST_BATCHED:
+                raise InvalidAction(Problem("requests", f"has more than {MOST_BATCHED} items"))
+            results = [self._result(request) for request in requests]
+            return pb.EvaluateBatchResponse(results=results).SerializeToString()
+        except Refused as error:
+            await _abort(context, self._error(error))
+        finally:
+            self._metrics.in_flight.dec()
 
-def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:
-    if agent.budget_micros is None:
-        return None
-    return max(0, agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day))
+    async def _evaluate_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Answers as requests come; while one waits to be read, gRPC's flow control holds back the next."""
+        position = 0
+        async for raw in requests:
+            position += 1
+            yield self._numbered(raw, position).SerializeToString()
+
+    def _numbered(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
+        """The answer to one message of a stream, under its own number or, where it has none, its position."""
+        try:
+            message = wire.parse(pb.EvaluateStreamRequest, raw)
+        except InvalidAction as error:
+            return pb.EvaluateStreamResponse(sequence=position, result=pb.EvaluateResult(error=self._error(error)))
+        return pb.EvaluateStreamResponse(
+            sequence=message.sequence or position,
+            idempotency_key=message.request.idempotency_key,
+            result=self._result(message.request),
+        )
+
+    def _result(self, request: pb.EvaluateRequest) -> pb.EvaluateResult:
+        """The answer to one request among several, or what is wrong with that one."""
+        try:
+            return pb.EvaluateResult(response=self.point.evaluate(wire.read_request(request)))
+        except Refused as error:
+            return pb.EvaluateResult(error=self._error(error))
+
+    def _error(self, error: InvalidAction | NoRegistryDataError) -> pb.EvaluateError:
+        if isinstance(error, NoRegistryDataError):
+            self._metrics.unavailable()
+            return pb.EvaluateError(code=_UNAVAILABLE, message=str(error))
+        field = error.problems[0].path
+        self._metrics.refused(field)
+        return pb.EvaluateError(code=_INVALID_ARGUMENT, field=field, message=str(error))
 
 
-def _check_agent_id(agent_id: str) -> None:
-    # Only for an agent that nobody registered: those in the registry have passed this check.
-    problems: list[Problem] = []
-    AGENT_ID.read(agent_id, "action.agent_id", problems)
-    if problems:
-        raise InvalidAction(*problems)
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_INVALID_ARGUMENT: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+_UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 
 
-def _request_from_json(body: bytes) -> wire.Request:
+async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
+    await context.abort(_CODES[error.code], error.message)
+
+
+def _json(body: bytes) -> Any:
     try:
-        document = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidAction(Problem("request", f"is not JSON: {error}")) from None
-    return wire.read_json_request(document)
 
 
 def _problem(status: int, title: str, detail: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """protobuf and JSON ↔ core: the only place that knows how a request and an answer travel."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import isfinite
@@ -14,6 +16,7 @@ from pdp.core.fields import Field, Flag, Json, ListOf, Number, OrNull, Text, Who
 from pdp.core.model import Action, Decision
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Limits
+from pdp.state import Source
 from pdp.v1 import decision_pb2 as pb
 
 MOST_ACTION_BYTES = 64 * 1024
@@ -117,6 +120,20 @@ def write_decision(decision: Decision) -> pb.EvaluateResponse:
     if decision.retry_after is not None:
         answer.retry_after = decision.retry_after
     return answer
+
+
+def write_provenance(answer: pb.EvaluateResponse, revision: int, source: Source, staleness: float) -> None:
+    """Put into an answer what it was decided from; `staleness` in seconds."""
+    answer.registry_revision = revision
+    answer.staleness = staleness
+    answer.source = source.value  # type: ignore[assignment]  # the stubs want the enum's wrapper
+
+
+def digest(action: Action) -> bytes:
+    """The SHA-256 of an action in canonical JSON: equal for equal actions, whatever door they came by."""
+    fields = {name: getattr(action, name) for name in Action.__slots__}
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.sha256(canonical.encode()).digest()
 
 
 def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:

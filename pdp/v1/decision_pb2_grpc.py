@@ -39,6 +39,16 @@ class PolicyDecisionPointStub:
                 request_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
+        self.EvaluateBatch = channel.unary_unary(
+                '/pdp.v1.PolicyDecisionPoint/EvaluateBatch',
+                request_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateBatchRequest.SerializeToString,
+                response_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateBatchResponse.FromString,
+                _registered_method=True)
+        self.EvaluateStream = channel.stream_stream(
+                '/pdp.v1.PolicyDecisionPoint/EvaluateStream',
+                request_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.SerializeToString,
+                response_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyDecisionPointServicer:
@@ -51,6 +61,20 @@ class PolicyDecisionPointServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateBatch(self, request, context):
+        """At most 1,000 actions, decided and counted one after the other; a malformed one has its own error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateStream(self, request_iterator, context):
+        """An answer to each request, under its number or key. A malformed request has its own error and ends nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyDecisionPointServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +82,16 @@ def add_PolicyDecisionPointServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateRequest.FromString,
                     response_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'EvaluateBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateBatch,
+                    request_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateBatchRequest.FromString,
+                    response_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateBatchResponse.SerializeToString,
+            ),
+            'EvaluateStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EvaluateStream,
+                    request_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.FromString,
+                    response_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +121,60 @@ class PolicyDecisionPoint:
             '/pdp.v1.PolicyDecisionPoint/Evaluate',
             pdp_dot_v1_dot_decision__pb2.EvaluateRequest.SerializeToString,
             pdp_dot_v1_dot_decision__pb2.EvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdp.v1.PolicyDecisionPoint/EvaluateBatch',
+            pdp_dot_v1_dot_decision__pb2.EvaluateBatchRequest.SerializeToString,
+            pdp_dot_v1_dot_decision__pb2.EvaluateBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pdp.v1.PolicyDecisionPoint/EvaluateStream',
+            pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.SerializeToString,
+            pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

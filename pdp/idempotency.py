@@ -1,0 +1,56 @@
+"""Answers remembered by idempotency key, so that a repeated request gets its first answer and counts nothing."""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+REMEMBERED_SECONDS = 600.0
+MOST_BYTES = 64 * 1024 * 1024
+# What an entry costs beside its strings: the dict's slot and the objects' headers, as sys.getsizeof counts them.
+_ENTRY_BYTES = 450
+
+
+class Remembered(NamedTuple):
+    """An answer, the digest of the action that it was for, and when it is forgotten (seconds of the boot clock)."""
+
+    digest: bytes
+    answer: bytes
+    until: float
+
+
+class Answers:
+    """The answers of the last ten minutes by agent and key, within 64 MiB: the oldest give way to the newest."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._entries: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
+        self.bytes = 0
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, agent_id: str, key: str, boot: float) -> Remembered | None:
+        """What was answered under a key within the last ten minutes."""
+        entry = self._entries.get((agent_id, key))
+        return entry if entry is not None and boot < entry.until else None
+
+    def put(self, agent_id: str, key: str, digest: bytes, answer: bytes, boot: float) -> None:
+        """Remember an answer for ten minutes from `boot`."""
+        self._forget(agent_id, key)
+        entry = self._entries[agent_id, key] = Remembered(digest, answer, boot + REMEMBERED_SECONDS)
+        self.bytes += _size(agent_id, key, entry)
+        while self._entries:
+            (oldest_agent, oldest_key), oldest = next(iter(self._entries.items()))
+            if oldest.until > boot and self.bytes <= self._most_bytes:
+                break
+            self.evicted += oldest.until > boot
+            self._forget(oldest_agent, oldest_key)
+
+    def _forget(self, agent_id: str, key: str) -> None:
+        entry = self._entries.pop((agent_id, key), None)
+        if entry is not None:
+            self.bytes -= _size(agent_id, key, entry)
+
+
+def _size(agent_id: str, key: str, entry: Remembered) -> int:
+    return _ENTRY_BYTES + len(agent_id) + len(key) * 4 + len(entry.answer)
