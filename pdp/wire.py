@@ -72,8 +72,7 @@ def read_json_request(document: Any) -> Request:
     """The request in a JSON document, or `InvalidAction` with every field that is wrong."""
     problems: list[Problem] = []
     request = read_fields(document, _REQUEST, "", problems)
-    given = request.pop("action")
-    fields = read_fields(given, _ACTION, "action", problems) if "action" in document else {}
+    fields = read_fields(request.pop("action"), _ACTION, "action", problems)
     if problems:
         raise InvalidAction(*problems)
     cost = fields.pop("estimated_cost_usd")
@@ -264,7 +263,7 @@ _ACTION: dict[str, Field] = {
     "risk_score": Field(OrNull(Whole(0, 100))),
     "amount": Field(OrNull(Number(0))),
     "estimated_cost_usd": Field(OrNull(Number(0, MOST_DOLLARS))),
-    "data_classifications": Field(ListOf(Text(MOST_ACTION_BYTES), MOST_CLASSIFICATIONS), ()),
+    "data_classifications": Field(ListOf(Text(MOST_ACTION_BYTES), MOST_CLASSIFICATIONS, distinct=False), ()),
     "mcp_server": _text("mcp_server"),
     "tool": _text("tool"),
     "environment": _text("environment"),
@@ -272,7 +271,7 @@ _ACTION: dict[str, Field] = {
     "mfa_verified": Field(Flag(), False),
 }
 _REQUEST: dict[str, Field] = {
-    "action": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH + 2, only_object=True), required=True),
+    "action": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
     "idempotency_key": Field(Text(MOST_KEY_CHARACTERS), ""),
     "approval_id": Field(Text(64), ""),
     "dry_run": Field(Flag(), False),

@@ -5,7 +5,7 @@ A `read` never raises: it appends to `problems` and returns something harmless, 
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -162,11 +162,12 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """`least` to `most` items of one kind, none twice; read as a tuple."""
+    """`least` to `most` items of one kind, none twice where they are `distinct`; read as a tuple."""
 
     item: Kind
     most: int
     least: int = 0
+    distinct: bool = True
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, list | tuple):
@@ -177,21 +178,15 @@ class ListOf:
         if len(value) < self.least:
             problems.append(Problem(path, "is empty"))
         items = tuple(self.item.read(item, f"{path}[{index}]", problems) for index, item in enumerate(value))
-        seen = set()
-        for index, item in enumerate(items):
-            if item in seen:
-                problems.append(Problem(f"{path}[{index}]", f"{quote(item)} stands in the list twice"))
-            seen.add(item)
+        if self.distinct:
+            problems.extend(_repeated(value, path))
         return items
 
     def schema(self) -> Schema:
-        schema: Schema = {
-            "type": "array",
-            "items": self.item.schema(),
-            "maxItems": self.most,
-            "uniqueItems": True,
-        }
-        return schema | ({"minItems": self.least} if self.least else {})
+        schema: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.most}
+        if self.least:
+            schema["minItems"] = self.least
+        return schema | ({"uniqueItems": True} if self.distinct else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +365,15 @@ def is_zone(name: str) -> bool:
     except (ValueError, OSError, ModuleNotFoundError, LookupError):
         return False
     return True
+
+
+def _repeated(items: Iterable[Any], path: str) -> Iterator[Problem]:
+    seen = set()
+    for index, item in enumerate(items):
+        text = json.dumps(item, default=str)
+        if text in seen:
+            yield Problem(f"{path}[{index}]", f"{quote(item)} stands in the list twice")
+        seen.add(text)
 
 
 def _is_finite(value: object) -> bool:

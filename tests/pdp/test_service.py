@@ -1,0 +1,282 @@
+"""The doors of the decision point over real gRPC: batches, streams, dry runs, idempotency keys, faults."""
+
+import json
+from collections.abc import AsyncIterator, Iterable
+
+import grpc
+import pytest
+from google.protobuf.struct_pb2 import Struct
+
+from pdp.core.model import Action
+from pdp.v1 import decision_pb2 as pb
+from pdp.wire import digest
+from tests.deciding import Bench, agent, served
+
+Fields = dict[str, object]
+
+
+def request(**fields: object) -> pb.EvaluateRequest:
+    beside = {name: fields.pop(name) for name in ("idempotency_key", "approval_id", "dry_run") if name in fields}
+    action = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10} | fields
+    return pb.EvaluateRequest(action=pb.Action(**action), **beside)
+
+
+def stream_request(sequence: int, **fields: object) -> pb.EvaluateStreamRequest:
+    return pb.EvaluateStreamRequest(sequence=sequence, request=request(**fields))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.put(agent(max_actions_per_minute=5))
+    return bench
+
+
+async def test_a_batch_is_counted_one_after_the_other(bench: Bench) -> None:
+    """Of seven requests against a limit of five, the first five pass and the last two do not."""
+    async with served(bench.service) as stub:
+        answer = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[request()] * 7))
+    assert [result.response.reason for result in answer.results] == (
+        [pb.REASON_RISK_BELOW_AUTO_APPROVE] * 5 + [pb.REASON_RATE_LIMIT_EXCEEDED] * 2
+    )
+    assert [result.response.rate_remaining.minute for result in answer.results] == [4, 3, 2, 1, 0, 0, 0]
+
+
+async def test_a_malformed_request_in_a_batch_has_its_own_error(bench: Bench) -> None:
+    """The others are decided, in their order."""
+    async with served(bench.service) as stub:
+        requests = [request(), request(risk_score=101), request()]
+        answer = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=requests))
+    assert [result.WhichOneof("result") for result in answer.results] == ["response", "error", "response"]
+    error = answer.results[1].error
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "action.risk_score")
+    assert answer.results[2].response.rate_remaining.minute == 3
+
+
+async def test_a_batch_of_more_than_a_thousand_is_refused_whole(bench: Bench) -> None:
+    """Nothing of it is counted."""
+    async with served(bench.service) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[request()] * 1001))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "requests" in refusal.value.details()
+        assert (await stub.Evaluate(request())).rate_remaining.minute == 4
+
+
+async def test_a_stream_answers_each_request_under_its_number_and_key(bench: Bench) -> None:
+    """One malformed request has its own error, and the stream goes on."""
+    async with served(bench.service) as stub:
+        requests = [
+            stream_request(7, idempotency_key="first"),
+            stream_request(8, amount=float("nan"), idempotency_key="second"),
+            stream_request(0),
+        ]
+        answers = [answer async for answer in stub.EvaluateStream(iter_of(requests))]
+    assert [(answer.sequence, answer.idempotency_key) for answer in answers] == [(7, "first"), (8, "second"), (3, "")]
+    assert [answer.result.WhichOneof("result") for answer in answers] == ["response", "error", "response"]
+    assert answers[1].result.error.field == "action.amount"
+
+
+async def test_bytes_that_are_no_message_end_no_stream(bench: Bench) -> None:
+    """They are answered with an error under their position in the stream."""
+    async with served(bench.service) as stub:
+        raw = stub_of_bytes(stub, bench)
+        answers = [answer async for answer in raw]
+    assert [answer.sequence for answer in answers] == [1, 2]
+    assert answers[0].result.error.field == "request"
+    assert answers[1].result.response.outcome == pb.OUTCOME_ALLOW
+
+
+def stub_of_bytes(stub: object, bench: Bench) -> AsyncIterator[pb.EvaluateStreamResponse]:
+    """Two messages put straight to the handler, the first of them not protobuf."""
+    return parsed(bench.service._evaluate_stream(iter_of([b"\xff\xff", stream_request(0).SerializeToString()]), None))
+
+
+async def parsed(answers: AsyncIterator[bytes]) -> AsyncIterator[pb.EvaluateStreamResponse]:
+    async for answer in answers:
+        yield pb.EvaluateStreamResponse.FromString(answer)
+
+
+async def iter_of(messages: Iterable[object]) -> AsyncIterator[object]:
+    for message in messages:
+        yield message
+
+
+async def test_a_dry_run_counts_nothing(bench: Bench) -> None:
+    """However often it is asked, what remains stays the same."""
+    async with served(bench.service) as stub:
+        answers = [await stub.Evaluate(request(dry_run=True)) for _ in range(10)]
+    assert {answer.rate_remaining.minute for answer in answers} == {5}
+    assert {answer.outcome for answer in answers} == {pb.OUTCOME_ALLOW}
+
+
+async def test_a_repeated_key_gets_its_first_answer_and_counts_nothing(bench: Bench) -> None:
+    """The answer is the same to the byte, the decision id included, and at the JSON door too."""
+    async with served(bench.service) as stub:
+        first = await stub.Evaluate(request(idempotency_key="k", attributes=Struct()))
+        again = await stub.Evaluate(request(idempotency_key="k"))
+        assert again == first
+        action = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}
+        body = json.dumps({"action": action, "idempotency_key": "k"}).encode()
+        assert bench.service.evaluate_json(body)[1]["decision_id"] == first.decision_id
+        assert (await stub.Evaluate(request())).rate_remaining.minute == 3
+
+
+async def test_a_key_with_another_action_is_refused(bench: Bench) -> None:
+    """A key names one action for ten minutes, and is free again after them."""
+    async with served(bench.service) as stub:
+        await stub.Evaluate(request(idempotency_key="k"))
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Evaluate(request(idempotency_key="k", risk_score=11))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.value.details().startswith("idempotency_key: ")
+        bench.pass_seconds(600)
+        assert (await stub.Evaluate(request(idempotency_key="k", risk_score=11))).risk_score == 11
+
+
+async def test_keys_of_two_agents_are_two_keys(bench: Bench) -> None:
+    """An agent cannot be answered with another's decision."""
+    bench.put(agent(), agent("ledger-writer-test"))
+    async with served(bench.service) as stub:
+        one = await stub.Evaluate(request(idempotency_key="k"))
+        other = await stub.Evaluate(request(idempotency_key="k", agent_id="ledger-writer-test"))
+    assert one.decision_id != other.decision_id
+
+
+async def test_a_fault_inside_a_decision_blocks_and_the_next_one_works(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has its own reason and its own metric, and no key remembers it."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with served(bench.service) as stub:
+        with monkeypatch.context() as patch:
+            patch.setattr("pdp.decision_point.decide", broken)
+            answer = await stub.Evaluate(request(idempotency_key="k"))
+        assert (answer.outcome, answer.reason) == (pb.OUTCOME_BLOCK, pb.REASON_INTERNAL_ERROR)
+        assert (await stub.Evaluate(request(idempotency_key="k"))).outcome == pb.OUTCOME_ALLOW
+    assert b"pdp_internal_errors_total 1.0" in bench.metrics.text()
+
+
+async def test_before_the_first_sync_there_is_no_decision() -> None:
+    """UNAVAILABLE for a call, an error in a stream, 503 at the JSON door."""
+    bench = Bench()
+    async with served(bench.service) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Evaluate(request())
+        answers = [answer async for answer in stub.EvaluateStream(iter_of([stream_request(1)]))]
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert answers[0].result.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
+    body = b'{"action":{"agent_id":"billing-reader-test","action_type":"api.read"}}'
+    assert bench.service.evaluate_json(body)[0] == 503
+
+
+def nested(levels: int) -> Struct:
+    attributes = Struct()
+    inner: object = 1
+    for _ in range(levels - 1):
+        inner = {"a": inner}
+    attributes.update({"a": inner})
+    return attributes
+
+
+MALFORMED = [
+    ("action.agent_id", {"agent_id": ""}),
+    ("action.agent_id", {"agent_id": "no spaces"}),
+    ("action.agent_id", {"agent_id": "a" * 65}),
+    ("action.action_type", {"action_type": ""}),
+    ("action.action_type", {"action_type": "a" * 257}),
+    ("action.resource", {"resource": "r" * 2049}),
+    ("action.resource_id", {"resource_id": "r" * 1025}),
+    ("action.mcp_server", {"mcp_server": "s" * 257}),
+    ("action.tool", {"tool": "t" * 257}),
+    ("action.environment", {"environment": "e" * 257}),
+    ("action.risk_score", {"risk_score": -1}),
+    ("action.risk_score", {"risk_score": 101}),
+    ("action.amount", {"amount": -0.01}),
+    ("action.amount", {"amount": float("nan")}),
+    ("action.amount", {"amount": float("inf")}),
+    ("action.estimated_cost_usd", {"estimated_cost_usd": -1}),
+    ("action.estimated_cost_usd", {"estimated_cost_usd": float("nan")}),
+    ("action.estimated_cost_usd", {"estimated_cost_usd": 1e9 + 1}),
+    ("action.data_classifications", {"data_classifications": ["x"] * 65}),
+    ("action.attributes", {"attributes": nested(17)}),
+    ("action", {"resource_id": "r", "data_classifications": ["x" * 66_000]}),
+    ("idempotency_key", {"idempotency_key": "k" * 257}),
+    ("approval_id", {"approval_id": "a"}),
+]
+
+
+@pytest.mark.parametrize(("field", "fields"), MALFORMED, ids=lambda value: str(value)[:40])
+async def test_a_malformed_request_is_refused_with_its_field(
+    bench: Bench, field: str, fields: dict[str, object]
+) -> None:
+    """It is INVALID_ARGUMENT and no decision, and counts in its own metric."""
+    async with served(bench.service) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Evaluate(request(**fields))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.value.details().startswith(f"{field}: ")
+    label = field.removeprefix("action.")
+    assert f'pdp_malformed_requests_total{{field="{label}"}} 1.0'.encode() in bench.metrics.text()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"risk_score": 0},
+        {"risk_score": 100},
+        {"amount": 0.0},
+        {"estimated_cost_usd": 1e9},
+        {"action_type": "a" * 256},
+        {"resource": "r" * 2048},
+        {"data_classifications": [f"c{n}" for n in range(64)]},
+        {"attributes": nested(16)},
+        {"idempotency_key": "k" * 256},
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_request_at_its_bound_is_decided(bench: Bench, fields: dict[str, object]) -> None:
+    """The bounds are inclusive."""
+    async with served(bench.service) as stub:
+        assert (await stub.Evaluate(request(**fields))).decision_id
+
+
+def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None:
+    """An empty JSON object is told what it lacks, all of it."""
+    status, problem = bench.service.evaluate_json(b'{"action": {"colour": 1}, "dry": true}')
+    assert status == 400
+    assert {error["path"] for error in problem["errors"]} == {
+        "dry",
+        "action.colour",
+        "action.agent_id",
+        "action.action_type",
+    }
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff", b'{"action": []}', b'{"action": null}']
+)
+def test_what_is_no_request_is_refused_at_the_json_door(bench: Bench, body: bytes) -> None:
+    """It is a 400 with a problem, whatever it is."""
+    status, problem = bench.service.evaluate_json(body)
+    assert (status, bool(problem["errors"])) == (400, True)
+
+
+def test_every_field_of_an_action_has_a_place_in_its_digest() -> None:
+    """Two actions that differ in one field are two actions for an idempotency key."""
+    plain = Action("agent", "api.read")
+    others = {
+        "agent_id": "other", "action_type": "x", "resource": "x", "resource_id": "x", "risk_score": 0, "amount": 0.0,
+        "estimated_cost_micros": 0, "data_classifications": ("x",), "mcp_server": "x", "tool": "x",
+        "environment": "x", "attributes": {"x": None}, "mfa_verified": True,
+    }  # fmt: skip
+    assert set(others) == set(Action.__slots__)
+    digests = {digest(plain)}
+    for name, value in others.items():
+        changed = Action("agent", "api.read")
+        setattr(changed, name, value)
+        digests.add(digest(changed))
+    assert len(digests) == len(others) + 1
