@@ -1,0 +1,37 @@
+"""Advice on a record that is valid, but probably not what its author meant."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+VAGUE = frozenset(
+    {
+        *("a", "my", "the", "new", "some", "default", "demo", "example", "foo", "bar", "test", "tmp"),
+        *("agent", "agents", "ai", "app", "assistant", "bot", "service"),
+    }
+)
+EXACT = ("allowed_action_types", "allowed_resources", "blocked_resources")
+
+
+def on_agent(configuration: Mapping[str, Any]) -> list[str]:
+    """What an experienced reader would remark on."""
+    return [*_on_id(configuration["agent_id"]), *_on_wildcards(configuration)]
+
+
+def _on_id(agent_id: str) -> list[str]:
+    words = [word for word in re.split(r"[-_]|(?<=[a-z])(?=[0-9])", agent_id.lower()) if word]
+    if any(word not in VAGUE and not word.isdigit() for word in words):
+        return []
+    return [
+        f"agent_id `{agent_id}` says nothing of team, purpose or environment; "
+        "better: `finance-transaction-processor-prod`"
+    ]
+
+
+def _on_wildcards(configuration: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} holds `{entry}`: entries match exactly, `*` stands for itself"
+        for name in EXACT
+        for entry in configuration[name]
+        if "*" in entry
+    ]

@@ -1,0 +1,212 @@
+"""Agents: registered, changed, activated, suspended, retired; never erased."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Field
+from pdp.core.model import Status
+from pdp.core.records import CONFIGURATION, PROSE, read_configuration
+from registry_store import activity, changes, versions
+from registry_store.activity import Actor, Subject
+from registry_store.changes import Kind
+from registry_store.documents import Document, to_json
+from registry_store.errors import Conflict, NotFound
+from registry_store.tables import Agent, AgentTag
+
+DEFAULTS: Document = {name: to_json(field.default) for name, field in CONFIGURATION.items()}
+CHANGE_BODY: dict[str, Field] = CONFIGURATION | {
+    "version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")
+}
+"""What a caller may write to change an agent."""
+
+ALLOWED_FROM = {
+    Status.ACTIVE: {Status.DRAFT, Status.SUSPENDED},
+    Status.SUSPENDED: {Status.ACTIVE},
+    Status.RETIRED: {Status.DRAFT, Status.ACTIVE, Status.SUSPENDED},
+}
+ACTIVITY_OF = {Status.ACTIVE: "activated", Status.SUSPENDED: "suspended", Status.RETIRED: "retired"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which agents a list shows; None: any."""
+
+    status: str | None = None
+    agent_type: str | None = None
+    tag: str | None = None
+
+
+async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: bool) -> Agent:
+    """Add an agent as a draft (as active where `activate`), version 1.0.0; `Conflict` if the id was ever used."""
+    configuration = to_json(read_configuration(body))
+    agent_id = configuration["agent_id"]
+    if await session.get(Agent, agent_id) is not None:
+        raise Conflict(f"agent id `{agent_id}` is taken; ids are never reused")
+    agent = Agent(
+        agent_id=agent_id,
+        status="active" if activate else "draft",
+        agent_type=configuration["agent_type"],
+        configuration=configuration,
+        latest_minor=-1,
+        revision=await changes.advance(session, Kind.AGENT, agent_id, actor.at),
+        created_at=actor.at,
+        updated_at=actor.at,
+    )
+    versions.add(session, agent, versions.INITIAL_NOTE, actor)
+    session.add(agent)
+    await session.flush()
+    _add_tags(session, agent_id, configuration["tags"])
+    described = f"registered as {agent.status}, version {agent.version}"
+    await activity.append(
+        session, actor, "registered", described, _subject(agent), new=configuration | {"status": agent.status}
+    )
+    return agent
+
+
+async def get(session: AsyncSession, agent_id: str) -> Agent:
+    """The agent; `NotFound` if it was never registered."""
+    agent = await session.get(Agent, agent_id)
+    if agent is None:
+        raise NotFound(f"no agent `{agent_id}`")
+    return agent
+
+
+async def get_changeable(session: AsyncSession, agent_id: str) -> Agent:
+    """The agent; `Conflict` if it is retired, for what is retired stays as it was."""
+    agent = await get(session, agent_id)
+    if agent.status == "retired":
+        raise Conflict(f"agent `{agent_id}` is retired")
+    return agent
+
+
+async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Agent], int]:
+    """Agents by id, `limit` from `offset` on, and how many there are in all."""
+    conditions = _conditions(wanted)
+    total = await session.scalar(select(func.count()).select_from(Agent).where(*conditions))
+    rows = await session.scalars(select(Agent).where(*conditions).order_by(Agent.agent_id).limit(limit).offset(offset))
+    return rows.all(), total or 0
+
+
+async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
+    """Put the fields of `body` in place of the agent's; what bears on security makes a version."""
+    before = configuration_of(agent)
+    after, notes = _merged(before, body, agent.agent_id)
+    fields = versions.changed_fields(before, after)
+    if not fields:
+        return
+    lost_tags = set(before["tags"]) - set(after["tags"])
+    agent.configuration = after
+    agent.agent_type = after["agent_type"]
+    if not versions.VERSIONED.isdisjoint(fields):
+        versions.add(session, agent, notes or versions.default_note(fields), actor)
+    await touch(session, agent, actor, lost_tags)
+    await _replace_tags(session, agent.agent_id, before["tags"], after["tags"])
+    await activity.append(
+        session,
+        actor,
+        "updated",
+        notes or versions.default_note(fields),
+        _subject(agent),
+        previous={name: before[name] for name in fields},
+        new={name: after[name] for name in fields},
+    )
+
+
+async def set_status(session: AsyncSession, agent: Agent, status: Status, reason: str, actor: Actor) -> None:
+    """Move the agent to `status`; nothing happens if it is there, `Conflict` if no way leads there."""
+    before = Status(agent.status)
+    if before is status:
+        return
+    if before not in ALLOWED_FROM[status]:
+        raise Conflict(f"agent `{agent.agent_id}` is {before.value} and cannot become {status.value}")
+    agent.status = status.value
+    await touch(session, agent, actor)
+    await activity.append(
+        session,
+        actor,
+        ACTIVITY_OF[status],
+        reason or f"{before.value} → {status.value}",
+        _subject(agent),
+        previous={"status": before.value},
+        new={"status": status.value},
+    )
+
+
+async def touch(session: AsyncSession, agent: Agent, actor: Actor, lost_tags: Iterable[str] = ()) -> None:
+    """Note that the agent's record changed in this transaction's revision."""
+    agent.revision = await changes.advance(session, Kind.AGENT, agent.agent_id, actor.at, lost_tags)
+    agent.updated_at = actor.at
+
+
+def configuration_of(agent: Agent) -> Document:
+    """Every field that a caller may write, also those that are younger than the stored row."""
+    return DEFAULTS | agent.configuration
+
+
+def document(agent: Agent) -> Document:
+    """The agent as REST shows it."""
+    state = {
+        "status": agent.status,
+        "version": agent.version,
+        "revision": agent.revision,
+        "created_at": agent.created_at,
+        "updated_at": agent.updated_at,
+    }
+    return configuration_of(agent) | Document(to_json(state))
+
+
+def synced_document(agent: Agent, policies: Sequence[Document]) -> Document:
+    """The agent as sidecars get it: what `pdp.core.records.read_agent` reads."""
+    return configuration_of(agent) | {
+        "status": agent.status,
+        "version": agent.version,
+        "policies": list(policies),
+    }
+
+
+def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Document, str]:
+    problems: list[Problem] = []
+    if not isinstance(body, Mapping):
+        raise InvalidRecord([Problem("", "the body is not an object")])
+    notes = CHANGE_BODY["version_notes"].kind.read(body.get("version_notes", ""), "version_notes", problems)
+    if body.get("agent_id", agent_id) != agent_id:
+        problems.append(Problem("agent_id", "cannot be changed"))
+    sent = {name: value for name, value in body.items() if name not in ("version_notes", "agent_id")}
+    try:
+        after = read_configuration({**before, **sent})
+    except InvalidRecord as error:
+        raise InvalidRecord([*problems, *error.problems]) from None
+    if problems:
+        raise InvalidRecord(problems)
+    return to_json(after), notes
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.status is not None:
+        conditions.append(Agent.status == wanted.status)
+    if wanted.agent_type is not None:
+        conditions.append(Agent.agent_type == wanted.agent_type)
+    if wanted.tag is not None:
+        conditions.append(exists().where(AgentTag.agent_id == Agent.agent_id, AgentTag.tag == wanted.tag))
+    return conditions
+
+
+def _add_tags(session: AsyncSession, agent_id: str, tags: Iterable[str]) -> None:
+    session.add_all(AgentTag(agent_id=agent_id, tag=tag) for tag in tags)
+
+
+async def _replace_tags(session: AsyncSession, agent_id: str, before: Iterable[str], after: Iterable[str]) -> None:
+    gone = set(before) - set(after)
+    if gone:
+        await session.execute(delete(AgentTag).where(AgentTag.agent_id == agent_id, AgentTag.tag.in_(gone)))
+    _add_tags(session, agent_id, set(after) - set(before))
+
+
+def _subject(agent: Agent) -> Subject:
+    return Subject("agent", agent.agent_id, agent.agent_id)

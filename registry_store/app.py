@@ -1,0 +1,205 @@
+"""Wiring and lifecycle of the store."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import uvicorn
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry_store import keys, migrate
+from registry_store.activity import Actor
+from registry_store.database import Database
+from registry_store.errors import CannotStart
+from registry_store.feed import Feed
+from registry_store.keys import Pepper
+from registry_store.metrics import Metrics
+from registry_store.rest.application import application
+from registry_store.settings import Settings, host_and_port, load_pepper
+from registry_store.sidecars import Sidecars
+from registry_store.store import Store
+from registry_store.sync_service import RegistrySync
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 10
+BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStore:
+    """A store that answers at `http_address` and `grpc_address`, both HOST:PORT."""
+
+    http_address: str
+    grpc_address: str
+    _store: Store
+
+    async def create_key(self, role: str, name: str) -> str:
+        """Make a key and return it; nobody can read it again."""
+        async with self._store.database.writing() as session:
+            _, text = await keys.create(session, self._store.pepper, {"role": role, "name": name}, _system_actor())
+        return text
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[RunningStore]:
+    """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(opened(settings.url()))
+        store = await _store(settings, database)
+        sync = RegistrySync(store)
+        await stack.enter_async_context(_background(store.feed.run()))
+        await stack.enter_async_context(_background(sync.watch_keys()))
+        grpc_address = await stack.enter_async_context(_grpc(store, sync))
+        http_address = await stack.enter_async_context(_http(store))
+        stack.callback(store.feed.close)
+        store.ready = True
+        try:
+            yield RunningStore(http_address, grpc_address, store)
+        finally:
+            store.ready = False
+
+
+@asynccontextmanager
+async def opened(url: URL) -> AsyncIterator[Database]:
+    """The database at the newest schema (SQLite is brought there), closed on leaving."""
+    database = Database(url)
+    try:
+        with _said_plainly(url):
+            if database.is_sqlite:
+                await migrate.upgrade(database)
+            await migrate.check(database)
+        yield database
+    finally:
+        await database.close()
+
+
+async def migrated(url: URL) -> None:
+    """Bring the database to the newest schema."""
+    database = Database(url)
+    try:
+        with _said_plainly(url):
+            await migrate.upgrade(database)
+    finally:
+        await database.close()
+
+
+@contextmanager
+def _said_plainly(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        shown = url.render_as_string(hide_password=True)
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        raise CannotStart(f"database: `{shown}` cannot be used: {reason}") from error
+
+
+async def _store(settings: Settings, database: Database) -> Store:
+    pepper = Pepper(load_pepper(settings.pepper_path()))
+    async with database.writing() as session:
+        await pepper.check(session)
+    feed, sidecars = Feed(database), Sidecars()
+    await feed.read()
+    database.on_commit = feed.wake
+    return Store(settings, database, pepper, feed, sidecars, Metrics(feed, sidecars))
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report_fault)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _report_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("a background task ended", exc_info=error)
+
+
+@asynccontextmanager
+async def _http(store: Store) -> AsyncIterator[str]:
+    listener = _listener("http", store.settings.http)
+    config = uvicorn.Config(
+        application(store),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=round(store.settings.drain_seconds),
+    )
+    server = _HttpServer(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await server.listening.wait()
+        yield _shown(listener.getsockname())
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves the signals to the program, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@asynccontextmanager
+async def _grpc(store: Store, sync: RegistrySync) -> AsyncIterator[str]:
+    host, port = host_and_port("grpc", store.settings.grpc)
+    _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers([sync.handlers()])
+    try:
+        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError:
+        raise CannotStart(f"grpc: `{store.settings.grpc}` is taken or not an address of this machine") from None
+    await server.start()
+    try:
+        yield _shown((host, bound))
+    finally:
+        await server.stop(store.settings.drain_seconds)
+
+
+def _listener(setting: str, text: str) -> socket.socket:
+    host, port = host_and_port(setting, text)
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise CannotStart(f"{setting}: `{text}` cannot be listened on: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror or error)
+
+
+def _shown(address: Sequence[Any]) -> str:
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _system_actor() -> Actor:
+    return Actor("system", "system", datetime.now(UTC))

@@ -1,0 +1,77 @@
+"""The gapless revision, and which records each revision touched."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store.tables import Change, Meta
+
+
+class Kind(IntEnum):
+    """What a sidecar holds; the values are those of `registry_store.v1.RecordKind`."""
+
+    AGENT = 1
+    ORGANISATION_POLICY = 2
+    MCP_SERVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A record that changed, and the tags that it lost meanwhile."""
+
+    kind: Kind
+    record_id: str
+    former_tags: frozenset[str]
+
+
+async def meta(session: AsyncSession) -> Meta:
+    """The row that holds the epoch, the newest revision and the head of the activity chain."""
+    return (await session.execute(select(Meta))).scalar_one()
+
+
+async def advance(
+    session: AsyncSession, kind: Kind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
+) -> int:
+    """Note that this transaction changes a record; all that one transaction changes shares one new revision."""
+    if "revision" not in session.info:
+        row = await meta(session)
+        row.revision += 1
+        session.info["revision"], session.info["changes"] = row.revision, {}
+    revision: int = session.info["revision"]
+    noted: dict[tuple[Kind, str], Change] = session.info["changes"]
+    change = noted.get((kind, record_id))
+    if change is None:
+        change = noted[kind, record_id] = Change(
+            revision=revision, kind=kind, record_id=record_id, former_tags=[], committed_at=at
+        )
+        session.add(change)
+    change.former_tags = sorted({*change.former_tags, *former_tags})
+    return revision
+
+
+async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:
+    """What revisions `after` < r ≤ `upto` touched, each record once; None when that is more than `most`.
+
+    `only` is a further SQL condition on `Change`.
+    """
+    statement = select(Change).where(Change.revision > after, Change.revision <= upto).order_by(Change.revision)
+    if only is not None:
+        statement = statement.where(only)
+    rows = (await session.scalars(statement.limit(most + 1))).all()
+    if len(rows) > most:
+        return None
+    former: dict[tuple[Kind, str], set[str]] = {}
+    for row in rows:
+        former.setdefault((Kind(row.kind), row.record_id), set()).update(row.former_tags)
+    return [Touched(*record, frozenset(tags)) for record, tags in former.items()]
+
+
+async def committed_at(session: AsyncSession, revision: int) -> float:
+    """When a revision was committed, in Unix seconds; 0 when it is no longer held."""
+    moment = await session.scalar(select(func.max(Change.committed_at)).where(Change.revision == revision))
+    return moment.timestamp() if moment else 0.0

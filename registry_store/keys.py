@@ -1,0 +1,203 @@
+"""API keys: shown once, kept as keyed hashes, each with a role."""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Choice, Field, OrNull, Text, read_fields
+from pdp.core.records import AGENT_ID, NAME
+from registry_store import activity
+from registry_store.activity import Actor, Subject
+from registry_store.changes import meta
+from registry_store.documents import Document, to_json
+from registry_store.errors import CannotStart, Conflict, NotAuthenticated, NotFound
+from registry_store.tables import Key
+
+PREFIX = "owkai"
+
+
+class Role(Enum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    APPROVER = "approver"
+    VIEWER = "viewer"
+    AGENT = "agent"
+    SIDECAR = "sidecar"
+
+
+KEY_BODY: dict[str, Field] = {
+    "name": Field(NAME, required=True, about="Who holds the key; the activity log shows it"),
+    "role": Field(Choice(Role), Role.VIEWER, required=True),
+    "agent_id": Field(
+        OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
+    ),
+    "expires_at": Field(OrNull(Text(40, 1, format="date-time")), None, about="RFC 3339 with a zone; null: never"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of a valid key."""
+
+    key_id: str
+    name: str
+    role: Role
+    agent_id: str | None
+
+
+class Pepper:
+    """The server's secret, without which the stored hashes are of no use."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def hash(self, text: str) -> str:
+        """The keyed hash, HMAC-SHA-256 in hex."""
+        return hmac.digest(self._secret, text.encode(), "sha256").hex()
+
+    async def check(self, session: AsyncSession) -> None:
+        """Bind the database to this pepper, or raise `CannotStart` if it is bound to another."""
+        row = await meta(session)
+        mark = self.hash("pepper check")
+        row.pepper_check = row.pepper_check or mark
+        if not hmac.compare_digest(row.pepper_check, mark):
+            raise CannotStart("the pepper is not the one that the keys in this database were hashed with")
+
+
+async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor) -> tuple[Key, str]:
+    """Make a key; the second value is the key itself, which nobody can read again."""
+    values = _read(body, actor.at)
+    key_id = secrets.token_hex(8)
+    text = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
+    key = Key(
+        key_id=key_id,
+        name=values["name"],
+        role=values["role"].value,
+        agent_id=values["agent_id"],
+        hash=pepper.hash(text),
+        created_at=actor.at,
+        created_by=actor.name,
+        expires_at=values["expires_at"],
+    )
+    session.add(key)
+    described = f"{key.role} key `{key.name}` created"
+    await activity.append(session, actor, "key_created", described, _subject(key), new=_state(key))
+    return key, text
+
+
+async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
+    """Whose key this is; `NotAuthenticated` if nobody's, or no longer."""
+    parts = text.split("_", 2)
+    key = await session.get(Key, parts[1]) if len(parts) == 3 and parts[0] == PREFIX else None
+    if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
+        raise NotAuthenticated("the key is unknown")
+    if not is_valid(key, now):
+        raise NotAuthenticated("the key is revoked" if key.revoked_at else "the key has expired")
+    return Caller(key.key_id, key.name, Role(key.role), key.agent_id)
+
+
+def is_valid(key: Key, now: datetime) -> bool:
+    """Whether the key still opens anything."""
+    return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
+
+
+async def invalid_among(session: AsyncSession, key_ids: set[str], now: datetime) -> set[str]:
+    """Those of the keys that were revoked or have expired."""
+    keys = {key.key_id: key for key in await session.scalars(select(Key).where(Key.key_id.in_(key_ids)))}
+    return {key_id for key_id in key_ids if key_id not in keys or not is_valid(keys[key_id], now)}
+
+
+async def bind(session: AsyncSession, caller: Caller, agent_id: str) -> None:
+    """Make an agent's key that of `agent_id`; `Conflict` if it is another's already."""
+    key = await session.get_one(Key, caller.key_id)
+    if key.agent_id not in (None, agent_id):
+        raise Conflict(f"this key is that of agent `{key.agent_id}`")
+    key.agent_id = agent_id
+
+
+async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[Key], int]:
+    """Keys, newest first, and how many there are."""
+    total = await session.scalar(select(func.count()).select_from(Key))
+    rows = await session.scalars(select(Key).order_by(Key.created_at.desc(), Key.key_id).limit(limit).offset(offset))
+    return rows.all(), total or 0
+
+
+async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
+    """Make a key worthless from now on; nothing happens if it already is."""
+    key = await session.get(Key, key_id)
+    if key is None:
+        raise NotFound(f"no key `{key_id}`")
+    if key.revoked_at is None:
+        key.revoked_at = actor.at
+        described = f"{key.role} key `{key.name}` revoked"
+        await activity.append(
+            session,
+            actor,
+            "key_revoked",
+            described,
+            _subject(key),
+            previous={"revoked_at": None},
+            new={"revoked_at": actor.at},
+        )
+    return key
+
+
+def document(key: Key) -> Document:
+    """The key as REST shows it: never the key itself, nor its hash."""
+    return Document(to_json(_state(key))) | Document(
+        to_json(
+            {
+                "created_at": key.created_at,
+                "created_by": key.created_by,
+                "revoked_at": key.revoked_at,
+                "last_used_at": key.last_used_at,
+            }
+        )
+    )
+
+
+def _read(body: Any, now: datetime) -> dict[str, Any]:
+    problems: list[Problem] = []
+    values = read_fields(body, KEY_BODY, "", problems)
+    if values["agent_id"] and values["role"] is not Role.AGENT:
+        problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
+    if values["expires_at"] is not None:
+        values["expires_at"] = _read_instant(values["expires_at"], now, problems)
+    if problems:
+        raise InvalidRecord(problems)
+    return values
+
+
+def _read_instant(text: str, now: datetime, problems: list[Problem]) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        moment = now.replace(tzinfo=None)
+    if moment.tzinfo is None:
+        problems.append(Problem("expires_at", f"`{text}` is not a time as 2030-01-31T12:00:00Z"))
+    elif moment <= now:
+        problems.append(Problem("expires_at", f"`{text}` is past"))
+    return moment
+
+
+def _state(key: Key) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "role": key.role,
+        "agent_id": key.agent_id,
+        "expires_at": key.expires_at,
+    }
+
+
+def _subject(key: Key) -> Subject:
+    return Subject("key", key.key_id, key.agent_id)

@@ -1,0 +1,64 @@
+"""Every metric of the store."""
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from registry_store.feed import Feed
+from registry_store.sidecars import Sidecars
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The metrics of one store, in a registry of their own."""
+
+    def __init__(self, feed: Feed, sidecars: Sidecars) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "registry_store_http_requests_total",
+            "HTTP requests by method, route and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "registry_store_http_request_duration_seconds",
+            "Time from request to answer.",
+            ["method", "route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.propagation_seconds = Histogram(
+            "registry_store_propagation_seconds",
+            "Time from the commit of a change to its acknowledgement by a sidecar.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.snapshots = Counter("registry_store_snapshots_total", "Snapshots sent.", registry=self.registry)
+        self.streams_ended = Counter(
+            "registry_store_streams_ended_total", "Sync streams by why they ended.", ["why"], registry=self.registry
+        )
+        self.refusals = Counter(
+            "registry_store_refused_records_total", "Records that sidecars refused.", registry=self.registry
+        )
+        self.refused_keys = Counter(
+            "registry_store_refused_keys_total", "Requests whose key was missing or wrong.", registry=self.registry
+        )
+        self._gauge("registry_store_revision", "The newest revision.", lambda: feed.revision)
+        self._gauge("registry_store_connected_sidecars", "Sidecars with an open stream.", sidecars.count)
+        self._gauge(
+            "registry_store_database_age_seconds",
+            "Time since the database last confirmed the revision.",
+            lambda: time.monotonic() - feed.confirmed_at,
+        )
+        build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
+        build.labels(version("agent-pdp")).set(1)
+
+    def text(self) -> bytes:
+        """The exposition format of Prometheus."""
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, about: str, read: Callable[[], float]) -> None:
+        Gauge(name, about, registry=self.registry).set_function(read)

@@ -1,0 +1,80 @@
+"""Who calls: the key of a request, its role, and the transaction in which it acts."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store import keys
+from registry_store.activity import Actor
+from registry_store.errors import NotAllowed, NotAuthenticated
+from registry_store.keys import Caller, Role
+from registry_store.store import Store
+
+BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, as `registry-store keys create` prints it")
+READERS = (Role.ADMIN, Role.APPROVER, Role.VIEWER)
+
+
+def store_of(request: Request) -> Store:
+    """The store that answers this request."""
+    store: Store = request.app.state.store
+    return store
+
+
+def role_in(*roles: Role) -> Callable[..., Awaitable[Caller]]:
+    """A dependency: the caller, if the key's role is one of these."""
+
+    async def caller(
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    ) -> Caller:
+        store = store_of(request)
+        try:
+            if credentials is None:
+                raise NotAuthenticated("the header `Authorization: Bearer owkai_…` is missing")
+            async with store.database.reading() as session:
+                found = await keys.authenticate(session, store.pepper, credentials.credentials, datetime.now(UTC))
+        except NotAuthenticated:
+            store.metrics.refused_keys.inc()
+            raise
+        if found.role not in roles:
+            raise NotAllowed(f"a key of role {found.role.value} may not do this")
+        return found
+
+    return caller
+
+
+Admin = Annotated[Caller, Depends(role_in(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(role_in(*READERS))]
+ReaderOrAgent = Annotated[Caller, Depends(role_in(*READERS, Role.AGENT))]
+AdminOrAgent = Annotated[Caller, Depends(role_in(Role.ADMIN, Role.AGENT))]
+
+
+def check_sees(caller: Caller, agent_id: str) -> None:
+    """An agent's key sees that agent alone."""
+    if caller.role is Role.AGENT and caller.agent_id != agent_id:
+        whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
+        raise NotAllowed(f"this key is that of {whose}")
+
+
+@asynccontextmanager
+async def reading(request: Request) -> AsyncIterator[AsyncSession]:
+    """A transaction that reads."""
+    async with store_of(request).database.reading() as session:
+        yield session
+
+
+@asynccontextmanager
+async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[AsyncSession, Actor]]:
+    """A transaction that writes, and in whose name."""
+    async with store_of(request).database.writing() as session:
+        yield session, Actor(caller.name, _via(request), datetime.now(UTC), caller.key_id)
+
+
+def _via(request: Request) -> str:
+    product = request.headers.get("user-agent", "").partition("/")[0]
+    return {"ascend": "sdk", "registry-store": "cli"}.get(product, "api")

@@ -1,0 +1,118 @@
+"""/api/agents/registry: agents."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from pdp.core.model import AgentType, Status
+from pdp.core.records import CONFIGURATION
+from registry_store import advice, agents, keys
+from registry_store.agents import CHANGE_BODY, Filter
+from registry_store.documents import Document
+from registry_store.keys import Role
+from registry_store.rest.access import (
+    Admin,
+    AdminOrAgent,
+    Reader,
+    ReaderOrAgent,
+    check_sees,
+    reading,
+    store_of,
+    writing,
+)
+from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
+from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
+from registry_store.tables import Agent
+
+router = APIRouter(prefix="/api/agents/registry", tags=["agents"])
+
+BODY = (400, 413, 422)
+
+
+@router.post("", status_code=201, openapi_extra=takes(CONFIGURATION), responses=gives(*BODY, 409, status=201))
+async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
+    """Register an agent: a draft, until an admin activates it."""
+    body = await read_json(request)
+    store = store_of(request)
+    async with writing(request, caller) as (session, actor):
+        agent = await agents.register(session, body, actor, activate=store.settings.auto_activate)
+        if caller.role is Role.AGENT:
+            await keys.bind(session, caller, agent.agent_id)
+    return answer(_advised(agent), 201, f"{router.prefix}/{agent.agent_id}")
+
+
+@router.get("", responses=gives(422, about="A page of agents, by id"))
+async def list_agents(
+    request: Request,
+    _caller: Reader,
+    *,
+    status: Status | None = None,
+    agent_type: Annotated[AgentType | None, Query(alias="type")] = None,
+    tag: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> Document:
+    """List agents."""
+    wanted = Filter(status and status.value, agent_type and agent_type.value, tag)
+    async with reading(request) as session:
+        rows, total = await agents.page(session, wanted, limit, offset)
+    return page("agents", [agents.document(row) for row in rows], total, limit, offset)
+
+
+@router.get("/{agent_id}", responses=gives(404))
+async def read(request: Request, agent_id: str, caller: ReaderOrAgent) -> JSONResponse:
+    """Read an agent."""
+    check_sees(caller, agent_id)
+    async with reading(request) as session:
+        return answer(agents.document(await agents.get(session, agent_id)))
+
+
+@router.put("/{agent_id}", openapi_extra=takes(CHANGE_BODY, partial=True), responses=gives(*BODY, 404, 409, 412))
+async def change(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+    """Change the fields that are sent; what bears on security makes the next version."""
+    body = await read_json(request)
+    async with writing(request, caller) as (session, actor):
+        agent = await agents.get_changeable(session, agent_id)
+        check_match(request, agents.document(agent))
+        await agents.change(session, agent, body, actor)
+    return answer(_advised(agent))
+
+
+@router.delete("/{agent_id}", openapi_extra=takes(REASON_BODY, optional=True), responses=gives(*BODY, 404, 412))
+async def retire(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+    """Retire an agent for good; nothing is erased."""
+    return await _set_status(request, agent_id, caller, Status.RETIRED)
+
+
+@router.post(
+    "/{agent_id}/activate",
+    openapi_extra=takes(REASON_BODY, optional=True),
+    responses=gives(*BODY, 404, 409, 412),
+)
+async def activate(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+    """Let a draft or suspended agent act."""
+    return await _set_status(request, agent_id, caller, Status.ACTIVE)
+
+
+@router.post(
+    "/{agent_id}/suspend",
+    openapi_extra=takes(REASON_BODY, optional=True),
+    responses=gives(*BODY, 404, 409, 412),
+)
+async def suspend(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+    """Block every action of an active agent, until it is activated again."""
+    return await _set_status(request, agent_id, caller, Status.SUSPENDED)
+
+
+async def _set_status(request: Request, agent_id: str, caller: Any, status: Status) -> JSONResponse:
+    reason = await read_reason(request)
+    async with writing(request, caller) as (session, actor):
+        agent = await agents.get(session, agent_id)
+        check_match(request, agents.document(agent))
+        await agents.set_status(session, agent, status, reason, actor)
+    return answer(agents.document(agent))
+
+
+def _advised(agent: Agent) -> Document:
+    return agents.document(agent) | {"warnings": advice.on_agent(agents.configuration_of(agent))}

@@ -1,0 +1,62 @@
+"""Request bodies: JSON objects of bounded size, read by the tables of fields."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import HTTPException, Request
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Field, read_fields
+from pdp.core.records import PROSE
+
+MOST_BYTES = 1024 * 1024
+
+REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Why; the activity log keeps it")}
+
+
+async def read_json(request: Request) -> Any:
+    """The body as JSON; 413 above 1 MiB, 400 where it is not JSON."""
+    raw = await _read_bounded(request)
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {str(error).lower()}") from None
+
+
+async def read_reason(request: Request) -> str:
+    """The `reason` of a body that may be left out altogether."""
+    if not await _read_bounded(request):
+        return ""
+    problems: list[Problem] = []
+    values = read_fields(await read_json(request), REASON_BODY, "", problems)
+    if problems:
+        raise InvalidRecord(problems)
+    reason: str = values["reason"]
+    return reason
+
+
+async def _read_bounded(request: Request) -> bytes:
+    kept: bytes | None = getattr(request.state, "body", None)
+    if kept is not None:
+        return kept
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > MOST_BYTES:
+            raise HTTPException(413, f"the body is larger than {MOST_BYTES} bytes")
+    request.state.body = bytes(raw)
+    return bytes(raw)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"`{name}` is not a json number")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`{twice}` stands in an object twice")
+    return members

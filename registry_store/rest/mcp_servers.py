@@ -1,0 +1,66 @@
+"""/api/agents/mcp/servers: MCP servers."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from pdp.core.records import SERVER_BODY
+from registry_store import mcp_servers
+from registry_store.documents import Document
+from registry_store.rest.access import Admin, Reader, reading, writing
+from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
+from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
+
+router = APIRouter(prefix="/api/agents/mcp/servers", tags=["MCP servers"])
+
+BODY = (400, 413, 422)
+
+
+@router.post("", status_code=201, openapi_extra=takes(SERVER_BODY), responses=gives(*BODY, 409, status=201))
+async def add(request: Request, caller: Admin) -> JSONResponse:
+    """Add an MCP server."""
+    body = await read_json(request)
+    async with writing(request, caller) as (session, actor):
+        server = await mcp_servers.add(session, body, actor)
+    return answer(mcp_servers.document(server), 201, f"{router.prefix}/{server.server_name}")
+
+
+@router.get("", responses=gives(422, about="A page of MCP servers, by name"))
+async def list_servers(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> Document:
+    """List MCP servers."""
+    async with reading(request) as session:
+        rows, total = await mcp_servers.page(session, limit, offset)
+    return page("servers", [mcp_servers.document(row) for row in rows], total, limit, offset)
+
+
+@router.get("/{server_name}", responses=gives(404))
+async def read(request: Request, server_name: str, _caller: Reader) -> JSONResponse:
+    """Read an MCP server."""
+    async with reading(request) as session:
+        return answer(mcp_servers.document(await mcp_servers.get(session, server_name)))
+
+
+@router.put("/{server_name}", openapi_extra=takes(SERVER_BODY, partial=True), responses=gives(*BODY, 404, 412))
+async def change(request: Request, server_name: str, caller: Admin) -> JSONResponse:
+    """Change the fields that are sent."""
+    body = await read_json(request)
+    async with writing(request, caller) as (session, actor):
+        server = await mcp_servers.get(session, server_name)
+        check_match(request, mcp_servers.document(server))
+        await mcp_servers.change(session, server, body, actor)
+    return answer(mcp_servers.document(server))
+
+
+@router.delete(
+    "/{server_name}",
+    status_code=204,
+    openapi_extra=takes(REASON_BODY, optional=True),
+    responses=gives(*BODY, 404, 412) | {204: {"description": "Removed"}},
+)
+async def remove(request: Request, server_name: str, caller: Admin) -> Response:
+    """Remove an MCP server: actions that name it are blocked from then on."""
+    reason = await read_reason(request)
+    async with writing(request, caller) as (session, actor):
+        server = await mcp_servers.get(session, server_name)
+        check_match(request, mcp_servers.document(server))
+        await mcp_servers.remove(session, server, reason, actor)
+    return Response(status_code=204)

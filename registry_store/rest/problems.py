@@ -1,0 +1,106 @@
+"""Errors as `application/problem+json` (RFC 9457)."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from pdp.core.errors import InvalidRecord, Problem
+from registry_store.database import is_unavailable
+from registry_store.errors import (
+    Conflict,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    RegistryError,
+    StaleTag,
+)
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 1
+STATUSES: Mapping[type[RegistryError], int] = {
+    NotAuthenticated: 401,
+    NotAllowed: 403,
+    NotFound: 404,
+    Conflict: 409,
+    StaleTag: 412,
+}
+SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["path", "message"],
+                "properties": {"path": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def problem(
+    status: int,
+    detail: str = "",
+    errors: Iterable[Problem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The answer to a request that failed, with every bad field by its path."""
+    content: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    if detail:
+        content["detail"] = detail
+    if listed := [error._asdict() for error in errors]:
+        content["errors"] = listed
+    return JSONResponse(content, status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+
+    @app.exception_handler(InvalidRecord)
+    async def invalid_record(_request: Request, error: InvalidRecord) -> Response:
+        return problem(422, f"not valid: {len(error.problems)} of the values", error.problems)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_parameters(_request: Request, error: RequestValidationError) -> Response:
+        errors = [_of_parameter(entry["loc"], entry["msg"]) for entry in error.errors()]
+        return problem(422, f"not valid: {len(errors)} of the parameters", errors)
+
+    @app.exception_handler(RegistryError)
+    async def registry_error(_request: Request, error: RegistryError) -> Response:
+        status = STATUSES[type(error)]
+        return problem(status, str(error), headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_request: Request, error: HTTPException) -> Response:
+        detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+        return problem(error.status_code, detail, headers=error.headers)
+
+    @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(OSError)
+    async def database_error(_request: Request, error: Exception) -> Response:
+        if not is_unavailable(error):
+            raise error
+        logger.warning("the database is out of reach: %s", error)
+        return problem(503, "the database is out of reach", headers={"Retry-After": str(RETRY_SECONDS)})
+
+    @app.exception_handler(Exception)
+    async def fault(_request: Request, _error: Exception) -> Response:
+        return problem(500, "internal error")
+
+
+def _of_parameter(location: Sequence[object], message: str) -> Problem:
+    return Problem(".".join(map(str, location[1:])), message.lower())

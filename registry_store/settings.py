@@ -1,0 +1,99 @@
+"""Every setting of the store."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from registry_store.errors import CannotStart
+
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+PEPPER_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The store's settings; `http` and `grpc` are HOST:PORT, port 0 takes any free one."""
+
+    database: str = "sqlite:///registry.db"
+    http: str = "127.0.0.1:8080"
+    grpc: str = "127.0.0.1:50052"
+    auto_activate: bool = False
+    pepper_file: Path | None = None
+    drain_seconds: float = 5.0
+
+    def url(self) -> URL:
+        """The database's URL with its asynchronous driver; `CannotStart` if it is none."""
+        return database_url(self.database)
+
+    def pepper_path(self) -> Path:
+        """Where the pepper is: `pepper_file`, else beside the SQLite database."""
+        if self.pepper_file is not None:
+            return self.pepper_file
+        url = self.url()
+        if url.get_backend_name() != "sqlite" or not url.database:
+            raise CannotStart("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
+        return Path(f"{url.database}.pepper")
+
+
+def database_url(text: str) -> URL:
+    """A database's URL with its asynchronous driver; `CannotStart` if it is none."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise CannotStart(f"database: `{text}` is not a URL as {_URLS}") from None
+    if url.get_backend_name() not in DRIVERS:
+        raise CannotStart(f"database: `{url.drivername}` is not one of sqlite, postgresql")
+    url = url.set(drivername=DRIVERS[url.get_backend_name()])
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise CannotStart(f"database: `{text}` names no file; write it as {_URLS}")
+    return url
+
+
+def host_and_port(setting: str, text: str) -> tuple[str, int]:
+    """HOST:PORT taken apart (an IPv6 host in brackets); `CannotStart` naming the setting if it is not that."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise CannotStart(f"{setting}: `{text}` is not HOST:PORT with a port from 0 to 65535")
+    return host, int(port)
+
+
+def load_pepper(path: Path) -> bytes:
+    """The pepper in the file; a file that is missing is made, with mode 0600."""
+    try:
+        return _read_pepper(path)
+    except FileNotFoundError:
+        pass
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_pepper(path)
+    except OSError as error:
+        raise CannotStart(f"pepper-file: `{path}` cannot be written: {error.strerror}") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(PEPPER_BYTES).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    return _read_pepper(path)
+
+
+def _read_pepper(path: Path) -> bytes:
+    try:
+        pepper = path.read_bytes().strip()
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CannotStart(f"pepper-file: `{path}` cannot be read: {error.strerror}") from None
+    if len(pepper) < PEPPER_BYTES:
+        raise CannotStart(f"pepper-file: `{path}` holds less than {PEPPER_BYTES} bytes")
+    if mode & 0o007:
+        raise CannotStart(f"pepper-file: `{path}` is open to every user of this machine; make its mode 0600")
+    return pepper
+
+
+_URLS = "`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`"

@@ -1,0 +1,23 @@
+"""What the interfaces of one running store share."""
+
+from dataclasses import dataclass
+
+from registry_store.database import Database
+from registry_store.feed import Feed
+from registry_store.keys import Pepper
+from registry_store.metrics import Metrics
+from registry_store.settings import Settings
+from registry_store.sidecars import Sidecars
+
+
+@dataclass(slots=True)
+class Store:
+    """One store: its database, and what it keeps in memory beside it."""
+
+    settings: Settings
+    database: Database
+    pepper: Pepper
+    feed: Feed
+    sidecars: Sidecars
+    metrics: Metrics
+    ready: bool = False

@@ -1,0 +1,186 @@
+"""The tables, for SQLite and PostgreSQL alike."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+JsonDocument = JSON().with_variant(JSONB(), "postgresql")
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC: timestamptz in PostgreSQL; in SQLite, which keeps no zone, its UTC reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: Instant(),
+        dict[str, Any]: JsonDocument,
+        list[str]: JsonDocument,
+        str: Text(),
+        int: BigInteger(),
+    }
+
+
+class Meta(Base):
+    """The one row that every writer locks: it orders the revisions and the activity chain."""
+
+    __tablename__ = "meta"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[str]
+    revision: Mapped[int]
+    oldest_revision: Mapped[int]
+    """Changes after this revision are still held."""
+    activity_sequence: Mapped[int]
+    activity_hash: Mapped[str]
+    pepper_check: Mapped[str | None]
+
+
+class Agent(Base):
+    __tablename__ = "agents"
+    __table_args__ = (
+        Index("ix_agents_status", "status", "agent_id"),
+        Index("ix_agents_agent_type", "agent_type", "agent_id"),
+    )
+
+    agent_id: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    agent_type: Mapped[str]
+    configuration: Mapped[dict[str, Any]]
+    version: Mapped[str]
+    latest_minor: Mapped[int]
+    revision: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class AgentTag(Base):
+    __tablename__ = "agent_tags"
+    __table_args__ = (Index("ix_agent_tags_tag", "tag", "agent_id"),)
+
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
+
+
+class AgentVersion(Base):
+    __tablename__ = "agent_versions"
+
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    minor: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version_notes: Mapped[str]
+    configuration: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+
+
+class Policy(Base):
+    """A policy of an agent, or of the organisation where `agent_id` is null."""
+
+    __tablename__ = "policies"
+    __table_args__ = (
+        Index(
+            "uq_policies_agent_name",
+            "agent_id",
+            "policy_name",
+            unique=True,
+            sqlite_where=text("agent_id IS NOT NULL"),
+            postgresql_where=text("agent_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_policies_organisation_name",
+            "policy_name",
+            unique=True,
+            sqlite_where=text("agent_id IS NULL"),
+            postgresql_where=text("agent_id IS NULL"),
+        ),
+        Index("ix_policies_order", "agent_id", "priority", "created_at", "policy_id"),
+    )
+
+    policy_id: Mapped[str] = mapped_column(primary_key=True)
+    agent_id: Mapped[str | None] = mapped_column(ForeignKey("agents.agent_id"))
+    policy_name: Mapped[str]
+    priority: Mapped[int]
+    body: Mapped[dict[str, Any]]
+    size: Mapped[int]
+    """Bytes of the body as JSON: what it adds to the agent's document."""
+    revision: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class McpServer(Base):
+    __tablename__ = "mcp_servers"
+
+    server_name: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[dict[str, Any]]
+    revision: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Change(Base):
+    """Which record a revision touched; subscribers are sent its newest state."""
+
+    __tablename__ = "changes"
+
+    revision: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    record_id: Mapped[str] = mapped_column(primary_key=True)
+    former_tags: Mapped[list[str]]
+    """Tags that this revision took from the agent: whoever subscribes to one of them must hear that it left."""
+    committed_at: Mapped[datetime]
+
+
+class Activity(Base):
+    """An entry of the hash chain; the states are the very text that was hashed."""
+
+    __tablename__ = "activity"
+    __table_args__ = (Index("ix_activity_agent", "agent_id", "sequence"),)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    activity_type: Mapped[str]
+    activity_description: Mapped[str]
+    subject_kind: Mapped[str]
+    subject_id: Mapped[str]
+    agent_id: Mapped[str | None]
+    performed_by: Mapped[str]
+    performed_via: Mapped[str]
+    key_id: Mapped[str | None]
+    timestamp: Mapped[datetime]
+    previous_state: Mapped[str | None]
+    new_state: Mapped[str | None]
+    previous_hash: Mapped[str]
+    hash: Mapped[str]
+
+
+class Key(Base):
+    """An API key: never the key itself, but its keyed hash."""
+
+    __tablename__ = "keys"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    agent_id: Mapped[str | None]
+    hash: Mapped[str]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
