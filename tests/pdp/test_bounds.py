@@ -1,0 +1,183 @@
+"""However much comes in, what the sidecar keeps stays bounded, and nothing that comes in is allowed by mistake."""
+
+import gc
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdp import wire
+from pdp.core.errors import InvalidAction
+from pdp.idempotency import Answers
+from pdp.v1 import decision_pb2 as pb
+from tests.deciding import Bench, agent, served
+
+MIB = 1 << 20
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+async def check_stream(length: int) -> int:
+    """Put a stream through a sidecar, 1 % of it malformed; the growth of resident memory over its last four fifths."""
+    bench = Bench()
+    bench.put(agent())
+    bench.service.point.answers = Answers(most_bytes=MIB)
+    memory = []
+
+    async def requests() -> AsyncIterator[pb.EvaluateStreamRequest]:
+        for number in range(length):
+            action = pb.Action(
+                agent_id="billing-reader-test",
+                action_type=f"type.{number % 7}",
+                risk_score=101 if number % 100 == 99 else number % 101,
+            )
+            request = pb.EvaluateRequest(action=action, idempotency_key=f"key-{number}", dry_run=number % 3 == 0)
+            yield pb.EvaluateStreamRequest(request=request)
+
+    answered = 0
+    async with served(bench.service) as stub:
+        async for answer in stub.EvaluateStream(requests()):
+            kind = "error" if answered % 100 == 99 else "response"
+            assert (answer.idempotency_key, answer.result.WhichOneof("result")) == (f"key-{answered}", kind)
+            answered += 1
+            if answered % (length // 5) == 0:
+                memory.append(resident_bytes())
+    assert answered == length
+    return memory[-1] - memory[0]
+
+
+async def test_a_stream_of_mixed_requests_is_answered_key_by_key() -> None:
+    """Every request has its answer, the malformed hundredth too."""
+    await check_stream(3000)
+
+
+@pytest.mark.soak
+async def test_a_long_stream_leaves_memory_flat() -> None:
+    """100,000 requests, each with its own key, grow the process by less than 8 MiB after the first fifth."""
+    assert await check_stream(100_000) < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("agents", "keys"), [(100, 100), pytest.param(10_000, 100, marks=pytest.mark.soak)], ids=["short", "full"]
+)
+def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
+    """The bytes that they count are no fewer than those that Python took for them."""
+    bench = Bench()
+    bench.put(*(agent(f"agent-number-{number}") for number in range(agents)))
+    bound = MIB if agents < 1000 else 64 * MIB
+    answers = bench.service.point.answers = Answers(most_bytes=bound)
+    gc.collect()
+    tracemalloc.start()
+    for number in range(agents * keys):
+        name = f"agent-number-{number % agents}"
+        action = {"agent_id": name, "action_type": "api.read", "resource": "r" * 100}
+        answers.put(name, f"key-{number:036}", wire.digest(wire.Action(**action)), b"a" * 200, float(number) / 1e6)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answers.bytes <= bound
+    assert taken <= answers.bytes * 1.1
+    assert answers.evicted == agents * keys - len(answers) > 0
+
+
+def test_the_newest_answers_are_the_ones_remembered() -> None:
+    """When the bound is reached the oldest give way, and after ten minutes all do, which is no eviction."""
+    answers = Answers(most_bytes=2000)
+    for number in range(10):
+        answers.put("agent", f"key-{number}", b"d", b"a" * 100, float(number))
+    kept = [number for number in range(10) if answers.get("agent", f"key-{number}", 10.0)]
+    assert kept == list(range(10 - len(answers), 10))
+    assert 0 < len(answers) < 10
+    evicted = answers.evicted
+    answers.put("agent", "later", b"d", b"", 700.0)
+    assert (len(answers), answers.evicted) == (1, evicted)
+
+
+def closed_bench() -> Bench:
+    """An agent that may do nothing, so that whatever is allowed is allowed by mistake."""
+    bench = Bench()
+    bench.put(agent(allowed_action_types=["nothing.at.all"], allowed_resources=["nothing"]))
+    return bench
+
+
+CLOSED = closed_bench()
+
+texts = st.one_of(st.text(max_size=300), st.sampled_from(["", "billing-reader-test", "api.read", "nothing", "\0"]))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=30,
+)
+fields = st.sampled_from([*wire._ACTION, "unknown"])
+json_requests = st.one_of(
+    json_values,
+    st.fixed_dictionaries(
+        {"action": st.one_of(json_values, st.dictionaries(fields, json_values, max_size=8))},
+        optional={"idempotency_key": json_values, "dry_run": json_values, "approval_id": json_values},
+    ),
+)
+
+
+def messages() -> st.SearchStrategy[bytes]:
+    """Bytes that are, or once were, a request."""
+    floats = st.floats()
+    actions = st.builds(
+        pb.Action,
+        agent_id=st.sampled_from(["billing-reader-test", "other-agent"]) | texts.filter(_encodable),
+        action_type=texts.filter(_encodable),
+        resource=texts.filter(_encodable),
+        risk_score=st.integers(-(2**31), 2**31 - 1),
+        amount=floats,
+        estimated_cost_usd=floats,
+        tool=texts.filter(_encodable),
+        mcp_server=texts.filter(_encodable),
+    )
+    whole = st.builds(pb.EvaluateRequest, action=actions, dry_run=st.booleans()).map(
+        lambda message: message.SerializeToString()
+    )
+    return st.one_of(
+        st.binary(max_size=200), whole, st.tuples(whole, st.integers(0, 60), st.binary(max_size=4)).map(_bent)
+    )
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bent(parts: tuple[bytes, int, bytes]) -> bytes:
+    raw, at, other = parts
+    return raw[:at] + other + raw[at + len(other) :]
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages())
+def test_no_bytes_are_allowed_or_crash(raw: bytes) -> None:
+    """Whatever bytes come, they are refused with a field's name, or decided, and what is closed is blocked."""
+    try:
+        answer = CLOSED.service.point.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw)))
+    except InvalidAction as error:
+        assert error.problems[0].path
+    else:
+        assert answer.outcome == pb.OUTCOME_BLOCK
+        assert answer.reason != pb.REASON_INTERNAL_ERROR
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.binary(max_size=100), json_requests.map(lambda value: json.dumps(value).encode())))
+def test_no_json_is_allowed_or_crashes(body: bytes) -> None:
+    """Whatever body comes, it is a 400 with a path, or a decision that blocks."""
+    status, answer = CLOSED.service.evaluate_json(body)
+    assert status in (200, 400)
+    if status == 200:
+        assert (answer["outcome"], answer["reason"] != "INTERNAL_ERROR") == ("block", True)
+    else:
+        assert all(error["message"] for error in answer["errors"])
