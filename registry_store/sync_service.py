@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 import grpc
-from google.protobuf.message import Message
 
 from pdp.core.errors import InvalidRecord
 from registry_store import changes, keys, subscriptions
