@@ -1,0 +1,162 @@
+"""Every metric of the sidecar, by name.
+
+What each decision touches is a plain number that a scrape reads: one event loop owns them, so they need no lock.
+"""
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pdp.core.model import Outcome, Reason
+
+DURATION_BUCKETS = (
+    50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
+)  # fmt: skip
+SYNC_STATES = ("disconnected", "catching_up", "live")
+REQUEST_FIELDS = frozenset(
+    {
+        "action", "agent_id", "action_type", "resource", "resource_id", "risk_score", "amount",
+        "estimated_cost_usd", "data_classifications", "mcp_server", "tool", "environment", "attributes",
+        "mfa_verified", "idempotency_key", "approval_id", "dry_run",
+    }
+)  # fmt: skip
+_REASONS = max(Reason) + 1
+
+
+class InFlight:
+    """How many decisions are being made."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self) -> None:
+        self.value += 1
+
+    def dec(self) -> None:
+        self.value -= 1
+
+
+class Metrics(Collector):
+    """The metrics of one sidecar; `agents` are those it is subscribed to by name, and only they become labels."""
+
+    def __init__(self, agents: Iterable[str] = ()) -> None:
+        self.in_flight = InFlight()
+        self._agents = tuple(agents)
+        self._unnamed = _counts()
+        self._decided = {agent_id: _counts() for agent_id in self._agents}
+        self._buckets = [0] * (len(DURATION_BUCKETS) + 1)
+        self._seconds = 0.0
+        self.registry = CollectorRegistry()
+        self._malformed = self._counter("pdp_malformed_requests", "Requests refused as malformed", ["field"])
+        self._unavailable = self._counter("pdp_unavailable", "Requests refused for want of registry data")
+        self._internal_errors = self._counter("pdp_internal_errors", "Decisions that failed, and so blocked")
+        self._refused = self._counter("pdp_refused_records", "Records that did not compile here", ["kind"])
+        self._reconnects = self._counter("pdp_sync_reconnects", "Sync streams opened after the first")
+        self._snapshots = self._counter("pdp_sync_snapshots", "Snapshots taken in")
+        self._changes = self._counter("pdp_sync_changes", "Changes taken in")
+        self._unsaved = self._counter("pdp_last_good_failures", "Failures to write the last good state")
+        self._sync_state = Enum(
+            "pdp_sync_state", "State of the sync stream", states=SYNC_STATES, registry=self.registry
+        )
+        self._info = Info("pdp_build", "What runs", registry=self.registry)
+        self._info.info({"version": version("agent-pdp"), "python": platform.python_version()})
+        self.registry.register(self)
+
+    def decided(self, agent_id: str, outcome: Outcome, reason: Reason, seconds: float) -> None:
+        """Counts one decision and the time that it took."""
+        self._decided.get(agent_id, self._unnamed)[outcome * _REASONS + reason] += 1
+        self._buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self._seconds += seconds
+
+    def refused(self, field: str) -> None:
+        """Counts one malformed request, by the top field that is wrong."""
+        name = field.removeprefix("action.").split(".", 1)[0].split("[", 1)[0]
+        self._malformed.labels(name if name in REQUEST_FIELDS else "other").inc()
+
+    def unavailable(self) -> None:
+        """Counts one request that came before any registry data."""
+        self._unavailable.inc()
+
+    def internal_error(self) -> None:
+        """Counts one decision that failed."""
+        self._internal_errors.inc()
+
+    def refused_record(self, kind: str) -> None:
+        """Counts one record that did not compile here."""
+        self._refused.labels(kind).inc()
+
+    def sync_state(self, state: str) -> None:
+        """Notes the state of the sync stream, one of `SYNC_STATES`."""
+        self._sync_state.state(state)
+
+    def reconnect(self) -> None:
+        """Counts one sync stream after the first."""
+        self._reconnects.inc()
+
+    def snapshot(self) -> None:
+        """Counts one snapshot taken in."""
+        self._snapshots.inc()
+
+    def change(self) -> None:
+        """Counts one change taken in."""
+        self._changes.inc()
+
+    def last_good_failure(self) -> None:
+        """Counts one failure to write the last good state."""
+        self._unsaved.inc()
+
+    def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """Makes a gauge that `read` answers at each scrape."""
+        Gauge(name, about, registry=self.registry).set_function(read)
+
+    def text(self) -> bytes:
+        """The exposition that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What each decision touches, for prometheus_client."""
+        yield self._decisions()
+        yield self._refusals()
+        yield self._durations()
+        yield GaugeMetricFamily("pdp_decisions_in_flight", "Decisions being made", value=self.in_flight.value)
+
+    def _counter(self, name: str, about: str, labels: Iterable[str] = ()) -> Counter:
+        return Counter(name, about, labels, registry=self.registry)
+
+    def _decisions(self) -> Metric:
+        labels = ["outcome", "reason"] + (["agent_id"] if self._agents else [])
+        family = CounterMetricFamily("pdp_decisions", "Decisions by outcome and reason", labels=labels)
+        for agent_id, counts in [("", self._unnamed), *self._decided.items()]:
+            for index, count in enumerate(counts):
+                if count:
+                    outcome, reason = divmod(index, _REASONS)
+                    values = [Outcome(outcome).name.lower(), Reason(reason).name]
+                    family.add_metric(values + ([agent_id] if self._agents else []), count)
+        return family
+
+    def _refusals(self) -> Metric:
+        family = CounterMetricFamily("pdp_limit_refusals", "Decisions that a limit blocked", labels=["limit"])
+        for limit, reason in (("rate", Reason.RATE_LIMIT_EXCEEDED), ("budget", Reason.BUDGET_EXCEEDED)):
+            index = Outcome.BLOCK * _REASONS + reason
+            family.add_metric([limit], sum(counts[index] for counts in [self._unnamed, *self._decided.values()]))
+        return family
+
+    def _durations(self) -> Metric:
+        family = HistogramMetricFamily("pdp_decision_duration_seconds", "Time from request to answer")
+        bounds = [*map(str, DURATION_BUCKETS), "+Inf"]
+        total, buckets = 0, []
+        for bound, count in zip(bounds, self._buckets, strict=True):
+            total += count
+            buckets.append((bound, total))
+        family.add_metric([], buckets, self._seconds)
+        return family
+
+
+def _counts() -> list[int]:
+    return [0] * ((max(Outcome) + 1) * _REASONS)

@@ -1,0 +1,163 @@
+"""Every setting of a sidecar, checked before anything starts."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from pdp.core.errors import Problem
+from pdp.core.fields import Problems, quote
+from pdp.core.records import AGENT_ID, TAGS
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("plain", "json")
+MOST_AGENTS = 1000
+MOST_KEY_BYTES = 1024
+MOST_SOCKET_PATH_BYTES = 107
+
+
+class SettingsError(ValueError):
+    """A setting is wrong, or what it names cannot be had; the text is one line that names the setting."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        self.setting = setting
+        super().__init__(f"`{setting}`: {message}")
+
+
+class Address(NamedTuple):
+    """Where a socket is: a host and a port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Which agents a sidecar decides for: the named ones, those with one of the tags, or, with neither, all."""
+
+    agents: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.agents:
+            return f"agents {','.join(self.agents)}"
+        return f"tags {','.join(self.tags)}" if self.tags else "all agents"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `pdp serve` runs with; `drain_seconds` bounds how long a stop waits for calls in flight."""
+
+    store: Address
+    key_file: Path
+    subscription: Subscription
+    listen: tuple[Address, ...]
+    http: Address
+    data_dir: Path
+    drain_seconds: float = 10.0
+    reflection: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.listen:
+            raise SettingsError("--listen", "at least one of unix:PATH or HOST:PORT is needed")
+        if len(set(self.listen)) != len(self.listen):
+            raise SettingsError("--listen", "the same address stands there twice")
+        if not 0 <= self.drain_seconds <= 3600:
+            raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
+        read_key(self.key_file)
+
+    @classmethod
+    def from_text(
+        cls,
+        *,
+        store: str,
+        key_file: Path,
+        agents: str | None,
+        tags: str | None,
+        all_agents: bool,
+        listen: Iterable[str],
+        http: str,
+        data_dir: Path,
+        drain_seconds: float = 10.0,
+        reflection: bool = False,
+    ) -> Self:
+        """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
+        return cls(
+            store=host_and_port("--store", store, any_port=False),
+            key_file=key_file,
+            subscription=read_subscription(agents, tags, all_agents),
+            listen=tuple(address("--listen", text) for text in listen),
+            http=host_and_port("--http", http),
+            data_dir=data_dir,
+            drain_seconds=drain_seconds,
+            reflection=reflection,
+        )
+
+
+def read_subscription(agents: str | None, tags: str | None, all_agents: bool) -> Subscription:
+    """Exactly one of comma-separated agent ids, comma-separated tags, or all."""
+    if sum((agents is not None, tags is not None, all_agents)) != 1:
+        raise SettingsError("--agents", "exactly one of --agents a,b, --tags a,b and --all-agents is needed")
+    if agents is not None:
+        return Subscription(agents=_names("--agents", agents))
+    return Subscription(tags=_names("--tags", tags)) if tags is not None else Subscription()
+
+
+def address(setting: str, text: str) -> Address:
+    """`unix:PATH` or `HOST:PORT`, where port 0 takes a free one."""
+    if not text.startswith("unix:"):
+        return host_and_port(setting, text, what="unix:PATH or HOST:PORT")
+    path = text.removeprefix("unix:").removeprefix("//")
+    if not path or "\0" in path:
+        raise SettingsError(setting, f"{quote(text)} is not unix:PATH or HOST:PORT")
+    path = str(Path(path).absolute())
+    if len(path.encode()) > MOST_SOCKET_PATH_BYTES:
+        raise SettingsError(setting, f"{quote(path)} is longer than {MOST_SOCKET_PATH_BYTES} bytes")
+    return Address(path=path)
+
+
+def host_and_port(setting: str, text: str, *, any_port: bool = True, what: str = "HOST:PORT") -> Address:
+    """`HOST:PORT`, an IPv6 host in brackets; port 0 only where `any_port`."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([a-zA-Z0-9._-]+)):([0-9]{1,5})", text)
+    if match is None:
+        raise SettingsError(setting, f"{quote(text)} is not {what}")
+    port = int(match[3])
+    if port > 65535 or (port == 0 and not any_port):
+        raise SettingsError(setting, f"port `{port}` is not within {0 if any_port else 1} to 65535")
+    return Address(host=match[1] or match[2], port=port)
+
+
+def read_key(path: Path) -> str:
+    """The API key in the file at `path`; read anew for each connection, so that a rotated key is picked up."""
+    try:
+        with path.open("rb") as file:
+            key = file.read(MOST_KEY_BYTES + 1).strip()
+    except OSError as error:
+        raise SettingsError("--key-file", f"cannot read {quote(str(path))}: {error.strerror}") from error
+    if not key or len(key) > MOST_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
+        raise SettingsError("--key-file", f"{quote(str(path))} does not hold one API key and nothing else")
+    return key.decode()
+
+
+def _names(setting: str, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    problems: Problems = []
+    if setting == "--agents":
+        for name in names:
+            AGENT_ID.read(name, "", problems)
+        if len(set(names)) != len(names):
+            problems.append(Problem("", "the same agent stands there twice"))
+        if len(names) > MOST_AGENTS:
+            problems.append(Problem("", f"more than {MOST_AGENTS} agents; use --tags or --all-agents"))
+    else:
+        TAGS.read(names, "", problems)
+    if problems:
+        raise SettingsError(setting, problems[0].message)
+    return names
