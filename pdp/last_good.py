@@ -1,0 +1,243 @@
+"""The last good state on disk, so that a sidecar starts without the store.
+
+The file: a magic line, a JSON header line, the records (kind, length of id, length of document, id, document), and
+the SHA-256 of all before it. It is written beside its place, flushed to the disk and renamed, so that a crash leaves
+either the old one or the new one. Its time of modification is when the store last confirmed what it holds.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import struct
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from pdp.core.fields import quote
+from pdp.settings import SettingsError, Subscription
+from pdp.state import Kind, RawRecord, State
+
+MAGIC = b"pdp last good 1\n"
+MOST_BYTES = 2 << 30
+MOST_HEADER_BYTES = 1 << 20
+RECORD = struct.Struct(">BHI")
+DIGEST_BYTES = hashlib.sha256().digest_size
+LEAST_REST_SECONDS = 0.1
+REST_PER_SECOND_OF_WRITING = 9
+RETRY_SECONDS = 5.0
+CONFIRM_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(ValueError):  # noqa: N818 - it is the file that is damaged, and the name says so
+    """The file is not what was written; the text says how."""
+
+
+class Saved(NamedTuple):
+    """What a file holds; `complete` unless a record had been refused; `confirmed_wall` in Unix seconds."""
+
+    epoch: str
+    revision: int
+    complete: bool
+    records: list[RawRecord]
+    confirmed_wall: float
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Makes the data folder if need be, and holds its lock; `SettingsError` when another sidecar has it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError("--data-dir", f"cannot use {quote(str(folder))}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError("--data-dir", f"{quote(str(folder))} is in use by another sidecar") from error
+        yield
+    finally:
+        os.close(lock)
+
+
+class LastGood:
+    """The node id and the state that are kept in a data folder, which `sole_user` holds.
+
+    `confirmed_wall` tells when the store last confirmed the state in force, in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        subscription: Subscription,
+        *,
+        confirmed_wall: Callable[[], float],
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._path = folder / "last-good"
+        self._subscription = str(subscription)
+        self._confirmed_wall = confirmed_wall
+        self._on_failure = on_failure
+        self._pending: tuple[State, bool] | None = None
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    def load(self) -> Saved | None:
+        """What was saved for this subscription; None, with the reason logged, when there is nothing to start from."""
+        try:
+            header, records = read(self._path)
+            confirmed = self._path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        except (OSError, Damaged) as error:
+            log.error("refused the last good state %s: %s", quote(str(self._path)), error)
+            return None
+        if header["subscription"] != self._subscription:
+            log.warning("left out the last good state: it is that of %s", quote(header["subscription"]))
+            return None
+        return Saved(header["epoch"], header["revision"], header["complete"], records, confirmed)
+
+    def node_id(self) -> str:
+        """The id of this sidecar, the same for as long as the folder is kept."""
+        path = self._folder / "node-id"
+        with suppress(OSError, ValueError):
+            return str(uuid.UUID(path.read_text()))
+        node_id = str(uuid.uuid4())
+        try:
+            _replace(path, lambda file: file.write(node_id.encode()))
+        except OSError as error:
+            raise SettingsError("--data-dir", f"cannot write {quote(str(path))}: {error.strerror}") from error
+        return node_id
+
+    def offer(self, state: State, *, complete: bool) -> None:
+        """Has `state` written soon; of several that come fast only the newest is."""
+        self._pending = (state, complete)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes what is offered, off the event loop and at most a tenth of the time, until closed."""
+        while not self._closing or self._pending:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._pending is None:
+                await asyncio.to_thread(self._touch)
+                continue
+            rest = await self._write(*self._take())
+            await self._rest(rest)
+        await asyncio.to_thread(self._touch)
+
+    def close(self) -> None:
+        """Has `run` write what is pending and end."""
+        self._closing = True
+        self._wake.set()
+
+    def _take(self) -> tuple[State, bool]:
+        assert self._pending is not None  # noqa: S101 - run has looked
+        pending, self._pending = self._pending, None
+        return pending
+
+    async def _write(self, state: State, complete: bool) -> float:
+        began = time.monotonic()
+        try:
+            await asyncio.to_thread(self._save, state, complete)
+        except OSError as error:
+            self._on_failure()
+            log.error("cannot write the last good state: %s", error)
+            if self._pending is None and not self._closing:
+                self.offer(state, complete=complete)
+            return RETRY_SECONDS
+        return max(LEAST_REST_SECONDS, REST_PER_SECOND_OF_WRITING * (time.monotonic() - began))
+
+    async def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._closing and (left := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+            self._wake.clear()
+        if self._pending is not None:
+            self._wake.set()
+
+    def _save(self, state: State, complete: bool) -> None:
+        header = {
+            "epoch": state.epoch,
+            "revision": state.revision,
+            "complete": complete,
+            "subscription": self._subscription,
+        }
+        confirmed = self._confirmed_wall()
+        _replace(self._path, lambda file: write(file, header, state.records()))
+        os.utime(self._path, (confirmed, confirmed))
+
+    def _touch(self) -> None:
+        confirmed = self._confirmed_wall()
+        with suppress(OSError):
+            os.utime(self._path, (confirmed, confirmed))
+
+
+def write(file: BinaryIO, header: dict[str, object], records: Iterator[RawRecord]) -> None:
+    """Writes a whole file to `file`."""
+    digest = hashlib.sha256()
+
+    def put(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    put(MAGIC)
+    put(json.dumps(header).encode() + b"\n")
+    for record in records:
+        name = record.id.encode()
+        put(RECORD.pack(record.kind, len(name), len(record.document)) + name)
+        put(record.document)
+    file.write(digest.digest())
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[RawRecord]]:
+    """The header and records of the file at `path`; `Damaged` unless every byte is as it was written."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise Damaged(f"is larger than {MOST_BYTES} bytes")
+    body = memoryview(data)[:-DIGEST_BYTES]
+    if hashlib.sha256(body).digest() != data[-DIGEST_BYTES:] or not data.startswith(MAGIC):
+        raise Damaged("the checksum does not match")
+    end = data.index(b"\n", len(MAGIC)) + 1
+    return json.loads(data[len(MAGIC) : end]), list(_records(body, end))
+
+
+def _records(body: memoryview, at: int) -> Iterator[RawRecord]:
+    while at < len(body):
+        kind, id_bytes, document_bytes = RECORD.unpack_from(body, at)
+        at += RECORD.size
+        middle, end = at + id_bytes, at + id_bytes + document_bytes
+        yield RawRecord(Kind(kind), str(body[at:middle], "utf-8"), bytes(body[middle:end]))
+        at = end
+
+
+def _replace(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb", opener=_private) as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
