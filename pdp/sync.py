@@ -1,0 +1,389 @@
+"""The subscription: what the store holds, taken in revision by revision.
+
+Nothing is applied that does not follow the revision in force; any doubt ends the stream, and the next one asks for
+a fresh snapshot.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NamedTuple
+
+import grpc
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+
+from pdp.core.fields import quote
+from pdp.metrics import Metrics
+from pdp.settings import Address, SettingsError, Subscription
+from pdp.state import Holder, Kind, RawRecord, Refused, Source, State, apply, build
+from registry_store.v1 import sync_pb2 as pb
+from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
+
+MOST_MESSAGE_BYTES = 64 << 20
+MOST_SNAPSHOT_BYTES = 1 << 30
+MOST_SNAPSHOT_RECORDS = 1_000_000
+MOST_QUEUED = 256
+MOST_REFUSALS = 100
+MOST_PROBLEMS = 20
+
+# A pool of its own, so that a new channel connects at once and not when gRPC's own back-off allows it.
+CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+)
+
+log = logging.getLogger(__name__)
+
+OnState = Callable[[State, bool], None]
+Call = grpc.aio.StreamStreamCall[pb.SidecarMessage, pb.StoreMessage]
+Down = AsyncGenerator[pb.StoreMessage, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every wait of the subscription, in seconds; a stream that lived `settled_after` ends a run of failures."""
+
+    heartbeat: float = 1.0
+    dead_after: float = 5.0
+    snapshot_most: float = 300.0
+    settled_after: float = 5.0
+    backoff_first: float = 0.5
+    backoff_most: float = 30.0
+
+
+class Broken(Exception):  # noqa: N818 - a state of the stream, told by its reason
+    """The stream is of no more use; the state in force still is."""
+
+
+class OutOfOrder(Broken):
+    """What came does not follow what is in force; only a fresh snapshot helps."""
+
+
+class Node(NamedTuple):
+    """Who subscribes, and to what, at which store."""
+
+    node_id: str
+    subscription: Subscription
+    store: Address
+
+
+class Replica:
+    """The state in force, as the store's messages change it.
+
+    `on_state(state, complete)` is told of each new one; `complete` unless some record in it is not at its newest
+    because that does not compile here.
+    """
+
+    def __init__(self, holder: Holder, metrics: Metrics, boot_clock: Callable[[], float], on_state: OnState) -> None:
+        self.fresh = False
+        self._holder = holder
+        self._metrics = metrics
+        self._boot_clock = boot_clock
+        self._on_state = on_state
+        self._held_back: set[tuple[int, str]] = set()
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """The epoch and revision to resume from; ("", 0) asks for a snapshot."""
+        state = self._holder.current
+        return ("", 0) if self.fresh or state is None else (state.epoch, state.revision)
+
+    @property
+    def revision(self) -> int:
+        """The revision in force."""
+        return self._holder.current.revision if self._holder.current else 0
+
+    async def replace(self, records: Sequence[pb.Record], epoch: str, revision: int) -> list[pb.Refusal]:
+        """Puts a snapshot in force; what in it does not compile here stays as it was."""
+        known, strange = _read(records)
+        # On a thread: a hundred thousand records take seconds, in which decisions go on.
+        state, refused = await asyncio.to_thread(build, known, epoch, revision, self._holder.current)
+        self.fresh = False
+        self._held_back.clear()
+        self._metrics.snapshot()
+        return self._put_in_force(state, records, [*strange, *map(_refusal, refused)])
+
+    async def advance(self, change: pb.Change) -> list[pb.Refusal]:
+        """Puts a change in force, or raises `OutOfOrder` if it does not follow."""
+        state = self._holder.current
+        if state is None or change.from_revision != state.revision or change.to_revision <= state.revision:
+            raise OutOfOrder(
+                f"a change from revision {change.from_revision} to {change.to_revision} "
+                f"does not follow revision {self.revision}"
+            )
+        known, strange = _read(change.records)
+        after, refused = await asyncio.to_thread(apply, state, known, change.to_revision)
+        self._metrics.change()
+        return self._put_in_force(after, change.records, [*strange, *map(_refusal, refused)])
+
+    def confirm(self) -> None:
+        """Notes that the store holds just this revision now."""
+        self._holder.confirm(self._boot_clock())
+        if self._holder.current is not None and self._holder.source is not Source.LIVE:
+            self._holder.swap(self._holder.current, Source.LIVE)
+        self._metrics.sync_state("live")
+
+    def _put_in_force(self, state: State, records: Iterable[pb.Record], refusals: list[pb.Refusal]) -> list[pb.Refusal]:
+        self._held_back -= {(record.kind, record.id) for record in records}
+        self._held_back |= {(refusal.kind, refusal.id) for refusal in refusals}
+        self._holder.swap(state, Source.LIVE)
+        self._on_state(state, not self._held_back)
+        for refusal in refusals:
+            self._metrics.refused_record(_kind_name(refusal.kind))
+        for refusal in refusals[:MOST_REFUSALS]:
+            log.error(
+                "refused %s %s at revision %d, its last good state stays in force: %s",
+                _kind_name(refusal.kind),
+                quote(refusal.id),
+                state.revision,
+                "; ".join(refusal.problems),
+            )
+        return refusals
+
+
+class Subscriber:
+    """Keeps a replica at the store's newest revision, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        node: Node,
+        key: Callable[[], str],
+        replica: Replica,
+        metrics: Metrics,
+        timing: Timing = Timing(),
+    ) -> None:
+        self._node = node
+        self._key = key
+        self._replica = replica
+        self._metrics = metrics
+        self._timing = timing
+        self._backoff = wait_random_exponential(multiplier=timing.backoff_first, max=timing.backoff_most)
+
+    async def run(self) -> None:
+        """Follows the store from stream to stream, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        failures = 0
+        while True:
+            began = clock()
+            broken = await self._one_stream()
+            self._metrics.sync_state("disconnected")
+            settled = clock() - began >= self._timing.settled_after
+            if broken is None and settled:
+                failures = 0
+                log.info("the store ended the stream, as it does now and then")
+            else:
+                failures = 1 if settled else failures + 1
+                await self._back_off(failures, broken or "it ended the stream at once")
+            self._metrics.reconnect()
+
+    async def _back_off(self, failures: int, reason: str) -> None:
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = failures
+        delay = self._backoff(state)
+        log.warning("no sync with the store at %s: %s; again in %.1f s", self._node.store, reason, delay)
+        await asyncio.sleep(delay)
+
+    async def _one_stream(self) -> str | None:
+        """One stream from hello to its end: None if the store ended it, else what broke it."""
+        try:
+            key = self._key()
+            async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
+                await _Stream(self._node, self._replica, self._metrics, self._timing).converse(channel, key)
+        except OutOfOrder as error:
+            self._replica.fresh = True
+            return f"{error}; the next stream begins with a snapshot"
+        except (Broken, SettingsError) as error:
+            return str(error)
+        except TimeoutError:
+            return f"heard nothing of use for {self._timing.dead_after:g} s"
+        except grpc.aio.AioRpcError as error:
+            return _told(error)
+        except Exception:
+            log.exception("a fault while taking in the store's records")
+            return "a fault in this sidecar"
+        return None
+
+
+class _Stream:
+    """One stream, from hello to its end."""
+
+    def __init__(self, node: Node, replica: Replica, metrics: Metrics, timing: Timing) -> None:
+        self._node = node
+        self._replica = replica
+        self._metrics = metrics
+        self._timing = timing
+        self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MOST_QUEUED)
+        self._newest = 0
+        self._behind_since: float | None = None
+
+    async def converse(self, channel: grpc.aio.Channel, key: str) -> None:
+        """Says hello, catches up and follows, until the store ends the stream or something is wrong with it."""
+        self._put(pb.SidecarMessage(hello=self._hello()))
+        call = RegistrySyncStub(channel).Sync(metadata=(("authorization", f"Bearer {key}"),))
+        tasks = [asyncio.create_task(self._up(call)), asyncio.create_task(self._beat())]
+        try:
+            async with aclosing(self._down(call)) as messages:
+                await self._catch_up(messages)
+                async for message in messages:
+                    await self._take(message)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            call.cancel()
+
+    async def _catch_up(self, messages: Down) -> None:
+        self._metrics.sync_state("catching_up")
+        async with asyncio.timeout(self._timing.snapshot_most):
+            welcome = (await _next(messages, "welcome")).welcome
+            epoch, revision = self._replica.position
+            if not welcome.resumed:
+                records, revision = await _snapshot(messages)
+                self._acknowledge(revision, await self._replica.replace(records, welcome.epoch, revision))
+            elif not revision or epoch != welcome.epoch or welcome.revision < revision:
+                raise OutOfOrder(f"the store resumed from revision {revision}, which it cannot have")
+        log.info("in sync from revision %d of epoch %s on", revision, quote(welcome.epoch))
+        self._compare(max(welcome.revision, revision))
+
+    async def _take(self, message: pb.StoreMessage) -> None:
+        match message.WhichOneof("message"):
+            case "change":
+                refusals = await self._replica.advance(message.change)
+                self._acknowledge(message.change.to_revision, refusals)
+                self._behind_since = None
+                self._compare(max(self._newest, message.change.to_revision))
+            case "heartbeat":
+                self._compare(message.heartbeat.revision)
+            case other:
+                raise OutOfOrder(f"`{other}` came between changes")
+
+    def _compare(self, newest: int) -> None:
+        """Holds the revision that the store tells of against the one in force.
+
+        They may differ for a moment: what follows is under way, or it is another store that wrote what came last.
+        """
+        self._newest, mine = newest, self._replica.revision
+        if newest == mine:
+            self._behind_since = None
+            self._replica.confirm()
+            return
+        now = asyncio.get_running_loop().time()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since > self._timing.dead_after:
+            raise OutOfOrder(f"the store tells of revision {newest}, and sends nothing that leads there from {mine}")
+
+    async def _down(self, call: Call) -> Down:
+        while True:
+            async with asyncio.timeout(self._timing.dead_after):
+                message = await call.read()
+            if not isinstance(message, pb.StoreMessage):
+                return  # the end of the stream
+            yield message
+
+    async def _up(self, call: Call) -> None:
+        # A write that fails says less than the read beside it, which ends the stream.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(await self._outbox.get())
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.heartbeat)
+            # A store that lets this many messages lie ends the stream itself, for want of a heartbeat.
+            if not self._outbox.full():
+                self._put(pb.SidecarMessage(heartbeat=pb.Heartbeat(revision=self._replica.revision)))
+
+    def _acknowledge(self, revision: int, refusals: list[pb.Refusal]) -> None:
+        acknowledgement = pb.Acknowledgement(revision=revision, refusals=refusals[:MOST_REFUSALS])
+        self._put(pb.SidecarMessage(acknowledgement=acknowledgement))
+
+    def _put(self, message: pb.SidecarMessage) -> None:
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            raise Broken("the store does not read") from None
+
+    def _hello(self) -> pb.Hello:
+        epoch, revision = self._replica.position
+        return pb.Hello(
+            node_id=self._node.node_id,
+            epoch=epoch,
+            revision=revision,
+            subscription=_subscription(self._node.subscription),
+            version=version("agent-pdp"),
+        )
+
+
+async def _snapshot(messages: Down) -> tuple[list[pb.Record], int]:
+    """The records and revision of a snapshot, or `OutOfOrder` if any of it is missing or changed."""
+    begin = (await _next(messages, "snapshot_begin")).snapshot_begin
+    if not 0 <= begin.records <= MOST_SNAPSHOT_RECORDS:
+        raise Broken(f"a snapshot of {begin.records} records is more than {MOST_SNAPSHOT_RECORDS}")
+    digest, records, size = hashlib.sha256(), list[pb.Record](), 0
+    while (message := await _next(messages, "snapshot_chunk", "snapshot_end")).HasField("snapshot_chunk"):
+        for record in message.snapshot_chunk.records:
+            digest.update(record.document)
+            size += len(record.document)
+            records.append(record)
+        if len(records) > begin.records or size > MOST_SNAPSHOT_BYTES:
+            raise Broken(f"a snapshot is larger than announced, or than {MOST_SNAPSHOT_BYTES} bytes")
+    end = message.snapshot_end
+    if (end.revision, end.sha256, len(records)) != (begin.revision, digest.digest(), begin.records):
+        raise OutOfOrder(f"the snapshot of revision {begin.revision} is not what its checksum says")
+    return records, begin.revision
+
+
+async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
+    async for message in messages:
+        kind = message.WhichOneof("message")
+        if kind in expected:
+            return message
+        if kind != "heartbeat":
+            raise OutOfOrder(f"`{kind}` came in place of `{' or '.join(expected)}`")
+    raise Broken(f"the store ended the stream before `{' or '.join(expected)}`")
+
+
+def _read(records: Iterable[pb.Record]) -> tuple[list[RawRecord], list[pb.Refusal]]:
+    """The records of kinds that this sidecar knows, and a refusal for each of the others."""
+    known, strange = [], []
+    for record in records:
+        if record.kind in _KINDS:
+            known.append(RawRecord(_KINDS[record.kind], record.id, record.document))
+        else:
+            problem = f"this sidecar knows no records of kind {record.kind}"
+            strange.append(pb.Refusal(kind=record.kind, id=record.id, problems=[problem]))
+    return known, strange
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+def _kind_name(kind: int) -> str:
+    return _KINDS[kind].name.lower() if kind in _KINDS else "unknown"
+
+
+def _refusal(refused: Refused) -> pb.Refusal:
+    kind = pb.RecordKind.Name(refused.kind)
+    return pb.Refusal(kind=kind, id=refused.id, problems=refused.problems[:MOST_PROBLEMS])
+
+
+def _subscription(subscription: Subscription) -> pb.Subscription:
+    if subscription.agents:
+        return pb.Subscription(agents=pb.Subscription.Agents(agent_ids=subscription.agents))
+    if subscription.tags:
+        return pb.Subscription(tags=pb.Subscription.Tags(tags=subscription.tags))
+    return pb.Subscription(all=pb.Subscription.All())
+
+
+def _told(error: grpc.aio.AioRpcError) -> str:
+    match error.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return f"it refuses the key in `--key-file` ({error.details()})"
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return f"it does not let the key in `--key-file` sync ({error.details()})"
+        case code:
+            return f"{code.name}: {error.details()}"
