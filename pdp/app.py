@@ -1,0 +1,211 @@
+"""The sidecar put together, and its life: load, listen, follow the store; then not ready, drain, stop."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from typing import NamedTuple
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from pdp import http
+from pdp.core.model import Now
+from pdp.last_good import LastGood, sole_user
+from pdp.listeners import bound, bound_address, http_listener
+from pdp.metrics import Metrics
+from pdp.service import SERVICE, DecisionService
+from pdp.settings import Settings, read_key
+from pdp.state import Holder, Source, State, build
+from pdp.sync import Node, Replica, Subscriber, Timing
+
+MOST_REQUEST_BYTES = 4 << 20
+MOST_CONCURRENT_CALLS = 10_000
+SAVE_SECONDS = 10.0
+TIMING = Timing()
+
+log = logging.getLogger(__name__)
+
+
+def now() -> Now:
+    """One reading of the clocks; that of the boot clock goes on while the machine sleeps."""
+    return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Sidecar(NamedTuple):
+    """A running sidecar: where it listens, the tasks that keep it going, and whether it has registry data yet."""
+
+    grpc_addresses: tuple[str, ...]
+    http_address: str
+    tasks: tuple[asyncio.Task[None], ...]
+    ready: asyncio.Event
+
+    @property
+    def grpc_address(self) -> str:
+        """The first of the addresses to call it on."""
+        return self.grpc_addresses[0]
+
+
+@asynccontextmanager
+async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[Sidecar]:
+    """A sidecar, from listening to drained; `SettingsError` when an address or the data folder cannot be had."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(sole_user(settings.data_dir))
+        program = _Program(settings, timing)
+        listener = stack.enter_context(http_listener("--http", settings.http))
+        server = program.grpc_server()
+        addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
+        await program.start_from_disk()
+        app = http.application(program.service, program.metrics, program.not_ready)
+        await stack.enter_async_context(http.serving(app, listener))
+        tasks = await stack.enter_async_context(program.tasks())
+        await stack.enter_async_context(program.serving(server))
+        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in)
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs a sidecar until `stop` is set, or until one of its tasks fails, which is raised."""
+    async with running(settings) as sidecar:
+        log.info(
+            "listening for gRPC on %s, for HTTP on %s",
+            ", ".join(sidecar.grpc_addresses),
+            sidecar.http_address,
+            extra={"grpc": sidecar.grpc_addresses, "http": sidecar.http_address},
+        )
+        await until(stop, sidecar.tasks)
+        log.info("stopping")
+
+
+async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Waits until `stop` is set, or raises what ended one of `tasks`."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
+
+
+class _Program:
+    """The parts of one sidecar, and what happens between them."""
+
+    def __init__(self, settings: Settings, timing: Timing) -> None:
+        self._settings = settings
+        self._holder = Holder()
+        self._health = health.aio.HealthServicer()
+        self.data_in = asyncio.Event()
+        self._draining = False
+        self.metrics = Metrics(settings.subscription.agents)
+        self.last_good = LastGood(
+            settings.data_dir,
+            settings.subscription,
+            confirmed_wall=self._confirmed_wall,
+            on_failure=self.metrics.last_good_failure,
+        )
+        self.service = DecisionService(self._holder, self.metrics, now)
+        self._replica = Replica(self._holder, self.metrics, lambda: now().boot, self._on_state)
+        node = Node(self.last_good.node_id(), settings.subscription, settings.store)
+        key = partial(read_key, settings.key_file)
+        self._subscriber = Subscriber(node, key, self._replica, self.metrics, timing)
+        self._watch()
+
+    def not_ready(self) -> str | None:
+        """Why no traffic should come; None when it may."""
+        if self._draining:
+            return "draining"
+        return None if self._holder.current is not None else "no registry data"
+
+    def grpc_server(self) -> grpc.aio.Server:
+        """The gRPC server with every service on it, not yet bound or started."""
+        server = grpc.aio.server(
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MOST_REQUEST_BYTES)],
+            maximum_concurrent_rpcs=MOST_CONCURRENT_CALLS,
+        )
+        server.add_generic_rpc_handlers((self.service.handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    async def start_from_disk(self) -> None:
+        """Puts the last good state in force, if there is one."""
+        saved = await asyncio.to_thread(self.last_good.load)
+        if saved is None:
+            return
+        state, refused = await asyncio.to_thread(build, saved.records, saved.epoch, saved.revision)
+        # What this version cannot read, or the one before could not, only a snapshot brings.
+        self._replica.fresh = bool(refused) or not saved.complete
+        self._holder.swap(state, Source.CACHED)
+        at = now()
+        self._holder.confirm(at.boot - max(0.0, at.wall - saved.confirmed_wall))
+        self.data_in.set()
+        log.info("serving from the last good state, of revision %d", saved.revision)
+
+    @asynccontextmanager
+    async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
+        """Serves gRPC, and in the end drains it."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        try:
+            yield
+        finally:
+            self._draining = True
+            await self._health.enter_graceful_shutdown()
+            await server.stop(self._settings.drain_seconds)
+
+    @asynccontextmanager
+    async def tasks(self) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
+        """Follows the store and keeps the last good state on disk; in the end writes it a last time."""
+        saving = asyncio.create_task(self.last_good.run())
+        following = asyncio.create_task(self._subscriber.run())
+        announcing = asyncio.create_task(self._announce())
+        try:
+            yield saving, following
+        finally:
+            await _cancelled(following)
+            await _cancelled(announcing)
+            self.last_good.close()
+            await asyncio.wait([saving], timeout=SAVE_SECONDS)
+            await _cancelled(saving)
+
+    async def _announce(self) -> None:
+        await self.data_in.wait()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _set_health(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+    def _on_state(self, state: State, complete: bool) -> None:
+        self.data_in.set()
+        self.last_good.offer(state, complete=complete)
+
+    def _confirmed_wall(self) -> float:
+        at = now()
+        return at.wall - (at.boot - self._holder.confirmed_at)
+
+    def _watch(self) -> None:
+        holder = self._holder
+        self.metrics.watch(
+            "pdp_registry_revision",
+            "Revision of the registry in force",
+            lambda: holder.current.revision if holder.current else 0,
+        )
+        self.metrics.watch("pdp_agents", "Agents held", lambda: len(holder.current.agents) if holder.current else 0)
+        self.metrics.watch(
+            "pdp_staleness_seconds",
+            "Time since the store last confirmed the revision in force; +Inf while there is none",
+            lambda: now().boot - holder.confirmed_at if holder.current else math.inf,
+        )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task

@@ -1,0 +1,137 @@
+"""The command line of the sidecar. Every option is an environment variable too: --data-dir is PDP_DATA_DIR."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pdp import logs
+from pdp.settings import LOG_FORMATS, LOG_LEVELS, Settings, SettingsError, address
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def option(name: str, *parameter: str, **how: Any) -> Callable[[Function], Function]:
+    """An option that can also be given as `PDP_…` in the environment."""
+    variable = "PDP_" + name.removeprefix("--").replace("-", "_").upper()
+    how.setdefault("envvar", variable)
+    return click.option(name, *parameter, show_envvar=True, show_default=True, **how)
+
+
+def main() -> None:
+    """Runs a command; a wrong setting is one line on standard error and exit code 2."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except (click.ClickException, SettingsError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"pdp: {message}", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="agent-pdp", prog_name="pdp")
+def cli() -> None:
+    """The policy decision point: decides the actions of AI agents, from memory, beside them."""
+
+
+@cli.command()
+@option("--store", required=True, metavar="HOST:PORT", help="gRPC address of the registry store.")
+@option("--key-file", required=True, type=click.Path(path_type=Path), help="File with a sidecar's API key.")
+@option("--agents", metavar="ID,…", help="Decide for these agents and no others.")
+@option("--tags", metavar="TAG,…", help="Decide for the agents that carry one of these tags.")
+@option("--all-agents", is_flag=True, help="Decide for every agent.")
+@option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
+@option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
+@option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state and the node's id.")
+@option("--drain-seconds", default=10.0, help="How long a stop waits for calls in flight.")
+@option("--reflection", is_flag=True, help="Serve gRPC reflection.")
+@option("--log-level", default="info", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
+@option("--log-format", default="plain", type=click.Choice(LOG_FORMATS), help="Lines for people, or JSON.")
+def serve(log_level: str, log_format: str, **given: Any) -> None:
+    """Run a sidecar."""
+    from pdp import app
+
+    settings = Settings.from_text(**given)
+    logs.configure(log_level, log_format)
+    _run(lambda stop: app.serve(settings, stop))
+
+
+@cli.command()
+@option("--dir", "folder", type=FOLDER, help="Keeps the registry and its keys; without it they are gone at the end.")
+@option("--registry", default="127.0.0.1:8080", metavar="HOST:PORT", help="REST API of the registry.")
+@option("--store", default="127.0.0.1:50052", metavar="HOST:PORT", help="gRPC address of the registry.")
+@option("--listen", default="127.0.0.1:50051", metavar="unix:PATH|HOST:PORT", help="gRPC address of the sidecar.")
+@option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="HTTP address of the sidecar.")
+@option("--log-level", default="warning", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
+def dev(log_level: str, **given: Any) -> None:
+    """Run a registry and a sidecar in one process; what is registered is active at once."""
+    try:
+        from pdp import dev as development
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"`{error.name}` is not installed: pip install 'agent-pdp[store]'") from error
+    logs.configure(log_level, "plain")
+    _run(lambda stop: development.run(stop, click.echo, **given))
+
+
+@cli.command()
+@option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar.")
+@option("--agent", required=True, help="Id of the agent.")
+@option("--action", required=True, help="Type of the action, as transaction.process.")
+@option("--resource", default="", help="What it acts on.")
+@option("--resource-id", default="", help="Which one of it.")
+@option("--risk", type=click.IntRange(0, 100), help="The runtime's risk score.")
+@option("--amount", type=float, help="Amount of the transaction.")
+@option("--cost", type=float, help="Estimated cost in US dollars.")
+@option("--data-classification", multiple=True, help="May be given several times.")
+@option("--mcp-server", default="", help="Name of the MCP server.")
+@option("--tool", default="", help="Name of its tool.")
+@option("--environment", default="", help="As production.")
+@option("--attributes", default="{}", metavar="JSON", help="An object.")
+@option("--mfa-verified", is_flag=True, help="The person behind it has passed MFA.")
+@option("--idempotency-key", default="", help="The same key and action count once.")
+@option("--dry-run", is_flag=True, help="Count nothing.")
+@option("--timeout", default=5.0, type=click.FloatRange(0, 3600, min_open=True), help="In seconds.")
+@option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+def evaluate(target: str, timeout: float, as_json: bool, attributes: str, **given: Any) -> int:
+    """Ask a sidecar for a decision. Exit code 1: it could not answer; 2: the action is malformed."""
+    from pdp import ask
+
+    request = ask.request(attributes=_object("--attributes", attributes), **given)
+    answer = ask.evaluate(str(address("--target", target)), request, timeout)
+    if isinstance(answer, ask.NoAnswer):
+        click.echo(f"pdp: {answer.message}", err=True)
+        return 2 if answer.malformed else 1
+    click.echo(json.dumps(answer, indent=2) if as_json else ask.told(answer))
+    return 0
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(name, f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SettingsError(name, "is not a JSON object")
+    return value
+
+
+def _run(program: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await program(stop)
+
+    asyncio.run(until_signalled())

@@ -1,0 +1,83 @@
+"""`pdp dev`: a registry and a sidecar in one process, for trying things out."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import registry_store.app
+from pdp import app
+from pdp.settings import Settings, SettingsError, Subscription, address, host_and_port, read_key
+from registry_store.errors import CannotStart
+from registry_store.settings import Settings as StoreSettings
+
+START_SECONDS = 30.0
+
+
+async def run(
+    stop: asyncio.Event,
+    say: Callable[[str], object],
+    *,
+    folder: Path | None,
+    registry: str,
+    store: str,
+    listen: str,
+    http: str,
+) -> None:
+    """Runs both until `stop` is set; says where they are once the sidecar has the registry's data.
+
+    Everything is kept in `folder`, or, without one, in a temporary folder that goes at the end.
+    """
+    with ExitStack() as stack:
+        kept = folder or Path(stack.enter_context(TemporaryDirectory(prefix="pdp-dev-")))
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store_settings = StoreSettings(
+            database=f"sqlite:///{(kept / 'registry.db').absolute()}",
+            http=str(host_and_port("--registry", registry)),
+            grpc=str(host_and_port("--store", store)),
+            auto_activate=True,
+        )
+        try:
+            async with registry_store.app.running(store_settings) as central:
+                admin = await _key(central, kept / "admin.key", "admin")
+                await _key(central, kept / "sidecar.key", "sidecar")
+                settings = Settings(
+                    store=host_and_port("--store", central.grpc_address),
+                    key_file=kept / "sidecar.key",
+                    subscription=Subscription(),
+                    listen=(address("--listen", listen),),
+                    http=host_and_port("--http", http),
+                    data_dir=kept / "sidecar",
+                )
+                async with app.running(settings) as sidecar:
+                    async with asyncio.timeout(START_SECONDS):
+                        await sidecar.ready.wait()
+                    say(_introduction(central, sidecar, admin))
+                    await app.until(stop, sidecar.tasks)
+        except CannotStart as error:
+            raise SettingsError("pdp dev", str(error)) from error
+
+
+async def _key(central: registry_store.app.RunningStore, path: Path, role: str) -> str:
+    """The key in the file, made on the first start."""
+    with suppress(SettingsError):
+        return read_key(path)
+    key = await central.create_key(role, "pdp dev")
+    _write_private(path, key)
+    return key
+
+
+def _write_private(path: Path, text: str) -> None:
+    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+
+
+def _introduction(central: registry_store.app.RunningStore, sidecar: app.Sidecar, admin: str) -> str:
+    return f"""\
+registry        http://{central.http_address}  (to try it: /docs)
+registry gRPC   {central.grpc_address}
+sidecar gRPC    {sidecar.grpc_address}
+sidecar HTTP    http://{sidecar.http_address}
+admin key       {admin}"""

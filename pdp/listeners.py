@@ -1,0 +1,134 @@
+"""Sockets that one sidecar alone may hold: a second one on the same address would split the counters."""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from pdp.core.fields import quote
+from pdp.settings import Address, SettingsError
+
+SOCKET_MODE = 0o660
+
+
+def http_listener(setting: str, address: Address) -> socket.socket:
+    """A socket bound to `address`, for a server to listen on."""
+    family, kind, protocol, _, name = _resolved(setting, address)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(name)
+    except OSError as error:
+        listener.close()
+        raise _refused(setting, address, error) from error
+    return listener
+
+
+def bound_address(listener: socket.socket) -> str:
+    """HOST:PORT of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return str(Address(host, port))
+
+
+@contextmanager
+def bound(setting: str, address: Address, server: grpc.aio.Server) -> Iterator[str]:
+    """Binds a gRPC server to `address` and tells where it then is; `SettingsError` when another process is there."""
+    if address.path:
+        with _sole_socket(setting, Path(address.path)):
+            yield _bind(setting, address, server)
+    else:
+        _check_free(setting, address)
+        yield _bind(setting, address, server)
+
+
+def _bind(setting: str, address: Address, server: grpc.aio.Server) -> str:
+    # The mask holds for the moment between the bind and the chmod.
+    mask = os.umask(0o777 & ~SOCKET_MODE) if address.path else None
+    try:
+        port = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise SettingsError(setting, f"cannot listen on `{address}`") from error
+    finally:
+        if mask is not None:
+            os.umask(mask)
+    if address.path:
+        Path(address.path).chmod(SOCKET_MODE)
+        return str(address)
+    return str(address._replace(port=port))
+
+
+def _check_free(setting: str, address: Address) -> None:
+    """Refuses a port that is taken on any address of the host: gRPC is content when one of several is free."""
+    if not address.port:
+        return
+    refusals = []
+    found = _resolved(setting, address)
+    for family, kind, protocol, _, name in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(name)
+            except OSError as error:
+                refusals.append(error)
+    for refusal in refusals:
+        # A machine without IPv6 still resolves localhost to ::1.
+        if refusal.errno != errno.EADDRNOTAVAIL or len(refusals) == len(found):
+            raise _refused(setting, address, refusal) from refusal
+
+
+def _resolved(
+    setting: str, address: Address
+) -> list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]]:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(setting, f"cannot resolve {quote(address.host)}") from error
+    return found  # type: ignore[return-value]  # the stub allows for builds of Python without IPv6
+
+
+def _refused(setting: str, address: Address, error: OSError) -> SettingsError:
+    if error.errno == errno.EADDRINUSE:
+        return SettingsError(setting, f"`{address}` is in use by another process")
+    return SettingsError(setting, f"cannot listen on `{address}`: {error.strerror}")
+
+
+@contextmanager
+def _sole_socket(setting: str, path: Path) -> Iterator[None]:
+    """Holds the lock beside a Unix socket, and clears away the socket that a dead process left."""
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SettingsError(setting, f"cannot use {quote(str(path))}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingsError(setting, f"`unix:{path}` is in use by another sidecar") from error
+        _clear(setting, path)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _clear(setting: str, path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SettingsError(setting, f"{quote(str(path))} exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise SettingsError(setting, f"cannot use {quote(str(path))}: {error.strerror}") from error
+        else:
+            raise SettingsError(setting, f"`unix:{path}` is in use by another process")
