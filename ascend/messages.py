@@ -1,0 +1,148 @@
+"""protobuf ↔ what agent code sees."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
+
+from ascend.model import AgentAction, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
+from pdp.v1 import decision_pb2 as pb
+
+_OUTCOMES = {
+    pb.OUTCOME_ALLOW: Outcome.ALLOW,
+    pb.OUTCOME_REQUIRE_APPROVAL: Outcome.REQUIRE_APPROVAL,
+    pb.OUTCOME_BLOCK: Outcome.BLOCK,
+    pb.OUTCOME_ESCALATE: Outcome.ESCALATE,
+}
+_REASONS = {number: name.removeprefix("REASON_") for name, number in pb.Reason.items()}
+_SOURCES = {pb.SOURCE_LIVE: "live", pb.SOURCE_CACHED: "cached"}
+_NO_RATES = RateRemaining()
+_FIELDS = (
+    "action_type",
+    "resource",
+    "resource_id",
+    "risk_score",
+    "amount",
+    "estimated_cost_usd",
+    "mcp_server",
+    "tool",
+    "environment",
+    "mfa_verified",
+)
+MOST_REQUEST_BYTES = 4 << 20
+
+
+class Malformed(ValueError):  # noqa: N818 - it is the action that is malformed, and the name says so
+    """An action that no message can hold; the text begins with the field where one is to blame."""
+
+
+def request(
+    agent_id: str, action: AgentAction, *, idempotency_key: str, approval_id: str, dry_run: bool
+) -> pb.EvaluateRequest:
+    """The request for one action, or `Malformed`."""
+    message = pb.EvaluateRequest(dry_run=dry_run)
+    _put(message, "idempotency_key", idempotency_key)
+    _put(message, "approval_id", approval_id)
+    _put(message.action, "agent_id", agent_id)
+    for name in _FIELDS:
+        value = getattr(action, name)
+        if value is not None and value != "":
+            _put(message.action, name, value)
+    if action.data_classifications:
+        _put_classifications(message.action, action.data_classifications)
+    if action.attributes:
+        _put_attributes(message.action, action.attributes)
+    if message.ByteSize() > MOST_REQUEST_BYTES:
+        raise Malformed(f"action: is larger than {MOST_REQUEST_BYTES} bytes")
+    return message
+
+
+def decision(answer: pb.EvaluateResponse) -> Decision:
+    """A sidecar's answer; an outcome that this client does not know is a block."""
+    return Decision(
+        outcome=_OUTCOMES.get(answer.outcome, Outcome.BLOCK),
+        reason=_REASONS.get(answer.reason, str(answer.reason)),
+        message=answer.message,
+        decision_id=answer.decision_id,
+        risk_score=answer.risk_score,
+        mfa_required=answer.mfa_required,
+        policy=_policy(answer.policy) if answer.HasField("policy") else None,
+        action_params=_plain(answer.action_params) if answer.HasField("action_params") else {},
+        shadow=tuple(_shadow(answer.shadow)),
+        rate_remaining=_rates(answer.rate_remaining) if answer.HasField("rate_remaining") else _NO_RATES,
+        budget_remaining_usd=answer.budget_remaining_usd if answer.HasField("budget_remaining_usd") else None,
+        retry_after=answer.retry_after if answer.HasField("retry_after") else None,
+        approval_id=answer.approval_id,
+        approval_expires_at=(
+            answer.approval_expires_at.ToDatetime(UTC) if answer.HasField("approval_expires_at") else None
+        ),
+        agent_version=answer.agent_version,
+        registry_revision=answer.registry_revision,
+        staleness=answer.staleness,
+        source=_SOURCES.get(answer.source, ""),
+    )
+
+
+def _policy(reference: pb.PolicyReference) -> Policy:
+    return Policy(reference.id, reference.name, reference.priority)
+
+
+def _shadow(verdicts: Iterable[pb.ShadowVerdict]) -> Iterable[ShadowVerdict]:
+    for verdict in verdicts:
+        yield ShadowVerdict(_policy(verdict.policy), _OUTCOMES.get(verdict.outcome, Outcome.BLOCK))
+
+
+def _rates(rates: pb.RateRemaining) -> RateRemaining:
+    return RateRemaining(
+        rates.minute if rates.HasField("minute") else None,
+        rates.hour if rates.HasField("hour") else None,
+        rates.day if rates.HasField("day") else None,
+    )
+
+
+def _plain(message: Struct) -> Mapping[str, Any]:
+    return {name: _plain_value(value) for name, value in message.fields.items()}
+
+
+def _plain_value(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _plain(value.struct_value)
+        case "list_value":
+            return [_plain_value(item) for item in value.list_value.values]
+        case "number_value":
+            # Struct knows only floating point; 3600 went in as a whole number.
+            return int(value.number_value) if value.number_value.is_integer() else value.number_value
+        case "null_value" | None:
+            return None
+        case kind:
+            return getattr(value, kind)
+
+
+def _put(message: Message, name: str, value: object) -> None:
+    if name == "risk_score" and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        setattr(message, name, value)
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"{name}: {error}") from error
+
+
+def _put_classifications(message: pb.Action, classifications: Sequence[str]) -> None:
+    if isinstance(classifications, str):
+        # It would pass for a list of its letters, and so for none of the classifications that are governed.
+        raise Malformed("data_classifications: is a text and not a list of them")
+    try:
+        message.data_classifications.extend(classifications)
+    except (TypeError, ValueError) as error:
+        raise Malformed(f"data_classifications: {error}") from error
+
+
+def _put_attributes(message: pb.Action, attributes: Mapping[str, Any]) -> None:
+    try:
+        ParseDict(dict(attributes), message.attributes)
+    except (ParseError, TypeError, ValueError) as error:
+        raise Malformed(f"attributes: {error}") from error

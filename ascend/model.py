@@ -1,0 +1,99 @@
+"""What an agent asks, and what it is answered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What the agent shall do with the action."""
+
+    ALLOW = "allow"
+    REQUIRE_APPROVAL = "require_approval"
+    BLOCK = "block"
+    ESCALATE = "escalate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentAction:
+    """An action that the agent wants to do; `risk_score` from 0 to 100, costs in US dollars."""
+
+    action_type: str
+    resource: str = ""
+    resource_id: str = ""
+    risk_score: int | None = None
+    amount: float | None = None
+    estimated_cost_usd: float | None = None
+    data_classifications: Sequence[str] = ()
+    mcp_server: str = ""
+    tool: str = ""
+    environment: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    mfa_verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy that decided."""
+
+    id: str
+    name: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowVerdict:
+    """What a shadow policy would have done."""
+
+    policy: Policy
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RateRemaining:
+    """How many actions each limit still admits; None where there is no such limit."""
+
+    minute: int | None = None
+    hour: int | None = None
+    day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one action; truthy only for allow.
+
+    `reason` is a reason code of the sidecar, or PDP_UNAVAILABLE when there was no answer: then `error_code` is the
+    gRPC status (as UNAVAILABLE, DEADLINE_EXCEEDED or INVALID_ARGUMENT), and for a malformed action `field` is what
+    is wrong with it. `retry_after` and `staleness` are in seconds.
+    """
+
+    outcome: Outcome
+    reason: str
+    message: str = ""
+    decision_id: str = ""
+    risk_score: int = 0
+    mfa_required: bool = False
+    policy: Policy | None = None
+    action_params: Mapping[str, Any] = field(default_factory=dict)
+    shadow: tuple[ShadowVerdict, ...] = ()
+    rate_remaining: RateRemaining = RateRemaining()
+    budget_remaining_usd: float | None = None
+    retry_after: float | None = None
+    approval_id: str = ""
+    approval_expires_at: datetime | None = None
+    agent_version: str = ""
+    registry_revision: int = 0
+    staleness: float = 0.0
+    source: str = ""
+    error_code: str = ""
+    field: str = ""
+
+    def __bool__(self) -> bool:
+        return self.outcome is Outcome.ALLOW
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the action may be done now."""
+        return bool(self)
