@@ -1,0 +1,186 @@
+"""The decision told stage by stage, straight from the records: slow, obvious, and what `decide` is tested against.
+
+Nothing here is compiled or cached; each stage is a function that reads as its row of the specification.
+"""
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import islice
+from typing import NamedTuple
+
+from pdp.core.conditions import MISSING, Clause, clauses
+from pdp.core.fields import quote
+from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason
+from pdp.core.nearest import Change, changes, merged
+from pdp.core.situation import History, Records, Situation, clause_held, held, policies_of, value_seen
+from pdp.core.stages import STAGES, Ruling, deciding_policy, mfa
+
+MOST_TRIED_FIRST = 16
+MOST_TRIED_SECOND = 16
+MOST_SUGGESTIONS = 8
+NO_RULING = Ruling(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+
+
+class Verdict(IntEnum):
+    """What came of a stage; the values are those of `pdp.v1.Verdict`."""
+
+    PASSED = 1
+    DECIDED = 2
+    NOT_REACHED = 3
+
+
+class StageVerdict(NamedTuple):
+    """What came of one stage, and why."""
+
+    stage: str
+    verdict: Verdict
+    detail: str
+
+
+class ConditionVerdict(NamedTuple):
+    """One condition of a policy: what it expects and what it saw, both as JSON, and whether it held."""
+
+    operator: str
+    expected: str
+    seen: str
+    held: bool
+
+
+class PolicyVerdict(NamedTuple):
+    """One policy that binds the agent; `decided` marks the one that gave the outcome of its stage."""
+
+    policy_id: str
+    policy_name: str
+    priority: int
+    outcome: Outcome
+    shadow: bool
+    held: bool
+    decided: bool
+    conditions: tuple[ConditionVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision, with the fields of `Decision`, and everything that led to it.
+
+    `policy` and `shadow` are records instead of compiled policies, with the same ids, names and priorities.
+    """
+
+    outcome: Outcome
+    reason: Reason
+    risk_score: int = 0
+    policy: PolicyRecord | None = None
+    mfa_required: bool = False
+    retry_after: float | None = None
+    cost_micros: int = 0
+    shadow: tuple[PolicyRecord, ...] = ()
+    stages: tuple[StageVerdict, ...] = ()
+    policies: tuple[PolicyVerdict, ...] = ()
+    would_allow: tuple[str, ...] = ()
+
+
+def explain(records: Records, action: Action, usage: History, now: Now) -> Explanation:
+    """Why `action` is decided as it is at `now`, and the nearest changes after which it is allowed; counts nothing."""
+    if records.agent is None:
+        detail = f"no agent {quote(action.agent_id)} is registered here"
+        unreached = tuple(StageVerdict(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[1:])
+        stages = (StageVerdict("agent", Verdict.DECIDED, detail), *unreached)
+        return Explanation(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED, stages=stages)
+    situation = Situation(records.agent, records.organisation, records.servers, action, deepcopy(usage), now)
+    explanation = walk(situation)
+    return replace(
+        explanation, policies=_policies(situation, explanation), would_allow=_would_allow(situation, explanation)
+    )
+
+
+def walk(situation: Situation) -> Explanation:
+    """The procedure itself: the first stage that rules decides; then MFA may hold back an allow."""
+    ruling: Ruling | None = None
+    told = []
+    for name, stage in STAGES:
+        if ruling is not None and not (stage is mfa and ruling.outcome is Outcome.ALLOW):
+            told.append(StageVerdict(name, Verdict.NOT_REACHED, ""))
+            continue
+        finding = stage(situation)
+        told.append(StageVerdict(name, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail))
+        ruling = finding.ruling or ruling
+    return _explanation(situation, ruling or NO_RULING, tuple(told))
+
+
+def _explanation(situation: Situation, ruling: Ruling, told: tuple[StageVerdict, ...]) -> Explanation:
+    outcome, reason, retry_after = ruling
+    if reason < Reason.POLICY_MATCHED:  # blocked before any policy was asked
+        return Explanation(outcome, reason, situation.risk, retry_after=retry_after, stages=told)
+    return Explanation(
+        outcome,
+        reason,
+        situation.risk,
+        policy=deciding_policy(situation),
+        mfa_required=outcome is not Outcome.BLOCK and mfa(situation).ruling is not None,
+        cost_micros=(situation.action.estimated_cost_micros or 0) if outcome is Outcome.ALLOW else 0,
+        shadow=tuple(policy for policy in policies_of(situation, Mode.SHADOW) if held(policy, situation)),
+        stages=told,
+    )
+
+
+def _policies(situation: Situation, explanation: Explanation) -> tuple[PolicyVerdict, ...]:
+    bound = policies_of(situation, Mode.ENFORCE) + policies_of(situation, Mode.SHADOW)
+    return tuple(_policy_verdict(policy, situation, policy is explanation.policy) for policy in bound)
+
+
+def _policy_verdict(policy: PolicyRecord, situation: Situation, decided: bool) -> PolicyVerdict:
+    return PolicyVerdict(
+        policy.policy_id,
+        policy.policy_name,
+        policy.priority,
+        policy.policy_action,
+        policy.mode is Mode.SHADOW,
+        held(policy, situation),
+        decided,
+        tuple(_condition_verdict(clause, policy, situation) for clause in clauses(policy.conditions)),
+    )
+
+
+def _condition_verdict(clause: Clause, policy: PolicyRecord, situation: Situation) -> ConditionVerdict:
+    expected, seen = clause.operand, value_seen(clause, situation)
+    name = clause.name
+    if name == "attribute_equals":
+        path, expected = expected
+        name = f"{name} {path}"
+    told = str(seen) if seen is MISSING else _json(seen)
+    return ConditionVerdict(name, _json(expected), told, clause_held(clause, policy, situation))
+
+
+def _would_allow(situation: Situation, explanation: Explanation) -> tuple[str, ...]:
+    """The nearest single changes that allow; where there is none, pairs of which the second is found after the first.
+
+    Each is tried: what stands here was allowed by the procedure itself.
+    """
+    if explanation.outcome is Outcome.ALLOW:
+        return ()
+    single = [change for change in _changes(situation, explanation) if _allows(change.situation)]
+    return tuple(merged(single or _pairs(situation, explanation))[:MOST_SUGGESTIONS])
+
+
+def _pairs(situation: Situation, explanation: Explanation) -> Iterator[Change]:
+    for first in islice(_changes(situation, explanation), MOST_TRIED_FIRST):
+        then = walk(first.situation)
+        if (then.reason, then.policy) != (explanation.reason, explanation.policy):
+            for second in islice(_changes(first.situation, then), MOST_TRIED_SECOND):
+                if _allows(second.situation):
+                    yield second._replace(what=f"{first}, and {second.what}")
+
+
+def _changes(situation: Situation, explanation: Explanation) -> Iterator[Change]:
+    return changes(situation, explanation.reason, explanation.policy)
+
+
+def _allows(situation: Situation) -> bool:
+    return walk(situation).outcome is Outcome.ALLOW
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=list)
