@@ -1,0 +1,305 @@
+"""A sidecar and its store together: what is registered is decided, with the store there and without it."""
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from pdp import app
+from pdp.settings import Address, SettingsError, Subscription
+from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from tests.waiting import eventually_gives
+from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, QUICK, Beside, Central, Http, settings, sidecar, store
+
+NOWHERE = "127.0.0.1:1"
+
+
+async def register(central: Central, **changes: Any) -> None:
+    answer = await central.rest.call("POST", "/api/agents/registry", FINANCIAL | changes)
+    assert answer.status == 201, answer
+
+
+async def add_policy(central: Central, **changes: Any) -> str:
+    path = f"/api/agents/registry/{AGENT}/policies"
+    answer = await central.rest.call("POST", path, HIGH_VALUE | changes)
+    assert answer.status == 201, answer
+    policy_id: str = answer.body["policy_id"]
+    return policy_id
+
+
+async def health(beside: Beside) -> str:
+    stub = health_pb2_grpc.HealthStub(beside.channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service="pdp.v1.PolicyDecisionPoint"))
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+async def test_an_agent_that_is_registered_is_decided_by_its_thresholds_and_policies(tmp_path: Path) -> None:
+    """Registration, policy and decision meet: all four outcomes, each with its reason."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        policy_id = await add_policy(central)
+        await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+        allowed = await beside.evaluate(risk_score=10)
+        held = await beside.evaluate("transaction.process", amount=15000)
+        escalated = await beside.evaluate(risk_score=85)
+        blocked = await beside.evaluate(resource="production_secrets")
+    assert (allowed.outcome, allowed.reason) == (pb.OUTCOME_ALLOW, pb.REASON_RISK_BELOW_AUTO_APPROVE)
+    assert (held.outcome, held.policy.id) == (pb.OUTCOME_REQUIRE_APPROVAL, policy_id)
+    assert list(held.action_params["approvers"]) == ["finance-approvers"]
+    assert (escalated.outcome, escalated.reason) == (pb.OUTCOME_ESCALATE, pb.REASON_RISK_ABOVE_MAXIMUM)
+    assert (blocked.outcome, blocked.reason) == (pb.OUTCOME_BLOCK, pb.REASON_RESOURCE_BLOCKED)
+    assert allowed.source == pb.SOURCE_LIVE
+
+
+async def test_a_change_reaches_the_sidecar_and_leaves_the_counters_alone(tmp_path: Path) -> None:
+    """A changed policy decides the next action, which still counts against the same windows."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        policy_id = await add_policy(central)
+        await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+        before = await beside.evaluate("transaction.process", amount=15000)
+        path = f"/api/agents/registry/{AGENT}/policies/{policy_id}"
+        change = {"conditions": {"action_type": "transaction.process", "amount_above": 20000}}
+        assert (await central.rest.call("PUT", path, change)).status == 200
+        await beside.until("RISK_NEEDS_APPROVAL", action_type="transaction.process", amount=15000)
+        after = await beside.evaluate("transaction.process", amount=15000)
+        await central.rest.call("POST", f"/api/agents/registry/{AGENT}/suspend", {"reason": "test"})
+        await beside.until("AGENT_NOT_ACTIVE")
+    assert after.registry_revision > before.registry_revision
+    assert after.rate_remaining.minute == before.rate_remaining.minute - 1
+
+
+async def test_without_the_store_decisions_go_on_and_a_changed_policy_comes_with_its_return(tmp_path: Path) -> None:
+    """What changed while the sidecar was cut off is in force once it has reconnected."""
+    async with store(tmp_path) as central:
+        at = central.grpc_address
+        running = sidecar(settings(tmp_path, at))
+        beside = await running.__aenter__()
+        try:
+            await register(central)
+            policy_id = await add_policy(central)
+            await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+        except BaseException:
+            await running.__aexit__(None, None, None)
+            raise
+    try:
+        alone = await beside.evaluate("transaction.process", amount=15000)
+        assert alone.reason == pb.REASON_POLICY_MATCHED
+        async with store(tmp_path) as elsewhere:
+            path = f"/api/agents/registry/{AGENT}/policies/{policy_id}"
+            assert (await elsewhere.rest.call("PUT", path, {"policy_action": "block"})).status == 200
+        assert (await beside.evaluate("transaction.process", amount=15000)).outcome == pb.OUTCOME_REQUIRE_APPROVAL
+        async with store(tmp_path, at):
+            await eventually_gives(
+                lambda: beside.evaluate("transaction.process", amount=15000, dry_run=True),
+                lambda answer: answer.outcome == pb.OUTCOME_BLOCK,
+            )
+        samples = await beside.samples()
+    finally:
+        await running.__aexit__(None, None, None)
+    assert samples["pdp_sync_reconnects_total", ()] >= 1
+    assert samples["pdp_sync_snapshots_total", ()] == 1, "the second stream resumed"
+
+
+async def test_a_sidecar_that_starts_without_the_store_serves_the_last_good_state(tmp_path: Path) -> None:
+    """It is ready, says that its data is cached and how old, and has the same node id."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        node_id = (tmp_path / "sidecar" / "node-id").read_text()
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        answer = await beside.evaluate(risk_score=10)
+        ready = await beside.http.call("GET", "/readyz")
+        assert await health(beside) == "SERVING"
+    assert (answer.outcome, answer.source) == (pb.OUTCOME_ALLOW, pb.SOURCE_CACHED)
+    assert answer.staleness > 0
+    assert ready.status == 200
+    assert (tmp_path / "sidecar" / "node-id").read_text() == node_id
+
+
+async def test_a_sidecar_that_was_away_resumes_and_is_live_again(tmp_path: Path) -> None:
+    """From the state on disk it takes up just the changes since, and says that its data is live."""
+    async with store(tmp_path) as central:
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await register(central)
+            await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        await add_policy(central)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+            answer = await eventually_gives(beside.evaluate, lambda answer: answer.source == pb.SOURCE_LIVE)
+            samples = await beside.samples()
+    assert answer.registry_revision == 2
+    assert samples["pdp_sync_snapshots_total", ()] == 0
+
+
+async def test_a_damaged_last_good_state_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The sidecar starts without it, is not ready, and answers UNAVAILABLE rather than from doubtful data."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+    path = tmp_path / "sidecar" / "last-good"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        ready = await beside.http.call("GET", "/readyz")
+        assert await beside.reason() == "UNAVAILABLE"
+        assert await health(beside) == "NOT_SERVING"
+    assert (ready.status, ready.body["status"]) == (503, "no registry data")
+    assert "the checksum does not match" in caplog.text
+
+
+async def test_the_state_of_another_subscription_is_left_out(tmp_path: Path) -> None:
+    """A sidecar that is limited to other agents decides for no agent that it held before."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+    limited = settings(tmp_path, NOWHERE, subscription=Subscription(agents=("another-agent",)))
+    async with sidecar(limited) as beside:
+        assert await beside.reason(risk_score=10) == "UNAVAILABLE"
+
+
+async def test_a_sidecar_decides_for_no_other_than_its_named_agents(tmp_path: Path) -> None:
+    """An agent outside the subscription is not registered as far as this sidecar goes."""
+    async with store(tmp_path) as central:
+        await register(central)
+        await register(central, agent_id="another-agent")
+        named = settings(tmp_path, central.grpc_address, subscription=Subscription(agents=("another-agent",)))
+        async with sidecar(named) as beside:
+            await beside.until("RISK_BELOW_AUTO_APPROVE", agent_id="another-agent", risk_score=10)
+            assert await beside.reason(risk_score=10) == "AGENT_NOT_REGISTERED"
+
+
+async def test_tags_choose_agents_as_they_come_and_go(tmp_path: Path) -> None:
+    """An agent that loses the tag is unknown to the sidecar from then on."""
+    async with store(tmp_path) as central:
+        await register(central)
+        tagged = settings(tmp_path, central.grpc_address, subscription=Subscription(tags=("finance",)))
+        async with sidecar(tagged) as beside:
+            await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+            await central.rest.call("PUT", f"/api/agents/registry/{AGENT}", {"tags": ["other"]})
+            await beside.until("AGENT_NOT_REGISTERED", risk_score=10)
+
+
+async def test_health_is_serving_once_data_is_in(tmp_path: Path) -> None:
+    """Before the first snapshot the probes say no, after it yes."""
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        assert await health(beside) == "NOT_SERVING"
+        assert (await beside.http.call("GET", "/readyz")).status == 503
+        assert (await beside.http.call("GET", "/healthz")).status == 200
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await eventually_gives(lambda: health(beside), lambda status: status == "SERVING")
+        assert (await beside.http.call("GET", "/readyz")).status == 200
+
+
+async def test_metrics_count_the_decisions_of_a_run_exactly(tmp_path: Path) -> None:
+    """What a Prometheus parser reads adds up to what was asked, malformed requests apart."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.sidecar.ready.wait()
+        await eventually_gives(beside.samples, lambda samples: samples["pdp_agents", ()] == 1)
+        for _ in range(7):
+            await beside.evaluate(risk_score=10)
+        for _ in range(3):
+            await beside.evaluate(risk_score=90)
+        body = {"action": {"agent_id": AGENT, "action_type": "api.read", "resource": "banking_api", "risk_score": 10}}
+        for _ in range(2):
+            assert (await beside.http.call("POST", "/v1/evaluate", body)).status == 200
+        assert await beside.reason(risk_score=101) == "INVALID_ARGUMENT"
+        assert (await beside.http.call("POST", "/v1/evaluate", b"{")).status == 400
+        samples = await beside.samples()
+    decisions = {labels: value for (name, labels), value in samples.items() if name == "pdp_decisions_total"}
+    assert decisions == {
+        (("outcome", "allow"), ("reason", "RISK_BELOW_AUTO_APPROVE")): 9,
+        (("outcome", "escalate"), ("reason", "RISK_ABOVE_MAXIMUM")): 3,
+    }
+    assert samples["pdp_decision_duration_seconds_count", ()] == 12
+    assert samples["pdp_decision_duration_seconds_bucket", (("le", "+Inf"),)] == 12
+    assert samples["pdp_malformed_requests_total", (("field", "risk_score"),)] == 1
+    assert samples["pdp_malformed_requests_total", (("field", "other"),)] == 1
+    assert samples["pdp_registry_revision", ()] == 1
+    assert samples["pdp_decisions_in_flight", ()] == 0
+    assert 0 <= samples["pdp_staleness_seconds", ()] < 60
+
+
+async def test_a_second_sidecar_on_the_same_port_does_not_start(tmp_path: Path) -> None:
+    """For two would split the counters; also by another name of the same host."""
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        port = int(beside.sidecar.grpc_address.rpartition(":")[2])
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            second = settings(tmp_path, NOWHERE, listen=(Address(host, port),), data_dir=tmp_path / "second")
+            with pytest.raises(SettingsError, match=f"`--listen`: `{host}:{port}` is in use by another process"):
+                async with sidecar(second):
+                    pass
+
+
+async def test_a_second_sidecar_on_the_same_socket_or_folder_does_not_start(tmp_path: Path) -> None:
+    """The lock beside the socket and the one in the folder are held for as long as a sidecar runs."""
+    path = tmp_path / "pdp.sock"
+    first = settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),))
+    async with sidecar(first) as beside:
+        assert beside.sidecar.grpc_address == f"unix:{path}"
+        assert path.stat().st_mode & 0o777 == 0o660
+        with pytest.raises(SettingsError, match=r"`--data-dir`: .* is in use by another sidecar"):
+            async with sidecar(first):
+                pass
+        elsewhere = settings(tmp_path, NOWHERE, listen=first.listen, data_dir=tmp_path / "second")
+        with pytest.raises(SettingsError, match=r"`--listen`: `unix:.*` is in use by another sidecar"):
+            async with sidecar(elsewhere):
+                pass
+        assert await beside.reason() == "UNAVAILABLE", "the first still listens"
+
+
+async def test_the_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
+    """A socket on which nobody listens is no reason not to start; one of a foreign program is."""
+    path = tmp_path / "pdp.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    here = settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),))
+    async with sidecar(here) as beside:
+        assert await beside.reason() == "UNAVAILABLE"
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(path))
+        foreign.listen()
+        with pytest.raises(SettingsError, match="is in use by another process"):
+            async with sidecar(here):
+                pass
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(SettingsError, match="exists and is not a socket"):
+        async with sidecar(here):
+            pass
+    assert path.read_text() == "precious"
+
+
+async def test_calls_in_flight_are_answered_before_the_stop(tmp_path: Path) -> None:
+    """A stream that was open when the sidecar began to drain still gets its answer, and the probe says no meanwhile."""
+    async with store(tmp_path) as central, AsyncExitStack() as life:
+        running = await life.enter_async_context(app.running(settings(tmp_path, central.grpc_address), QUICK))
+        http = Http(running.http_address)
+        await running.ready.wait()
+        async with grpc.aio.insecure_channel(running.grpc_address) as channel:
+            call = PolicyDecisionPointStub(channel).EvaluateStream()
+            await call.write(stream_request(1))
+            assert (await call.read()).sequence == 1
+            stopping = asyncio.create_task(life.pop_all().aclose())
+            draining = await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 503)
+            await call.write(stream_request(2))
+            assert (await call.read()).sequence == 2
+            assert not stopping.done()
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            await stopping
+        http.close()
+    assert draining.body["status"] == "draining"
+
+
+def stream_request(sequence: int) -> pb.EvaluateStreamRequest:
+    action = pb.Action(agent_id=AGENT, action_type="api.read")
+    return pb.EvaluateStreamRequest(sequence=sequence, request=pb.EvaluateRequest(action=action))
