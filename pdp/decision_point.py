@@ -3,7 +3,9 @@
 import logging
 import secrets
 from collections.abc import Callable
+from copy import deepcopy
 from time import perf_counter
+from typing import NamedTuple
 
 from pdp import wire
 from pdp.core.compile import CompiledAgent
@@ -27,6 +29,16 @@ class NoRegistryDataError(Exception):
     """There is nothing to decide from yet."""
 
 
+class Question(NamedTuple):
+    """What one decision is made from, and its answer."""
+
+    state: State
+    action: Action
+    usage: Usage
+    now: Now
+    answer: pb.EvaluateResponse
+
+
 class DecisionPoint:
     """Decides from the state that `holder` has in force, and keeps what each agent has used."""
 
@@ -43,14 +55,23 @@ class DecisionPoint:
         started = perf_counter()
         if request.approval_id:
             raise InvalidAction(Problem("approval_id", "approvals are not part of this version"))
-        state = self._holder.current
-        if state is None:
-            raise NoRegistryDataError("no registry data has come in yet")
-        answer = self._answer(state, request, self._clock())
+        answer = self._answer(self._state(), request, self._clock())
         self._metrics.decided(
             request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), perf_counter() - started
         )
         return answer
+
+    def question(self, action: Action) -> Question:
+        """All that the decision on an action would be made from now, for `explain`, and its answer; counts nothing."""
+        state, now = self._state(), self._clock()
+        usage = deepcopy(self._usage.get(action.agent_id, _UNUSED))
+        return Question(state, action, usage, now, self._decided(state, action, now, counts=False))
+
+    def _state(self) -> State:
+        state = self._holder.current
+        if state is None:
+            raise NoRegistryDataError("no registry data has come in yet")
+        return state
 
     def _answer(self, state: State, request: wire.Request, now: Now) -> pb.EvaluateResponse:
         try:

@@ -4,6 +4,7 @@ gRPC messages come and go as bytes and are parsed here, so that malformed ones g
 and one of them among many does not end a stream.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from pdp import wire
 from pdp.core.errors import InvalidAction, Problem
 from pdp.core.model import Now
 from pdp.decision_point import DecisionPoint, NoRegistryDataError
+from pdp.explaining import explained
 from pdp.metrics import Metrics
 from pdp.state import Holder
 from pdp.v1 import decision_pb2 as pb
@@ -31,6 +33,7 @@ class DecisionService:
     def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now]) -> None:
         self.point = DecisionPoint(holder, metrics, clock)
         self._metrics = metrics
+        self._explaining = asyncio.Semaphore(1)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server needs to serve the service."""
@@ -40,6 +43,7 @@ class DecisionService:
                 "Evaluate": grpc.unary_unary_rpc_method_handler(self._evaluate),
                 "EvaluateBatch": grpc.unary_unary_rpc_method_handler(self._evaluate_batch),
                 "EvaluateStream": grpc.stream_stream_rpc_method_handler(self._evaluate_stream),
+                "Explain": grpc.unary_unary_rpc_method_handler(self._explain),
             },
         )
 
@@ -84,6 +88,16 @@ class DecisionService:
         async for raw in requests:
             position += 1
             yield self._numbered(raw, position).SerializeToString()
+
+    async def _explain(self, raw: bytes, context: Context) -> bytes:
+        """Explained in a thread, one at a time: it takes milliseconds, and decisions go first."""
+        try:
+            action = wire.read_action(wire.parse(pb.ExplainRequest, raw).action)
+            async with self._explaining:
+                answer = await asyncio.to_thread(explained, self.point.question(action))
+            return answer.SerializeToString()
+        except Refused as error:
+            await _abort(context, self._error(error))
 
     def _numbered(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
         """The answer to one message of a stream, under its own number or, where it has none, its position."""

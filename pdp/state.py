@@ -13,6 +13,7 @@ from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, Poli
 from pdp.core.errors import InvalidRecord, Problem
 from pdp.core.model import Selector
 from pdp.core.records import read_agent, read_organisation_policy, read_server
+from pdp.core.situation import Records
 
 
 class Kind(IntEnum):
@@ -73,9 +74,18 @@ class State:
         for (kind, name), document in self._documents.items():
             yield RawRecord(kind, name, document)
 
-    def document(self, kind: Kind, name: str) -> bytes | None:
-        """One record as the store sent it."""
-        return self._documents.get((kind, name))
+    def uncompiled(self, agent_id: str) -> Records:
+        """The records that bear on an agent, read again from their documents, for `explain`."""
+        agent = self._documents.get((Kind.AGENT, agent_id))
+        return Records(
+            agent=None if agent is None else read_agent(json.loads(agent)),
+            organisation=tuple(
+                read_organisation_policy(json.loads(document))
+                for (kind, _), document in self._documents.items()
+                if kind is Kind.ORGANISATION_POLICY
+            ),
+            servers={name: read_server(json.loads(self._documents[Kind.MCP_SERVER, name])) for name in self.servers},
+        )
 
 
 def build(

@@ -49,6 +49,11 @@ class PolicyDecisionPointStub:
                 request_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.SerializeToString,
                 response_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/pdp.v1.PolicyDecisionPoint/Explain',
+                request_serializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyDecisionPointServicer:
@@ -75,6 +80,13 @@ class PolicyDecisionPointServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """The same procedure told stage by stage, with every condition of every policy; counts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyDecisionPointServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_PolicyDecisionPointServicer_to_server(servicer, server):
                     servicer.EvaluateStream,
                     request_deserializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.FromString,
                     response_serializer=pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.FromString,
+                    response_serializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class PolicyDecisionPoint:
             '/pdp.v1.PolicyDecisionPoint/EvaluateStream',
             pdp_dot_v1_dot_decision__pb2.EvaluateStreamRequest.SerializeToString,
             pdp_dot_v1_dot_decision__pb2.EvaluateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdp.v1.PolicyDecisionPoint/Explain',
+            pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
+            pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

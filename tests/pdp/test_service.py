@@ -7,6 +7,9 @@ import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
+from pdp import explaining
+from pdp.core.explain import explain
+from pdp.core.explain_text import render
 from pdp.core.model import Action
 from pdp.v1 import decision_pb2 as pb
 from pdp.wire import digest
@@ -280,3 +283,38 @@ def test_every_field_of_an_action_has_a_place_in_its_digest() -> None:
         setattr(changed, name, value)
         digests.add(digest(changed))
     assert len(digests) == len(others) + 1
+
+
+async def test_an_explanation_is_that_of_the_decision_and_counts_nothing(bench: Bench) -> None:
+    """It carries the answer that `Evaluate` would give, every stage, and what would allow."""
+    async with served(bench.service) as stub:
+        explained = await stub.Explain(pb.ExplainRequest(action=request(risk_score=85).action))
+        answer = await stub.Evaluate(request(risk_score=85))
+    assert (explained.decision.outcome, explained.decision.reason) == (answer.outcome, answer.reason)
+    assert answer.rate_remaining.minute == explained.decision.rate_remaining.minute - 1
+    assert [stage.verdict for stage in explained.stages].count(pb.VERDICT_DECIDED) == 1
+    assert explained.would_allow
+
+
+async def test_an_explanation_of_a_malformed_action_is_refused(bench: Bench) -> None:
+    """As a decision on it would be."""
+    async with served(bench.service) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.Explain(pb.ExplainRequest(action=pb.Action(agent_id="billing-reader-test")))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_explanation_reads_the_same_on_both_sides_of_the_wire(bench: Bench) -> None:
+    """What `pdp explain` prints is what the sidecar found, to the letter."""
+    policy = {
+        "policy_id": "p1",
+        "policy_name": "Large",
+        "created_at": "2026-01-01T00:00:00.000000Z",
+        "conditions": {"amount_above": 100, "attribute_equals": {"a.b": 1}},
+        "policy_action": "block",
+    }
+    bench.put(agent(policies=[policy], max_actions_per_minute=0))
+    question = bench.service.point.question(Action("billing-reader-test", "api.read", amount=200.0))
+    told = explain(question.state.uncompiled("billing-reader-test"), question.action, question.usage, question.now)
+    assert render(explaining.read(explaining.explained(question))) == render(told)
+    assert "Large" in render(told)
