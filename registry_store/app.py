@@ -26,12 +26,17 @@ from registry_store.rest.application import application
 from registry_store.settings import Settings, host_and_port, load_pepper
 from registry_store.sidecars import Sidecars
 from registry_store.store import Store
-from registry_store.sync_service import RegistrySync
+from registry_store.sync_service import PACE, Pace, RegistrySync
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 10
 BACKLOG = 1024
+GRPC_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second store on the port shall fail, not share it
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,12 @@ class RunningStore:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[RunningStore]:
+async def running(settings: Settings, pace: Pace = PACE) -> AsyncIterator[RunningStore]:
     """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
-        sync = RegistrySync(store)
+        sync = RegistrySync(store, pace)
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))
         grpc_address = await stack.enter_async_context(_grpc(store, sync))
@@ -169,7 +174,7 @@ class _HttpServer(uvicorn.Server):
 async def _grpc(store: Store, sync: RegistrySync) -> AsyncIterator[str]:
     host, port = host_and_port("grpc", store.settings.grpc)
     _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=GRPC_OPTIONS)
     server.add_generic_rpc_handlers([sync.handlers()])
     try:
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

@@ -38,7 +38,10 @@ class Metrics:
         )
         self.snapshots = Counter("registry_store_snapshots_total", "Snapshots sent.", registry=self.registry)
         self.streams_ended = Counter(
-            "registry_store_streams_ended_total", "Sync streams by why they ended.", ["why"], registry=self.registry
+            "registry_store_streams_ended_total",
+            "Sync streams by the status that ended them.",
+            ["status"],
+            registry=self.registry,
         )
         self.refusals = Counter(
             "registry_store_refused_records_total", "Records that sidecars refused.", registry=self.registry

@@ -6,9 +6,9 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn
 
 import grpc
 
@@ -26,16 +26,26 @@ from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 1.0
-SILENCE_SECONDS = 5.0
-"""A stream without a heartbeat for so long is dead; the store keeps silent when its database does."""
-SEND_SECONDS = 1.0
-"""A subscriber that takes nothing for so long is dropped."""
-LIFETIME_SECONDS = (300.0, 600.0)
 SNAPSHOTS_AT_ONCE = 4
 SNAPSHOTS_PER_SECOND = 50
 KEY_CHECK_SECONDS = 0.5
+CLOSE_SECONDS = 1.0
 
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The times of a stream, in seconds."""
+
+    heartbeat: float = 1.0
+    silence: float = 5.0
+    """Without a heartbeat for so long a stream is dead; the store keeps silent when its database does."""
+    send: float = 1.0
+    """A subscriber that takes nothing for so long is dropped."""
+    lifetime: tuple[float, float] = (300.0, 600.0)
+    """Between these a stream ends by itself, so that sidecars spread over stores."""
+
+
+PACE = Pace()
 Context = grpc.aio.ServicerContext[pb.SidecarMessage, pb.StoreMessage]
 
 
@@ -51,11 +61,11 @@ class _Ended(Exception):  # noqa: N818 - an end, not always an error
 class RegistrySync:
     """The service; `watch_keys` runs beside it."""
 
-    def __init__(self, store: Store, lifetime: tuple[float, float] = LIFETIME_SECONDS) -> None:
-        self._store = store
-        self._lifetime = lifetime
+    def __init__(self, store: Store, pace: Pace) -> None:
+        self.store = store
+        self.pace = pace
         self._streams: set[_Stream] = set()
-        self._gate = _SnapshotGate()
+        self.gate = _SnapshotGate()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to add to a `grpc.aio` server."""
@@ -80,7 +90,7 @@ class RegistrySync:
                 logger.warning("keys cannot be checked: %s", error)
 
     async def _check_keys(self) -> None:
-        async with self._store.database.reading() as session:
+        async with self.store.database.reading() as session:
             used = {stream.caller.key_id for stream in self._streams}
             invalid = await keys.invalid_among(session, used, datetime.now(UTC))
         for stream in self._streams:
@@ -88,26 +98,31 @@ class RegistrySync:
                 stream.end(_Ended(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
 
     async def _sync(self, _requests: AsyncIterator[pb.SidecarMessage], context: Context) -> None:
-        why = "lifetime"
+        code = grpc.StatusCode.CANCELLED
+        try:
+            ended = await self._serve(context)
+            code = ended.code
+        finally:
+            self.store.metrics.streams_ended.labels(code.name.lower()).inc()
+        if code is not grpc.StatusCode.OK:
+            await _close(context, ended)
+
+    async def _serve(self, context: Context) -> _Ended:
         try:
             caller = await self._authenticate(context)
-            stream = _Stream(self._store, self._gate, context, caller, await _hello(context))
+            stream = _Stream(self, context, caller, await _hello(context, self.pace.silence))
             self._streams.add(stream)
             try:
-                await stream.run(random.uniform(*self._lifetime))  # noqa: S311 - spreads load, guards nothing
+                await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
             finally:
                 self._streams.discard(stream)
         except _Ended as ended:
-            why = ended.code.name.lower()
-            await context.abort(ended.code, ended.why)
+            return ended
         except InvalidRecord as error:
-            why = "invalid_argument"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return _Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Exception as error:
-            why = "internal"
-            await _fail(context, error)
-        finally:
-            self._store.metrics.streams_ended.labels(why).inc()
+            return _fault(error)
+        return _Ended(grpc.StatusCode.OK, "")
 
     async def _authenticate(self, context: Context) -> Caller:
         metadata = dict(context.invocation_metadata() or ())
@@ -115,10 +130,10 @@ class RegistrySync:
         try:
             if scheme.lower() != "bearer":
                 raise NotAuthenticated("the metadata `authorization: Bearer owkai_…` is missing")
-            async with self._store.database.reading() as session:
-                caller = await keys.authenticate(session, self._store.pepper, text.strip(), datetime.now(UTC))
+            async with self.store.database.reading() as session:
+                caller = await keys.authenticate(session, self.store.pepper, text.strip(), datetime.now(UTC))
         except NotAuthenticated as error:
-            self._store.metrics.refused_keys.inc()
+            self.store.metrics.refused_keys.inc()
             raise _Ended(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
         if caller.role not in (Role.SIDECAR, Role.ADMIN):
             raise _Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
@@ -128,10 +143,11 @@ class RegistrySync:
 class _Stream:
     """One subscriber: whatever of its tasks ends first ends the stream."""
 
-    def __init__(self, store: Store, gate: "_SnapshotGate", context: Context, caller: Caller, hello: pb.Hello) -> None:
+    def __init__(self, service: RegistrySync, context: Context, caller: Caller, hello: pb.Hello) -> None:
         self.caller = caller
-        self._store = store
-        self._gate = gate
+        self._store = store = service.store
+        self._pace = service.pace
+        self._gate = service.gate
         self._context = context
         self._hello = hello
         self._subscription = subscription(hello.subscription)
@@ -172,7 +188,7 @@ class _Stream:
 
     async def _listen(self) -> None:
         while True:
-            message = await _read(self._context)
+            message = await _read(self._context, self._pace.silence)
             if message is None:
                 return
             self._sidecar.last_heard_at = datetime.now(UTC)
@@ -185,11 +201,11 @@ class _Stream:
     async def _beat(self) -> None:
         while True:
             silence = time.monotonic() - self._store.feed.confirmed_at
-            if silence > SILENCE_SECONDS:
+            if silence > self._pace.silence:
                 raise _Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
-            if silence < SILENCE_SECONDS / 2:
+            if silence < self._pace.silence / 2:
                 await self._send(pb.StoreMessage(heartbeat=pb.Heartbeat(revision=self._store.feed.revision)))
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._pace.heartbeat)
 
     async def _follow(self) -> None:
         feed = self._store.feed
@@ -259,10 +275,10 @@ class _Stream:
     async def _send(self, message: pb.StoreMessage) -> None:
         async with self._sending:
             try:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with asyncio.timeout(self._pace.send):
                     await self._context.write(message)
             except TimeoutError:
-                raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read for 1 s") from None
+                raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
         refused = refusals(message)
@@ -291,27 +307,34 @@ class _SnapshotGate:
             yield
 
 
-async def _hello(context: Context) -> pb.Hello:
-    message = await _read(context)
+async def _hello(context: Context, seconds: float) -> pb.Hello:
+    message = await _read(context, seconds)
     if message is None or message.WhichOneof("message") != "hello":
         raise _Ended(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
     check_hello(message.hello)
     return message.hello
 
 
-async def _read(context: Context) -> pb.SidecarMessage | None:
+async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
     """The next message; None once the sidecar has said its last."""
     try:
-        async with asyncio.timeout(SILENCE_SECONDS):
+        async with asyncio.timeout(seconds):
             message = await context.read()
     except TimeoutError:
-        why = f"nothing was heard for {SILENCE_SECONDS:g} s"
+        why = f"nothing was heard for {seconds:g} s"
         raise _Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return message if isinstance(message, pb.SidecarMessage) else None
 
 
-async def _fail(context: Context, error: Exception) -> NoReturn:
+def _fault(error: Exception) -> _Ended:
     if is_unavailable(error):
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+        return _Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
     logger.error("a sync stream failed", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+    return _Ended(grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def _close(context: Context, ended: _Ended) -> None:
+    """Send the status, also where the subscriber is gone or does not take even that."""
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await context.abort(ended.code, ended.why)

@@ -13,6 +13,7 @@ import urllib3
 
 from registry_store import app
 from registry_store.settings import Settings
+from registry_store.sync_service import PACE, Pace
 from registry_store.v1 import sync_pb2 as pb
 
 WAIT_SECONDS = 10
@@ -79,7 +80,7 @@ class Served:
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[Served]:
+def served(settings: Settings, pace: Pace = PACE) -> Iterator[Served]:
     """The store, until the block is left."""
     started: asyncio.Future[Served] | Any = threading.Event()
     got: list[Served | BaseException] = []
@@ -87,7 +88,7 @@ def served(settings: Settings) -> Iterator[Served]:
 
     async def serve() -> None:
         stop.append(asyncio.Event())
-        async with app.running(settings) as running:
+        async with app.running(settings, pace) as running:
             got.append(Served(running, asyncio.get_running_loop()))
             started.set()
             await stop[0].wait()

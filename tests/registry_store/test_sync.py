@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from pdp.core.records import read_agent, read_organisation_policy, read_server
+from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import (
@@ -289,6 +290,66 @@ async def test_the_first_message_is_hello(store: Served) -> None:
     async with subscriber(store.running.grpc_address, store.key("sidecar")) as sidecar:
         await sidecar.send(heartbeat=pb.Heartbeat())
         assert (await sidecar.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_silent_sidecar_is_given_up(tmp_path: Path) -> None:
+    """A stream without a heartbeat from below ends with DEADLINE_EXCEEDED."""
+    with served(settings_in(tmp_path), Pace(silence=0.2)) as running:
+        async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
+            await sidecar.hello()
+            assert (await sidecar.ended())[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_stream_ends_by_itself(tmp_path: Path) -> None:
+    """At the end of its lifetime a stream ends with OK, and sidecars spread over the stores."""
+    with served(settings_in(tmp_path), Pace(lifetime=(0.1, 0.2))) as running:
+        async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
+            await sidecar.hello()
+            assert (await sidecar.ended())[0] is grpc.StatusCode.OK
+
+
+async def test_a_heartbeat_tells_the_newest_revision(store: Served) -> None:
+    """Heartbeats flow while nothing changes."""
+    async with subscriber(store.running.grpc_address, store.key("sidecar")) as sidecar:
+        await sidecar.hello()
+        revision = (await sidecar.snapshot()).end.revision
+        while (message := await sidecar.read()).WhichOneof("message") != "heartbeat":
+            pass
+    assert message.heartbeat.revision == revision
+
+
+async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(tmp_path: Path) -> None:
+    """While one subscriber takes nothing, another gets its snapshot and each change."""
+    with served(settings_in(tmp_path), Pace(send=0.3)) as running:
+        admin, address, key = running.rest(), running.running.grpc_address, running.key("sidecar")
+        for number in range(20):
+            await in_thread(admin.register, f"bulky-worker-{number}", allowed_resources=bulk(number))
+        async with subscriber(address, key) as stuck, subscriber(address, key) as other:
+            await stuck.hello(node_id="stuck")
+            await other.hello(node_id="other")
+            assert len((await other.snapshot()).records) == 20
+            await in_thread(admin.put, f"{REGISTRY}/bulky-worker-0", {"allowed_resources": ["one"]})
+            (change,) = await other.changes_to(21)
+            assert document(change.records[0])["allowed_resources"] == ["one"]
+            async with asyncio.timeout(5):
+                while {row["node_id"]: row["connected"] for row in await sidecars(admin)} != {
+                    "stuck": False,
+                    "other": True,
+                }:
+                    await other.send(heartbeat=pb.Heartbeat())
+                    await asyncio.sleep(0.05)
+            assert (
+                'streams_ended_total{status="resource_exhausted"} 1.0' in (await in_thread(admin.get, "/metrics")).body
+            )
+
+
+def bulk(number: int) -> list[str]:
+    """Half a megabyte of resources."""
+    return [f"{number}-{index}-{'x' * 500}" for index in range(1000)]
+
+
+async def sidecars(admin: Rest) -> list[dict[str, object]]:
+    return (await in_thread(admin.get, "/api/sidecars")).body["sidecars"]  # type: ignore[no-any-return]
 
 
 async def eventually(admin: Rest, holds: object) -> dict[str, object]:
