@@ -151,7 +151,7 @@ def _names(setting: str, text: str) -> tuple[str, ...]:
     problems: Problems = []
     if setting == "--agents":
         for name in names:
-            AGENT_ID.read(name, "", problems)
+            AGENT_ID.read(name, quote(name), problems)
         if len(set(names)) != len(names):
             problems.append(Problem("", "the same agent stands there twice"))
         if len(names) > MOST_AGENTS:
@@ -159,5 +159,5 @@ def _names(setting: str, text: str) -> tuple[str, ...]:
     else:
         TAGS.read(names, "", problems)
     if problems:
-        raise SettingsError(setting, problems[0].message)
+        raise SettingsError(setting, str(problems[0]))
     return names

@@ -1,0 +1,194 @@
+"""The command line, as processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from tests.programs import run, started
+from tests.waiting import eventually_gives
+from tests.whole import AGENT, FINANCIAL, Http, settings, sidecar, store
+
+NOWHERE = "127.0.0.1:1"
+
+
+def serve_arguments(folder: Path, store_address: str = NOWHERE) -> list[str]:
+    key_file = folder / "sidecar.key"
+    if not key_file.exists():
+        key_file.write_text("owkai_none")
+    return [
+        "serve",
+        f"--store={store_address}",
+        f"--key-file={key_file}",
+        "--all-agents",
+        "--listen=127.0.0.1:0",
+        "--http=127.0.0.1:0",
+        f"--data-dir={folder / 'data'}",
+        "--log-format=json",
+    ]
+
+
+async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:
+    """On SIGTERM the probe says no, the open stream is still answered, and the exit code is 0."""
+    async with (
+        store(tmp_path) as central,
+        started("pdp", *serve_arguments(tmp_path, central.grpc_address)) as program,
+    ):
+        assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+        addresses = await program.logged("listening")
+        http = Http(addresses["http"])
+        await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 200)
+        async with grpc.aio.insecure_channel(addresses["grpc"][0]) as channel:
+            call = PolicyDecisionPointStub(channel).EvaluateStream()
+            action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
+            request = pb.EvaluateStreamRequest(sequence=1, request=pb.EvaluateRequest(action=action))
+            await call.write(request)
+            assert (await call.read()).result.response.outcome == pb.OUTCOME_ALLOW
+            program.process.terminate()
+            draining = await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 503)
+            await call.write(request)
+            assert (await call.read()).result.response.outcome == pb.OUTCOME_ALLOW
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+        http.close()
+        assert await program.stopped() == 0
+    assert draining.body == {"status": "draining"}
+
+
+async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> None:
+    """SIGKILL closes the store's sockets and nothing else."""
+    database = f"--database=sqlite:///{tmp_path / 'registry.db'}"
+    made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
+    assert made.code == 0, made
+    (tmp_path / "sidecar.key").write_text(made.out)
+    async with store(tmp_path) as central:
+        assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+        port = central.grpc_address
+    async with (
+        started("registry-store", "serve", database, "--http=127.0.0.1:0", f"--grpc={port}") as program,
+        sidecar(settings(tmp_path, port)) as beside,
+    ):
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        program.process.kill()
+        await program.process.wait()
+        await eventually_gives(
+            beside.samples,
+            lambda samples: samples["pdp_sync_state", (("pdp_sync_state", "disconnected"),)] == 1,
+        )
+        assert await beside.reason(risk_score=10) == "RISK_BELOW_AUTO_APPROVE"
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ("--store=nowhere", "pdp: `--store`: `nowhere` is not HOST:PORT"),
+        ("--agents=agent-a", "pdp: `--agents`: exactly one of --agents a,b, --tags a,b and --all-agents is needed"),
+        ("--key-file=/nonexistent", "pdp: `--key-file`: cannot read `/nonexistent`: No such file or directory"),
+        ("--listen=x", "pdp: `--listen`: `x` is not unix:PATH or HOST:PORT"),
+        ("--listen=unix:/nonexistent/pdp.sock", "pdp: `--listen`: cannot use `/nonexistent/pdp.sock`: No such file"),
+        ("--drain-seconds=x", "pdp: Invalid value for '--drain-seconds'"),
+        ("--log-level=loud", "pdp: Invalid value for '--log-level'"),
+        ("--data-dir=/dev/null/x", "pdp: `--data-dir`: cannot use `/dev/null/x`: Not a directory"),
+        ("--surprise", "pdp: No such option"),
+    ],
+)
+async def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, replaced: str, message: str) -> None:
+    """It names the setting and what it may be."""
+    ended = await run("pdp", *serve_arguments(tmp_path), replaced)
+    assert ended.code == 2
+    assert ended.err.startswith(message), ended.err
+    assert ended.err.count("\n") == 1
+    assert not ended.out
+
+
+async def test_a_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """A second sidecar does not start."""
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        grpc_address, http_address = beside.sidecar.grpc_address, beside.sidecar.http_address
+        second = await run("pdp", *serve_arguments(tmp_path), f"--listen={grpc_address}")
+        third = await run("pdp", *serve_arguments(tmp_path), f"--http={http_address}")
+    assert (second.code, third.code) == (2, 2)
+    assert second.err == f"pdp: `--listen`: `{grpc_address}` is in use by another process\n"
+    assert third.err == f"pdp: `--http`: `{http_address}` is in use by another process\n"
+
+
+async def test_every_option_is_an_environment_variable(tmp_path: Path) -> None:
+    """Of two that are given, the option wins."""
+    options = dict(part.removeprefix("--").partition("=")[::2] for part in serve_arguments(tmp_path)[1:])
+    environment = {f"PDP_{name.upper().replace('-', '_')}": value or "1" for name, value in options.items()}
+    async with started("pdp", "serve", **environment) as program:
+        assert (await program.logged("listening"))["grpc"]
+        assert await program.stopped() == 0
+    ended = await run("pdp", "serve", "--store=wrong", **environment)
+    assert (ended.code, ended.err) == (2, "pdp: `--store`: `wrong` is not HOST:PORT\n")
+
+
+async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
+    """For people in lines, for programs in JSON; a dry run counts nothing."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        common = ["evaluate", f"--target={beside.sidecar.grpc_address}", f"--agent={AGENT}", "--resource=banking_api"]
+        told = await run("pdp", *common, "--action=api.read", "--risk=10", "--dry-run")
+        as_json = await run("pdp", *common, "--action=api.read", "--risk=85", "--json")
+        full = await run(
+            "pdp", *common, "--action=api.read", "--amount=3.5", "--cost=0.25", "--mcp-server=files", "--tool=rm",
+            "--environment=production", "--data-classification=pii", "--data-classification=secret",
+            '--attributes={"a": {"b": 1}}', "--mfa-verified", "--idempotency-key=k", "--resource-id=7", "--json",
+        )  # fmt: skip
+        malformed = await run("pdp", *common, "--action=api.read", "--amount=nan")
+        not_json = await run("pdp", *common, "--action=api.read", "--attributes=[1]")
+    assert told.code == 0
+    assert told.out.startswith("allow · RISK_BELOW_AUTO_APPROVE\n")
+    assert "100 this minute" in told.out
+    answer = json.loads(as_json.out)
+    assert (answer["outcome"], answer["reason"]) == ("escalate", "RISK_ABOVE_MAXIMUM")
+    assert json.loads(full.out)["reason"] == "MCP_SERVER_NOT_REGISTERED"
+    assert (malformed.code, malformed.out) == (2, "")
+    assert "action.amount" in malformed.err
+    assert (not_json.code, not_json.err) == (2, "pdp: `--attributes`: is not a JSON object\n")
+
+
+async def test_evaluate_without_a_sidecar_is_exit_code_1() -> None:
+    """There is no decision then, and the line says so."""
+    ended = await run("pdp", "evaluate", "--agent=agent-a", "--action=api.read", PDP_ADDRESS=NOWHERE)
+    assert ended.code == 1
+    assert ended.err.startswith("pdp: UNAVAILABLE: ")
+    assert ended.err.count("\n") == 1
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.argv[0] = "pdp"
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"sqlalchemy", "fastapi", "pydantic", "alembic", "aiosqlite", "yaml", "rich"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import ascend, pdp.app
+from pdp.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "shown"),
+    [
+        (["serve", "--help"], 0, "--data-dir"),
+        (["dev"], 2, "is not installed: pip install 'agent-pdp[store]'\n"),
+    ],
+)
+def test_the_base_install_is_enough_for_a_sidecar_and_a_client(command: list[str], code: int, shown: str) -> None:
+    """Without the extras the client and the sidecar run, and `pdp dev` says in one line what it lacks."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, *command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == code, ended
+    assert shown in ended.stdout + ended.stderr

@@ -1,0 +1,133 @@
+"""The HTTP port over real HTTP: the JSON door, the probes, and what it refuses."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from pdp import http
+from pdp.listeners import bound_address, http_listener
+from pdp.settings import Address, SettingsError
+from tests.deciding import Bench, agent
+from tests.whole import Answer, Http
+
+ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.put(agent(max_actions_per_minute=5))
+    return bench
+
+
+@asynccontextmanager
+async def port(bench: Bench, not_ready: str | None = None) -> AsyncIterator[Http]:
+    listener = http_listener("--http", Address("127.0.0.1", 0))
+    app = http.application(bench.service, bench.metrics, lambda: not_ready)
+    async with http.serving(app, listener):
+        caller = Http(bound_address(listener))
+        try:
+            yield caller
+        finally:
+            caller.close()
+
+
+async def call(bench: Bench, method: str, path: str, body: object = None, **how: Any) -> Answer:
+    async with port(bench, **how) as caller:
+        return await caller.call(method, path, body)
+
+
+async def test_the_json_door_decides(bench: Bench) -> None:
+    """With the names of the contract, in lower case where they are values."""
+    answer = await call(bench, "POST", "/v1/evaluate", {"action": ACTION})
+    assert answer.status == 200
+    assert (answer.body["outcome"], answer.body["reason"]) == ("allow", "RISK_BELOW_AUTO_APPROVE")
+    assert answer.body["rate_remaining"]["minute"] == 4
+
+
+async def test_a_malformed_action_names_every_field(bench: Bench) -> None:
+    """As a problem of RFC 9457, and nothing is counted."""
+    wrong = ACTION | {"risk_score": 101, "surprise": 1}
+    answer = await call(bench, "POST", "/v1/evaluate", {"action": wrong})
+    assert answer.status == 400
+    assert {error["path"] for error in answer.body["errors"]} == {"action.risk_score", "action.surprise"}
+    assert (await call(bench, "POST", "/v1/evaluate", {"action": ACTION})).body["rate_remaining"]["minute"] == 4
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nan", b"\xff", b"[" * 100_000])
+async def test_what_is_no_request_is_a_problem(bench: Bench, body: bytes) -> None:
+    """Whatever the bytes, the answer is 400 and never a decision."""
+    answer = await call(bench, "POST", "/v1/evaluate", body)
+    assert answer.status == 400
+    assert "outcome" not in answer.body
+
+
+async def test_a_body_above_the_bound_is_refused_unread(bench: Bench) -> None:
+    """413, and the port goes on."""
+    async with port(bench) as caller:
+        answer = await caller.call("POST", "/v1/evaluate", b" " * (http.MOST_BODY_BYTES + 1))
+        assert (answer.status, answer.body["status"]) == (413, 413)
+        assert (await caller.call("GET", "/healthz")).status == 200
+
+
+async def test_a_body_that_never_comes_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that promises a body and sends none gets 408."""
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
+    async with port(bench) as caller:
+        reader, writer = await asyncio.open_connection(*caller.address.split(":"))
+        writer.write(b"POST /v1/evaluate HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_client_that_goes_away_leaves_no_trace(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Half a body and then nothing is no error of the sidecar's."""
+    async with port(bench) as caller:
+        _, writer = await asyncio.open_connection(*caller.address.split(":"))
+        writer.write(b'POST /v1/evaluate HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{"a"')
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await caller.call("GET", "/healthz")).status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_the_probes(bench: Bench) -> None:
+    """Alive is always yes; ready says why not."""
+    assert await call(bench, "GET", "/readyz") == Answer(200, {"status": "ready"})
+    assert await call(bench, "GET", "/readyz", not_ready="draining") == Answer(503, {"status": "draining"})
+    assert await call(bench, "GET", "/healthz", not_ready="draining") == Answer(200, {"status": "alive"})
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/evaluate", 405), ("GET", "/nothing", 404)])
+async def test_other_paths_and_methods_are_problems(bench: Bench, method: str, path: str, status: int) -> None:
+    """In JSON, as everything else."""
+    answer = await call(bench, method, path)
+    assert (answer.status, answer.body["status"]) == (status, status)
+
+
+async def test_without_registry_data_the_door_is_unavailable() -> None:
+    """503, and never a decision."""
+    answer = await call(Bench(), "POST", "/v1/evaluate", {"action": ACTION})
+    assert (answer.status, answer.body["title"]) == (503, "No registry data")
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+    """In one line, with the address."""
+    with http_listener("--http", Address("127.0.0.1", 0)) as first:
+        first.listen()
+        host, port = first.getsockname()
+        with pytest.raises(SettingsError, match=f"`--http`: `{host}:{port}` is in use by another process"):
+            http_listener("--http", Address(host, port))
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_this_machines_is_a_wrong_setting(host: str) -> None:
+    """Whether it resolves or not."""
+    with pytest.raises(SettingsError, match="`--http`: cannot"):
+        http_listener("--http", Address(host, 0))

@@ -1,0 +1,109 @@
+"""A wrong setting is named, with what it may be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdp.settings import Address, Settings, SettingsError, Subscription, address, host_and_port, read_key
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Any]:
+    key_file = tmp_path / "key"
+    key_file.write_text("owkai_secret\n")
+    return {
+        "store": "store.internal:50052",
+        "key_file": key_file,
+        "agents": None,
+        "tags": None,
+        "all_agents": True,
+        "listen": ["unix:/run/pdp/pdp.sock", "127.0.0.1:50051"],
+        "http": "[::1]:8181",
+        "data_dir": tmp_path / "data",
+    }
+
+
+def test_settings_are_read_from_text(given: dict[str, Any]) -> None:
+    """Addresses of both kinds, IPv6 in brackets."""
+    settings = Settings.from_text(**given)
+    assert settings.store == Address("store.internal", 50052)
+    assert settings.listen == (Address(path="/run/pdp/pdp.sock"), Address("127.0.0.1", 50051))
+    assert [str(one) for one in settings.listen] == ["unix:/run/pdp/pdp.sock", "127.0.0.1:50051"]
+    assert str(settings.http) == "[::1]:8181"
+    assert "owkai_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("agents", "tags", "everyone", "expected"),
+    [
+        ("agent-a, agent-b", None, False, Subscription(agents=("agent-a", "agent-b"))),
+        (None, "finance,customer-facing", False, Subscription(tags=("finance", "customer-facing"))),
+        (None, None, True, Subscription()),
+    ],
+)
+def test_one_of_three_subscriptions_is_given(
+    given: dict[str, Any], agents: str | None, tags: str | None, everyone: bool, expected: Subscription
+) -> None:
+    """Named agents, tags, or all."""
+    settings = Settings.from_text(**given | {"agents": agents, "tags": tags, "all_agents": everyone})
+    assert settings.subscription == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"store": "store"}, "`--store`: `store` is not HOST:PORT"),
+        ({"store": "store:0"}, "`--store`: port `0` is not within 1 to 65535"),
+        ({"store": "unix:/x"}, "`--store`: `unix:/x` is not HOST:PORT"),
+        ({"http": "127.0.0.1:65536"}, "`--http`: port `65536` is not within 0 to 65535"),
+        ({"http": ":8181"}, "`--http`: `:8181` is not HOST:PORT"),
+        ({"listen": []}, "`--listen`: at least one of unix:PATH or HOST:PORT is needed"),
+        ({"listen": ["pdp.sock"]}, "`--listen`: `pdp.sock` is not unix:PATH or HOST:PORT"),
+        ({"listen": ["unix:"]}, "`--listen`: `unix:` is not unix:PATH or HOST:PORT"),
+        ({"listen": ["unix:/a", "unix:/a"]}, "`--listen`: the same address stands there twice"),
+        ({"agents": "agent-a"}, "`--agents`: exactly one of --agents a,b, --tags a,b and --all-agents is needed"),
+        ({"all_agents": False}, "`--agents`: exactly one of --agents a,b, --tags a,b and --all-agents is needed"),
+        ({"agents": "a,-b", "all_agents": False}, "`--agents`: `a`: is shorter than 3 characters"),
+        ({"agents": "abc,abc", "all_agents": False}, "`--agents`: the same agent stands there twice"),
+        ({"agents": ",".join(f"agent-{n}" for n in range(1001)), "all_agents": False}, "`--agents`: more than 1000"),
+        ({"tags": "finance,", "all_agents": False}, "`--tags`: [1]: is empty"),
+        ({"drain_seconds": -1}, "`--drain-seconds`: `-1` is not within 0 to 3600"),
+        ({"drain_seconds": float("nan")}, "`--drain-seconds`: `nan` is not within 0 to 3600"),
+        ({"key_file": Path("/nonexistent")}, "`--key-file`: cannot read `/nonexistent`: No such file or directory"),
+    ],
+)
+def test_a_wrong_setting_is_named(given: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    """The text begins with the flag, and says what may stand there."""
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_text(**given | changes)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"two words", b"k" * 2000, b"\xff\xfe"])
+def test_a_key_file_holds_one_key(tmp_path: Path, content: bytes) -> None:
+    """Anything else is a wrong setting, and its content is not shown."""
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match="does not hold one API key and nothing else"):
+        read_key(path)
+
+
+def test_a_relative_socket_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar that changes its folder still knows its own socket."""
+    monkeypatch.chdir(tmp_path)
+    assert address("--listen", "unix:pdp.sock").path == str(tmp_path / "pdp.sock")
+
+
+def test_a_socket_path_that_no_kernel_takes_is_refused() -> None:
+    """Its length is bounded by the kernel."""
+    with pytest.raises(SettingsError, match="is longer than 107 bytes"):
+        address("--listen", f"unix:/{'x' * 120}")
+
+
+def test_port_zero_is_any_free_port_where_the_sidecar_listens() -> None:
+    """But no place to connect to."""
+    assert host_and_port("--http", "127.0.0.1:0").port == 0
+    with pytest.raises(SettingsError):
+        host_and_port("--store", "127.0.0.1:0", any_port=False)
