@@ -12,16 +12,15 @@ from typing import Any
 
 import grpc
 import uvicorn
-from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 
-from registry_store import keys, migrate
+from registry_store import keys
 from registry_store.activity import Actor
 from registry_store.database import Database
 from registry_store.errors import CannotStart
 from registry_store.feed import Feed
 from registry_store.keys import Pepper
 from registry_store.metrics import Metrics
+from registry_store.migrate import opened
 from registry_store.rest.application import application
 from registry_store.settings import Settings, host_and_port, load_pepper
 from registry_store.sidecars import Sidecars
@@ -57,6 +56,7 @@ class RunningStore:
 @asynccontextmanager
 async def running(settings: Settings, pace: Pace = PACE) -> AsyncIterator[RunningStore]:
     """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting."""
+    settings.pepper_path()  # a missing setting is said before the database is touched
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
@@ -71,40 +71,6 @@ async def running(settings: Settings, pace: Pace = PACE) -> AsyncIterator[Runnin
             yield RunningStore(http_address, grpc_address, store)
         finally:
             store.ready = False
-
-
-@asynccontextmanager
-async def opened(url: URL) -> AsyncIterator[Database]:
-    """The database at the newest schema (SQLite is brought there), closed on leaving."""
-    database = Database(url)
-    try:
-        with _said_plainly(url):
-            if database.is_sqlite:
-                await migrate.upgrade(database)
-            await migrate.check(database)
-        yield database
-    finally:
-        await database.close()
-
-
-async def migrated(url: URL) -> None:
-    """Bring the database to the newest schema."""
-    database = Database(url)
-    try:
-        with _said_plainly(url):
-            await migrate.upgrade(database)
-    finally:
-        await database.close()
-
-
-@contextmanager
-def _said_plainly(url: URL) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, OSError) as error:
-        shown = url.render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        raise CannotStart(f"database: `{shown}` cannot be used: {reason}") from error
 
 
 async def _store(settings: Settings, database: Database) -> Store:

@@ -14,18 +14,25 @@ import click
 
 from registry_store import keys as api_keys
 from registry_store.activity import Actor
-from registry_store.app import migrated, opened, running
 from registry_store.errors import CannotStart, RegistryError
 from registry_store.keys import Pepper, Role
+from registry_store.migrate import migrated, opened
 from registry_store.settings import Settings, load_pepper
 
-DATABASE = click.option(
+
+def option(name: str, **described: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that is also the environment variable REGISTRY_STORE_NAME."""
+    variable = f"REGISTRY_STORE_{name.removeprefix('--').replace('-', '_').upper()}"
+    return click.option(name, envvar=variable, show_envvar=True, **described)
+
+
+DATABASE = option(
     "--database",
     default="sqlite:///registry.db",
     show_default=True,
     help="sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.",
 )
-PEPPER_FILE = click.option(
+PEPPER_FILE = option(
     "--pepper-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="The secret that keys are hashed with. Default: beside the SQLite database.",
@@ -45,7 +52,7 @@ def plainly(function: Callable[..., None]) -> Callable[..., None]:
     return update_wrapper(wrapped, function)
 
 
-@click.group(context_settings={"auto_envvar_prefix": "REGISTRY_STORE", "help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="agent-pdp")
 def main() -> None:
     """The registry of AI agents: agents, policies, MCP servers, and the sidecars that sync from it.
@@ -56,9 +63,9 @@ def main() -> None:
 
 @main.command()
 @DATABASE
-@click.option("--http", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="REST.")
-@click.option("--grpc", default="127.0.0.1:50052", show_default=True, metavar="HOST:PORT", help="Sync.")
-@click.option("--auto-activate", is_flag=True, help="Registration makes an agent active at once; for development.")
+@option("--http", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="REST.")
+@option("--grpc", default="127.0.0.1:50052", show_default=True, metavar="HOST:PORT", help="Sync.")
+@option("--auto-activate", is_flag=True, help="Registration makes an agent active at once; for development.")
 @PEPPER_FILE
 @plainly
 def serve(database: str, http: str, grpc: str, auto_activate: bool, pepper_file: Path | None) -> None:
@@ -85,10 +92,10 @@ def keys() -> None:
 @keys.command()
 @DATABASE
 @PEPPER_FILE
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True)
-@click.option("--name", required=True, help="Who holds the key; the activity log shows it.")
-@click.option("--agent-id", help="Of role agent alone: the agent that it is.")
-@click.option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
+@option("--role", type=click.Choice([role.value for role in Role]), required=True)
+@option("--name", required=True, help="Who holds the key; the activity log shows it.")
+@option("--agent-id", help="Of role agent alone: the agent that it is.")
+@option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
 @plainly
 def create(database: str, pepper_file: Path | None, **body: str | None) -> None:
     """Create a key and print it, alone; it cannot be read again."""
@@ -115,6 +122,8 @@ def revoke(database: str, key_id: str) -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    from registry_store.app import running
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

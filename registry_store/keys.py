@@ -12,12 +12,12 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, OrNull, Text, read_fields
+from pdp.core.fields import Choice, Field, OrNull, Schema, quote, read_fields
 from pdp.core.records import AGENT_ID, NAME
 from registry_store import activity
 from registry_store.activity import Actor, Subject
 from registry_store.changes import meta
-from registry_store.documents import Document, to_json
+from registry_store.documents import Document, instant, to_json
 from registry_store.errors import CannotStart, Conflict, NotAuthenticated, NotFound
 from registry_store.tables import Key
 
@@ -34,13 +34,26 @@ class Role(Enum):
     SIDECAR = "sidecar"
 
 
+class Moment:
+    """A time as RFC 3339 writes it, with a zone."""
+
+    def read(self, value: Any, path: str, problems: list[Problem]) -> Any:
+        moment = _moment(value)
+        if moment is None:
+            problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
+        return moment
+
+    def schema(self) -> Schema:
+        return {"type": "string", "format": "date-time"}
+
+
 KEY_BODY: dict[str, Field] = {
     "name": Field(NAME, required=True, about="Who holds the key; the activity log shows it"),
     "role": Field(Choice(Role), Role.VIEWER, required=True),
     "agent_id": Field(
         OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
     ),
-    "expires_at": Field(OrNull(Text(40, 1, format="date-time")), None, about="RFC 3339 with a zone; null: never"),
+    "expires_at": Field(OrNull(Moment()), None, about="null: never"),
 }
 
 
@@ -170,23 +183,19 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
     values = read_fields(body, KEY_BODY, "", problems)
     if values["agent_id"] and values["role"] is not Role.AGENT:
         problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
-    if values["expires_at"] is not None:
-        values["expires_at"] = _read_instant(values["expires_at"], now, problems)
+    if values["expires_at"] is not None and values["expires_at"] <= now:
+        problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
     if problems:
         raise InvalidRecord(problems)
     return values
 
 
-def _read_instant(text: str, now: datetime, problems: list[Problem]) -> datetime:
+def _moment(value: Any) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(value)
     except (ValueError, TypeError):
-        moment = now.replace(tzinfo=None)
-    if moment.tzinfo is None:
-        problems.append(Problem("expires_at", f"`{text}` is not a time as 2030-01-31T12:00:00Z"))
-    elif moment <= now:
-        problems.append(Problem("expires_at", f"`{text}` is past"))
-    return moment
+        return None
+    return moment if moment.tzinfo is not None and 1 < moment.year < 9999 else None
 
 
 def _state(key: Key) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Bringing a database to the schema that this program knows."""
 
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +10,53 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from registry_store.database import Database
 from registry_store.errors import CannotStart
+
+
+@asynccontextmanager
+async def opened(url: URL) -> AsyncIterator[Database]:
+    """The database at the newest schema (SQLite is brought there), closed on leaving."""
+    database = Database(url)
+    try:
+        with _said_plainly(url):
+            if database.is_sqlite:
+                await upgrade(database)
+            await check(database)
+        yield database
+    finally:
+        await database.close()
+
+
+async def migrated(url: URL) -> None:
+    """Bring the database to the newest schema."""
+    database = Database(url)
+    try:
+        with _said_plainly(url):
+            await upgrade(database)
+    finally:
+        await database.close()
+
+
+@contextmanager
+def _said_plainly(url: URL) -> Iterator[None]:
+    try:
+        if url.get_backend_name() == "sqlite":
+            _probe(str(url.database))
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        shown = url.render_as_string(hide_password=True)
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        raise CannotStart(f"database: `{shown}` cannot be used: {reason}") from error
+
+
+def _probe(path: str) -> None:
+    # A connection that aiosqlite cannot open leaves its thread behind, which then complains on stderr.
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
 
 
 async def upgrade(database: Database) -> None:

@@ -1,0 +1,135 @@
+"""Keys: shown once, bound to a role, worthless once revoked."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from registry_store.errors import CannotStart
+from tests.registry_store.conftest import settings_in
+from tests.registry_store.serving import Rest, Served, served
+
+REGISTRY = "/api/agents/registry"
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    """Neither the list nor the database file holds the key."""
+    with served(settings_in(tmp_path)) as store:
+        admin = store.rest()
+        made = admin.post("/api/keys", {"role": "viewer", "name": "auditor"})
+        secret = made.body["key"].split("_", 2)[2]
+        assert made.status == 201
+        assert made.body["key"].startswith("owkai_")
+        assert secret not in str(admin.get("/api/keys").body)
+        assert Rest(admin.address, made.body["key"]).get(REGISTRY).status == 200
+    files = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert files
+    assert not any(secret.encode() in content for content in files)
+
+
+@pytest.mark.parametrize("key", [None, "", "owkai_", "owkai_0_x", "nonsense", "owkai_0123456789abcdef_" + "x" * 43])
+def test_a_missing_or_wrong_key_is_401(store: Served, key: str | None) -> None:
+    """Without a valid key nothing is told but that."""
+    answer = Rest(store.running.http_address, key).get(REGISTRY)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_revoked_key_is_401_at_once(store: Served, admin: Rest) -> None:
+    """Revocation takes effect with the next request, and twice is no error."""
+    rest = store.rest("viewer")
+    assert rest.get(REGISTRY).status == 200
+    own = f"/api/keys/{rest.key.split('_')[1]}"  # type: ignore[union-attr]
+    assert admin.delete(own).body["revoked_at"] is not None
+    assert rest.get(REGISTRY).status == 401
+    assert admin.delete(own).status == 200
+    assert admin.delete("/api/keys/nothing").status == 404
+
+
+def test_an_expired_key_is_401(tmp_path: Path) -> None:
+    """A key opens nothing from the moment at which it expires."""
+    with served(settings_in(tmp_path)) as store:
+        admin = store.rest()
+        made = admin.post("/api/keys", {"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00+02:00"})
+        assert made.body["expires_at"] == "2099-12-31T22:00:00.000000Z"
+        viewer = Rest(admin.address, made.body["key"])
+        assert viewer.get(REGISTRY).status == 200
+        with sqlite3.connect(tmp_path / "registry.db") as database:
+            database.execute("UPDATE keys SET expires_at = '2020-01-01 00:00:00.000000' WHERE name = 'x'")
+        assert viewer.get(REGISTRY).body["detail"] == "the key has expired"
+        database.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"role": "viewer"}, "name"),
+        ({"role": "king", "name": "x"}, "role"),
+        ({"role": "viewer", "name": "x", "agent_id": "some-agent-prod"}, "agent_id"),
+        ({"role": "viewer", "name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
+        ({"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00"}, "expires_at"),
+        ({"role": "viewer", "name": "x", "expires_at": "soon"}, "expires_at"),
+        ({"role": "viewer", "name": "x", "expires_at": 5}, "expires_at"),
+        ({"role": "viewer", "name": "x", "secret": "mine"}, "secret"),
+    ],
+)
+def test_a_malformed_key_request_is_refused(admin: Rest, body: dict[str, object], path: str) -> None:
+    """422 names the bad field."""
+    answer = admin.post("/api/keys", body)
+    assert answer.status == 422
+    assert [error["path"] for error in answer.body["errors"]] == [path]
+
+
+@pytest.mark.parametrize("role", ["approver", "viewer", "agent", "sidecar"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", f"{REGISTRY}/role-test-prod"),
+        ("DELETE", f"{REGISTRY}/role-test-prod"),
+        ("POST", f"{REGISTRY}/role-test-prod/activate"),
+        ("POST", f"{REGISTRY}/role-test-prod/suspend"),
+        ("POST", f"{REGISTRY}/role-test-prod/policies"),
+        ("POST", "/api/agents/policies"),
+        ("POST", "/api/agents/mcp/servers"),
+        ("GET", "/api/keys"),
+        ("POST", "/api/keys"),
+        ("DELETE", "/api/keys/x"),
+    ],
+)
+def test_only_an_admin_changes_the_registry(store: Served, role: str, method: str, path: str) -> None:
+    """Every other role is refused before its request is looked at."""
+    assert store.rest(role).call(method, path, {}).status == 403
+
+
+def test_an_agents_key_registers_and_sees_itself_alone(store: Served, admin: Rest) -> None:
+    """The first registration makes the key that agent's; any other agent is out of its sight."""
+    admin.register("neighbour-agent-prod")
+    agent = store.rest("agent")
+    assert agent.get(f"{REGISTRY}/neighbour-agent-prod").status == 403
+    assert agent.register("own-agent-prod")["status"] == "draft"
+    assert agent.get(f"{REGISTRY}/own-agent-prod").status == 200
+    assert agent.get(f"{REGISTRY}/own-agent-prod/policies").status == 200
+    assert agent.get(f"{REGISTRY}/neighbour-agent-prod").status == 403
+    assert agent.get(REGISTRY).status == 403
+    assert agent.post(REGISTRY, {"agent_id": "another-agent-prod", "display_name": "x"}).status == 409
+    assert admin.get(f"{REGISTRY}/another-agent-prod").status == 404
+
+
+def test_a_key_made_for_an_agent_registers_that_agent_alone(admin: Rest) -> None:
+    """A key with an agent_id cannot take another's name."""
+    key = admin.post("/api/keys", {"role": "agent", "name": "pod", "agent_id": "bound-agent-prod"}).body["key"]
+    agent = Rest(admin.address, key)
+    assert agent.post(REGISTRY, {"agent_id": "free-agent-prod", "display_name": "x"}).status == 409
+    assert agent.register("bound-agent-prod")["agent_id"] == "bound-agent-prod"
+
+
+def test_another_pepper_is_noticed_at_the_start(tmp_path: Path) -> None:
+    """A database whose keys were hashed with another pepper is refused, for every key would fail."""
+    with served(settings_in(tmp_path)):
+        pass
+    other = tmp_path / "other.pepper"
+    other.write_text("y" * 64)
+    other.chmod(0o600)
+    with pytest.raises(CannotStart, match="pepper"), served(settings_in(tmp_path, pepper_file=other)):
+        pass
