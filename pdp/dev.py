@@ -57,7 +57,7 @@ async def run(
                     say(_introduction(central, sidecar, admin))
                     await app.until(stop, sidecar.tasks)
         except CannotStart as error:
-            raise SettingsError("pdp dev", str(error)) from error
+            raise _as_option(error) from error
 
 
 async def _key(central: registry_store.app.RunningStore, path: Path, role: str) -> str:
@@ -81,3 +81,9 @@ registry gRPC   {central.grpc_address}
 sidecar gRPC    {sidecar.grpc_address}
 sidecar HTTP    http://{sidecar.http_address}
 admin key       {admin}"""
+
+
+def _as_option(error: CannotStart) -> SettingsError:
+    """What the store says of its own setting, said of the option that set it."""
+    setting, _, message = str(error).partition(": ")
+    return SettingsError({"http": "--registry", "grpc": "--store"}.get(setting, "--dir"), message)

@@ -1,0 +1,326 @@
+"""The client against a real sidecar and a real registry."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+from ascend import AgentAction, AscendClient, Decision, Outcome, RateRemaining, RegistryError
+from pdp.settings import Address
+from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointServicer, add_PolicyDecisionPointServicer_to_server
+from tests.waiting import eventually, eventually_gives
+from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Beside, Central, settings, sidecar, store
+
+NOWHERE = "127.0.0.1:1"
+T = TypeVar("T")
+
+
+@pytest.fixture
+async def central(tmp_path: Path) -> AsyncIterator[Central]:
+    async with store(tmp_path) as central:
+        yield central
+
+
+@pytest.fixture
+async def beside(tmp_path: Path, central: Central) -> AsyncIterator[Beside]:
+    async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        yield beside
+
+
+async def agent_key(central: Central) -> str:
+    answer = await central.rest.call("POST", "/api/keys", {"role": "agent", "name": AGENT, "agent_id": AGENT})
+    assert answer.status == 201, answer
+    key: str = answer.body["key"]
+    return key
+
+
+async def off(call: Callable[[], T]) -> T:
+    """The result of a blocking call, made where it does not block the servers of this test."""
+    return await asyncio.to_thread(call)
+
+
+def client(address: str, **changes: Any) -> AscendClient:
+    return AscendClient(
+        **({"api_key": "owkai_none", "agent_id": AGENT, "agent_name": "Test", "pdp_address": address} | changes)
+    )
+
+
+async def test_a_decision_is_truthy_only_for_allow(central: Central, beside: Beside) -> None:
+    """And carries what the sidecar said."""
+    await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
+    await central.rest.call("POST", f"/api/agents/registry/{AGENT}/policies", HIGH_VALUE)
+    await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+    with client(beside.sidecar.grpc_address) as agent:
+        allowed = await off(lambda: agent.evaluate_action("api.read", "banking_api", risk_score=10))
+        held = await off(lambda: agent.evaluate_action("transaction.process", "banking_api", amount=15000))
+        escalated = await off(
+            lambda: agent.evaluate(AgentAction(action_type="api.read", resource="banking_api", risk_score=85))
+        )
+        blocked = await off(lambda: agent.evaluate_action("api.read", "production_secrets"))
+    assert [one.outcome for one in (allowed, held, escalated, blocked)] == [
+        "allow",
+        "require_approval",
+        "escalate",
+        "block",
+    ]
+    assert [bool(one) for one in (allowed, held, escalated, blocked)] == [True, False, False, False]
+    assert allowed.rate_remaining == RateRemaining(99, 999, 9999)
+    assert (allowed.reason, allowed.source, allowed.error_code) == ("RISK_BELOW_AUTO_APPROVE", "live", "")
+    assert held.policy is not None
+    assert (held.policy.name, held.policy.priority) == ("High-Value Transaction Review", 10)
+    assert json.dumps(held.action_params, sort_keys=True) == (
+        '{"approvers": ["finance-approvers"], "timeout_seconds": 3600}'
+    ), "a whole number stays whole"
+
+
+async def test_every_field_of_an_action_reaches_the_sidecar() -> None:
+    """As the sidecar's own request says, field by field."""
+    with recording() as (address, requests), client(address) as agent:
+        action = AgentAction(
+            action_type="tool.call",
+            resource="files",
+            resource_id="7",
+            risk_score=12,
+            amount=0.0,
+            estimated_cost_usd=0.25,
+            data_classifications=("pii",),
+            mcp_server="server",
+            tool="rm",
+            environment="production",
+            attributes={"a": {"b": [1, None, True]}},
+            mfa_verified=True,
+        )
+        await off(lambda: agent.evaluate(action, idempotency_key="k", approval_id="ap", dry_run=True))
+        await off(lambda: agent.evaluate_action("tool.call", risk_score=12.0))  # type: ignore[arg-type]
+    sent, plain = requests
+    assert (sent.idempotency_key, sent.approval_id, sent.dry_run) == ("k", "ap", True)
+    assert (sent.action.agent_id, sent.action.resource_id, sent.action.risk_score) == (AGENT, "7", 12)
+    assert sent.action.HasField("amount")
+    assert (sent.action.amount, sent.action.estimated_cost_usd) == (0.0, 0.25)
+    assert (list(sent.action.data_classifications), sent.action.mcp_server, sent.action.tool) == (
+        ["pii"],
+        "server",
+        "rm",
+    )
+    assert (sent.action.environment, sent.action.mfa_verified) == ("production", True)
+    assert sent.action.attributes["a"]["b"][2] is True
+    assert plain.action.risk_score == 12
+    assert not plain.action.HasField("amount")
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
+async def test_without_a_sidecar_the_fail_mode_decides(fail_mode: str) -> None:
+    """Closed blocks, open allows, and both say PDP_UNAVAILABLE."""
+    with client(NOWHERE, fail_mode=fail_mode) as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read"))
+    assert (decision.reason, decision.error_code) == ("PDP_UNAVAILABLE", "UNAVAILABLE")
+    assert decision.outcome == ("allow" if fail_mode == "open" else "block")
+
+
+async def test_a_sidecar_that_does_not_answer_in_time_is_no_answer() -> None:
+    """The time-out is a block like every other error."""
+    mute = socket.create_server(("127.0.0.1", 0))
+    with mute, client(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.05) as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read"))
+    assert not decision
+    assert (decision.reason, decision.error_code) == ("PDP_UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+@pytest.mark.parametrize(
+    "code", [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)]
+)
+async def test_every_grpc_error_is_a_block_or_by_choice_an_allow(code: grpc.StatusCode) -> None:
+    """Whatever the status, closed blocks."""
+    with recording(code) as (address, _), client(address) as closed, client(address, fail_mode="open") as opened:
+        blocked = await off(lambda: closed.evaluate_action("api.read"))
+        allowed = await off(lambda: opened.evaluate_action("api.read"))
+    assert (bool(blocked), blocked.reason, blocked.error_code) == (False, "PDP_UNAVAILABLE", code.name)
+    assert (bool(allowed), allowed.reason) == (True, "PDP_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
+async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -> None:
+    """Else a wrong score would open what fails open; the decision names the field."""
+    await beside.sidecar.ready.wait()
+    with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read", risk_score=101))
+    assert not decision
+    assert (decision.reason, decision.error_code, decision.field) == (
+        "PDP_UNAVAILABLE",
+        "INVALID_ARGUMENT",
+        "risk_score",
+    )
+    assert "is not within 0 to 100" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("risk_score", 2**40),
+        ("risk_score", 50.5),
+        ("risk_score", "high"),
+        ("amount", "much"),
+        ("resource", 5),
+        ("resource", "\ud800"),
+        ("data_classifications", "pii"),
+        ("data_classifications", [1]),
+        ("attributes", {"a": object()}),
+        ("attributes", {"a": "\ud800"}),
+        ("attributes", {1: 2}),
+        ("attributes", {"a": "x" * (5 << 20)}),
+    ],
+)
+def test_a_value_that_no_message_can_hold_is_a_block(field: str, value: object) -> None:
+    """It is told without a call, and without an exception that agent code would have to catch."""
+    with client(NOWHERE, fail_mode="open") as agent:
+        decision = agent.evaluate(AgentAction(**{"action_type": "api.read", field: value}))  # type: ignore[arg-type]
+    assert not decision
+    assert decision.error_code == "INVALID_ARGUMENT"
+    assert decision.field in (field, "action")
+
+
+async def test_it_speaks_through_a_unix_socket(tmp_path: Path) -> None:
+    """The address as the sidecar's own flag has it; the environment names the default."""
+    path = tmp_path / "pdp.sock"
+    async with sidecar(settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),))):
+        with client(f"unix:{path}") as agent:
+            decision = await off(lambda: agent.evaluate_action("api.read"))
+    assert "no registry data" in decision.message
+
+
+async def test_the_environment_names_the_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An injected sidecar is found without a setting."""
+    with recording() as (address, requests):
+        monkeypatch.setenv("PDP_ADDRESS", address)
+        with AscendClient("owkai_none", AGENT, "Test") as agent:
+            await off(lambda: agent.evaluate_action("api.read"))
+    assert len(requests) == 1
+
+
+async def test_a_sidecar_that_returns_is_found_again(tmp_path: Path, central: Central) -> None:
+    """The same client answers from the new one, without being made anew."""
+    await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
+    listen = (Address(path=str(tmp_path / "pdp.sock")),)
+    here = settings(tmp_path, central.grpc_address, listen=listen)
+
+    async def ask() -> Decision:
+        return await off(lambda: agent.evaluate_action("api.read", "banking_api", risk_score=10))
+
+    with client(f"unix:{tmp_path / 'pdp.sock'}") as agent:
+        for _ in range(2):
+            assert not await ask()
+            async with sidecar(here):
+                await eventually_gives(ask, bool)
+
+
+async def test_an_agent_registers_itself_and_a_second_time_is_no_error(central: Central) -> None:
+    """The record comes back both times, and the second changes nothing."""
+    with client(NOWHERE, api_key=await agent_key(central), registry_url=f"http://{central.rest.address}/") as agent:
+        first = await off(
+            lambda: agent.register(
+                agent_type="autonomous",
+                capabilities=["api.read"],
+                allowed_resources=["banking_api"],
+                metadata={"owner": "tests"},
+            )
+        )
+        second = await off(lambda: agent.register(agent_type="advisory", capabilities=["everything"]))
+    for record in (first, second):
+        assert (record["agent_id"], record["display_name"], record["agent_type"]) == (AGENT, "Test", "autonomous")
+        assert (record["allowed_action_types"], record["allowed_resources"]) == (["api.read"], ["banking_api"])
+        assert record["metadata"] == {"owner": "tests"}
+
+
+async def test_what_the_registry_refuses_is_an_error_that_says_why(central: Central) -> None:
+    """A wrong key, a wrong value, and nobody there."""
+    url = f"http://{central.rest.address}"
+    with client(NOWHERE, registry_url=url) as agent, pytest.raises(RegistryError, match="answered 401") as refusal:
+        await off(agent.register)
+    assert refusal.value.status == 401
+    key = await agent_key(central)
+    wrong = pytest.raises(RegistryError, match="agent_type: `wizard` is not one of")
+    with client(NOWHERE, registry_url=url, api_key=key) as agent, wrong:
+        await off(lambda: agent.register(agent_type="wizard"))
+    unreachable = pytest.raises(RegistryError, match="cannot reach the registry")
+    with client(NOWHERE, registry_url=f"http://{NOWHERE}") as agent, unreachable as refusal:
+        await off(agent.register)
+    assert refusal.value.status == 0
+    with client(NOWHERE) as agent, pytest.raises(ValueError, match="`registry_url` is needed"):
+        agent.register()
+
+
+async def test_the_first_action_registers_an_agent_that_nobody_knows(central: Central, beside: Beside) -> None:
+    """It waits until the sidecar has heard of it, and is then decided."""
+    await beside.sidecar.ready.wait()
+    key = await agent_key(central)
+    with client(beside.sidecar.grpc_address, api_key=key, registry_url=f"http://{central.rest.address}") as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read", risk_score=10))
+    assert (decision.outcome, decision.reason) == (Outcome.ALLOW, "RISK_BELOW_AUTO_APPROVE")
+    record = await central.rest.call("GET", f"/api/agents/registry/{AGENT}")
+    assert record.body["display_name"] == "Test"
+
+
+async def test_a_registry_that_refuses_leaves_the_block(
+    central: Central, beside: Beside, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each action is answered, and the registry is not asked again at each of them."""
+    await beside.sidecar.ready.wait()
+    url = f"http://{central.rest.address}"
+    with client(beside.sidecar.grpc_address, registry_url=url, fail_mode="open") as agent:
+        reasons = [(await off(lambda: agent.evaluate_action("api.read"))).reason for _ in range(3)]
+    assert reasons == ["AGENT_NOT_REGISTERED"] * 3
+    assert sum("is not registered" in record.message for record in caplog.records) == 1
+
+
+async def test_threads_may_share_a_client(central: Central, beside: Beside) -> None:
+    """Each gets its own answer, and together they count exactly."""
+    await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
+    await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+    with client(beside.sidecar.grpc_address) as agent, futures.ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(agent.evaluate_action, "api.read", "banking_api", risk_score=10) for _ in range(40)]
+        await eventually(lambda: all(call.done() for call in calls))
+    left = sorted(call.result().rate_remaining.minute or 0 for call in calls)
+    assert left == list(range(60, 100))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("fail_mode", "ajar"), ("timeout", 0), ("timeout", float("nan"))])
+def test_a_wrong_setting_of_the_client_is_refused(setting: str, value: object) -> None:
+    """At once, and by its name."""
+    with pytest.raises(ValueError, match=f"`{setting}`"):
+        client(NOWHERE, **{setting: value})
+
+
+@contextmanager
+def recording(code: grpc.StatusCode | None = None) -> Iterator[tuple[str, list[pb.EvaluateRequest]]]:
+    """A decision point that keeps what it is asked, and allows, or fails with `code`."""
+    requests: list[pb.EvaluateRequest] = []
+    lock = threading.Lock()
+
+    class Recorder(PolicyDecisionPointServicer):  # type: ignore[misc]  # the generated class has no annotations
+        def Evaluate(  # noqa: N802 - gRPC's name
+            self, request: pb.EvaluateRequest, context: grpc.ServicerContext
+        ) -> pb.EvaluateResponse:
+            with lock:
+                requests.append(request)
+            if code is not None:
+                context.abort(code, "as told")
+            return pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE)
+
+    with futures.ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        add_PolicyDecisionPointServicer_to_server(Recorder(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}", requests
+        finally:
+            server.stop(None).wait(10)
