@@ -141,7 +141,7 @@ def _costs(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
 
 
 def _waits(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
-    wait = situation.usage.wait(limits_of(situation), situation.now.boot)
+    wait = situation.usage.wait(limits_of(situation.agent), situation.now.boot)
     if isfinite(wait):
         seconds = ceil(wait * 10) / 10
         yield Change("in", f"{seconds:.1f} s", _later(situation, seconds))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from pdp.core.fields import quote
-from pdp.core.model import Action, AgentType, Mode, Outcome, PolicyRecord, Reason, Status
+from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, Status
 from pdp.core.situation import Situation, effective_risk, held, local_at, policies_of
 from pdp.core.usage import Limits
 
@@ -105,7 +105,7 @@ def _time_window(situation: Situation) -> Finding:
 
 
 def _rate_limit(situation: Situation) -> Finding:
-    limits = limits_of(situation)
+    limits = limits_of(situation.agent)
     wait = situation.usage.wait(limits, situation.now.boot)
     named = zip(("a minute", "an hour", "a day"), limits, strict=True)
     told = ", ".join(f"{limit} {window}" for window, limit in named if limit is not None)
@@ -186,9 +186,8 @@ STAGES: tuple[tuple[str, Callable[[Situation], Finding]], ...] = (
 )
 
 
-def limits_of(situation: Situation) -> Limits:
+def limits_of(agent: AgentRecord) -> Limits:
     """The agent's rate limits."""
-    agent = situation.agent
     return Limits(agent.max_actions_per_minute, agent.max_actions_per_hour, agent.max_actions_per_day)
 
 

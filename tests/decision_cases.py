@@ -1,0 +1,149 @@
+"""The decisions in `cases/*.yaml` as plain objects that any layer can run.
+
+A file is one topic: `defaults` for all its cases, and `cases`. A case states one fact in `it` and says only what
+differs from an active agent without limits that reads an API with risk 10 on Friday 2026-11-20 at 12:00 UTC:
+
+- `agent` (null: not registered), `policies`, `organisation`, `servers`: fields of the records.
+- `conditions` (and `on_missing`): one blocking policy with these conditions, so that a row may say just `holds`.
+- `action`: fields of every row's action; `at`: the time.
+- `rows`, each decided by itself; or `steps`, decided one after the other with one count.
+
+A row holds fields of the action beside `expect` (outcome and reason) and, where it matters, `risk`, `policy`, `shadow`
+(names), `mfa_required`, `params`, `retry_after`, and after it `remaining` (minute, hour, day) and `budget_left`. `at`,
+or in steps `after` (seconds on both clocks) and `wall_jump` (seconds on the wall clock alone), sets its time; `times`
+repeats it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pdp.core.model import Now
+
+FOLDER = Path(__file__).parent / "cases"
+NOON = "2026-11-20T12:00:00Z"
+BOOT = 864_000.0
+"""Ten days: on a bucket of every window, so that waits are round."""
+
+ACTION = {
+    *("agent_id", "action_type", "resource", "resource_id", "risk_score", "amount", "estimated_cost_usd"),
+    *("data_classifications", "mcp_server", "tool", "environment", "attributes", "mfa_verified"),
+}
+EXPECTED = {"risk", "policy", "shadow", "mfa_required", "params", "retry_after", "remaining", "budget_left"}
+TIMING = {"at", "after", "wall_jump", "times", "dry_run"}
+CASE = {"it", "agent", "policies", "organisation", "servers", "conditions", "on_missing", "action", "at"}
+HOLDS = {True: "block POLICY_MATCHED", False: "allow RISK_BELOW_AUTO_APPROVE"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action at one time, and what of the answer is expected."""
+
+    action: dict[str, Any]
+    now: Now
+    dry_run: bool
+    expected: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The records in force, as synced documents, and the steps decided under them with one count."""
+
+    name: str
+    agent: dict[str, Any] | None
+    organisation: tuple[dict[str, Any], ...]
+    servers: tuple[dict[str, Any], ...]
+    steps: tuple[Step, ...]
+
+    def for_agent(self, agent_id: str) -> "Case":
+        """The same case for an agent of another id, which nothing was counted for yet."""
+        agent = self.agent and self.agent | {"agent_id": agent_id}
+        steps = tuple(replace(step, action=step.action | {"agent_id": agent_id}) for step in self.steps)
+        return replace(self, agent=agent, steps=steps)
+
+
+def load() -> list[Case]:
+    """Every case of every file."""
+    return [case for path in sorted(FOLDER.glob("*.yaml")) for case in _cases(path)]
+
+
+def _cases(path: Path) -> Iterator[Case]:
+    document = yaml.safe_load(path.read_text("utf-8"))
+    numbers = count(1)
+    for given in document["cases"]:
+        case = _merged(document.get("defaults", {}), given)
+        _known(case, CASE | {"rows", "steps"}, path)
+        rows, steps = case.get("rows", []), case.get("steps", [])
+        assert bool(rows) != bool(steps), f"{path}: `{case['it']}` needs rows or steps"
+        for group in [[row] for row in rows] or [steps]:
+            yield _case(f"{path.stem}-{next(numbers)}", case, group)
+
+
+def _case(agent_id: str, case: dict[str, Any], rows: list[dict[str, Any]]) -> Case:
+    policies = list(case.get("policies", []))
+    if "conditions" in case:
+        on_missing = case.get("on_missing", "no_match")
+        policies.append({"conditions": case["conditions"], "on_missing": on_missing, "policy_action": "block"})
+    agent = case.get("agent", {})
+    if agent is not None:
+        limits = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
+        about = {"agent_id": agent_id, "display_name": agent_id, "status": "active", "version": "1.0.0"}
+        agent = about | limits | agent | {"policies": _policies(policies)}
+    servers = tuple({"server_name": server} | (rules or {}) for server, rules in case.get("servers", {}).items())
+    action = {"agent_id": agent_id, "action_type": "api.read", "risk_score": 10} | case.get("action", {})
+    steps = tuple(_steps(rows, action, case.get("at", NOON)))
+    organisation = tuple(_policies(case.get("organisation", []), "organisation"))
+    return Case(f"{agent_id}: {case['it']}", agent, organisation, servers, steps)
+
+
+def _policies(given: list[dict[str, Any]], whose: str = "own") -> list[dict[str, Any]]:
+    """Policies with names and ids of their own; each is a second younger than the one before."""
+    return [
+        {
+            "policy_id": f"{whose}-{number}",
+            "policy_name": f"{whose} {number}",
+            "created_at": f"2026-01-01T00:00:{number:02}.000000Z",
+        }
+        | policy
+        for number, policy in enumerate(given, 1)
+    ]
+
+
+def _steps(rows: list[dict[str, Any]], action: dict[str, Any], at: str) -> Iterator[Step]:
+    now = Now(_wall(at), BOOT)
+    for row in rows:
+        _known(row, ACTION | EXPECTED | TIMING | {"expect", "holds"}, row)
+        for _ in range(row.get("times", 1)):
+            if "at" in row:
+                now = Now(_wall(row["at"]), now.boot)
+            after = row.get("after", 0)
+            now = Now(now.wall + after + row.get("wall_jump", 0), now.boot + after)
+            fields = action | {name: row[name] for name in row.keys() & ACTION}
+            given = {name: value for name, value in fields.items() if value is not None}
+            yield Step(given, now, row.get("dry_run", False), _expected(row))
+
+
+def _expected(row: dict[str, Any]) -> dict[str, Any]:
+    outcome, reason = (row["expect"] if "expect" in row else HOLDS[row["holds"]]).split()
+    return {"outcome": outcome, "reason": reason} | {name: row[name] for name in row.keys() & EXPECTED}
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    both = defaults | given
+    for name in ("agent", "action"):
+        if name in defaults and given.get(name):
+            both[name] = defaults[name] | given[name]
+    return both
+
+
+def _wall(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
+def _known(given: dict[str, Any], names: set[str], where: object) -> None:
+    assert given.keys() <= names, f"{where}: {given.keys() - names} is not known"
