@@ -155,12 +155,17 @@ async def _grpc(store: Store, sync: RegistrySync) -> AsyncIterator[str]:
 
 def _listener(setting: str, text: str) -> socket.socket:
     host, port = host_and_port(setting, text)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio turns Nagle's algorithm off; without, each answer waits for it some 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
-        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
         raise CannotStart(f"{setting}: `{text}` cannot be listened on: {_reason(error)}") from None
+    return listener
 
 
 def _reason(error: OSError) -> str:
