@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test check format protos drift
+.PHONY: install demo test soak check format protos drift
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+soak: install
+	$(BIN)/python -m pytest -m soak
 
 check: install drift
 	$(BIN)/ruff format --check .

@@ -1,0 +1,9 @@
+"""How hypothesis runs here: no deadlines on shared machines, and few, fixed examples while mutants are tried."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("mutation", settings.get_profile("here"), max_examples=60, derandomize=True, database=None)
+settings.load_profile(os.environ.get("PDP_HYPOTHESIS_PROFILE", "here"))

@@ -1,0 +1,89 @@
+"""The fast path against the reference, over sequences of actions, with counts kept in two ways."""
+
+from typing import Any
+
+import pytest
+from hypothesis import event, given, settings
+
+from pdp.core.decide import charge, decide
+from pdp.core.explain import Explanation, walk
+from pdp.core.model import Action, Decision, Now
+from pdp.core.situation import Situation, local_at
+from pdp.core.stages import limits_of
+from pdp.core.usage import Usage
+from tests.core.worlds import AGENT_ID, Turn, World, sequences
+from tests.history import BruteForce, settle
+
+Sequence = tuple[World, Now, list[Turn]]
+
+
+class Duel:
+    """One world decided twice: by `decide` and `charge`, and by the reference with every action kept in a list."""
+
+    def __init__(self, world: World, now: Now) -> None:
+        assert world.records.agent is not None
+        self.world = world
+        self.record = world.records.agent
+        self.agent = world.state.agents[AGENT_ID]
+        self.now = now
+        self.usage, self.history = Usage(), BruteForce()
+
+    def decide(self, action: Action, *, dry_run: bool) -> Decision:
+        """Decide both ways, hold the answers and the counts equal, and give the answer."""
+        decision = decide(self.agent, self.world.state.servers, action, self.usage, self.now)
+        situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now)
+        explanation = walk(situation)
+        assert comparable(decision) == comparable(explanation)
+        day = local_at(self.record.time_window_timezone, self.now.wall).day
+        if not dry_run:
+            charge(self.agent, self.usage, decision, self.now)
+            settle(self.history, explanation, day, self.now)
+        limits = limits_of(self.record)
+        assert self.usage.remaining(limits, self.now.boot) == self.history.remaining(limits, self.now.boot)
+        assert self.usage.spent(day) == self.history.spent(day)
+        return decision
+
+
+def comparable(answer: Decision | Explanation) -> dict[str, Any]:
+    """What both kinds of answer must agree on."""
+    return {
+        "outcome": answer.outcome,
+        "reason": answer.reason,
+        "risk_score": answer.risk_score,
+        "policy": answer.policy and answer.policy.policy_id,
+        "mfa_required": answer.mfa_required,
+        "retry_after": answer.retry_after,
+        "cost_micros": answer.cost_micros,
+        "shadow": [policy.policy_id for policy in answer.shadow],
+    }
+
+
+def fight(sequence: Sequence) -> None:
+    world, start, turns = sequence
+    duel = Duel(world, start)
+    action, last = turns[0].action, None
+    for turn in turns:
+        if not turn.repeat:
+            action = turn.action
+        again = turn.retry and turn.repeat and last is not None and last.retry_after is not None
+        after, jump = (last.retry_after, 0.0) if again else (turn.after, turn.jump)
+        refused_for = last.reason if again else None
+        duel.now = Now(duel.now.wall + after + jump, duel.now.boot + after)
+        last = duel.decide(action, dry_run=turn.dry_run)
+        event(last.reason.name)
+        assert last.reason is not refused_for, "the wait that a refusal named was too short"
+
+
+@settings(max_examples=5 * settings().max_examples)
+@given(sequences)
+def test_the_fast_path_decides_as_the_reference(sequence: Sequence) -> None:
+    """Outcome, reason, risk, policy, MFA, shadow, waits and counts are equal in 500 sequences."""
+    fight(sequence)
+
+
+@pytest.mark.soak
+@settings(max_examples=20_000)
+@given(sequences)
+def test_the_fast_path_decides_as_the_reference_for_long(sequence: Sequence) -> None:
+    """The same in 20,000 sequences."""
+    fight(sequence)
