@@ -18,10 +18,11 @@ from pdp.core.model import Now
 from pdp.last_good import LastGood, sole_user
 from pdp.listeners import bound, bound_address, http_listener
 from pdp.metrics import Metrics
+from pdp.replica import Replica, built
 from pdp.service import SERVICE, DecisionService
 from pdp.settings import Settings, read_key
-from pdp.state import Holder, Source, State, build
-from pdp.sync import Node, Replica, Subscriber, Timing
+from pdp.state import Holder, Source, State
+from pdp.sync import Node, Subscriber, Timing
 
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
@@ -138,7 +139,7 @@ class _Program:
         saved = await asyncio.to_thread(self.last_good.load)
         if saved is None:
             return
-        state, refused = await asyncio.to_thread(build, saved.records, saved.epoch, saved.revision)
+        state, refused = await built(saved.records, saved.epoch, saved.revision)
         # What this version cannot read, or the one before could not, only a snapshot brings.
         self._replica.fresh = bool(refused) or not saved.complete
         self._holder.swap(state, Source.CACHED)

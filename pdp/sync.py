@@ -7,19 +7,19 @@ a fresh snapshot.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from pdp.core.fields import quote
 from pdp.metrics import Metrics
+from pdp.replica import Broken, NotTaken, OutOfOrder, Records, Replica
 from pdp.settings import Address, SettingsError, Subscription
-from pdp.state import Holder, Kind, RawRecord, Refused, Source, State, apply, build
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
@@ -38,7 +38,6 @@ CHANNEL_OPTIONS = (
 
 log = logging.getLogger(__name__)
 
-OnState = Callable[[State, bool], None]
 Call = grpc.aio.StreamStreamCall[pb.SidecarMessage, pb.StoreMessage]
 Down = AsyncGenerator[pb.StoreMessage, None]
 
@@ -55,94 +54,12 @@ class Timing:
     backoff_most: float = 30.0
 
 
-class Broken(Exception):  # noqa: N818 - a state of the stream, told by its reason
-    """The stream is of no more use; the state in force still is."""
-
-
-class OutOfOrder(Broken):
-    """What came does not follow what is in force; only a fresh snapshot helps."""
-
-
 class Node(NamedTuple):
     """Who subscribes, and to what, at which store."""
 
     node_id: str
     subscription: Subscription
     store: Address
-
-
-class Replica:
-    """The state in force, as the store's messages change it.
-
-    `on_state(state, complete)` is told of each new one; `complete` unless some record in it is not at its newest
-    because that does not compile here.
-    """
-
-    def __init__(self, holder: Holder, metrics: Metrics, boot_clock: Callable[[], float], on_state: OnState) -> None:
-        self.fresh = False
-        self._holder = holder
-        self._metrics = metrics
-        self._boot_clock = boot_clock
-        self._on_state = on_state
-        self._held_back: set[tuple[int, str]] = set()
-
-    @property
-    def position(self) -> tuple[str, int]:
-        """The epoch and revision to resume from; ("", 0) asks for a snapshot."""
-        state = self._holder.current
-        return ("", 0) if self.fresh or state is None else (state.epoch, state.revision)
-
-    @property
-    def revision(self) -> int:
-        """The revision in force."""
-        return self._holder.current.revision if self._holder.current else 0
-
-    async def replace(self, records: Sequence[pb.Record], epoch: str, revision: int) -> list[pb.Refusal]:
-        """Puts a snapshot in force; what in it does not compile here stays as it was."""
-        known, strange = _read(records)
-        # On a thread: a hundred thousand records take seconds, in which decisions go on.
-        state, refused = await asyncio.to_thread(build, known, epoch, revision, self._holder.current)
-        self.fresh = False
-        self._held_back.clear()
-        self._metrics.snapshot()
-        return self._put_in_force(state, records, [*strange, *map(_refusal, refused)])
-
-    async def advance(self, change: pb.Change) -> list[pb.Refusal]:
-        """Puts a change in force, or raises `OutOfOrder` if it does not follow."""
-        state = self._holder.current
-        if state is None or change.from_revision != state.revision or change.to_revision <= state.revision:
-            raise OutOfOrder(
-                f"a change from revision {change.from_revision} to {change.to_revision} "
-                f"does not follow revision {self.revision}"
-            )
-        known, strange = _read(change.records)
-        after, refused = await asyncio.to_thread(apply, state, known, change.to_revision)
-        self._metrics.change()
-        return self._put_in_force(after, change.records, [*strange, *map(_refusal, refused)])
-
-    def confirm(self) -> None:
-        """Notes that the store holds just this revision now."""
-        self._holder.confirm(self._boot_clock())
-        if self._holder.current is not None and self._holder.source is not Source.LIVE:
-            self._holder.swap(self._holder.current, Source.LIVE)
-        self._metrics.sync_state("live")
-
-    def _put_in_force(self, state: State, records: Iterable[pb.Record], refusals: list[pb.Refusal]) -> list[pb.Refusal]:
-        self._held_back -= {(record.kind, record.id) for record in records}
-        self._held_back |= {(refusal.kind, refusal.id) for refusal in refusals}
-        self._holder.swap(state, Source.LIVE)
-        self._on_state(state, not self._held_back)
-        for refusal in refusals:
-            self._metrics.refused_record(_kind_name(refusal.kind))
-        for refusal in refusals[:MOST_REFUSALS]:
-            log.error(
-                "refused %s %s at revision %d, its last good state stays in force: %s",
-                _kind_name(refusal.kind),
-                quote(refusal.id),
-                state.revision,
-                "; ".join(refusal.problems),
-            )
-        return refusals
 
 
 class Subscriber:
@@ -252,14 +169,20 @@ class _Stream:
     async def _take(self, message: pb.StoreMessage) -> None:
         match message.WhichOneof("message"):
             case "change":
-                refusals = await self._replica.advance(message.change)
-                self._acknowledge(message.change.to_revision, refusals)
-                self._behind_since = None
-                self._compare(max(self._newest, message.change.to_revision))
+                await self._advance(message.change)
             case "heartbeat":
                 self._compare(message.heartbeat.revision)
             case other:
                 raise OutOfOrder(f"`{other}` came between changes")
+
+    async def _advance(self, change: pb.Change) -> None:
+        records = Records()
+        for record in change.records:
+            records.add(record.kind, record.id, record.document)
+        refused = await self._replica.advance(change.from_revision, change.to_revision, records)
+        self._acknowledge(change.to_revision, refused)
+        self._behind_since = None
+        self._compare(max(self._newest, change.to_revision))
 
     def _compare(self, newest: int) -> None:
         """Holds the revision that the store tells of against the one in force.
@@ -297,9 +220,9 @@ class _Stream:
             if not self._outbox.full():
                 self._put(pb.SidecarMessage(heartbeat=pb.Heartbeat(revision=self._replica.revision)))
 
-    def _acknowledge(self, revision: int, refusals: list[pb.Refusal]) -> None:
-        acknowledgement = pb.Acknowledgement(revision=revision, refusals=refusals[:MOST_REFUSALS])
-        self._put(pb.SidecarMessage(acknowledgement=acknowledgement))
+    def _acknowledge(self, revision: int, refused: Sequence[NotTaken]) -> None:
+        refusals = [_refusal(one) for one in refused[:MOST_REFUSALS]]
+        self._put(pb.SidecarMessage(acknowledgement=pb.Acknowledgement(revision=revision, refusals=refusals)))
 
     def _put(self, message: pb.SidecarMessage) -> None:
         try:
@@ -318,17 +241,18 @@ class _Stream:
         )
 
 
-async def _snapshot(messages: Down) -> tuple[list[pb.Record], int]:
+async def _snapshot(messages: Down) -> tuple[Records, int]:
     """The records and revision of a snapshot, or `OutOfOrder` if any of it is missing or changed."""
     begin = (await _next(messages, "snapshot_begin")).snapshot_begin
     if not 0 <= begin.records <= MOST_SNAPSHOT_RECORDS:
         raise Broken(f"a snapshot of {begin.records} records is more than {MOST_SNAPSHOT_RECORDS}")
-    digest, records, size = hashlib.sha256(), list[pb.Record](), 0
+    digest, records, size = hashlib.sha256(), Records(), 0
     while (message := await _next(messages, "snapshot_chunk", "snapshot_end")).HasField("snapshot_chunk"):
         for record in message.snapshot_chunk.records:
-            digest.update(record.document)
-            size += len(record.document)
-            records.append(record)
+            document = record.document
+            digest.update(document)
+            size += len(document)
+            records.add(record.kind, record.id, document)
         if len(records) > begin.records or size > MOST_SNAPSHOT_BYTES:
             raise Broken(f"a snapshot is larger than announced, or than {MOST_SNAPSHOT_BYTES} bytes")
     end = message.snapshot_end
@@ -347,28 +271,9 @@ async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
     raise Broken(f"the store ended the stream before `{' or '.join(expected)}`")
 
 
-def _read(records: Iterable[pb.Record]) -> tuple[list[RawRecord], list[pb.Refusal]]:
-    """The records of kinds that this sidecar knows, and a refusal for each of the others."""
-    known, strange = [], []
-    for record in records:
-        if record.kind in _KINDS:
-            known.append(RawRecord(_KINDS[record.kind], record.id, record.document))
-        else:
-            problem = f"this sidecar knows no records of kind {record.kind}"
-            strange.append(pb.Refusal(kind=record.kind, id=record.id, problems=[problem]))
-    return known, strange
-
-
-_KINDS = {kind.value: kind for kind in Kind}
-
-
-def _kind_name(kind: int) -> str:
-    return _KINDS[kind].name.lower() if kind in _KINDS else "unknown"
-
-
-def _refusal(refused: Refused) -> pb.Refusal:
-    kind = pb.RecordKind.Name(refused.kind)
-    return pb.Refusal(kind=kind, id=refused.id, problems=refused.problems[:MOST_PROBLEMS])
+def _refusal(one: NotTaken) -> pb.Refusal:
+    kind: Any = one.kind  # the stub wants the enum's wrapper, which a kind yet to come does not have
+    return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MOST_PROBLEMS])
 
 
 def _subscription(subscription: Subscription) -> pb.Subscription:

@@ -9,9 +9,10 @@ import grpc
 import pytest
 
 from pdp.metrics import Metrics
+from pdp.replica import Replica
 from pdp.settings import SettingsError, Subscription, host_and_port, read_key
 from pdp.state import Holder, Source, State
-from pdp.sync import Node, Replica, Subscriber, Timing
+from pdp.sync import Node, Subscriber, Timing
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.scripted_store import Line, Script, ScriptedStore, gone, record, scripted
 from tests.waiting import eventually
