@@ -6,10 +6,14 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.tables import Change, Meta
+
+HELD_REVISIONS = 100_000
+"""How far back a subscriber may resume; whoever was away for longer gets a snapshot."""
+FORGET_EVERY = 1_000
 
 
 class Kind(IntEnum):
@@ -42,6 +46,8 @@ async def advance(
         row = await meta(session)
         row.revision += 1
         session.info["revision"], session.info["changes"] = row.revision, {}
+        if row.revision % FORGET_EVERY == 0:
+            await _forget(session, row)
     revision: int = session.info["revision"]
     noted: dict[tuple[Kind, str], Change] = session.info["changes"]
     change = noted.get((kind, record_id))
@@ -52,6 +58,11 @@ async def advance(
         session.add(change)
     change.former_tags = sorted({*change.former_tags, *former_tags})
     return revision
+
+
+async def _forget(session: AsyncSession, row: Meta) -> None:
+    row.oldest_revision = max(row.oldest_revision, row.revision - HELD_REVISIONS)
+    await session.execute(delete(Change).where(Change.revision <= row.oldest_revision))
 
 
 async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:

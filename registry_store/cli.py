@@ -143,7 +143,7 @@ async def _create_key(settings: Settings, body: dict[str, Any]) -> str:
 
 async def _keys(settings: Settings) -> list[Any]:
     async with opened(settings.url()) as database, database.reading() as session:
-        rows, _ = await api_keys.page(session, limit=-1, offset=0)
+        rows, _ = await api_keys.page(session, limit=None, offset=0)
     return list(rows)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from registry_store.tables import Meta
 
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, ConnectionError)
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, ConnectionError, TimeoutError)
 """What a lost or overloaded database raises."""
 
 POOL_WAIT_SECONDS = 10

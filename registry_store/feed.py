@@ -85,6 +85,8 @@ class Feed:
                 await self.read()
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("the database cannot be read: %s", error)
+            except Exception:
+                logger.exception("a fault while reading the newest changes")
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()

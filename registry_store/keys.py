@@ -129,15 +129,25 @@ async def invalid_among(session: AsyncSession, key_ids: set[str], now: datetime)
     return {key_id for key_id in key_ids if key_id not in keys or not is_valid(keys[key_id], now)}
 
 
-async def bind(session: AsyncSession, caller: Caller, agent_id: str) -> None:
+async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Actor) -> None:
     """Make an agent's key that of `agent_id`; `Conflict` if it is another's already."""
     key = await session.get_one(Key, caller.key_id)
     if key.agent_id not in (None, agent_id):
         raise Conflict(f"this key is that of agent `{key.agent_id}`")
-    key.agent_id = agent_id
+    if key.agent_id is None:
+        key.agent_id = agent_id
+        await activity.append(
+            session,
+            actor,
+            "key_bound",
+            f"key `{key.name}` is that of agent `{agent_id}` from now on",
+            _subject(key),
+            previous={"agent_id": None},
+            new={"agent_id": agent_id},
+        )
 
 
-async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[Key], int]:
+async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[Sequence[Key], int]:
     """Keys, newest first, and how many there are."""
     total = await session.scalar(select(func.count()).select_from(Key))
     rows = await session.scalars(select(Key).order_by(Key.created_at.desc(), Key.key_id).limit(limit).offset(offset))

@@ -84,10 +84,8 @@ class RegistrySync:
                 continue
             try:
                 await self._check_keys()
-            except Exception as error:
-                if not is_unavailable(error):
-                    raise
-                logger.warning("keys cannot be checked: %s", error)
+            except Exception:
+                logger.exception("the keys of open streams cannot be checked")
 
     async def _check_keys(self) -> None:
         async with self.store.database.reading() as session:

@@ -38,7 +38,7 @@ async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
     async with writing(request, caller) as (session, actor):
         agent = await agents.register(session, body, actor, activate=store.settings.auto_activate)
         if caller.role is Role.AGENT:
-            await keys.bind(session, caller, agent.agent_id)
+            await keys.bind(session, caller, agent.agent_id, actor)
     return answer(_advised(agent), 201, f"{router.prefix}/{agent.agent_id}")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 from pdp.core.errors import InvalidRecord, Problem
 from pdp.core.fields import Field, read_fields
@@ -41,10 +42,13 @@ async def _read_bounded(request: Request) -> bytes:
     if kept is not None:
         return kept
     raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > MOST_BYTES:
-            raise HTTPException(413, f"the body is larger than {MOST_BYTES} bytes")
+    try:
+        async for part in request.stream():
+            raw += part
+            if len(raw) > MOST_BYTES:
+                raise HTTPException(413, f"the body is larger than {MOST_BYTES} bytes")
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ended early") from None
     request.state.body = bytes(raw)
     return bytes(raw)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -290,6 +292,24 @@ async def test_the_first_message_is_hello(store: Served) -> None:
     async with subscriber(store.running.grpc_address, store.key("sidecar")) as sidecar:
         await sidecar.send(heartbeat=pb.Heartbeat())
         assert (await sidecar.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served, tmp_path: Path) -> None:
+    """The store forgets changes more than 100,000 revisions back, and resumes nobody from there."""
+    admin = fresh.rest()
+    await in_thread(admin.register, "payments-worker-prod")
+    await in_thread(admin.register, "ledger-worker-prod")
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as database, database:
+        database.execute("UPDATE meta SET revision = 100999")
+    await in_thread(admin.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as database:
+        ((epoch, revision, oldest),) = database.execute("SELECT epoch, revision, oldest_revision FROM meta")
+        assert (revision, oldest) == (101_000, 1_000)
+        assert database.execute("SELECT count(*), max(revision) FROM changes").fetchone() == (1, 101_000)
+    for claim, resumed in ((1, False), (999, False), (1_000, True), (101_000, True)):
+        async with subscriber(fresh.running.grpc_address, fresh.key("sidecar")) as sidecar:
+            await sidecar.hello(epoch=epoch, revision=claim)
+            assert (await sidecar.next()).welcome.resumed is resumed, claim
 
 
 async def test_a_silent_sidecar_is_given_up(tmp_path: Path) -> None:
