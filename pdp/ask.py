@@ -1,24 +1,59 @@
-"""What `pdp evaluate` puts to a sidecar, and how it tells the answer."""
+"""What `pdp evaluate` and `pdp explain` put to a sidecar, and how they tell the answer."""
 
 from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.json_format import ParseDict, ParseError
 
-from pdp import wire
+from pdp import explaining, wire
+from pdp.core.explain_text import render
 from pdp.settings import SettingsError
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 
 
-class NoAnswer(NamedTuple):
-    """Why there is no decision; `malformed`: it is the request that is wrong."""
+class NoAnswerError(Exception):
+    """Why there is no answer; `malformed`: it is the request that is wrong."""
 
-    message: str
-    malformed: bool
+    def __init__(self, error: grpc.RpcError) -> None:
+        self.malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        super().__init__(f"{error.code().name}: {error.details()}")
 
 
-def request(
+class Told(NamedTuple):
+    """An answer for people, and for programs."""
+
+    text: str
+    document: dict[str, Any]
+
+
+class Question(NamedTuple):
+    """An action, and the sidecar that it is put to."""
+
+    target: str
+    timeout: float
+    action: pb.Action
+
+    def evaluate(self, idempotency_key: str, dry_run: bool) -> Told:
+        """The decision; `NoAnswerError` when there is none."""
+        request = pb.EvaluateRequest(action=self.action, idempotency_key=idempotency_key, dry_run=dry_run)
+        document = wire.answer_json(self._ask("Evaluate", request))
+        return Told(_decision(document), document)
+
+    def explain(self) -> Told:
+        """The decision with everything that led to it; `NoAnswerError` when there is none."""
+        answer: pb.ExplainResponse = self._ask("Explain", pb.ExplainRequest(action=self.action))
+        return Told(render(explaining.read(answer)), _explanation(answer))
+
+    def _ask(self, method: str, request: pb.EvaluateRequest | pb.ExplainRequest) -> Any:
+        with grpc.insecure_channel(self.target) as channel:
+            try:
+                return getattr(PolicyDecisionPointStub(channel), method)(request, timeout=self.timeout)
+            except grpc.RpcError as error:
+                raise NoAnswerError(error) from error
+
+
+def action(
     *,
     agent: str,
     action: str,
@@ -33,47 +68,31 @@ def request(
     environment: str,
     attributes: dict[str, Any],
     mfa_verified: bool,
-    idempotency_key: str,
-    dry_run: bool,
-) -> pb.EvaluateRequest:
-    """The request that the options describe; `SettingsError` for attributes that no message can hold."""
-    message = pb.EvaluateRequest(
-        action=pb.Action(
-            agent_id=agent,
-            action_type=action,
-            resource=resource,
-            resource_id=resource_id,
-            risk_score=risk,
-            amount=amount,
-            estimated_cost_usd=cost,
-            data_classifications=data_classification,
-            mcp_server=mcp_server,
-            tool=tool,
-            environment=environment,
-            mfa_verified=mfa_verified,
-        ),
-        idempotency_key=idempotency_key,
-        dry_run=dry_run,
+) -> pb.Action:
+    """The action that the options describe; `SettingsError` for attributes that no message can hold."""
+    message = pb.Action(
+        agent_id=agent,
+        action_type=action,
+        resource=resource,
+        resource_id=resource_id,
+        risk_score=risk,
+        amount=amount,
+        estimated_cost_usd=cost,
+        data_classifications=data_classification,
+        mcp_server=mcp_server,
+        tool=tool,
+        environment=environment,
+        mfa_verified=mfa_verified,
     )
     try:
-        ParseDict(attributes, message.action.attributes)
+        if attributes:
+            ParseDict(attributes, message.attributes)
     except (ParseError, ValueError) as error:
         raise SettingsError("--attributes", str(error)) from error
     return message
 
 
-def evaluate(target: str, message: pb.EvaluateRequest, timeout: float) -> dict[str, Any] | NoAnswer:
-    """The sidecar's answer, with the names that the JSON door gives."""
-    with grpc.insecure_channel(target) as channel:
-        try:
-            return wire.answer_json(PolicyDecisionPointStub(channel).Evaluate(message, timeout=timeout))
-        except grpc.RpcError as error:
-            malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            return NoAnswer(f"{error.code().name}: {error.details()}", malformed)
-
-
-def told(answer: dict[str, Any]) -> str:
-    """An answer as a few lines for people."""
+def _decision(answer: dict[str, Any]) -> str:
     lines = [f"{answer['outcome']} · {answer['reason']}", answer["message"], f"risk {answer['risk_score']}"]
     if answer["policy"]:
         lines.append("policy {name} ({id}, priority {priority})".format_map(answer["policy"]))
@@ -85,3 +104,35 @@ def told(answer: dict[str, Any]) -> str:
         lines.append(f"remaining {', '.join(left)}")
     lines.append(f"decision {answer['decision_id']}, registry revision {answer['registry_revision']}")
     return "\n".join(lines)
+
+
+def _explanation(answer: pb.ExplainResponse) -> dict[str, Any]:
+    return {
+        "decision": wire.answer_json(answer.decision),
+        "stages": [
+            {"stage": one.stage, "verdict": _name(pb.Verdict, one.verdict), "detail": one.detail}
+            for one in answer.stages
+        ],
+        "policies": [_policy(one) for one in answer.policies],
+        "would_allow": list(answer.would_allow),
+    }
+
+
+def _policy(message: pb.PolicyExplanation) -> dict[str, Any]:
+    policy = message.policy
+    return {
+        "policy": {"id": policy.id, "name": policy.name, "priority": policy.priority},
+        "outcome": _name(pb.Outcome, message.outcome),
+        "shadow": message.shadow,
+        "held": message.held,
+        "decided": message.decided,
+        "conditions": [
+            {"operator": one.operator, "expected": one.expected, "seen": one.seen, "held": one.held}
+            for one in message.conditions
+        ],
+    }
+
+
+def _name(kind: Any, value: int) -> str:
+    name: str = kind.Name(value)
+    return name.partition("_")[2].lower()

@@ -6,12 +6,15 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pdp import logs
 from pdp.settings import LOG_FORMATS, LOG_LEVELS, Settings, SettingsError, address
+
+if TYPE_CHECKING:
+    from pdp.ask import Told
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -22,6 +25,43 @@ def option(name: str, *parameter: str, **how: Any) -> Callable[[Function], Funct
     variable = "PDP_" + name.removeprefix("--").replace("-", "_").upper()
     how.setdefault("envvar", variable)
     return click.option(name, *parameter, show_envvar=True, show_default=True, **how)
+
+
+def json_object(_context: click.Context, _option: click.Parameter, text: str) -> dict[str, Any]:
+    """The JSON object that an option's text is, or a wrong option."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"it is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter("it is not a JSON object")
+    return found
+
+
+def describes_action(function: Function) -> Function:
+    """The options of a command that puts one action to a sidecar."""
+    for one in reversed(
+        (
+            option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar."),
+            option("--timeout", default=5.0, type=click.FloatRange(0, 3600, min_open=True), help="In seconds."),
+            option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON."),
+            option("--agent", required=True, help="Id of the agent."),
+            option("--action", required=True, help="Type of the action, as transaction.process."),
+            option("--resource", default="", help="What it acts on."),
+            option("--resource-id", default="", help="Which one of it."),
+            option("--risk", type=click.IntRange(0, 100), help="The runtime's risk score."),
+            option("--amount", type=float, help="Amount of the transaction."),
+            option("--cost", type=float, help="Estimated cost in US dollars."),
+            option("--data-classification", multiple=True, help="May be given several times."),
+            option("--mcp-server", default="", help="Name of the MCP server."),
+            option("--tool", default="", help="Name of its tool."),
+            option("--environment", default="", help="As production."),
+            option("--attributes", default="{}", callback=json_object, metavar="JSON", help="An object."),
+            option("--mfa-verified", is_flag=True, help="The person behind it has passed MFA."),
+        )
+    ):
+        function = one(function)
+    return function
 
 
 def main() -> None:
@@ -86,45 +126,41 @@ def dev(log_level: str, **given: Any) -> None:
 
 
 @cli.command()
-@option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar.")
-@option("--agent", required=True, help="Id of the agent.")
-@option("--action", required=True, help="Type of the action, as transaction.process.")
-@option("--resource", default="", help="What it acts on.")
-@option("--resource-id", default="", help="Which one of it.")
-@option("--risk", type=click.IntRange(0, 100), help="The runtime's risk score.")
-@option("--amount", type=float, help="Amount of the transaction.")
-@option("--cost", type=float, help="Estimated cost in US dollars.")
-@option("--data-classification", multiple=True, help="May be given several times.")
-@option("--mcp-server", default="", help="Name of the MCP server.")
-@option("--tool", default="", help="Name of its tool.")
-@option("--environment", default="", help="As production.")
-@option("--attributes", default="{}", metavar="JSON", help="An object.")
-@option("--mfa-verified", is_flag=True, help="The person behind it has passed MFA.")
+@describes_action
 @option("--idempotency-key", default="", help="The same key and action count once.")
 @option("--dry-run", is_flag=True, help="Count nothing.")
-@option("--timeout", default=5.0, type=click.FloatRange(0, 3600, min_open=True), help="In seconds.")
-@option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
-def evaluate(target: str, timeout: float, as_json: bool, attributes: str, **given: Any) -> int:
+def evaluate(target: str, timeout: float, as_json: bool, idempotency_key: str, dry_run: bool, **action: Any) -> int:
     """Ask a sidecar for a decision. Exit code 1: it could not answer; 2: the action is malformed."""
     from pdp import ask
 
-    request = ask.request(attributes=_object("--attributes", attributes), **given)
-    answer = ask.evaluate(str(address("--target", target)), request, timeout)
-    if isinstance(answer, ask.NoAnswer):
-        click.echo(f"pdp: {answer.message}", err=True)
-        return 2 if answer.malformed else 1
-    click.echo(json.dumps(answer, indent=2) if as_json else ask.told(answer))
+    question = ask.Question(_address(target), timeout, ask.action(**action))
+    return _tell(lambda: question.evaluate(idempotency_key, dry_run), as_json)
+
+
+@cli.command()
+@describes_action
+def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
+    """Ask a sidecar why it would decide as it does, stage by stage; counts nothing."""
+    from pdp import ask
+
+    question = ask.Question(_address(target), timeout, ask.action(**action))
+    return _tell(question.explain, as_json)
+
+
+def _tell(put: "Callable[[], Told]", as_json: bool) -> int:
+    from pdp import ask
+
+    try:
+        told = put()
+    except ask.NoAnswerError as error:
+        click.echo(f"pdp: {error}", err=True)
+        return 2 if error.malformed else 1
+    click.echo(json.dumps(told.document, indent=2) if as_json else told.text)
     return 0
 
 
-def _object(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(name, f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SettingsError(name, "is not a JSON object")
-    return value
+def _address(target: str) -> str:
+    return str(address("--target", target))
 
 
 def _run(program: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

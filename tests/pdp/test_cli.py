@@ -12,7 +12,7 @@ from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.programs import run, started
 from tests.waiting import eventually_gives
-from tests.whole import AGENT, FINANCIAL, Http, settings, sidecar, store
+from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Http, settings, sidecar, store
 
 NOWHERE = "127.0.0.1:1"
 
@@ -151,7 +151,41 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
     assert json.loads(full.out)["reason"] == "MCP_SERVER_NOT_REGISTERED"
     assert (malformed.code, malformed.out) == (2, "")
     assert "action.amount" in malformed.err
-    assert (not_json.code, not_json.err) == (2, "pdp: `--attributes`: is not a JSON object\n")
+    assert not_json.code == 2
+    assert "Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): it is not a JSON object" in not_json.err
+
+
+async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
+    """For people stage by stage with what would allow; for programs the same in JSON; nothing is counted."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+        path = f"/api/agents/registry/{AGENT}/policies"
+        assert (await central.rest.call("POST", path, HIGH_VALUE)).status == 201
+        await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
+        action = [f"--agent={AGENT}", "--action=transaction.process", "--resource=banking_api", "--amount=15000"]
+        target = f"--target={beside.sidecar.grpc_address}"
+        told = await run("pdp", "explain", target, *action)
+        as_json = await run("pdp", "explain", target, *action, "--json")
+        malformed = await run("pdp", "explain", target, "--agent=x", "--action=api.read")
+        counted = await beside.evaluate(risk_score=10)
+    assert told.code == 0
+    assert "require_approval" in told.out
+    assert "amount_above" in told.out
+    explanation = json.loads(as_json.out)
+    assert explanation["decision"]["reason"] == "POLICY_MATCHED"
+    policy = explanation["policies"][0]
+    assert (policy["policy"]["name"], policy["outcome"], policy["decided"]) == (
+        "High-Value Transaction Review",
+        "require_approval",
+        True,
+    )
+    assert {one["operator"]: one["held"] for one in policy["conditions"]} == {
+        "action_type": True,
+        "amount_above": True,
+    }
+    assert "decided" in {stage["verdict"] for stage in explanation["stages"]}
+    assert (malformed.code, malformed.err.count("\n")) == (2, 1)
+    assert counted.rate_remaining.minute == 99
 
 
 async def test_evaluate_without_a_sidecar_is_exit_code_1() -> None:

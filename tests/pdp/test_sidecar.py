@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pdp import app
 from pdp.settings import Address, SettingsError, Subscription
@@ -226,6 +227,22 @@ async def test_metrics_count_the_decisions_of_a_run_exactly(tmp_path: Path) -> N
     assert samples["pdp_registry_revision", ()] == 1
     assert samples["pdp_decisions_in_flight", ()] == 0
     assert 0 <= samples["pdp_staleness_seconds", ()] < 60
+
+
+async def test_reflection_is_served_when_switched_on(tmp_path: Path) -> None:
+    """And not otherwise."""
+
+    async def services(reflection: bool) -> set[str]:
+        async with sidecar(settings(tmp_path, NOWHERE, reflection=reflection)) as beside:
+            call = reflection_pb2_grpc.ServerReflectionStub(beside.channel).ServerReflectionInfo()
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            answer = await call.read()
+            await call.done_writing()
+            return {service.name for service in answer.list_services_response.service}
+
+    assert "pdp.v1.PolicyDecisionPoint" in await services(True)
+    with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+        await services(False)
 
 
 async def test_a_second_sidecar_on_the_same_port_does_not_start(tmp_path: Path) -> None:
