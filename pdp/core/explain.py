@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import islice
+from math import inf
 from typing import NamedTuple
 
 from pdp.core.conditions import MISSING, Clause, clauses
@@ -20,6 +21,7 @@ from pdp.core.stages import STAGES, Ruling, deciding_policy, mfa
 
 MOST_TRIED_FIRST = 16
 MOST_TRIED_SECOND = 16
+MOST_CHAINED = 6
 MOST_SUGGESTIONS = 8
 NO_RULING = Ruling(Outcome.BLOCK, Reason.INTERNAL_ERROR)
 
@@ -155,14 +157,15 @@ def _condition_verdict(clause: Clause, policy: PolicyRecord, situation: Situatio
 
 
 def _would_allow(situation: Situation, explanation: Explanation) -> tuple[str, ...]:
-    """The nearest single changes that allow; where there is none, pairs of which the second is found after the first.
+    """The nearest single changes that allow; where there is none, pairs; where there is none, one chain.
 
     Each is tried: what stands here was allowed by the procedure itself.
     """
     if explanation.outcome is Outcome.ALLOW:
         return ()
     single = [change for change in _changes(situation, explanation) if _allows(change.situation)]
-    return tuple(merged(single or _pairs(situation, explanation))[:MOST_SUGGESTIONS])
+    found = merged(single or _pairs(situation, explanation)) or _chain(situation, explanation)
+    return tuple(found[:MOST_SUGGESTIONS])
 
 
 def _pairs(situation: Situation, explanation: Explanation) -> Iterator[Change]:
@@ -172,6 +175,29 @@ def _pairs(situation: Situation, explanation: Explanation) -> Iterator[Change]:
             for second in islice(_changes(first.situation, then), MOST_TRIED_SECOND):
                 if _allows(second.situation):
                     yield second._replace(what=f"{first}, and {second.what}")
+
+
+def _chain(situation: Situation, explanation: Explanation) -> list[str]:
+    """Changes that allow together, each the first after which the procedure comes further; none if it gets stuck."""
+    told: list[str] = []
+    while explanation.outcome is not Outcome.ALLOW:
+        steps = ((change, walk(change.situation)) for change in _changes(situation, explanation))
+        reached = _reach(explanation)
+        further = next((step for step in steps if _reach(step[1]) > reached), None)
+        if further is None or len(told) == MOST_CHAINED:
+            return []
+        change, explanation = further
+        situation = change.situation
+        told.append(str(change))
+    return [", and ".join(told)]
+
+
+def _reach(explanation: Explanation) -> tuple[float, int]:
+    """How far the procedure came: by the stage that decided, and by the policy."""
+    if explanation.outcome is Outcome.ALLOW:
+        return inf, 0
+    decided = next(index for index, stage in enumerate(explanation.stages) if stage.verdict is Verdict.DECIDED)
+    return decided, explanation.policy.priority if explanation.policy else 0
 
 
 def _changes(situation: Situation, explanation: Explanation) -> Iterator[Change]:

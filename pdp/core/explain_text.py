@@ -21,7 +21,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield from _section("stages, in their order", _stages(explanation.stages))
     yield from _section("policies, in the order of evaluation", _policies(explanation.policies))
     if explanation.outcome is not Outcome.ALLOW:
-        nothing = ("no one or two changes that were tried",)
+        nothing = ("none of the changes that were tried",)
         yield from _section("what would allow it", explanation.would_allow or nothing)
 
 
