@@ -22,6 +22,9 @@ from pdp.metrics import Metrics
 from pdp.state import Holder, State
 from pdp.v1 import decision_pb2 as pb
 
+LEAST_SWEPT = 1024
+"""So many agents may have counters before those that are idle are looked for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class DecisionPoint:
         self._clock = clock
         self._ids = DecisionIds(secrets.randbits)
         self._usage: dict[str, Usage] = {}
+        self._sweep_at = LEAST_SWEPT
         self.answers = Answers()
 
     def evaluate(self, request: wire.Request) -> pb.EvaluateResponse:
@@ -103,15 +107,21 @@ class DecisionPoint:
         if agent is None:
             _check_agent_id(action.agent_id)
             return self._finished(None, action, decide(None, state.servers, action, _UNUSED, now), state, now)
-        usage = self._usage.get(action.agent_id) or Usage()
+        usage = self._usage.get(action.agent_id) or self._new_usage(action.agent_id, now)
         decision = decide(agent, state.servers, action, usage, now)
         if counts:
-            self._usage[action.agent_id] = usage
             charge(agent, usage, decision, now)
         answer = self._finished(agent, action, decision, state, now)
         answer.agent_version = agent.version
         wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
         return answer
+
+    def _new_usage(self, agent_id: str, now: Now) -> Usage:
+        if len(self._usage) >= self._sweep_at:
+            self._usage = {name: usage for name, usage in self._usage.items() if not usage.is_idle(now.boot)}
+            self._sweep_at = max(LEAST_SWEPT, 2 * len(self._usage))
+        usage = self._usage[agent_id] = Usage()
+        return usage
 
     def _finished(
         self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now

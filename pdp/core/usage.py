@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from pdp.core.windows import Window
 
+IDLE_SECONDS = 26 * 3600
+"""A local day has at most 25 hours, and a bucket of the day's window 24 minutes."""
+
 
 class Limits(NamedTuple):
     """Actions in any 60 s, 3,600 s and 86,400 s; None: no limit."""
@@ -24,6 +27,10 @@ class Usage:
         self.hours = Window(1440)
         self.spend_day = 0
         self.spent_micros = 0
+
+    def is_idle(self, boot: float) -> bool:
+        """Whether nobody has looked at it for longer than any window or local day: it then equals a new one."""
+        return boot - self.hours.newest * self.hours.bucket_seconds > IDLE_SECONDS
 
     def wait(self, limits: Limits, boot: float) -> float:
         """Seconds until one more action passes every limit: 0 if it does now, infinite if it never will."""

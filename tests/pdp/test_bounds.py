@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp import wire
+from pdp import decision_point, wire
 from pdp.core.errors import InvalidAction
 from pdp.idempotency import Answers
 from pdp.v1 import decision_pb2 as pb
@@ -96,6 +96,28 @@ def test_the_newest_answers_are_the_ones_remembered() -> None:
     evicted = answers.evicted
     answers.put("agent", "later", b"d", b"", 700.0)
     assert (len(answers), answers.evicted) == (1, evicted)
+
+
+def test_counters_of_idle_agents_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a day has gone by without a question, an agent takes no memory; those in use keep their counts."""
+    monkeypatch.setattr(decision_point, "LEAST_SWEPT", 10)
+    bench = Bench()
+    bench.put(*(agent(f"agent-number-{number}", max_actions_per_day=5) for number in range(1000)))
+    point = bench.service.point
+
+    def remaining(number: int) -> int:
+        action = wire.Action(f"agent-number-{number}", "api.read", risk_score=1)
+        return point.evaluate(wire.Request(action)).rate_remaining.day
+
+    for number in range(500):
+        assert remaining(number) == 4
+    bench.pass_seconds(23 * 3600)
+    assert remaining(0) == 3
+    bench.pass_seconds(4 * 3600)
+    for number in range(500, 1000):
+        assert remaining(number) == 4
+    assert len(point._usage) <= 501
+    assert remaining(0) == 3
 
 
 def closed_bench() -> Bench:
