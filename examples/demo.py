@@ -27,6 +27,7 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
 CHANGE_SECONDS = 10.0
 STOP_SECONDS = 10.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 COLOURS = {"allow": "green", "require_approval": "yellow", "escalate": "magenta", "block": "red"}
 ACTIONS = (
     AgentAction(action_type="api.read", resource="banking_api", risk_score=10),
@@ -93,7 +94,8 @@ class Program(NamedTuple):
 
 def main() -> int:
     """Runs the demo; the exit code is 0 when it showed all that it should."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="pdp-demo-")))
@@ -246,14 +248,31 @@ def new_key(database: str, role: str) -> str:
 @contextmanager
 def running(name: str, *arguments: str, output: Path) -> Iterator[Program]:
     """A program of the project, stopped at the end."""
-    with output.open("wb") as file:
-        command = [str(BIN / name), *arguments]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own
-    program = Program(process, output)
+    program = None
+    command = [str(BIN / name), *arguments]
     try:
+        with output.open("wb") as file, uninterrupted():
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own
+            program = Program(process, output)
         yield program
     finally:
-        program.stop()
+        if program is not None:
+            with uninterrupted():
+                program.stop()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keeps signals until later: one that came just after a process began would leave it running."""
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for missed in caught:
+            signal.raise_signal(missed)
 
 
 def until(ask: Callable[[], T | None], seconds: float, otherwise: str) -> T:
