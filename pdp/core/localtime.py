@@ -22,9 +22,12 @@ def local_time(zone: str, wall: float) -> LocalTime:
 
 def next_midnight(zone: str, wall: float) -> float:
     """When the next local date begins, in seconds since the Unix epoch; right over changes to and from DST."""
-    today = datetime.fromtimestamp(wall, ZoneInfo(zone)).date()
+    today = datetime.fromtimestamp(wall // 1, ZoneInfo(zone)).date()  # a fraction would be rounded up to midnight
     tomorrow = today + timedelta(days=1)
-    return datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=ZoneInfo(zone)).timestamp()
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=ZoneInfo(zone))
+    if midnight.timestamp() <= wall:  # clocks that went back over midnight have shown it once already
+        midnight = midnight.replace(fold=1)
+    return midnight.timestamp()
 
 
 # A date in a zone costs microseconds; all agents of a zone share the answer for a minute.
