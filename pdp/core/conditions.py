@@ -40,7 +40,6 @@ class Operator:
     seen: Callable[[Action, int, LocalTime, Any], Any]
     holds: Callable[[Any, Any], bool]
     compiled: Callable[[Any, bool], Test]
-    says: str
 
 
 def check(conditions: Any, path: str, problems: Problems) -> None:
@@ -235,119 +234,102 @@ OPERATORS: dict[str, Operator] = {
         _given("action_type"),
         lambda seen, x: seen == x,
         lambda x, missing: lambda a, r, t: a.action_type == x,
-        "action type is",
     ),
     "action_type_in": Operator(
         ListOf(_TYPE_OR_PREFIX, 4096, 1),
         _given("action_type"),
         lambda seen, entries: any(matches_action_type(seen, entry) for entry in entries),
         _compiled_action_type_in,
-        "action type is one of",
     ),
     "risk_above": Operator(
         Whole(0, 99),
         _seen_risk,
         lambda seen, n: seen > n,
         lambda n, missing: lambda a, r, t: r > n,
-        "risk is above",
     ),
     "risk_below": Operator(
         Whole(1, 100),
         _seen_risk,
         lambda seen, n: seen < n,
         lambda n, missing: lambda a, r, t: r < n,
-        "risk is below",
     ),
     "amount_above": Operator(
         _AMOUNT,
         _given("amount"),
         lambda seen, n: seen > n,
         lambda n, missing: lambda a, r, t: a.amount > n if a.amount is not None else missing,
-        "amount is above",
     ),
     "amount_below": Operator(
         _AMOUNT,
         _given("amount"),
         lambda seen, n: seen < n,
         lambda n, missing: lambda a, r, t: a.amount < n if a.amount is not None else missing,
-        "amount is below",
     ),
     "resource_in": Operator(
         _RESOURCES,
         _given("resource"),
         lambda seen, some: seen in some,
         _compiled_in("resource"),
-        "resource is one of",
     ),
     "resource_not_in": Operator(
         _RESOURCES,
         _given("resource"),
         lambda seen, some: seen not in some,
         _compiled_resource_not_in,
-        "resource is none of",
     ),
     "resource_matches": Operator(
         Text(1024, 1),
         _given("resource"),
         fnmatchcase,
         _compiled_resource_matches,
-        "resource matches",
     ),
     "data_classification": Operator(
         OneOf(_NAME, _NAMES, lambda value: isinstance(value, list | tuple)),
         _given("data_classifications"),
         lambda seen, some: any(label in _as_set(some) for label in seen),
         _compiled_classification,
-        "data classifications include",
     ),
     "hour_after": Operator(
         Whole(0, 23),
         _seen_hour,
         lambda seen, h: seen >= h,
         lambda h, missing: lambda a, r, t: t.hour >= h,
-        "local hour is at or after",
     ),
     "hour_before": Operator(
         Whole(0, 24),
         _seen_hour,
         lambda seen, h: seen < h,
         lambda h, missing: lambda a, r, t: t.hour < h,
-        "local hour is before",
     ),
     "day_in": Operator(
         ListOf(Whole(1, 7), 7, 1),
         _seen_weekday,
         lambda seen, days: seen in days,
         _compiled_day_in,
-        "local weekday is one of",
     ),
     "mcp_server": Operator(
         _NAME,
         _given("mcp_server"),
         lambda seen, x: seen == x,
         _compiled_in("mcp_server"),
-        "MCP server is",
     ),
     "tool_in": Operator(
         _NAMES,
         _given("tool"),
         lambda seen, some: seen in some,
         _compiled_in("tool"),
-        "tool is one of",
     ),
     "attribute_equals": Operator(
         MapOf(Text(512, 1), Json(4096), 64, 1),
         _seen_attribute,
         lambda seen, pair: json_equal(seen, pair[1]),
         _compiled_attribute_equals,
-        "attributes equal",
     ),
     "environment": Operator(
         _NAME,
         _given("environment"),
         lambda seen, x: seen == x,
         _compiled_in("environment"),
-        "environment is",
     ),
 }
 
@@ -356,5 +338,4 @@ _HOURS_OVER_MIDNIGHT = Operator(
     _seen_hour,
     lambda seen, hours: seen >= hours[0] or seen < hours[1],
     _compiled_over_midnight,
-    "local hour is at or after, or before",
 )
