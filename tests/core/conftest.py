@@ -2,8 +2,13 @@
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "here",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
 settings.register_profile("mutation", settings.get_profile("here"), max_examples=60, derandomize=True, database=None)
 settings.load_profile(os.environ.get("PDP_HYPOTHESIS_PROFILE", "here"))

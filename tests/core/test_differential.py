@@ -7,7 +7,7 @@ from hypothesis import event, given, settings
 
 from pdp.core.decide import charge, decide
 from pdp.core.explain import Explanation, walk
-from pdp.core.model import Action, Decision, Now
+from pdp.core.model import Action, Decision, Now, Reason
 from pdp.core.situation import Situation, local_at
 from pdp.core.stages import limits_of
 from pdp.core.usage import Usage
@@ -61,7 +61,7 @@ def comparable(answer: Decision | Explanation) -> dict[str, Any]:
 def fight(sequence: Sequence) -> None:
     world, start, turns = sequence
     duel = Duel(world, start)
-    action, last = turns[0].action, None
+    action, last, set_back = turns[0].action, None, False
     for turn in turns:
         if not turn.repeat:
             action = turn.action
@@ -71,6 +71,9 @@ def fight(sequence: Sequence) -> None:
         duel.now = Now(duel.now.wall + after + jump, duel.now.boot + after)
         last = duel.decide(action, dry_run=turn.dry_run)
         event(last.reason.name)
+        set_back = set_back or jump < 0
+        if refused_for is Reason.BUDGET_EXCEEDED and set_back:
+            continue  # what was spent before the clock went back counts for longer than its day now seems to last
         assert last.reason is not refused_for, "the wait that a refusal named was too short"
 
 

@@ -13,7 +13,7 @@ from pdp.core.situation import Records
 from pdp.state import Kind, RawRecord, State, build
 
 AGENT_ID = "generated-agent"
-ACTION_TYPES = ["api.read", "api.write", "database.query", "database.", "database", "数据.读"]
+ACTION_TYPES = ["api.read", "database.query", "database.", "数据.读"]
 RESOURCES = ["ledger", "vault", "prod/db-1", "prod/db-10", "Ünïcode ☂", "a\nb"]
 LABELS = ["pii", "public", "secret"]
 TOOLS = ["list", "query", "drop", "*"]
@@ -40,8 +40,8 @@ JUMPS = [0, 0, 0, 0, 3600, -3600, 86_400, -86_400]
 BOOTS = [0.0, 0.25, 59.999, 61.0, 864_000.0, 1_000_000.7]
 
 CONDITIONS: list[tuple[str, Any]] = [
-    *(("action_type", name) for name in ACTION_TYPES),
-    ("action_type_in", ["api.read", "api.write"]),
+    *(("action_type", name) for name in (*ACTION_TYPES, *ACTION_TYPES)),
+    ("action_type_in", ["api.read", "数据.读"]),
     ("action_type_in", ["database.*"]),
     ("action_type_in", ["api.read", "database.*"]),
     *(("risk_above", score) for score in (0, 29, 30, 70, 99)),
@@ -119,7 +119,7 @@ policies = st.fixed_dictionaries(
         "conditions": st.one_of(conditions, conditions, conditions, st.just({})),
         "policy_action": one(["allow", "require_approval", "block", "escalate"]),
         "priority": one([1, 1, 2, 100]),
-        "mode": one(["enforce", "enforce", "enforce", "shadow"]),
+        "mode": one(["enforce", "enforce", "shadow"]),
         "on_missing": one(["no_match", "match"]),
         "is_active": one([True, True, True, False]),
         "created_at": one([f"2026-01-01T00:00:00.00000{n}Z" for n in (1, 2)]),
@@ -137,7 +137,7 @@ configurations = st.fixed_dictionaries(
         "allowed_action_types": some(ACTION_TYPES, 5),
         "allowed_resources": some(RESOURCES, 5),
         "blocked_resources": some(RESOURCES, 1),
-        "mcp_capabilities": st.one_of(st.just({}), st.dictionaries(one(SERVERS), some(TOOLS, 3), max_size=2)),
+        "mcp_capabilities": st.dictionaries(one(SERVERS), some(TOOLS, 3), max_size=2),
         "default_risk_score": one(SCORES),
         "action_risk_scores": st.one_of(st.just({}), st.dictionaries(one(ACTION_TYPES), one(SCORES), max_size=2)),
         "auto_approve_below": one(SCORES),
@@ -159,9 +159,8 @@ configurations = st.fixed_dictionaries(
         "policies": st.lists(policies, max_size=3),
     }
 )
-agents = st.builds(
-    _restricted, configurations.map(_thresholds), st.sets(one(list(RESTRICTIONS)), min_size=1, max_size=3)
-)
+few = st.one_of(st.just({"rates"}), st.just({"budget"}), st.sets(one(list(RESTRICTIONS)), min_size=1, max_size=3))
+agents = st.builds(_restricted, configurations.map(_thresholds), few)
 
 servers = st.fixed_dictionaries(
     {
@@ -179,7 +178,7 @@ actions = st.builds(
     resource=one(["", *RESOURCES]),
     risk_score=one([None, *SCORES]),
     amount=one([None, *AMOUNTS]),
-    estimated_cost_micros=one([None, None, 0, 1, 1_000_000, 1_500_000, 2_500_000, 2_500_001]),
+    estimated_cost_micros=one([None, 0, 1, 1_000_000, 1_000_000, 2_500_000, 2_500_001]),
     data_classifications=some(LABELS, 2).map(tuple),
     mcp_server=one(["", "", "", "db", "db", "db", "db", "files", "unknown"]),
     tool=one(["", "list", "list", "query", "drop"]),
@@ -260,4 +259,4 @@ turns = st.builds(
 starts = st.builds(
     lambda wall, beside, boot: Now(wall + beside, boot), one(WALLS), one([-1, -0.001, 0, 0, 1, 60, 3600]), one(BOOTS)
 )
-sequences = st.tuples(worlds, starts, st.lists(turns, min_size=1, max_size=8))
+sequences = st.tuples(worlds, starts, st.lists(turns, min_size=3, max_size=12))
