@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,12 +54,18 @@ class RunningStore:
 
 
 @asynccontextmanager
-async def running(settings: Settings, pace: Pace = PACE) -> AsyncIterator[RunningStore]:
-    """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting."""
+async def running(
+    settings: Settings, pace: Pace = PACE, after_change: Callable[[int], Awaitable[None]] | None = None
+) -> AsyncIterator[RunningStore]:
+    """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting.
+
+    `after_change` is awaited with the newest revision after each request that writes, before it is answered.
+    """
     settings.pepper_path()  # a missing setting is said before the database is touched
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
+        store.after_change = after_change
         sync = RegistrySync(store, pace)
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))

@@ -1,5 +1,6 @@
 """What the interfaces of one running store share."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from registry_store.database import Database
@@ -20,4 +21,6 @@ class Store:
     feed: Feed
     sidecars: Sidecars
     metrics: Metrics
+    after_change: Callable[[int], Awaitable[None]] | None = None
+    """Awaited with the newest revision once a request has changed something, before it is answered."""
     ready: bool = False

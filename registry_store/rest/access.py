@@ -1,5 +1,7 @@
 """Who calls: the key of a request, its role, and the transaction in which it acts."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,10 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store import keys
 from registry_store.activity import Actor
+from registry_store.changes import meta
 from registry_store.errors import NotAllowed, NotAuthenticated
 from registry_store.keys import Caller, Role
 from registry_store.store import Store
 
+logger = logging.getLogger(__name__)
+
+AFTER_CHANGE_SECONDS = 5
 BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, as `registry-store keys create` prints it")
 READERS = (Role.ADMIN, Role.APPROVER, Role.VIEWER)
 
@@ -71,8 +77,21 @@ async def reading(request: Request) -> AsyncIterator[AsyncSession]:
 @asynccontextmanager
 async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[AsyncSession, Actor]]:
     """A transaction that writes, and in whose name."""
-    async with store_of(request).database.writing() as session:
+    store = store_of(request)
+    async with store.database.writing() as session:
         yield session, Actor(caller.name, _via(request), datetime.now(UTC), caller.key_id)
+        revision = (await meta(session)).revision if store.after_change else 0
+    if store.after_change:
+        await _tell(store.after_change, revision)
+
+
+async def _tell(after_change: Callable[[int], Awaitable[None]], revision: int) -> None:
+    """Tell of a change that is committed, whatever becomes of the telling."""
+    try:
+        async with asyncio.timeout(AFTER_CHANGE_SECONDS):
+            await after_change(revision)
+    except Exception:
+        logger.exception("revision %d was committed, but what follows a change failed", revision)
 
 
 def _via(request: Request) -> str:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -75,12 +76,30 @@ class Served:
     def key(self, role: str, name: str = "tester") -> str:
         return self.run(self.running.create_key(role, name))
 
+    def sql(self, statement: str) -> list[Any]:
+        """Run one statement beside the store's own, and return the rows that it gives."""
+
+        async def execute() -> list[Any]:
+            async with self.running._store.database.engine.begin() as connection:
+                result = await connection.exec_driver_sql(statement)
+                return [tuple(row) for row in result] if result.returns_rows else []
+
+        return self.run(execute())
+
     def rest(self, role: str | None = "admin") -> Rest:
         return Rest(self.running.http_address, role and self.key(role))
 
 
+def in_own_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` gives, run to its end in a thread, beside whatever loop the test has."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result(WAIT_SECONDS)
+
+
 @contextmanager
-def served(settings: Settings, pace: Pace = PACE) -> Iterator[Served]:
+def served(
+    settings: Settings, pace: Pace = PACE, after_change: Callable[[int], Awaitable[None]] | None = None
+) -> Iterator[Served]:
     """The store, until the block is left."""
     started: asyncio.Future[Served] | Any = threading.Event()
     got: list[Served | BaseException] = []
@@ -88,7 +107,7 @@ def served(settings: Settings, pace: Pace = PACE) -> Iterator[Served]:
 
     async def serve() -> None:
         stop.append(asyncio.Event())
-        async with app.running(settings, pace) as running:
+        async with app.running(settings, pace, after_change) as running:
             got.append(Served(running, asyncio.get_running_loop()))
             started.set()
             await stop[0].wait()
