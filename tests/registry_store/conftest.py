@@ -1,12 +1,17 @@
-"""One store for the tests of a module; each test uses ids of its own."""
+"""Stores for tests, on SQLite and on PostgreSQL: what is asked of the one is asked of the other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from registry_store.settings import Settings
-from tests.registry_store.serving import Rest, Served, served
+from registry_store import migrate
+from registry_store.settings import Settings, database_url
+from tests import postgresql
+from tests.postgresql import Cluster
+from tests.registry_store.serving import Rest, Served, in_own_loop, served
+
+MakeSettings = Callable[[Path], Settings]
 
 
 def settings_in(folder: Path, **changed: object) -> Settings:
@@ -15,12 +20,63 @@ def settings_in(folder: Path, **changed: object) -> Settings:
     return Settings(**{**values, **changed})  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The PostgreSQL server of this run."""
+    with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """A database at the newest schema, to be copied."""
+    name = cluster.create()
+    in_own_loop(migrate.migrated(database_url(cluster.url(name))))
+    return name
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database: whatever uses it, or `settings`, `store` or `admin`, runs once on each."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(settings_in(tmp_path_factory.mktemp("store"))) as running:
+def settings_for(backend: str, request: pytest.FixtureRequest) -> MakeSettings:
+    """Makes the settings of a store on a database of its own, with its files in a folder."""
+    if backend == "sqlite":
+        return settings_in
+    cluster, template = request.getfixturevalue("cluster"), request.getfixturevalue("template")
+
+    def on_postgresql(folder: Path) -> Settings:
+        database = cluster.url(cluster.create(template))
+        return settings_in(folder, database=database, pepper_file=folder / "registry.pepper")
+
+    return on_postgresql
+
+
+@pytest.fixture
+def settings(settings_for: MakeSettings, tmp_path: Path) -> Settings:
+    """Settings of a store on a new database, on free ports; on SQLite and on PostgreSQL."""
+    return settings_for(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def store(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One store for the tests of a module; each test uses ids of its own."""
+    with served(settings_for(tmp_path_factory.mktemp("store"))) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def admin(store: Served) -> Rest:
+    """The REST interface of `store`, with an admin's key."""
     return store.rest("admin")
+
+
+@pytest.fixture
+def fresh(settings: Settings) -> Iterator[Served]:
+    """A store on a new database."""
+    with served(settings) as running:
+        yield running

@@ -1,28 +1,16 @@
 """The activity log: one entry a change, chained; and the revision without gaps under concurrent writers."""
 
 import json
-import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
 from registry_store import activity, changes
 from registry_store.tables import Activity
-from tests.registry_store.conftest import settings_in
-from tests.registry_store.serving import Served, served
+from tests.registry_store.serving import Served
 
 REGISTRY = "/api/agents/registry"
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Served]:
-    with served(settings_in(tmp_path)) as running:
-        yield running
 
 
 def entries(store: Served) -> list[Activity]:
@@ -86,8 +74,8 @@ def test_no_key_is_in_the_log(fresh: Served) -> None:
     assert key.split("_", 2)[2] not in (entry.new_state or "")
 
 
-def test_concurrent_writers_leave_no_gap(fresh: Served, tmp_path: Path) -> None:
-    """Eight writers over one file: every answer is kept, revisions are gapless, versions and the chain agree."""
+def test_concurrent_writers_leave_no_gap(fresh: Served) -> None:
+    """Eight writers over one database: every answer is kept, revisions are gapless, versions and the chain agree."""
     admin = fresh.rest()
     for number in range(4):
         admin.register(f"contended-{number}")
@@ -98,11 +86,9 @@ def test_concurrent_writers_leave_no_gap(fresh: Served, tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(change, range(80))) == {200}
-    with closing(sqlite3.connect(tmp_path / "registry.db")) as database:
-        revisions = [row[0] for row in database.execute("SELECT revision FROM changes ORDER BY revision")]
-        minors = database.execute("SELECT agent_id, max(minor), count(*) FROM agent_versions GROUP BY agent_id")
-        assert [row[1:] for row in minors] == [(20, 21)] * 4
-    assert revisions == list(range(1, 85))
+    minors = fresh.sql("SELECT max(minor), count(*) FROM agent_versions GROUP BY agent_id")
+    assert minors == [(20, 21)] * 4
+    assert fresh.sql("SELECT revision FROM changes ORDER BY revision") == [(number,) for number in range(1, 85)]
     log = entries(fresh)
     assert [entry.previous_hash for entry in log] == [activity.GENESIS, *(entry.hash for entry in log[:-1])]
     versions: list[Any] = [admin.get(f"{REGISTRY}/contended-{number}").body["version"] for number in range(4)]

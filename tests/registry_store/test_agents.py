@@ -1,13 +1,13 @@
 """Agents over REST."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from pdp.core.records import CONFIGURATION
 from registry_store import versions
-from tests.registry_store.conftest import settings_in
+from registry_store.settings import Settings
 from tests.registry_store.serving import Rest, Served, served
 
 REGISTRY = "/api/agents/registry"
@@ -250,9 +250,9 @@ def test_unknown_things_are_problems_too(admin: Rest) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_auto_activation_is_for_development(tmp_path: Path) -> None:
+def test_auto_activation_is_for_development(settings: Settings) -> None:
     """With --auto-activate an agent is active at once."""
-    with served(settings_in(tmp_path, auto_activate=True)) as store:
+    with served(replace(settings, auto_activate=True)) as store:
         assert store.rest().register("quick-start-dev")["status"] == "active"
 
 

@@ -1,27 +1,31 @@
 """Keys: shown once, bound to a role, worthless once revoked."""
 
-import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from registry_store.errors import CannotStart
+from registry_store.settings import Settings
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import Rest, Served, served
 
 REGISTRY = "/api/agents/registry"
 
 
-def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
-    """Neither the list nor the database file holds the key."""
+def test_a_key_is_shown_once(admin: Rest) -> None:
+    """The answer to its creation holds the key, and no other."""
+    made = admin.post("/api/keys", {"role": "viewer", "name": "auditor"})
+    assert made.status == 201
+    assert made.body["key"].startswith("owkai_")
+    assert made.body["key"].split("_", 2)[2] not in str(admin.get("/api/keys").body)
+    assert Rest(admin.address, made.body["key"]).get(REGISTRY).status == 200
+
+
+def test_only_its_hash_is_kept(tmp_path: Path) -> None:
+    """The database's files do not hold the key."""
     with served(settings_in(tmp_path)) as store:
-        admin = store.rest()
-        made = admin.post("/api/keys", {"role": "viewer", "name": "auditor"})
-        secret = made.body["key"].split("_", 2)[2]
-        assert made.status == 201
-        assert made.body["key"].startswith("owkai_")
-        assert secret not in str(admin.get("/api/keys").body)
-        assert Rest(admin.address, made.body["key"]).get(REGISTRY).status == 200
+        secret = store.key("viewer").split("_", 2)[2]
     files = [path.read_bytes() for path in tmp_path.iterdir()]
     assert files
     assert not any(secret.encode() in content for content in files)
@@ -47,18 +51,14 @@ def test_a_revoked_key_is_401_at_once(store: Served, admin: Rest) -> None:
     assert admin.delete("/api/keys/nothing").status == 404
 
 
-def test_an_expired_key_is_401(tmp_path: Path) -> None:
+def test_an_expired_key_is_401(store: Served, admin: Rest) -> None:
     """A key opens nothing from the moment at which it expires."""
-    with served(settings_in(tmp_path)) as store:
-        admin = store.rest()
-        made = admin.post("/api/keys", {"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00+02:00"})
-        assert made.body["expires_at"] == "2099-12-31T22:00:00.000000Z"
-        viewer = Rest(admin.address, made.body["key"])
-        assert viewer.get(REGISTRY).status == 200
-        with sqlite3.connect(tmp_path / "registry.db") as database:
-            database.execute("UPDATE keys SET expires_at = '2020-01-01 00:00:00.000000' WHERE name = 'x'")
-        assert viewer.get(REGISTRY).body["detail"] == "the key has expired"
-        database.close()
+    made = admin.post("/api/keys", {"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00+02:00"})
+    assert made.body["expires_at"] == "2099-12-31T22:00:00.000000Z"
+    viewer = Rest(admin.address, made.body["key"])
+    assert viewer.get(REGISTRY).status == 200
+    store.sql(f"UPDATE keys SET expires_at = '2020-01-01 00:00:00.000000' WHERE key_id = '{made.body['key_id']}'")
+    assert viewer.get(REGISTRY).body["detail"] == "the key has expired"
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_key_made_for_an_agent_registers_that_agent_alone(admin: Rest) -> None
     assert agent.register("bound-agent-prod")["agent_id"] == "bound-agent-prod"
 
 
-def test_another_pepper_is_noticed_at_the_start(tmp_path: Path) -> None:
+def test_another_pepper_is_noticed_at_the_start(settings: Settings, tmp_path: Path) -> None:
     """A database whose keys were hashed with another pepper is refused, for every key would fail."""
-    with served(settings_in(tmp_path)):
+    with served(settings):
         pass
     other = tmp_path / "other.pepper"
     other.write_text("y" * 64)
     other.chmod(0o600)
-    with pytest.raises(CannotStart, match="pepper"), served(settings_in(tmp_path, pepper_file=other)):
+    with pytest.raises(CannotStart, match="pepper"), served(replace(settings, pepper_file=other)):
         pass

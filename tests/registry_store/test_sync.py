@@ -2,18 +2,14 @@
 
 import asyncio
 import hashlib
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import grpc
 import pytest
 
 from pdp.core.records import read_agent, read_organisation_policy, read_server
+from registry_store.settings import Settings
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
-from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import (
     ALL,
     Rest,
@@ -28,12 +24,6 @@ from tests.registry_store.serving import (
 
 REGISTRY = "/api/agents/registry"
 POLICY = {"policy_name": "review", "policy_action": "block", "conditions": {"amount_above": 10}}
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Served]:
-    with served(settings_in(tmp_path)) as running:
-        yield running
 
 
 async def test_a_snapshot_holds_every_record_as_the_core_reads_it(fresh: Served) -> None:
@@ -160,15 +150,15 @@ async def test_what_cannot_be_resumed_gets_a_snapshot(store: Served, claim: dict
         assert snapshot.records
 
 
-async def test_a_store_that_starts_again_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Epoch, revisions, records and keys survive a restart on the same file."""
-    with served(settings_in(tmp_path)) as first:
+async def test_a_store_that_starts_again_goes_on_where_it_stopped(settings: Settings) -> None:
+    """Epoch, revisions, records and keys survive a restart on the same database."""
+    with served(settings) as first:
         key, rest = first.key("sidecar"), first.rest()
         await in_thread(rest.register, "payments-worker-prod")
         async with subscriber(first.running.grpc_address, key) as sidecar:
             await sidecar.hello()
             epoch = (await sidecar.snapshot()).welcome.epoch
-    with served(settings_in(tmp_path)) as second:
+    with served(settings) as second:
         rest = Rest(second.running.http_address, rest.key)
         await in_thread(rest.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
         async with subscriber(second.running.grpc_address, key) as sidecar:
@@ -178,9 +168,9 @@ async def test_a_store_that_starts_again_goes_on_where_it_stopped(tmp_path: Path
             assert document(change.records[0])["default_risk_score"] == 7
 
 
-async def test_stopping_the_store_ends_its_streams_cleanly(tmp_path: Path) -> None:
+async def test_stopping_the_store_ends_its_streams_cleanly(settings: Settings) -> None:
     """A sidecar of a store that drains hears OK, and so reconnects at once."""
-    with served(settings_in(tmp_path)) as running:
+    with served(settings) as running:
         key, address = running.key("sidecar"), running.running.grpc_address
         started = asyncio.get_running_loop().create_future()
 
@@ -294,35 +284,33 @@ async def test_the_first_message_is_hello(store: Served) -> None:
         assert (await sidecar.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served, tmp_path: Path) -> None:
+async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> None:
     """The store forgets changes more than 100,000 revisions back, and resumes nobody from there."""
     admin = fresh.rest()
     await in_thread(admin.register, "payments-worker-prod")
     await in_thread(admin.register, "ledger-worker-prod")
-    with closing(sqlite3.connect(tmp_path / "registry.db")) as database, database:
-        database.execute("UPDATE meta SET revision = 100999")
+    await in_thread(fresh.sql, "UPDATE meta SET revision = 100999")
     await in_thread(admin.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
-    with closing(sqlite3.connect(tmp_path / "registry.db")) as database:
-        ((epoch, revision, oldest),) = database.execute("SELECT epoch, revision, oldest_revision FROM meta")
-        assert (revision, oldest) == (101_000, 1_000)
-        assert database.execute("SELECT count(*), max(revision) FROM changes").fetchone() == (1, 101_000)
+    ((epoch, revision, oldest),) = await in_thread(fresh.sql, "SELECT epoch, revision, oldest_revision FROM meta")
+    assert (revision, oldest) == (101_000, 1_000)
+    assert await in_thread(fresh.sql, "SELECT count(*), max(revision) FROM changes") == [(1, 101_000)]
     for claim, resumed in ((1, False), (999, False), (1_000, True), (101_000, True)):
         async with subscriber(fresh.running.grpc_address, fresh.key("sidecar")) as sidecar:
             await sidecar.hello(epoch=epoch, revision=claim)
             assert (await sidecar.next()).welcome.resumed is resumed, claim
 
 
-async def test_a_silent_sidecar_is_given_up(tmp_path: Path) -> None:
+async def test_a_silent_sidecar_is_given_up(settings: Settings) -> None:
     """A stream without a heartbeat from below ends with DEADLINE_EXCEEDED."""
-    with served(settings_in(tmp_path), Pace(silence=0.2)) as running:
+    with served(settings, Pace(silence=0.2)) as running:
         async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
             await sidecar.hello()
             assert (await sidecar.ended())[0] is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_stream_ends_by_itself(tmp_path: Path) -> None:
+async def test_a_stream_ends_by_itself(settings: Settings) -> None:
     """At the end of its lifetime a stream ends with OK, and sidecars spread over the stores."""
-    with served(settings_in(tmp_path), Pace(lifetime=(0.1, 0.2))) as running:
+    with served(settings, Pace(lifetime=(0.1, 0.2))) as running:
         async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
             await sidecar.hello()
             assert (await sidecar.ended())[0] is grpc.StatusCode.OK
@@ -338,9 +326,9 @@ async def test_a_heartbeat_tells_the_newest_revision(store: Served) -> None:
     assert message.heartbeat.revision == revision
 
 
-async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(tmp_path: Path) -> None:
+async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settings: Settings) -> None:
     """While one subscriber takes nothing, another gets its snapshot and each change."""
-    with served(settings_in(tmp_path), Pace(send=0.3)) as running:
+    with served(settings, Pace(send=0.3)) as running:
         admin, address, key = running.rest(), running.running.grpc_address, running.key("sidecar")
         for number in range(20):
             await in_thread(admin.register, f"bulky-worker-{number}", allowed_resources=bulk(number))

@@ -1,0 +1,136 @@
+"""A real PostgreSQL for tests: a cluster in a temporary folder, reached by its Unix socket alone, gone afterwards."""
+
+import getpass
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+INSTALL = "apt-get install --yes postgresql"
+QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB", "max_connections=200")
+
+
+class Cluster:
+    """A PostgreSQL server of the test's own, as another user where this one is root; it can be stopped and started."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.folder = folder
+        self._binaries = binaries
+        self._data = folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = count(1)
+        self.user, self._as_user = _account()
+        os.chown(folder, self._as_user.get("user", -1), self._as_user.get("group", -1))
+        self._run("initdb", "--pgdata", self._data, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8")
+
+    def start(self, *settings: str) -> None:
+        """Start the server, and return once it answers."""
+        options = [part for setting in (*QUICK, *settings) for part in ("-c", setting)]
+        sockets = ("-c", f"unix_socket_directories={self.folder}", "-c", "listen_addresses=")
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._data, *sockets, *options],
+                stdout=log,
+                stderr=log,
+                **self._as_user,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, self._log()
+            assert time.monotonic() < deadline, self._log()
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server: SIGINT ends its connections first, SIGQUIT is a crash."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(STOP_SECONDS)
+            self._process = None
+
+    def create(self, template: str = "template1") -> str:
+        """The name of a new database, a copy of `template`."""
+        name = f"test_{next(self._numbers)}"
+        self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        return name
+
+    def url(self, name: str) -> str:
+        """The URL of a database, as the store's setting takes it."""
+        return f"postgresql://{self.user}@/{name}?host={self.folder}"
+
+    def sql(self, name: str, statement: str) -> str:
+        """What `psql` prints of the rows that a statement gives: columns apart by `|`."""
+        return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-d", name, "-c", statement)
+
+    def _answers(self) -> bool:
+        command = [self._binaries / "pg_isready", "-q", "-h", self.folder]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def _run(self, program: str, *arguments: str | Path) -> str:
+        command = [self._binaries / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, **self._as_user)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def _log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+def _account() -> tuple[str, dict[str, Any]]:
+    """Who runs the server, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return getpass.getuser(), {}
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name, {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    raise AssertionError("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`")
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server's programs, if one is installed."""
+    found = [
+        path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres") if path.parent.parent.name.isdigit()
+    ]
+    if found:
+        return max(found, key=lambda path: int(path.parent.name))
+    program = shutil.which("pg_config")
+    if program is None:
+        return None
+    folder = Path(subprocess.run([program, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+    return folder if (folder / "postgres").exists() else None
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A running cluster; without the programs the test is skipped, and in CI, which skips nothing, it fails."""
+    folder = binaries()
+    if folder is None:
+        missing = f"PostgreSQL is not installed: {INSTALL}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    # A path of a socket is at most 107 bytes long, which pytest's own temporary folders can pass.
+    home = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        running = Cluster(folder, home)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop(signal.SIGQUIT)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
