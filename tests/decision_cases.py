@@ -11,7 +11,7 @@ differs from an active agent without limits that reads an API with risk 10 on Fr
 A row holds fields of the action beside `expect` (outcome and reason) and, where it matters, `risk`, `policy`, `shadow`
 (names), `mfa_required`, `params`, `retry_after`, and after it `remaining` (minute, hour, day) and `budget_left`. `at`,
 or in steps `after` (seconds on both clocks) and `wall_jump` (seconds on the wall clock alone), sets its time; `times`
-repeats it.
+repeats it. What only an explanation tells (`detail` of the deciding stage, `would_allow`) stands in cases of its own.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,8 @@ from typing import Any
 import yaml
 
 from pdp.core.model import Now
+from pdp.core.records import read_agent, read_organisation_policy, read_server
+from pdp.core.situation import Records
 
 FOLDER = Path(__file__).parent / "cases"
 NOON = "2026-11-20T12:00:00Z"
@@ -35,6 +37,7 @@ ACTION = {
     *("data_classifications", "mcp_server", "tool", "environment", "attributes", "mfa_verified"),
 }
 EXPECTED = {"risk", "policy", "shadow", "mfa_required", "params", "retry_after", "remaining", "budget_left"}
+EXPECTED |= {"detail", "would_allow"}
 TIMING = {"at", "after", "wall_jump", "times", "dry_run"}
 CASE = {"it", "agent", "policies", "organisation", "servers", "conditions", "on_missing", "action", "at"}
 HOLDS = {True: "block POLICY_MATCHED", False: "allow RISK_BELOW_AUTO_APPROVE"}
@@ -60,6 +63,14 @@ class Case:
     servers: tuple[dict[str, Any], ...]
     steps: tuple[Step, ...]
 
+    def records(self) -> Records:
+        """The records in force, uncompiled."""
+        return Records(
+            None if self.agent is None else read_agent(self.agent),
+            tuple(map(read_organisation_policy, self.organisation)),
+            {server["server_name"]: read_server(server) for server in self.servers},
+        )
+
     def for_agent(self, agent_id: str) -> "Case":
         """The same case for an agent of another id, which nothing was counted for yet."""
         agent = self.agent and self.agent | {"agent_id": agent_id}
@@ -67,9 +78,9 @@ class Case:
         return replace(self, agent=agent, steps=steps)
 
 
-def load() -> list[Case]:
+def load(folder: Path = FOLDER) -> list[Case]:
     """Every case of every file."""
-    return [case for path in sorted(FOLDER.glob("*.yaml")) for case in _cases(path)]
+    return [case for path in sorted(folder.glob("*.yaml")) for case in _cases(path)]
 
 
 def _cases(path: Path) -> Iterator[Case]:

@@ -14,7 +14,6 @@ from pdp import wire
 from pdp.core.decide import charge, decide
 from pdp.core.explain import explain
 from pdp.core.model import Action
-from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records, local_at
 from pdp.core.stages import limits_of
 from pdp.core.usage import Usage
@@ -49,12 +48,7 @@ async def core(case: Case, sidecar: Sidecar) -> list[Answer]:
 
 
 async def reference(case: Case, sidecar: Sidecar) -> list[Answer]:
-    records = Records(
-        None if case.agent is None else read_agent(case.agent),
-        tuple(map(read_organisation_policy, case.organisation)),
-        {server["server_name"]: read_server(server) for server in case.servers},
-    )
-    history = BruteForce()
+    records, history = case.records(), BruteForce()
     return [_reference_answer(records, history, step) for step in case.steps]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
-from math import ceil, inf, isfinite, nextafter
+from math import inf, isfinite, nextafter
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -16,7 +16,7 @@ from pdp.core.conditions import Clause, clauses
 from pdp.core.fields import quote
 from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, ServerRecord, Status, Transport
 from pdp.core.situation import Situation, clause_held, policies_of
-from pdp.core.stages import WEEKDAYS, dollars, limits_of, thresholds
+from pdp.core.stages import WEEKDAYS, dollars, limits_of, tenths, thresholds
 
 MOST_NAMED = 8
 """How many of a rule's own names (resources, tools, …) are tried."""
@@ -125,13 +125,15 @@ def _with_risk(situation: Situation, risk: int) -> tuple[str, Situation]:
 
 
 def _amounts(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+    edges: dict[float, str] = {}
     for name, _, n in bearing:
         if name == "amount_above":
-            yield Change("amount", f"at most {n}", _act(situation, amount=float(n)))
-            yield Change("amount", f"above {n}", _act(situation, amount=nextafter(n, inf)))
+            edges |= {float(n): f"at most {n}", nextafter(n, inf): f"above {n}"}
         elif name == "amount_below":
-            yield Change("amount", f"at least {n}", _act(situation, amount=float(n)))
-            yield Change("amount", f"below {n}", _act(situation, amount=nextafter(n, -inf)))
+            edges |= {float(n): f"at least {n}", nextafter(n, -inf): f"below {n}"}
+    now = situation.action.amount or 0.0
+    for amount in sorted(edges, key=lambda amount: abs(amount - now)):
+        yield Change("amount", edges[amount], _act(situation, amount=amount))
 
 
 def _costs(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
@@ -143,7 +145,7 @@ def _costs(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
 def _waits(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
     wait = situation.usage.wait(limits_of(situation.agent), situation.now.boot)
     if isfinite(wait):
-        seconds = ceil(wait * 10) / 10
+        seconds = tenths(wait)
         yield Change("in", f"{seconds:.1f} s", _later(situation, seconds))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -113,7 +113,9 @@ def _rate_limit(situation: Situation) -> Finding:
         return Finding(f"one more action keeps within {told}" if told else "no rate limit is set")
     if wait == inf:
         return _block(Reason.RATE_LIMIT_EXCEEDED, f"the limit is {told}, so no action ever passes")
-    return Finding(f"{told} is used up for {wait:.1f} s", Ruling(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED, wait))
+    return Finding(
+        f"{told} is used up for {tenths(wait):.1f} s", Ruling(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED, wait)
+    )
 
 
 def _budget(situation: Situation) -> Finding:
@@ -133,7 +135,7 @@ def _policy(situation: Situation) -> Finding:
     policy = deciding_policy(situation)
     if policy is None:
         count = len(policies_of(situation, Mode.ENFORCE))
-        return Finding(f"none of {count} enforcing policies holds" if count else "no enforcing policy binds the agent")
+        return Finding(f"no enforcing policy holds (of {count})" if count else "no enforcing policy binds the agent")
     detail = f"{quote(policy.policy_name)} is the first that holds: {_name(policy.policy_action)}"
     return Finding(detail, Ruling(policy.policy_action, Reason.POLICY_MATCHED))
 
@@ -233,3 +235,8 @@ def _name(outcome: Outcome) -> str:
 def dollars(micros: int) -> str:
     """An amount as people write it: cents, or all six places where there is less than a cent."""
     return f"{micros / 1_000_000:.2f} USD" if micros % 10_000 == 0 else f"{micros / 1_000_000:.6f} USD"
+
+
+def tenths(seconds: float) -> float:
+    """Seconds to one decimal place, rounded up, so that who waits as long as told has waited long enough."""
+    return ceil(seconds * 10) / 10

@@ -1,0 +1,105 @@
+"""What an explanation tells: each stage, each policy, and changes that do allow."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from pdp import wire
+from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet
+from pdp.core.decide import decide
+from pdp.core.explain import Explanation, Verdict, explain, walk
+from pdp.core.model import Action, Decision, Mode, Now, Outcome
+from pdp.core.nearest import changes
+from pdp.core.situation import Situation, local_at, policies_of
+from pdp.core.usage import Usage
+from tests.core.worlds import Turn, World, sequences
+from tests.decision_cases import Case, Step, load
+from tests.history import BruteForce, settle
+
+FOLDER = Path(__file__).parent / "explanations"
+
+
+def explanations(case: Case) -> list[Explanation]:
+    """The steps of a case explained one after the other, each counted."""
+    records, history, found = case.records(), BruteForce(), []
+    for step in case.steps:
+        explanation = explain(records, action_of(step), history, step.now)
+        zone = records.agent.time_window_timezone if records.agent else "UTC"
+        settle(history, explanation, local_at(zone, step.now.wall).day, step.now)
+        found.append(explanation)
+    return found
+
+
+def action_of(step: Step) -> Action:
+    return wire.read_json_request({"action": step.action}).action
+
+
+@pytest.mark.parametrize("case", load(FOLDER), ids=lambda case: case.name)
+def test_an_explanation_says_why_and_what_would_allow(case: Case) -> None:
+    """The fact that the case states."""
+    for step, explanation in zip(case.steps, explanations(case), strict=True):
+        deciding = [stage.detail for stage in explanation.stages if stage.verdict is Verdict.DECIDED]
+        told = {
+            "outcome": explanation.outcome.name.lower(),
+            "reason": explanation.reason.name,
+            "detail": deciding[-1],
+            "would_allow": list(explanation.would_allow),
+        }
+        assert {name: told[name] for name in step.expected} == step.expected
+
+
+def compiled(situation: Situation) -> Decision:
+    """The same situation decided by the fast path."""
+    policies = [*policies_of(situation, Mode.ENFORCE), *policies_of(situation, Mode.SHADOW)]
+    agent = CompiledAgent(situation.agent, PolicySet(map(CompiledPolicy, policies)))
+    servers = {name: CompiledServer(server) for name, server in situation.servers.items()}
+    return decide(agent, servers, situation.action, situation.usage, situation.now)
+
+
+@given(sequences)
+def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]]) -> None:
+    """The fast path decides each change as the reference did, and no change is told that does not allow."""
+    world, now, turns = sequence
+    assert world.records.agent is not None
+    situation = Situation(world.records.agent, *world.records[1:], turns[0].action, Usage(), now)
+    explanation = explain(world.records, turns[0].action, situation.usage, now)
+    assert (explanation.outcome is Outcome.ALLOW) <= (explanation.would_allow == ())
+    allowed = set()
+    for change in changes(situation, explanation.reason, explanation.policy):
+        then = walk(change.situation)
+        assert (compiled(change.situation).outcome, compiled(change.situation).reason) == (then.outcome, then.reason)
+        if then.outcome is Outcome.ALLOW:
+            allowed.add(change.what)
+    if allowed:
+        assert all(told.startswith(tuple(allowed)) for told in explanation.would_allow)
+
+
+@given(sequences)
+def test_every_stage_and_every_policy_is_told(sequence: tuple[World, Now, list[Turn]]) -> None:
+    """Twelve stages, those after the deciding one not reached; every policy that binds, in order; one decides."""
+    world, now, turns = sequence
+    explanation = explain(world.records, turns[0].action, Usage(), now)
+    verdicts = [stage.verdict for stage in explanation.stages]
+    assert len(verdicts) == 12
+    first = verdicts.index(Verdict.DECIDED)
+    assert set(verdicts[:first]) <= {Verdict.PASSED}
+    assert set(verdicts[first + 1 : 11]) <= {Verdict.NOT_REACHED}
+    assert all(bool(stage.detail) == (stage.verdict is not Verdict.NOT_REACHED) for stage in explanation.stages)
+    decided = [policy.policy_id for policy in explanation.policies if policy.decided]
+    assert decided == ([explanation.policy.policy_id] if explanation.policy else [])
+    enforcing = [policy for policy in explanation.policies if not policy.shadow]
+    assert [policy.priority for policy in enforcing] == sorted(policy.priority for policy in enforcing)
+    assert all(policy.held == all(condition.held for condition in policy.conditions) for policy in enforcing)
+    binding = world.state.agents["generated-agent"].policies
+    assert {policy.policy_id for policy in explanation.policies} >= {policy.policy_id for policy in binding.shadows}
+
+
+def test_explaining_counts_nothing_and_moves_no_window() -> None:
+    """The usage is as before, also after a look into the future."""
+    [case] = [case for case in load(FOLDER) if "rounded up" in case.name]
+    usage, records, step = Usage(), case.records(), case.steps[0]
+    usage.count(step.now.boot)
+    explanation = explain(records, action_of(step), usage, step.now)
+    assert explanation.would_allow == ("in 61.0 s",)
+    assert decide(CompiledAgent(records.agent), {}, action_of(step), usage, step.now).retry_after == 61.0
