@@ -14,6 +14,7 @@ from pdp.core.errors import InvalidRecord, Problem
 from pdp.core.model import Selector
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
+from pdp.stand_in import stand_in
 
 
 class Kind(IntEnum):
@@ -124,6 +125,9 @@ def _merged(
             if last is not None and record.id in last._compiled[record.kind]:
                 compiled[record.kind][record.id] = last._compiled[record.kind][record.id]
                 documents[record.kind, record.id] = last._documents[record.kind, record.id]
+            elif record.kind is Kind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
+                compiled[record.kind][record.id] = _organisation_policy(record._replace(document=document))
+                documents[record.kind, record.id] = document
     agents = compiled[Kind.AGENT]
     _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[Kind.ORGANISATION_POLICY])
     return State(base.epoch, revision, documents, compiled), tuple(refused)

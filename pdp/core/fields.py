@@ -222,6 +222,19 @@ class MapOf:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectOf:
+    """An object of certain fields; read as the dict of them all."""
+
+    fields: Mapping[str, "Field"]
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        return read_fields(value, self.fields, path, problems)
+
+    def schema(self) -> Schema:
+        return schema_of(self.fields)
+
+
+@dataclass(frozen=True, slots=True)
 class Json:
     """Any JSON value of at most `depth` levels and `most_bytes` bytes; an object where `only_object`."""
 

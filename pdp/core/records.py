@@ -18,6 +18,7 @@ from pdp.core.fields import (
     ListOf,
     MapOf,
     Number,
+    ObjectOf,
     OrNull,
     Problems,
     Text,
@@ -26,7 +27,6 @@ from pdp.core.fields import (
     join,
     quote,
     read_fields,
-    schema_of,
 )
 from pdp.core.model import (
     AgentRecord,
@@ -143,6 +143,8 @@ SELECTOR: dict[str, Field] = {
     "agent_types": Field(ListOf(Choice(AgentType), 5), (), about="Agents of one of these types; empty: any"),
 }
 
+APPLIES_TO = Field(ObjectOf(SELECTOR), {"tags": (), "agent_types": ()}, about="Which agents it binds; empty: all")
+
 SERVER_BODY: dict[str, Field] = {
     "server_name": Field(SERVER_NAME, required=True, about="Unique"),
     "display_name": Field(Text(256), ""),
@@ -160,6 +162,7 @@ POLICY: dict[str, Field] = POLICY_BODY | {
     "policy_id": Field(Text(64, 1), required=True),
     "created_at": Field(Text(40, 1), required=True, about="RFC 3339, UTC, of one fixed width"),
 }
+ORGANISATION_POLICY: dict[str, Field] = POLICY | {"applies_to": APPLIES_TO}
 AGENT: dict[str, Field] = CONFIGURATION | {
     "status": Field(Choice(Status), Status.DRAFT, required=True),
     "version": Field(VERSION, "0.0.0", required=True),
@@ -200,7 +203,7 @@ def read_organisation_policy_body(document: Any) -> dict[str, Any]:
 
 def read_organisation_policy(document: Any) -> PolicyRecord:
     """A synced organisation policy."""
-    values = _read(document, POLICY | {"applies_to": APPLIES_TO}, _check_policy)
+    values = _read(document, ORGANISATION_POLICY, _check_policy)
     values["applies_to"] = Selector(**values["applies_to"])
     return PolicyRecord(**values)
 
@@ -214,18 +217,6 @@ def read_server(document: Any) -> ServerRecord:
     """A synced MCP server."""
     return ServerRecord(**_read(document, SERVER_BODY, _check_server))
 
-
-class _SelectorKind:
-    """`applies_to`: read in place, so that its problems stand beside the policy's own."""
-
-    def read(self, value: Any, path: str, problems: Problems) -> Any:
-        return read_fields(value, SELECTOR, path, problems)
-
-    def schema(self) -> dict[str, Any]:
-        return schema_of(SELECTOR)
-
-
-APPLIES_TO = Field(_SelectorKind(), {"tags": (), "agent_types": ()}, about="Which agents it binds; empty: all")
 
 Check = Callable[[Mapping[str, Any], str, Problems], None]
 

@@ -1,0 +1,79 @@
+"""An organisation policy that cannot be read here restricts rather than goes missing."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pdp.core.decide import decide
+from pdp.core.model import Action, Now, Outcome
+from pdp.core.usage import Usage
+from pdp.state import Kind, RawRecord, State, apply, build
+from tests.deciding import NOON, agent
+
+READABLE = {
+    "policy_id": "pol_1",
+    "policy_name": "Newer",
+    "created_at": "2026-01-01T00:00:00.000000Z",
+    "policy_action": "escalate",
+    "conditions": {"risk_above": 98},
+}
+UNREADABLE = READABLE | {"conditions": {"operator_of_next_year": 1}}
+
+
+def agents() -> list[RawRecord]:
+    tagged = agent("payments-writer-prod", tags=["payments"])
+    return [RawRecord(Kind.AGENT, one["agent_id"], json.dumps(one).encode()) for one in (agent(), tagged)]
+
+
+def policy(document: object) -> RawRecord:
+    return RawRecord(Kind.ORGANISATION_POLICY, "pol_1", json.dumps(document).encode())
+
+
+def outcome(state: State, agent_id: str = "billing-reader-test") -> Outcome:
+    action = Action(agent_id, "api.read", risk_score=1)
+    return decide(state.agents[agent_id], state.servers, action, Usage(), Now(NOON, 1.0)).outcome
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (UNREADABLE, Outcome.ESCALATE),
+        (UNREADABLE | {"policy_action": "sing"}, Outcome.BLOCK),
+        (UNREADABLE | {"field_of_next_year": 1, "priority": "high"}, Outcome.ESCALATE),
+        (UNREADABLE | {"policy_action": "allow"}, Outcome.ALLOW),
+        (UNREADABLE | {"mode": "shadow"}, Outcome.ALLOW),
+        (UNREADABLE | {"is_active": False}, Outcome.ALLOW),
+        ([], Outcome.BLOCK),
+        ("no object", Outcome.BLOCK),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_holds_for_every_action(document: object, expected: Outcome) -> None:
+    """With its own action where that is readable, else it blocks; what restricts nothing is left out."""
+    state, refused = build([*agents(), policy(document)], "epoch", 1)
+    assert len(refused) == 1
+    assert outcome(state) is expected
+
+
+def test_it_binds_those_whom_its_selector_names() -> None:
+    """If that can be read; the others go on as they were."""
+    document: dict[str, Any] = UNREADABLE | {"applies_to": {"tags": ["payments"]}}
+    state, _ = build([*agents(), policy(document)], "epoch", 1)
+    assert (outcome(state), outcome(state, "payments-writer-prod")) == (Outcome.ALLOW, Outcome.ESCALATE)
+
+
+def test_it_survives_the_file_on_disk_and_gives_way_to_what_can_be_read() -> None:
+    """A start without the store restricts as much; the next readable state takes its place."""
+    state, _ = build([*agents(), policy(UNREADABLE)], "epoch", 1)
+    again, refused = build(state.records(), "epoch", 1)
+    assert (outcome(again), refused) == (Outcome.ESCALATE, ())
+    after, _ = apply(again, [policy(READABLE)], 2)
+    assert outcome(after) is Outcome.ALLOW
+
+
+def test_the_last_good_state_comes_before_the_stand_in() -> None:
+    """What was once readable stays in force as it was."""
+    state, _ = build([*agents(), policy(READABLE)], "epoch", 1)
+    after, refused = apply(state, [policy(UNREADABLE)], 2)
+    assert (outcome(after), len(refused)) == (Outcome.ALLOW, 1)
