@@ -104,7 +104,8 @@ def _rates(rates: pb.RateRemaining) -> RateRemaining:
 
 
 def _plain(message: Struct) -> Mapping[str, Any]:
-    return {name: _plain_value(value) for name, value in message.fields.items()}
+    # A Struct's own order varies from run to run.
+    return {name: _plain_value(value) for name, value in sorted(message.fields.items())}
 
 
 def _plain_value(value: Value) -> Any:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import NamedTuple
@@ -38,12 +38,13 @@ def now() -> Now:
 
 
 class Sidecar(NamedTuple):
-    """A running sidecar: where it listens, the tasks that keep it going, and whether it has registry data yet."""
+    """A running sidecar: where it listens, what keeps it going, whether it has registry data yet, and how new."""
 
     grpc_addresses: tuple[str, ...]
     http_address: str
     tasks: tuple[asyncio.Task[None], ...]
     ready: asyncio.Event
+    reached: Callable[[int], Awaitable[None]]
 
     @property
     def grpc_address(self) -> str:
@@ -65,7 +66,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         await stack.enter_async_context(http.serving(app, listener))
         tasks = await stack.enter_async_context(program.tasks())
         await stack.enter_async_context(program.serving(server))
-        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in)
+        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in, program.reached)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -102,6 +103,7 @@ class _Program:
         self._health = health.aio.HealthServicer()
         self.data_in = asyncio.Event()
         self._draining = False
+        self._moved = asyncio.Event()
         self.metrics = Metrics(settings.subscription.agents)
         self.last_good = LastGood(
             settings.data_dir,
@@ -121,6 +123,15 @@ class _Program:
         if self._draining:
             return "draining"
         return None if self._holder.current is not None else "no registry data"
+
+    def revision(self) -> int:
+        """The revision of the registry in force; 0 while there is none."""
+        return self._holder.current.revision if self._holder.current is not None else 0
+
+    async def reached(self, revision: int) -> None:
+        """Return when the registry in force is of `revision` or newer."""
+        while self.revision() < revision:
+            await self._moved.wait()
 
     def grpc_server(self) -> grpc.aio.Server:
         """The gRPC server with every service on it, not yet bound or started."""
@@ -185,6 +196,8 @@ class _Program:
 
     def _on_state(self, state: State, complete: bool) -> None:
         self.data_in.set()
+        self._moved.set()
+        self._moved = asyncio.Event()
         self.last_good.offer(state, complete=complete)
 
     def _confirmed_wall(self) -> float:
@@ -196,13 +209,22 @@ class _Program:
         self.metrics.watch(
             "pdp_registry_revision",
             "Revision of the registry in force",
-            lambda: holder.current.revision if holder.current else 0,
+            self.revision,
         )
         self.metrics.watch("pdp_agents", "Agents held", lambda: len(holder.current.agents) if holder.current else 0)
         self.metrics.watch(
             "pdp_staleness_seconds",
             "Time since the store last confirmed the revision in force; +Inf while there is none",
             lambda: now().boot - holder.confirmed_at if holder.current else math.inf,
+        )
+        point = self.service.point
+        self.metrics.watch(
+            "pdp_idempotency_answers", "Answers remembered by idempotency key", lambda: len(point.answers)
+        )
+        self.metrics.watch_total(
+            "pdp_idempotency_evicted",
+            "Answers forgotten before their ten minutes, for want of room",
+            lambda: point.answers.evicted,
         )
 
 

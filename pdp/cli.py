@@ -155,7 +155,7 @@ def _tell(put: "Callable[[], Told]", as_json: bool) -> int:
     except ask.NoAnswerError as error:
         click.echo(f"pdp: {error}", err=True)
         return 2 if error.malformed else 1
-    click.echo(json.dumps(told.document, indent=2) if as_json else told.text)
+    click.echo(json.dumps(told.document, indent=2) if as_json else told.text.rstrip())
     return 0
 
 

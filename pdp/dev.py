@@ -16,6 +16,17 @@ from registry_store.settings import Settings as StoreSettings
 START_SECONDS = 30.0
 
 
+class Following:
+    """Holds back the registry's answer to a change until the sidecar decides by it, so that a script need not wait."""
+
+    sidecar: app.Sidecar | None = None
+
+    async def reached(self, revision: int) -> None:
+        """Return when the sidecar is at `revision`, and at once while there is no sidecar."""
+        if self.sidecar is not None:
+            await self.sidecar.reached(revision)
+
+
 async def run(
     stop: asyncio.Event,
     say: Callable[[str], object],
@@ -40,7 +51,8 @@ async def run(
             auto_activate=True,
         )
         try:
-            async with registry_store.app.running(store_settings) as central:
+            following = Following()
+            async with registry_store.app.running(store_settings, after_change=following.reached) as central:
                 admin = await _key(central, kept / "admin.key", "admin")
                 await _key(central, kept / "sidecar.key", "sidecar")
                 settings = Settings(
@@ -54,6 +66,7 @@ async def run(
                 async with app.running(settings) as sidecar:
                     async with asyncio.timeout(START_SECONDS):
                         await sidecar.ready.wait()
+                    following.sidecar = sidecar
                     say(_introduction(central, sidecar, admin))
                     await app.until(stop, sidecar.tasks)
         except CannotStart as error:

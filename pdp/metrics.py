@@ -52,6 +52,7 @@ class Metrics(Collector):
         self._decided = {agent_id: _counts() for agent_id in self._agents}
         self._buckets = [0] * (len(DURATION_BUCKETS) + 1)
         self._seconds = 0.0
+        self._totals: list[tuple[str, str, Callable[[], float]]] = []
         self.registry = CollectorRegistry()
         self._malformed = self._counter("pdp_malformed_requests", "Requests refused as malformed", ["field"])
         self._unavailable = self._counter("pdp_unavailable", "Requests refused for want of registry data")
@@ -115,6 +116,10 @@ class Metrics(Collector):
         """Makes a gauge that `read` answers at each scrape."""
         Gauge(name, about, registry=self.registry).set_function(read)
 
+    def watch_total(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """Makes a counter that `read`, which never goes down, answers at each scrape."""
+        self._totals.append((name, about, read))
+
     def text(self) -> bytes:
         """The exposition that Prometheus scrapes."""
         return generate_latest(self.registry)
@@ -125,6 +130,8 @@ class Metrics(Collector):
         yield self._refusals()
         yield self._durations()
         yield GaugeMetricFamily("pdp_decisions_in_flight", "Decisions being made", value=self.in_flight.value)
+        for name, about, read in self._totals:
+            yield CounterMetricFamily(name, about, value=read())
 
     def _counter(self, name: str, about: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(name, about, labels, registry=self.registry)

@@ -201,8 +201,8 @@ class Attributes(Mapping[str, Any]):
 
 
 def plain(message: Struct) -> dict[str, Any]:
-    """A Struct as Python values; whole numbers as int."""
-    return {name: _plain_value(value) for name, value in message.fields.items()}
+    """A Struct as Python values, by name, since its own order varies; whole numbers as int."""
+    return {name: _plain_value(value) for name, value in sorted(message.fields.items())}
 
 
 _NULLABLE = ("budget_remaining_usd", "retry_after")
