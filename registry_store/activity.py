@@ -1,18 +1,21 @@
 """The activity log: one entry for each change, in its transaction, chained by hash."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.changes import meta
-from registry_store.documents import canonical, instant, to_json
+from registry_store.documents import Document, canonical, instant, to_json
 from registry_store.tables import Activity
 
 GENESIS = "0" * 64
+STATES = ("previous_state", "new_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,18 @@ class Actor:
     via: str
     at: datetime
     key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries a list shows; None: any. `since` is included, `until` and `before` (a sequence) are not."""
+
+    agent_id: str | None = None
+    activity_type: str | None = None
+    performed_by: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +81,50 @@ async def append(
     head.activity_sequence, head.activity_hash = entry.sequence, entry.hash
 
 
+async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
+    """Entries, newest first, and how many there are in all."""
+    conditions = _conditions(wanted)
+    total = await session.scalar(select(func.count()).select_from(Activity).where(*conditions))
+    newest_first = select(Activity).where(*conditions).order_by(Activity.sequence.desc())
+    rows = await session.scalars(newest_first.limit(limit).offset(offset))
+    return rows.all(), total or 0
+
+
+async def following(session: AsyncSession, sequence: int, most: int) -> Sequence[Activity]:
+    """The first `most` entries after `sequence`, oldest first."""
+    oldest_first = select(Activity).where(Activity.sequence > sequence).order_by(Activity.sequence)
+    return (await session.scalars(oldest_first.limit(most))).all()
+
+
+def document(entry: Activity) -> Document:
+    """The entry as REST and the export show it: every column, the states as objects."""
+    columns = _columns(entry)
+    for state in STATES:
+        columns[state] = None if columns[state] is None else json.loads(columns[state])
+    return columns
+
+
 def digest(entry: Activity) -> str:
     """SHA-256 over the canonical JSON of every column but the hash itself, in hex."""
-    columns = {column.key: getattr(entry, column.key) for column in Activity.__table__.columns if column.key != "hash"}
-    columns["timestamp"] = instant(entry.timestamp)
+    columns = _columns(entry)
+    del columns["hash"]
     return hashlib.sha256(canonical(columns).encode()).hexdigest()
+
+
+def _columns(entry: Activity) -> Document:
+    columns = {column.key: getattr(entry, column.key) for column in Activity.__table__.columns}
+    return columns | {"timestamp": instant(entry.timestamp)}
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column in (Activity.agent_id, Activity.activity_type, Activity.performed_by):
+        if (value := getattr(wanted, column.key)) is not None:
+            found.append(column == value)
+    if wanted.since is not None:
+        found.append(Activity.timestamp >= wanted.since)
+    if wanted.until is not None:
+        found.append(Activity.timestamp < wanted.until)
+    if wanted.before is not None:
+        found.append(Activity.sequence < wanted.before)
+    return found

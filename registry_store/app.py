@@ -15,6 +15,8 @@ import uvicorn
 
 from registry_store import keys
 from registry_store.activity import Actor
+from registry_store.checkpointer import Checkpointer
+from registry_store.checkpoints import CheckpointFile, Signer, signing_key
 from registry_store.database import Database
 from registry_store.errors import CannotStart
 from registry_store.feed import Feed
@@ -67,6 +69,7 @@ async def running(
         store = await _store(settings, database)
         store.after_change = after_change
         sync = RegistrySync(store, pace)
+        await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))
         grpc_address = await stack.enter_async_context(_grpc(store, sync))
@@ -87,6 +90,19 @@ async def _store(settings: Settings, database: Database) -> Store:
     await feed.read()
     database.on_commit = feed.wake
     return Store(settings, database, pepper, feed, sidecars, Metrics(feed, sidecars))
+
+
+@asynccontextmanager
+async def _checkpoints(store: Store) -> AsyncIterator[None]:
+    path = store.settings.checkpoint_file
+    if path is None:
+        yield
+        return
+    with CheckpointFile(path, Signer(signing_key(store.pepper))) as file:
+        checkpointer = Checkpointer(store.database, file)
+        store.metrics.watch(checkpointer)
+        async with checkpointer.running():
+            yield
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Values of records → JSON documents, and the canonical text that is hashed."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,6 +31,19 @@ def instant(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def read_instant(text: Any) -> Any:
+    """The moment that RFC 3339 text names, None for None; `ValueError` where it is not that."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
+        raise ValueError(f"`{str(text)[:40]}` is not a time as 2030-01-31T12:00:00Z")
+    moment = datetime.fromisoformat(text.upper())
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # in the first or last hours that a calendar has, told by a zone far away
+        return moment.replace(tzinfo=UTC)
+
+
 def canonical(document: Any) -> str:
     """The one text of a JSON value: keys sorted, no blanks, no escapes beyond what JSON needs."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -38,3 +52,6 @@ def canonical(document: Any) -> str:
 def compact(document: Any) -> bytes:
     """A JSON document as it travels."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+_RFC_3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)

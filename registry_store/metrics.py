@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from registry_store.checkpointer import Checkpointer
 from registry_store.feed import Feed
 from registry_store.sidecars import Sidecars
 
@@ -58,6 +59,13 @@ class Metrics:
         )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
+
+    def watch(self, checkpointer: Checkpointer) -> None:
+        """Show how far the activity log is signed, and whether it is still what it was."""
+        name = "registry_store_activity_signed_sequence"
+        self._gauge(name, "The last entry of the activity log under a checkpoint.", lambda: checkpointer.sequence)
+        name = "registry_store_activity_log_intact"
+        self._gauge(name, "0 once the activity log is not what was signed.", lambda: checkpointer.fault is None)
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

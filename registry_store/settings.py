@@ -23,6 +23,7 @@ class Settings:
     grpc: str = "127.0.0.1:50052"
     auto_activate: bool = False
     pepper_file: Path | None = None
+    checkpoint_file: Path | None = None
     drain_seconds: float = 5.0
 
     def url(self) -> URL:

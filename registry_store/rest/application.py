@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry_store.metrics import Metrics
-from registry_store.rest import agents, keys, mcp_servers, operations, policies, problems
+from registry_store.rest import activity, agents, keys, mcp_servers, operations, policies, problems
 from registry_store.store import Store
 
 
@@ -22,6 +22,7 @@ def application(store: Store) -> FastAPI:
     problems.install(app)
     for router in (
         agents.router,
+        activity.router,
         policies.of_agent,
         policies.of_organisation,
         mcp_servers.router,

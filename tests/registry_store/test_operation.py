@@ -24,7 +24,7 @@ from registry_store.tables import Base
 from tests.registry_store.serving import Rest, Served
 
 WAIT_SECONDS = 20
-PROGRAM = [sys.executable, "-m", "registry_store.cli"]
+PROGRAM = [sys.executable, "-m", "registry_store"]
 
 
 def run(*arguments: object, **environment: str) -> Result:

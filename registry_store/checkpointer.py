@@ -1,0 +1,93 @@
+"""Takes checkpoints of the activity log while the store runs: what was appended is checked, signed and put away."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry_store.activity import following
+from registry_store.chain import Chain, Fault
+from registry_store.checkpoints import MOST_ENTRIES, Checkpoint, CheckpointFile
+from registry_store.database import Database
+from registry_store.tables import Activity
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1.0
+
+Send = Callable[[Checkpoint], Awaitable[None]]
+
+
+class Checkpointer:
+    """Signs what the log has gained, each second and once more at the end; `send` gets each checkpoint as well.
+
+    A log that is not what it was is reported once, and nothing more of it is signed.
+    """
+
+    def __init__(self, database: Database, file: CheckpointFile, send: Send | None = None) -> None:
+        self._database = database
+        self._file = file
+        self._send = send
+        self.fault: Fault | None = None
+
+    @property
+    def sequence(self) -> int:
+        """The last entry that is signed."""
+        return self._file.last.sequence
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take checkpoints until the block is left, and a last one then."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self._attempt()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_SECONDS):
+                    await stop.wait()
+        await self._attempt()
+
+    async def catch_up(self) -> None:
+        """Sign every entry that is not signed yet."""
+        while self.fault is None and (hashes := await self._unsigned()):
+            checkpoint = await asyncio.to_thread(self._file.append, hashes, datetime.now(UTC))
+            if self._send is not None:
+                await self._send(checkpoint)
+
+    async def _attempt(self) -> None:
+        try:
+            await self.catch_up()
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("no checkpoint of the activity log could be taken: %s", error)
+        except Exception:
+            logger.exception("a fault while taking a checkpoint of the activity log")
+
+    async def _unsigned(self) -> Sequence[str]:
+        last = self._file.last
+        async with self._database.reading() as session:
+            known = await session.scalar(select(Activity.hash).where(Activity.sequence == last.sequence))
+            entries = await following(session, last.sequence, MOST_ENTRIES)
+        self.fault = self._first_fault(known, entries)
+        if self.fault is not None:
+            logger.critical("the activity log is not what it was: %s; run `registry-store verify-log`", self.fault)
+            return []
+        return [entry.hash for entry in entries]
+
+    def _first_fault(self, known: str | None, entries: Sequence[Activity]) -> Fault | None:
+        last = self._file.last
+        if last.sequence and known != last.hash:
+            how = "is missing" if known is None else "was replaced"
+            return Fault(last.sequence, f"{how}: the checkpoint of {last.at} signed this entry")
+        chain = Chain(last.sequence, last.hash)
+        return next((fault for entry in entries if (fault := chain.take(entry)) is not None), None)

@@ -1,0 +1,70 @@
+"""`keys create`, `keys list`, `keys revoke`: API keys, on the database itself."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry_store import keys as api_keys
+from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, plainly
+from registry_store.keys import Pepper, Role
+from registry_store.migrate import opened
+from registry_store.settings import Settings, load_pepper
+
+
+@click.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command()
+@DATABASE
+@PEPPER_FILE
+@option("--role", type=click.Choice([role.value for role in Role]), required=True)
+@option("--name", required=True, help="Who holds the key; the activity log shows it.")
+@option("--agent-id", help="Of role agent alone: the agent that it is.")
+@option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
+@plainly
+def create(database: str, pepper_file: Path | None, **body: str | None) -> None:
+    """Create a key and print it, alone; it cannot be read again."""
+    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body)))
+
+
+@keys.command("list")
+@DATABASE
+@plainly
+def list_keys(database: str) -> None:
+    """List keys: id, role, name, state."""
+    for key in asyncio.run(_all(Settings(database))):
+        state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
+        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}")
+
+
+@keys.command()
+@DATABASE
+@click.argument("key_id")
+@plainly
+def revoke(database: str, key_id: str) -> None:
+    """Revoke a key: it opens nothing from now on."""
+    asyncio.run(_revoke(Settings(database), key_id))
+
+
+async def _create(settings: Settings, body: dict[str, Any]) -> str:
+    pepper = Pepper(load_pepper(settings.pepper_path()))
+    async with opened(settings.url()) as database, database.writing() as session:
+        await pepper.check(session)
+        _, text = await api_keys.create(session, pepper, body, actor())
+    return text
+
+
+async def _all(settings: Settings) -> list[Any]:
+    async with opened(settings.url()) as database, database.reading() as session:
+        rows, _ = await api_keys.page(session, limit=None, offset=0)
+    return list(rows)
+
+
+async def _revoke(settings: Settings, key_id: str) -> None:
+    async with opened(settings.url()) as database, database.writing() as session:
+        await api_keys.revoke(session, key_id, actor())

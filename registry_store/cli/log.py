@@ -1,0 +1,78 @@
+"""`export-log` and `verify-log`: the activity log, for an auditor."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from registry_store.audit import exported, verify_database, verify_export
+from registry_store.chain import Chain, Fault
+from registry_store.checkpoints import BadCheckpoint, Signer, read_file, signing_key
+from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, plainly
+from registry_store.errors import CannotStart
+from registry_store.keys import Pepper
+from registry_store.migrate import opened
+from registry_store.settings import Settings, load_pepper
+
+UNSIGNED = "a log that was cut or written anew, and the database's note of its end with it, needs --checkpoint-file"
+
+
+@click.command("export-log")
+@DATABASE
+@option("--after", type=click.IntRange(0), default=0, show_default=True, help="Only entries after this sequence.")
+@plainly
+def export_log(database: str, after: int) -> None:
+    """Write the activity log to standard output as JSON lines, oldest first."""
+    asyncio.run(_export(Settings(database), after))
+
+
+@click.command("verify-log")
+@DATABASE
+@PEPPER_FILE
+@option("--checkpoint-file", type=file(exists=True), help="What `serve --checkpoint-file` wrote.")
+@option("--log", type=file(exists=True), help="Verify this export from the first entry on, instead of the database.")
+@plainly
+def verify_log(database: str, pepper_file: Path | None, checkpoint_file: Path | None, log: Path | None) -> None:
+    """Find the first entry of the activity log that was changed, removed, put in or moved.
+
+    Exit code 0: the log is intact; 1: it is not, and the entry is named; 2: it cannot be verified.
+    """
+    settings = Settings(database, pepper_file=pepper_file)
+    chain = _chain(settings, checkpoint_file)
+    try:
+        fault = verify_export(log, chain) if log else asyncio.run(_verify(settings, chain))
+    except BadCheckpoint as error:
+        _tampered(error)
+    if fault is not None:
+        _tampered(fault)
+    click.echo(f"the activity log is intact: {chain.sequence} entries, head {chain.hash}")
+    if checkpoint_file is None:
+        click.echo(f"not looked for: {UNSIGNED}")
+
+
+def _chain(settings: Settings, checkpoint_file: Path | None) -> Chain:
+    if checkpoint_file is None:
+        return Chain()
+    path = settings.pepper_path()
+    if not path.exists():  # to make one here would only call every line wrong
+        raise CannotStart(f"pepper-file: `{path}` does not exist")
+    signer = Signer(signing_key(Pepper(load_pepper(path))))
+    checkpoints = read_file(checkpoint_file, signer)
+    return Chain(signed=(signed for checkpoint in checkpoints for signed in checkpoint.signed()))
+
+
+def _tampered(fault: Fault | BadCheckpoint) -> None:
+    click.echo(f"the activity log is not what was written: {fault}", err=True)
+    sys.exit(1)
+
+
+async def _verify(settings: Settings, chain: Chain) -> Fault | None:
+    async with opened(settings.url()) as database, database.reading() as session:
+        return await verify_database(session, chain)
+
+
+async def _export(settings: Settings, after: int) -> None:
+    async with opened(settings.url()) as database, database.reading() as session:
+        async for line in exported(session, after):
+            click.echo(line, nl=False)
