@@ -85,7 +85,7 @@ def printed(command: Command, dev: Dev) -> str:
     text = re.sub(r"(^|\s)(?:\.venv/bin/)?pdp ", rf"\1{PDP} ", command.text)
     for shown, address in real.items():
         text = text.replace(shown, address)
-    environment = os.environ | {"KEY": dev.key, "PDP_TARGET": dev.sidecar_grpc}
+    environment = os.environ | {"KEY": dev.key, "PDP_TARGET": dev.sidecar_grpc, "COLUMNS": "80"}
     ended = subprocess.run(
         ["bash", "-c", text],
         cwd=ROOT,

@@ -9,7 +9,7 @@ import pytest
 from tests import console
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/policies.md"]
+PAGES = ["README.md", "docs/policies.md", "docs/sidecar.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
