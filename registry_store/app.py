@@ -17,12 +17,13 @@ from registry_store import keys
 from registry_store.activity import Actor
 from registry_store.checkpointer import Checkpointer
 from registry_store.checkpoints import CheckpointFile, Signer, signing_key
-from registry_store.database import Database
+from registry_store.database import Database, retried
 from registry_store.errors import CannotStart
 from registry_store.feed import Feed
 from registry_store.keys import Pepper
 from registry_store.metrics import Metrics
 from registry_store.migrate import opened
+from registry_store.notifications import Notifications
 from registry_store.rest.application import application
 from registry_store.settings import Settings, host_and_port, load_pepper
 from registry_store.sidecars import Sidecars
@@ -50,6 +51,9 @@ class RunningStore:
 
     async def create_key(self, role: str, name: str) -> str:
         """Make a key and return it; nobody can read it again."""
+        return await retried(self._create_key, role, name)
+
+    async def _create_key(self, role: str, name: str) -> str:
         async with self._store.database.writing() as session:
             _, text = await keys.create(session, self._store.pepper, {"role": role, "name": name}, _system_actor())
         return text
@@ -72,6 +76,8 @@ async def running(
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))
+        if store.notifications is not None:
+            await stack.enter_async_context(_background(store.notifications.run()))
         grpc_address = await stack.enter_async_context(_grpc(store, sync))
         http_address = await stack.enter_async_context(_http(store))
         stack.callback(store.feed.close)
@@ -89,7 +95,10 @@ async def _store(settings: Settings, database: Database) -> Store:
     feed, sidecars = Feed(database), Sidecars()
     await feed.read()
     database.on_commit = feed.wake
-    return Store(settings, database, pepper, feed, sidecars, Metrics(feed, sidecars))
+    notifications = None if database.is_sqlite else Notifications(database.url, feed.wake)
+    return Store(
+        settings, database, pepper, feed, sidecars, Metrics(feed, sidecars, notifications), notifications=notifications
+    )
 
 
 @asynccontextmanager

@@ -1,21 +1,45 @@
 """Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, event, select
+import asyncpg
+from sqlalchemy import URL, event, func, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from registry_store.tables import Meta
 
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, ConnectionError, TimeoutError)
-"""What a lost or overloaded database raises."""
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError)
+"""What a lost or overloaded database raises; the operating system's errors come from connecting to it."""
+CONFLICTS = ("40001", "40P01")
+"""SQLSTATEs of a serialisation failure and a deadlock: the same transaction may pass the next time."""
+UNAVAILABLE_STATES = (*CONFLICTS, "08", "25006", "53", "55P03", "57")
+"""How SQLSTATEs begin that blame the server: lost, read-only after a failover, exhausted, locked for long, stopping."""
+TRIES = 5
+
+CHANNEL = "registry_store"
+"""PostgreSQL tells every commit of a writer on it."""
 
 POOL_WAIT_SECONDS = 10
 SQLITE_BUSY_MILLISECONDS = 10_000
+WRITERS, READERS = 5, 10
+CONNECT_SECONDS = 5
+COMMAND_SECONDS = 30
+SESSION_SETTINGS = {
+    "application_name": "registry-store",
+    "lock_timeout": "10s",
+    # A store that is cut off while it holds the writers' lock must not keep it.
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+Result = TypeVar("Result")
 
 
 class Database:
@@ -28,10 +52,8 @@ class Database:
             self._reader = _sqlite(url, "BEGIN", pool_size=8)
             self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._writer = create_async_engine(
-                url, pool_size=10, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, pool_pre_ping=True
-            )
-            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._reader = _postgresql(url, "REPEATABLE READ", READERS).execution_options(postgresql_readonly=True)
+            self._writer = _postgresql(url, "READ COMMITTED", WRITERS)
         self.on_commit: Callable[[], None] = _nothing
 
     @property
@@ -50,10 +72,12 @@ class Database:
         """A session that no other writer overlaps: committed on leaving, rolled back on any exception.
 
         SQLite holds off other writers by `BEGIN IMMEDIATE`, PostgreSQL by the lock on the row of `meta`. What is
-        checked inside therefore still holds when it is written.
+        checked inside therefore still holds when it is written. On PostgreSQL the commit wakes every store.
         """
         async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
             await session.execute(select(Meta).with_for_update())
+            if not self.is_sqlite:
+                await session.execute(select(func.pg_notify(CHANNEL, "")))
             yield session
         self.on_commit()
 
@@ -63,9 +87,50 @@ class Database:
         await self._writer.dispose()
 
 
+async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
+    """What `work`, a whole transaction, gives; while it fails by a conflict with others it is run anew, a few times."""
+    trying = AsyncRetrying(
+        retry=retry_if_exception(_is_conflict),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
+    return await trying(work, *arguments)
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether the database, and not the statement, is at fault."""
-    return isinstance(error, UNAVAILABLE) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or _state(error).startswith(UNAVAILABLE_STATES)):
+        return True
+    return isinstance(error, UNAVAILABLE)
+
+
+async def connect(url: URL) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection to PostgreSQL; the URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …)."""
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return await asyncpg.connect(
+        dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings=SESSION_SETTINGS
+    )
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and _state(error) in CONFLICTS
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _postgresql(url: URL, isolation: str, pool_size: int) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        async_creator=lambda: connect(url),
+        isolation_level=isolation,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS,
+        pool_pre_ping=True,
+    )
 
 
 def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:

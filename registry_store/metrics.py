@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from registry_store.checkpointer import Checkpointer
 from registry_store.feed import Feed
+from registry_store.notifications import Notifications
 from registry_store.sidecars import Sidecars
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -16,7 +17,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 class Metrics:
     """The metrics of one store, in a registry of their own."""
 
-    def __init__(self, feed: Feed, sidecars: Sidecars) -> None:
+    def __init__(self, feed: Feed, sidecars: Sidecars, notifications: Notifications | None) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "registry_store_http_requests_total",
@@ -57,6 +58,12 @@ class Metrics:
             "Time since the database last confirmed the revision.",
             lambda: time.monotonic() - feed.confirmed_at,
         )
+        if notifications is not None:
+            self._gauge(
+                "registry_store_notified",
+                "1 while other stores' commits are heard at once, 0 while polling alone finds them.",
+                lambda: notifications.heard,
+            )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
 

@@ -10,11 +10,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry_store.database import Database
 from registry_store.errors import CannotStart
+
+ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
 
 
 @asynccontextmanager
@@ -76,6 +78,9 @@ async def check(database: Database) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # Of several that migrate at once the others wait, and find nothing left to do.
+        connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     current = _current(connection)
     if current is not None and current not in _known():
         raise CannotStart(f"the database's schema `{current}` is newer than this program")

@@ -7,6 +7,7 @@ from registry_store.database import Database
 from registry_store.feed import Feed
 from registry_store.keys import Pepper
 from registry_store.metrics import Metrics
+from registry_store.notifications import Notifications
 from registry_store.settings import Settings
 from registry_store.sidecars import Sidecars
 
@@ -23,4 +24,6 @@ class Store:
     metrics: Metrics
     after_change: Callable[[int], Awaitable[None]] | None = None
     """Awaited with the newest revision once a request has changed something, before it is answered."""
+    notifications: Notifications | None = None
+    """None on SQLite, whose one store wakes itself."""
     ready: bool = False

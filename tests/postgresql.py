@@ -19,7 +19,13 @@ import pytest
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 INSTALL = "apt-get install --yes postgresql"
-QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB", "max_connections=200")
+QUICK = (
+    "deadlock_timeout=300ms",
+    "fsync=off",
+    "full_page_writes=off",
+    "shared_buffers=64MB",
+    "max_connections=200",
+)
 
 
 class Cluster:

@@ -23,9 +23,10 @@ from registry_store.rest.access import (
 )
 from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
 from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
+from registry_store.rest.routing import Retried
 from registry_store.tables import Agent
 
-router = APIRouter(prefix="/api/agents/registry", tags=["agents"])
+router = APIRouter(prefix="/api/agents/registry", tags=["agents"], route_class=Retried)
 
 BODY = (400, 413, 422)
 

@@ -8,8 +8,9 @@ from registry_store.documents import Document
 from registry_store.rest.access import Admin, reading, store_of, writing
 from registry_store.rest.answers import Limit, Offset, answer, gives, page, takes
 from registry_store.rest.bodies import read_json
+from registry_store.rest.routing import Retried
 
-router = APIRouter(prefix="/api/keys", tags=["keys"])
+router = APIRouter(prefix="/api/keys", tags=["keys"], route_class=Retried)
 
 
 @router.post("", status_code=201, openapi_extra=takes(keys.KEY_BODY), responses=gives(400, 413, 422, status=201))

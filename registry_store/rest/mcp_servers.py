@@ -9,8 +9,9 @@ from registry_store.documents import Document
 from registry_store.rest.access import Admin, Reader, reading, writing
 from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
 from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
+from registry_store.rest.routing import Retried
 
-router = APIRouter(prefix="/api/agents/mcp/servers", tags=["MCP servers"])
+router = APIRouter(prefix="/api/agents/mcp/servers", tags=["MCP servers"], route_class=Retried)
 
 BODY = (400, 413, 422)
 

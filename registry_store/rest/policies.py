@@ -11,9 +11,10 @@ from registry_store.keys import Caller
 from registry_store.rest.access import Admin, Reader, ReaderOrAgent, check_sees, reading, writing
 from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
 from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
+from registry_store.rest.routing import Retried
 
-of_agent = APIRouter(prefix="/api/agents/registry/{agent_id}/policies", tags=["policies"])
-of_organisation = APIRouter(prefix="/api/agents/policies", tags=["organisation policies"])
+of_agent = APIRouter(prefix="/api/agents/registry/{agent_id}/policies", tags=["policies"], route_class=Retried)
+of_organisation = APIRouter(prefix="/api/agents/policies", tags=["organisation policies"], route_class=Retried)
 
 BODY = (400, 413, 422)
 REMOVED: dict[int | str, dict[str, Any]] = {204: {"description": "Removed"}}
