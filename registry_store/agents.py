@@ -4,25 +4,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
 from pdp.core.fields import Field
 from pdp.core.model import Status
-from pdp.core.records import CONFIGURATION, PROSE, read_configuration
+from pdp.core.records import CONFIGURATION, PROSE, VERSION, read_configuration
 from registry_store import activity, changes, versions
 from registry_store.activity import Actor, Subject
 from registry_store.changes import Kind
-from registry_store.documents import Document, to_json
+from registry_store.documents import Document, read_values, to_json
 from registry_store.errors import Conflict, NotFound
-from registry_store.tables import Agent, AgentTag
+from registry_store.tables import Agent, AgentTag, AgentVersion
 
 DEFAULTS: Document = {name: to_json(field.default) for name, field in CONFIGURATION.items()}
 CHANGE_BODY: dict[str, Field] = CONFIGURATION | {
     "version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")
 }
 """What a caller may write to change an agent."""
+
+ROLLBACK_BODY: dict[str, Field] = {
+    "target_version": Field(VERSION, "", required=True, about="The version to make active again, as 1.0.0"),
+    "reason": Field(PROSE, "", about="Why; the activity log keeps it"),
+}
+BATCH = 500
 
 ALLOWED_FROM = {
     Status.ACTIVE: {Status.DRAFT, Status.SUSPENDED},
@@ -99,13 +105,9 @@ async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -
     fields = versions.changed_fields(before, after)
     if not fields:
         return
-    lost_tags = set(before["tags"]) - set(after["tags"])
-    agent.configuration = after
-    agent.agent_type = after["agent_type"]
+    await _configure(session, agent, after, actor)
     if not versions.VERSIONED.isdisjoint(fields):
         versions.add(session, agent, notes or versions.default_note(fields), actor)
-    await touch(session, agent, actor, lost_tags)
-    await _replace_tags(session, agent.agent_id, before["tags"], after["tags"])
     await activity.append(
         session,
         actor,
@@ -114,6 +116,28 @@ async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -
         _subject(agent),
         previous={name: before[name] for name in fields},
         new={name: after[name] for name in fields},
+    )
+
+
+async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
+    """Make a stored version active again, with its configuration; nothing happens where both are so already."""
+    values = read_values(body, ROLLBACK_BODY)
+    target, left = values["target_version"], agent.version
+    version = await versions.get(session, agent.agent_id, target)
+    before, after = configuration_of(agent), _restorable(version)
+    fields = versions.changed_fields(before, after)
+    if left == target and not fields:
+        return
+    agent.version = target
+    await _configure(session, agent, after, actor)
+    await activity.append(
+        session,
+        actor,
+        "rolled_back",
+        values["reason"] or f"{left} → {target}",
+        _subject(agent),
+        previous={"version": left} | {name: before[name] for name in fields},
+        new={"version": target} | {name: after[name] for name in fields},
     )
 
 
@@ -135,6 +159,30 @@ async def set_status(session: AsyncSession, agent: Agent, status: Status, reason
         previous={"status": before.value},
         new={"status": status.value},
     )
+
+
+async def set_status_of_all(
+    session: AsyncSession, agent_ids: Sequence[str], before: Status, after: Status, *, reason: str, actor: Actor
+) -> None:
+    """Move agents that all are `before` to `after`, in one revision, with an entry for each."""
+    for start in range(0, len(agent_ids), BATCH):
+        batch = agent_ids[start : start + BATCH]
+        for agent_id in batch:
+            revision = await changes.advance(session, Kind.AGENT, agent_id, actor.at)
+            await activity.append(
+                session,
+                actor,
+                ACTIVITY_OF[after],
+                reason,
+                Subject("agent", agent_id, agent_id),
+                previous={"status": before.value},
+                new={"status": after.value},
+            )
+        await session.execute(
+            update(Agent)
+            .where(Agent.agent_id.in_(batch))
+            .values(status=after.value, revision=revision, updated_at=actor.at)
+        )
 
 
 async def touch(session: AsyncSession, agent: Agent, actor: Actor, lost_tags: Iterable[str] = ()) -> None:
@@ -167,6 +215,21 @@ def synced_document(agent: Agent, policies: Sequence[Document]) -> Document:
         "version": agent.version,
         "policies": list(policies),
     }
+
+
+async def _configure(session: AsyncSession, agent: Agent, after: Document, actor: Actor) -> None:
+    before = configuration_of(agent)["tags"]
+    agent.configuration = after
+    agent.agent_type = after["agent_type"]
+    await touch(session, agent, actor, set(before) - set(after["tags"]))
+    await _replace_tags(session, agent.agent_id, before, after["tags"])
+
+
+def _restorable(version: AgentVersion) -> Document:
+    try:
+        return Document(to_json(read_configuration(DEFAULTS | version.configuration)))
+    except InvalidRecord as error:
+        raise Conflict(f"version `{versions.version_of(version.minor)}` is not valid any more: {error}") from None
 
 
 def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Document, str]:

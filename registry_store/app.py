@@ -15,6 +15,7 @@ import uvicorn
 
 from registry_store import keys
 from registry_store.activity import Actor
+from registry_store.authentication import Authentication
 from registry_store.checkpointer import Checkpointer
 from registry_store.checkpoints import CheckpointFile, Signer, signing_key
 from registry_store.database import Database, retried
@@ -76,6 +77,8 @@ async def running(
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))
+        stack.push_async_callback(store.authentication.save)
+        await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
         grpc_address = await stack.enter_async_context(_grpc(store, sync))
@@ -97,7 +100,14 @@ async def _store(settings: Settings, database: Database) -> Store:
     database.on_commit = feed.wake
     notifications = None if database.is_sqlite else Notifications(database.url, feed.wake)
     return Store(
-        settings, database, pepper, feed, sidecars, Metrics(feed, sidecars, notifications), notifications=notifications
+        settings,
+        database,
+        pepper,
+        feed,
+        sidecars,
+        Metrics(feed, sidecars, notifications),
+        Authentication(database, pepper, settings.most_failed_keys),
+        notifications=notifications,
     )
 
 

@@ -14,6 +14,7 @@ from registry_store.tables import Change, Meta
 HELD_REVISIONS = 100_000
 """How far back a subscriber may resume; whoever was away for longer gets a snapshot."""
 FORGET_EVERY = 1_000
+META_ID = 1
 
 
 class Kind(IntEnum):
@@ -35,7 +36,7 @@ class Touched:
 
 async def meta(session: AsyncSession) -> Meta:
     """The row that holds the epoch, the newest revision and the head of the activity chain."""
-    return (await session.execute(select(Meta))).scalar_one()
+    return await session.get_one(Meta, META_ID)
 
 
 async def advance(

@@ -8,6 +8,9 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Field, read_fields
+
 Document = dict[str, Any]
 
 
@@ -24,6 +27,15 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     return value
+
+
+def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """What a caller sent, by these fields, defaults filled in; `InvalidRecord` with every problem."""
+    problems: list[Problem] = []
+    values = read_fields(document, fields, "", problems)
+    if problems:
+        raise InvalidRecord(problems)
+    return values
 
 
 def instant(moment: datetime) -> str:

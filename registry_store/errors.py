@@ -1,5 +1,7 @@
 """What goes wrong in the registry, as values of meaning; the shells give them their HTTP statuses and gRPC codes."""
 
+from math import ceil
+
 
 class RegistryError(Exception):
     """A request that cannot be carried out; the message is for the one who sent it."""
@@ -19,6 +21,18 @@ class StaleTag(RegistryError):  # noqa: N818 - it says what is so
 
 class NotAuthenticated(RegistryError):  # noqa: N818 - it says what is so
     """No key, or one that is unknown, expired or revoked."""
+
+
+class LapsedKey(NotAuthenticated):
+    """A key that was right once: revoked or expired."""
+
+
+class TooManyFailures(RegistryError):  # noqa: N818 - it says what is so
+    """Too many wrong keys from there, or for that key; `wait` says for how many seconds not to try again."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"too many wrong keys: wait {ceil(wait)} s")
+        self.wait = wait
 
 
 class NotAllowed(RegistryError):  # noqa: N818 - it says what is so

@@ -18,7 +18,7 @@ from registry_store import activity
 from registry_store.activity import Actor, Subject
 from registry_store.changes import meta
 from registry_store.documents import Document, instant, to_json
-from registry_store.errors import CannotStart, Conflict, NotAuthenticated, NotFound
+from registry_store.errors import CannotStart, Conflict, LapsedKey, NotAuthenticated, NotFound
 from registry_store.tables import Key
 
 PREFIX = "owkai"
@@ -108,14 +108,19 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
 
 
 async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
-    """Whose key this is; `NotAuthenticated` if nobody's, or no longer."""
-    parts = text.split("_", 2)
-    key = await session.get(Key, parts[1]) if len(parts) == 3 and parts[0] == PREFIX else None
+    """Whose key this is; `NotAuthenticated` if nobody's, `LapsedKey` if no longer."""
+    key = await session.get(Key, id_of(text))
     if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
         raise NotAuthenticated("the key is unknown")
     if not is_valid(key, now):
-        raise NotAuthenticated("the key is revoked" if key.revoked_at else "the key has expired")
+        raise LapsedKey("the key is revoked" if key.revoked_at else "the key has expired")
     return Caller(key.key_id, key.name, Role(key.role), key.agent_id)
+
+
+def id_of(text: str) -> str:
+    """The id that a key names, which is no secret; empty where it names none."""
+    parts = text.split("_", 2)
+    return parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
 
 
 def is_valid(key: Key, now: datetime) -> bool:
@@ -147,6 +152,14 @@ async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Acto
         )
 
 
+async def get(session: AsyncSession, key_id: str) -> Key:
+    """The key; `NotFound` if there is none of that id."""
+    key = await session.get(Key, key_id)
+    if key is None:
+        raise NotFound(f"no key `{key_id}`")
+    return key
+
+
 async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[Sequence[Key], int]:
     """Keys, newest first, and how many there are."""
     total = await session.scalar(select(func.count()).select_from(Key))
@@ -156,9 +169,7 @@ async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[S
 
 async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
     """Make a key worthless from now on; nothing happens if it already is."""
-    key = await session.get(Key, key_id)
-    if key is None:
-        raise NotFound(f"no key `{key_id}`")
+    key = await get(session, key_id)
     if key.revoked_at is None:
         key.revoked_at = actor.at
         described = f"{key.role} key `{key.name}` revoked"
@@ -174,15 +185,16 @@ async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
     return key
 
 
-def document(key: Key) -> Document:
-    """The key as REST shows it: never the key itself, nor its hash."""
+def document(key: Key, last_used: datetime | None = None) -> Document:
+    """The key as REST shows it, never the key itself, nor its hash; `last_used`: where it is not saved yet."""
+    moments = [moment for moment in (key.last_used_at, last_used) if moment is not None]
     return Document(to_json(_state(key))) | Document(
         to_json(
             {
                 "created_at": key.created_at,
                 "created_by": key.created_by,
                 "revoked_at": key.revoked_at,
-                "last_used_at": key.last_used_at,
+                "last_used_at": max(moments, default=None),
             }
         )
     )

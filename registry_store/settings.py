@@ -25,6 +25,8 @@ class Settings:
     pepper_file: Path | None = None
     checkpoint_file: Path | None = None
     drain_seconds: float = 5.0
+    most_failed_keys: int = 30
+    """Wrong keys a minute from one address, or for one key, before the next has to wait."""
 
     def url(self) -> URL:
         """The database's URL with its asynchronous driver; `CannotStart` if it is none."""

@@ -1,6 +1,7 @@
 """The sidecars that are or were connected to this store, and what each has acknowledged or refused."""
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -80,6 +81,11 @@ class Sidecars:
         """Sidecars by node id, and how many there are."""
         ordered = sorted(self._by_node.values(), key=lambda sidecar: sidecar.node_id)
         return ordered[offset : offset + limit], len(ordered)
+
+    def serving(self, agent_id: str, tags: Collection[str]) -> list[Sidecar]:
+        """Those that decide, or when last connected decided, for an agent of these tags, by node id."""
+        ordered = sorted(self._by_node.values(), key=lambda sidecar: sidecar.node_id)
+        return [sidecar for sidecar in ordered if sidecar.subscription.covers(agent_id, tags)]
 
     def count(self) -> int:
         """How many are connected."""

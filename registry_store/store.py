@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from registry_store.authentication import Authentication
 from registry_store.database import Database
 from registry_store.feed import Feed
 from registry_store.keys import Pepper
@@ -22,6 +23,7 @@ class Store:
     feed: Feed
     sidecars: Sidecars
     metrics: Metrics
+    authentication: Authentication
     after_change: Callable[[int], Awaitable[None]] | None = None
     """Awaited with the newest revision once a request has changed something, before it is answered."""
     notifications: Notifications | None = None

@@ -51,6 +51,12 @@ class Subscription:
             return None
         return or_(Change.kind != Kind.AGENT, Change.record_id.in_(self.agent_ids))
 
+    def covers(self, agent_id: str, tags: Collection[str]) -> bool:
+        """Whether it takes in an agent of this id and these tags."""
+        if self.agent_ids is not None:
+            return agent_id in self.agent_ids
+        return self.tags is None or not self.tags.isdisjoint(tags)
+
     def describe(self) -> dict[str, Any]:
         """The subscription as REST shows it."""
         if self.agent_ids is not None:

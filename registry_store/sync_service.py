@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import unquote, urlsplit
 
 import grpc
 
@@ -16,7 +17,7 @@ from pdp.core.errors import InvalidRecord
 from registry_store import changes, keys, subscriptions
 from registry_store.changes import Kind
 from registry_store.database import is_unavailable
-from registry_store.errors import NotAuthenticated
+from registry_store.errors import NotAuthenticated, TooManyFailures
 from registry_store.feed import Step, step_from
 from registry_store.keys import Caller, Role
 from registry_store.sidecars import Sidecar
@@ -78,8 +79,12 @@ class RegistrySync:
 
     async def watch_keys(self) -> None:
         """End the streams of keys that are revoked or expire, until cancelled."""
+        revoked = self.store.authentication.revoked
         while True:
-            await asyncio.sleep(KEY_CHECK_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEY_CHECK_SECONDS):
+                    await revoked.wait()
+            revoked.clear()
             if not self._streams:
                 continue
             try:
@@ -128,11 +133,13 @@ class RegistrySync:
         try:
             if scheme.lower() != "bearer":
                 raise NotAuthenticated("the metadata `authorization: Bearer owkai_…` is missing")
-            async with self.store.database.reading() as session:
-                caller = await keys.authenticate(session, self.store.pepper, text.strip(), datetime.now(UTC))
+            caller = await self.store.authentication.caller(text.strip(), _source(context), datetime.now(UTC))
         except NotAuthenticated as error:
             self.store.metrics.refused_keys.inc()
             raise _Ended(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
+        except TooManyFailures as error:
+            self.store.metrics.refused_keys.inc()
+            raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
         if caller.role not in (Role.SIDECAR, Role.ADMIN):
             raise _Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
         return caller
@@ -322,6 +329,12 @@ async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
         why = f"nothing was heard for {seconds:g} s"
         raise _Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return message if isinstance(message, pb.SidecarMessage) else None
+
+
+def _source(context: Context) -> str:
+    """The peer's address, out of `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    _, _, address = unquote(context.peer()).partition(":")
+    return urlsplit(f"//{address}").hostname or ""
 
 
 def _fault(error: Exception) -> _Ended:

@@ -169,6 +169,40 @@ class Activity(Base):
     hash: Mapped[str]
 
 
+class EmergencyStop(Base):
+    """A stop, in force until it is released; of one selector at most one is in force."""
+
+    __tablename__ = "emergency_stops"
+    __table_args__ = (
+        Index(
+            "uq_emergency_stops_in_force",
+            "selector_hash",
+            unique=True,
+            sqlite_where=text("released_at IS NULL"),
+            postgresql_where=text("released_at IS NULL"),
+        ),
+    )
+
+    stop_id: Mapped[str] = mapped_column(primary_key=True)
+    selector: Mapped[dict[str, Any]]
+    selector_hash: Mapped[str]
+    reason: Mapped[str]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str | None]
+
+
+class StoppedAgent(Base):
+    """An agent that a stop keeps suspended."""
+
+    __tablename__ = "emergency_stop_agents"
+    __table_args__ = (Index("ix_emergency_stop_agents_agent", "agent_id"),)
+
+    stop_id: Mapped[str] = mapped_column(ForeignKey("emergency_stops.stop_id"), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+
+
 class Key(Base):
     """An API key: never the key itself, but its keyed hash."""
 

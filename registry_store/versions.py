@@ -1,11 +1,17 @@
 """Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, … of which one is active."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
+from pdp.core.fields import quote
 from registry_store.activity import Actor
+from registry_store.documents import Document, to_json
+from registry_store.errors import NotFound
 from registry_store.tables import Agent, AgentVersion
 
 VERSIONED = frozenset(
@@ -60,6 +66,48 @@ def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:
             created_by=actor.name,
         )
     )
+
+
+async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) -> tuple[Sequence[AgentVersion], int]:
+    """The agent's versions, newest first, and how many there are; without their configurations."""
+    of_agent = AgentVersion.agent_id == agent_id
+    total = await session.scalar(select(func.count()).select_from(AgentVersion).where(of_agent))
+    rows = await session.scalars(
+        select(AgentVersion)
+        .options(defer(AgentVersion.configuration, raiseload=True))
+        .where(of_agent)
+        .order_by(AgentVersion.minor.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    return rows.all(), total or 0
+
+
+async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
+    """The version by its name; `NotFound` if the agent never had it."""
+    found = None
+    if match := re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version):
+        found = await session.get(AgentVersion, (agent_id, int(match[1])))
+    if found is None:
+        raise NotFound(f"no version {quote(version)} of agent `{agent_id}`")
+    return found
+
+
+def document(version: AgentVersion, active: str) -> Document:
+    """The version as lists show it; `active` is the name of the agent's active one."""
+    name = version_of(version.minor)
+    return {
+        "version": name,
+        "is_active": name == active,
+        "version_notes": version.version_notes,
+        "created_at": to_json(version.created_at),
+        "created_by": version.created_by,
+    }
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Document]:
+    """Each field whose value differs between two configurations, with both values."""
+    return [{"field": name, "before": before.get(name), "after": after[name]} for name in changed_fields(before, after)]
 
 
 def default_note(fields: Iterable[str]) -> str:

@@ -11,10 +11,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store import keys
 from registry_store.activity import Actor
 from registry_store.changes import meta
-from registry_store.errors import NotAllowed, NotAuthenticated
+from registry_store.errors import NotAllowed, NotAuthenticated, TooManyFailures
 from registry_store.keys import Caller, Role
 from registry_store.store import Store
 
@@ -31,33 +30,27 @@ def store_of(request: Request) -> Store:
     return store
 
 
-def role_in(*roles: Role) -> Callable[..., Awaitable[Caller]]:
+class RoleIn:
     """A dependency: the caller, if the key's role is one of these."""
 
-    async def caller(
+    def __init__(self, *roles: Role) -> None:
+        self.roles = frozenset(roles)
+
+    async def __call__(
+        self,
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> Caller:
-        store = store_of(request)
-        try:
-            if credentials is None:
-                raise NotAuthenticated("the header `Authorization: Bearer owkai_…` is missing")
-            async with store.database.reading() as session:
-                found = await keys.authenticate(session, store.pepper, credentials.credentials, datetime.now(UTC))
-        except NotAuthenticated:
-            store.metrics.refused_keys.inc()
-            raise
-        if found.role not in roles:
+        found = await _caller(request, credentials)
+        if found.role not in self.roles:
             raise NotAllowed(f"a key of role {found.role.value} may not do this")
         return found
 
-    return caller
 
-
-Admin = Annotated[Caller, Depends(role_in(Role.ADMIN))]
-Reader = Annotated[Caller, Depends(role_in(*READERS))]
-ReaderOrAgent = Annotated[Caller, Depends(role_in(*READERS, Role.AGENT))]
-AdminOrAgent = Annotated[Caller, Depends(role_in(Role.ADMIN, Role.AGENT))]
+Admin = Annotated[Caller, Depends(RoleIn(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(RoleIn(*READERS))]
+ReaderOrAgent = Annotated[Caller, Depends(RoleIn(*READERS, Role.AGENT))]
+AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
 
 
 def check_sees(caller: Caller, agent_id: str) -> None:
@@ -83,6 +76,18 @@ async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[Async
         revision = (await meta(session)).revision if store.after_change else 0
     if store.after_change:
         await _tell(store.after_change, revision)
+
+
+async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    store = store_of(request)
+    source = request.client.host if request.client else ""
+    try:
+        if credentials is None:
+            raise NotAuthenticated("the header `Authorization: Bearer owkai_…` is missing")
+        return await store.authentication.caller(credentials.credentials, source, datetime.now(UTC))
+    except (NotAuthenticated, TooManyFailures):
+        store.metrics.refused_keys.inc()
+        raise
 
 
 async def _tell(after_change: Callable[[int], Awaitable[None]], revision: int) -> None:

@@ -5,15 +5,16 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BeforeValidator, WithJsonSchema
 
 from registry_store import activity, agents
 from registry_store.activity import Filter
 from registry_store.database import Database
-from registry_store.documents import Document, canonical, read_instant
+from registry_store.documents import canonical, read_instant
 from registry_store.rest.access import Reader, ReaderOrAgent, check_sees, reading, store_of
-from registry_store.rest.answers import Limit, Offset, gives, page
+from registry_store.rest.answers import AgentId, Limit, Offset, Word, gives, page
+from registry_store.rest.schemas import TEXT, page_of, ref
 from registry_store.tables import Activity
 
 router = APIRouter(tags=["activity"])
@@ -24,23 +25,25 @@ BATCH = 500
 Before = Annotated[
     int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence: such pages stay put")
 ]
-Text = Annotated[str | None, Query(max_length=256)]
 Moment = Annotated[
     datetime | None, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 
 
-@router.get("/api/agents/registry/{agent_id}/activity", responses=gives(404, 422, about="A page of entries"))
+@router.get(
+    "/api/agents/registry/{agent_id}/activity",
+    responses=gives(404, 422, about="A page of entries", schema=page_of("activities", ref("Activity"), agent_id=TEXT)),
+)
 async def list_of_agent(
     request: Request,
-    agent_id: str,
+    agent_id: AgentId,
     caller: ReaderOrAgent,
     *,
-    activity_type: Annotated[Text, Query(alias="type")] = None,
+    activity_type: Annotated[Word, Query(alias="type")] = None,
     before: Before = None,
     limit: Limit = 50,
     offset: Offset = 0,
-) -> Document:
+) -> JSONResponse:
     """List what was done to an agent, its policies and its keys, newest first."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
@@ -49,20 +52,22 @@ async def list_of_agent(
     return page("activities", [activity.document(row) for row in rows], total, limit, offset, agent_id=agent_id)
 
 
-@router.get("/api/activity", responses=gives(422, about="A page of entries"))
+@router.get(
+    "/api/activity", responses=gives(422, about="A page of entries", schema=page_of("activities", ref("Activity")))
+)
 async def list_all(
     request: Request,
     _caller: Reader,
     *,
-    agent_id: Text = None,
-    activity_type: Annotated[Text, Query(alias="type")] = None,
-    performed_by: Text = None,
+    agent_id: Word = None,
+    activity_type: Annotated[Word, Query(alias="type")] = None,
+    performed_by: Word = None,
     since: Annotated[Moment, Query(description="Only entries of this time or later")] = None,
     until: Annotated[Moment, Query(description="Only entries of before this time")] = None,
     before: Before = None,
     limit: Limit = 50,
     offset: Offset = 0,
-) -> Document:
+) -> JSONResponse:
     """List what was done in the whole registry, newest first."""
     wanted = Filter(agent_id, activity_type, performed_by, since, until, before)
     async with reading(request) as session:

@@ -7,10 +7,11 @@ from fastapi.responses import JSONResponse
 
 from pdp.core.model import AgentType, Status
 from pdp.core.records import CONFIGURATION
-from registry_store import advice, agents, keys
+from registry_store import advice, agents, emergency_stops, keys
 from registry_store.agents import CHANGE_BODY, Filter
 from registry_store.documents import Document
 from registry_store.keys import Role
+from registry_store.rest import examples
 from registry_store.rest.access import (
     Admin,
     AdminOrAgent,
@@ -21,9 +22,10 @@ from registry_store.rest.access import (
     store_of,
     writing,
 )
-from registry_store.rest.answers import Limit, Offset, answer, check_match, gives, page, takes
+from registry_store.rest.answers import AgentId, Limit, Offset, Word, answer, check_match, gives, page, takes
 from registry_store.rest.bodies import REASON_BODY, read_json, read_reason
 from registry_store.rest.routing import Retried
+from registry_store.rest.schemas import page_of, ref
 from registry_store.tables import Agent
 
 router = APIRouter(prefix="/api/agents/registry", tags=["agents"], route_class=Retried)
@@ -31,7 +33,12 @@ router = APIRouter(prefix="/api/agents/registry", tags=["agents"], route_class=R
 BODY = (400, 413, 422)
 
 
-@router.post("", status_code=201, openapi_extra=takes(CONFIGURATION), responses=gives(*BODY, 409, status=201))
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=takes(CONFIGURATION, example=examples.AGENT),
+    responses=gives(*BODY, 409, status=201, schema=ref("AgentWithWarnings")),
+)
 async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
     """Register an agent: a draft, until an admin activates it."""
     body = await read_json(request)
@@ -43,17 +50,17 @@ async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
     return answer(_advised(agent), 201, f"{router.prefix}/{agent.agent_id}")
 
 
-@router.get("", responses=gives(422, about="A page of agents, by id"))
+@router.get("", responses=gives(422, about="A page of agents, by id", schema=page_of("agents", ref("Agent"))))
 async def list_agents(
     request: Request,
     _caller: Reader,
     *,
     status: Status | None = None,
     agent_type: Annotated[AgentType | None, Query(alias="type")] = None,
-    tag: Annotated[str | None, Query(max_length=128)] = None,
+    tag: Word = None,
     limit: Limit = 50,
     offset: Offset = 0,
-) -> Document:
+) -> JSONResponse:
     """List agents."""
     wanted = Filter(status and status.value, agent_type and agent_type.value, tag)
     async with reading(request) as session:
@@ -61,16 +68,20 @@ async def list_agents(
     return page("agents", [agents.document(row) for row in rows], total, limit, offset)
 
 
-@router.get("/{agent_id}", responses=gives(404))
-async def read(request: Request, agent_id: str, caller: ReaderOrAgent) -> JSONResponse:
+@router.get("/{agent_id}", responses=gives(404, 422, schema=ref("Agent")))
+async def read(request: Request, agent_id: AgentId, caller: ReaderOrAgent) -> JSONResponse:
     """Read an agent."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
         return answer(agents.document(await agents.get(session, agent_id)))
 
 
-@router.put("/{agent_id}", openapi_extra=takes(CHANGE_BODY, partial=True), responses=gives(*BODY, 404, 409, 412))
-async def change(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+@router.put(
+    "/{agent_id}",
+    openapi_extra=takes(CHANGE_BODY, partial=True, tagged=True, example=examples.CHANGE),
+    responses=gives(*BODY, 404, 409, 412, schema=ref("AgentWithWarnings")),
+)
+async def change(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Change the fields that are sent; what bears on security makes the next version."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -80,38 +91,43 @@ async def change(request: Request, agent_id: str, caller: Admin) -> JSONResponse
     return answer(_advised(agent))
 
 
-@router.delete("/{agent_id}", openapi_extra=takes(REASON_BODY, optional=True), responses=gives(*BODY, 404, 412))
-async def retire(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+@router.delete(
+    "/{agent_id}",
+    openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
+    responses=gives(*BODY, 404, 412, schema=ref("Agent")),
+)
+async def retire(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Retire an agent for good; nothing is erased."""
     return await _set_status(request, agent_id, caller, Status.RETIRED)
 
 
 @router.post(
     "/{agent_id}/activate",
-    openapi_extra=takes(REASON_BODY, optional=True),
-    responses=gives(*BODY, 404, 409, 412),
+    openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
+    responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
-async def activate(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+async def activate(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Let a draft or suspended agent act."""
     return await _set_status(request, agent_id, caller, Status.ACTIVE)
 
 
 @router.post(
     "/{agent_id}/suspend",
-    openapi_extra=takes(REASON_BODY, optional=True),
-    responses=gives(*BODY, 404, 409, 412),
+    openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
+    responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
-async def suspend(request: Request, agent_id: str, caller: Admin) -> JSONResponse:
+async def suspend(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Block every action of an active agent, until it is activated again."""
     return await _set_status(request, agent_id, caller, Status.SUSPENDED)
 
 
-async def _set_status(request: Request, agent_id: str, caller: Any, status: Status) -> JSONResponse:
+async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: Status) -> JSONResponse:
     reason = await read_reason(request)
     async with writing(request, caller) as (session, actor):
         agent = await agents.get(session, agent_id)
         check_match(request, agents.document(agent))
         await agents.set_status(session, agent, status, reason, actor)
+        await emergency_stops.let_go(session, agent_id, actor)
     return answer(agents.document(agent))
 
 

@@ -2,36 +2,40 @@
 
 import time
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry_store.metrics import Metrics
-from registry_store.rest import activity, agents, keys, mcp_servers, operations, policies, problems
+from registry_store.rest import problems
+from registry_store.rest.openapi import described
+from registry_store.rest.routes import ROUTERS, allowed
 from registry_store.store import Store
 
 
 def application(store: Store) -> FastAPI:
     """The REST interface of this store."""
-    app = FastAPI(
+    app = Described(
         title="registry-store",
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
+        redirect_slashes=False,  # a redirected request would be another one than the client sent
     )
     app.state.store = store
-    problems.install(app)
-    for router in (
-        agents.router,
-        activity.router,
-        policies.of_agent,
-        policies.of_organisation,
-        mcp_servers.router,
-        keys.router,
-        operations.router,
-    ):
+    problems.install(app, allowed)
+    for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(Measured, metrics=store.metrics)
     return app
+
+
+class Described(FastAPI):
+    """An application that describes itself as `registry_store.rest.openapi` has it."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return described(self)
 
 
 class Measured:

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Field, read_fields
+from pdp.core.fields import Field
 from pdp.core.records import PROSE
+from registry_store.documents import read_values
 
 MOST_BYTES = 1024 * 1024
 
@@ -29,11 +29,7 @@ async def read_reason(request: Request) -> str:
     """The `reason` of a body that may be left out altogether."""
     if not await _read_bounded(request):
         return ""
-    problems: list[Problem] = []
-    values = read_fields(await read_json(request), REASON_BODY, "", problems)
-    if problems:
-        raise InvalidRecord(problems)
-    reason: str = values["reason"]
+    reason: str = read_values(await read_json(request), REASON_BODY)["reason"]
     return reason
 
 

@@ -1,30 +1,44 @@
 """/healthz, /readyz, /metrics, /api/sidecars: how the store itself is doing."""
 
 import time
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from pdp.core.fields import Schema
 from registry_store import sidecars
-from registry_store.documents import Document
 from registry_store.rest.access import Reader, store_of
 from registry_store.rest.answers import Limit, Offset, gives, page
-from registry_store.rest.problems import problem
+from registry_store.rest.problems import MEDIA_TYPE, problem
+from registry_store.rest.schemas import COUNT, page_of, record, ref
 
 router = APIRouter(tags=["operations"])
 
 MOST_DATABASE_AGE_SECONDS = 5
 
 
-@router.get("/healthz")
-async def healthz() -> Document:
+def _tells(about: str, **members: Schema) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": about, "content": {"application/json": {"schema": record({}, **members)}}}}
+
+
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "Starting, stopping, or without its database",
+        "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
+    }
+}
+
+
+@router.get("/healthz", responses=_tells("The process answers", status={"const": "ok"}))
+async def healthz() -> JSONResponse:
     """Whether the process answers."""
-    return {"status": "ok"}
+    return JSONResponse({"status": "ok"})
 
 
-@router.get("/readyz", responses={503: {"description": "Starting, stopping, or without its database"}})
-async def readyz(request: Request) -> Response:
+@router.get("/readyz", responses=_tells("Requests may come", status={"const": "ready"}, revision=COUNT) | NOT_READY)
+async def readyz(request: Request) -> JSONResponse:
     """Whether requests should come here."""
     store = store_of(request)
     if not store.ready:
@@ -40,8 +54,11 @@ async def metrics(request: Request) -> Response:
     return Response(store_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/api/sidecars", responses=gives(422, about="A page of sidecars, by node id"))
-async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> Document:
+@router.get(
+    "/api/sidecars",
+    responses=gives(422, about="A page of sidecars, by node id", schema=page_of("sidecars", ref("Sidecar"))),
+)
+async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
     """List the sidecars of this store: what each has acknowledged, and what it refuses."""
     rows, total = store_of(request).sidecars.page(limit, offset)
     return page("sidecars", [sidecars.document(row) for row in rows], total, limit, offset)

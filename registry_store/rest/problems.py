@@ -1,8 +1,9 @@
 """Errors as `application/problem+json` (RFC 9457)."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
+from math import ceil
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,11 +15,13 @@ from pdp.core.errors import InvalidRecord, Problem
 from registry_store.database import is_unavailable
 from registry_store.errors import (
     Conflict,
+    LapsedKey,
     NotAllowed,
     NotAuthenticated,
     NotFound,
     RegistryError,
     StaleTag,
+    TooManyFailures,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,24 +34,8 @@ STATUSES: Mapping[type[RegistryError], int] = {
     NotFound: 404,
     Conflict: 409,
     StaleTag: 412,
-}
-SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["path", "message"],
-                "properties": {"path": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
+    LapsedKey: 401,
+    TooManyFailures: 429,
 }
 
 
@@ -67,8 +54,8 @@ def problem(
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of the application a problem."""
+def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
+    """Make every error of the application a problem; `allowed` tells the methods that a path has."""
 
     @app.exception_handler(InvalidRecord)
     async def invalid_record(_request: Request, error: InvalidRecord) -> Response:
@@ -82,12 +69,18 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RegistryError)
     async def registry_error(_request: Request, error: RegistryError) -> Response:
         status = STATUSES[type(error)]
-        return problem(status, str(error), headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if isinstance(error, TooManyFailures):
+            headers["Retry-After"] = str(ceil(error.wait))
+        return problem(status, str(error), headers=headers)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(allowed(request.scope["path"])) or headers.get("Allow", "")
         detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-        return problem(error.status_code, detail, headers=error.headers)
+        return problem(error.status_code, detail, headers=headers)
 
     @app.exception_handler(SQLAlchemyError)
     @app.exception_handler(OSError)
