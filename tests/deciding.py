@@ -50,14 +50,14 @@ def agent(agent_id: str = "billing-reader-test", **fields: Any) -> dict[str, Any
 
 
 @asynccontextmanager
-async def served(service: DecisionService) -> AsyncIterator[PolicyDecisionPointStub]:
-    """The service behind a real gRPC server on a free port, and a stub that calls it."""
+async def served(service: DecisionService, *options: tuple[str, int]) -> AsyncIterator[PolicyDecisionPointStub]:
+    """The service behind a real gRPC server on a free port, and a stub that calls it over a channel with `options`."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((service.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
             yield PolicyDecisionPointStub(channel)
     finally:
         await server.stop(None)

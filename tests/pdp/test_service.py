@@ -1,11 +1,13 @@
 """The doors of the decision point over real gRPC: batches, streams, dry runs, idempotency keys, faults."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from prometheus_client.parser import text_string_to_metric_families
 
 from pdp import explaining
 from pdp.core.explain import explain
@@ -318,3 +320,49 @@ async def test_an_explanation_reads_the_same_on_both_sides_of_the_wire(bench: Be
     told = explain(question.state.uncompiled("billing-reader-test"), question.action, question.usage, question.now)
     assert render(explaining.read(explaining.explained(question))) == render(told)
     assert "Large" in render(told)
+
+
+async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
+    """Flow control bounds what waits for it; once it reads on, every request has its answer."""
+    bench.put(agent())
+    sent = 5_000
+    answered = 0
+    # Without the probe the client's window stays at its least, 64 KiB, and is soon full.
+    async with served(bench.service, ("grpc.http2.bdp_probe", 0)) as stub:
+        call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(sent)))
+        decided = await settled(lambda: decisions(bench))
+        assert 0 < decided < sent
+        async for _ in call:
+            answered += 1
+    assert answered == sent == decisions(bench)
+
+
+async def test_a_cancelled_stream_leaves_counts_and_metrics_equal(bench: Bench) -> None:
+    """What was counted against the limit is just what the metrics say was decided."""
+    bench.put(agent(max_actions_per_minute=1_000_000))
+    async with served(bench.service) as stub:
+        call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(10_000)))
+        for _ in range(10):
+            await call.read()
+        call.cancel()
+        decided = await settled(lambda: decisions(bench))
+        left = (await stub.Evaluate(request(dry_run=True))).rate_remaining.minute
+    assert 10 <= decided < 10_000
+    assert left == 1_000_000 - decided
+
+
+def decisions(bench: Bench) -> int:
+    families = text_string_to_metric_families(bench.metrics.text().decode())
+    return int(
+        sum(sample.value for family in families for sample in family.samples if sample.name == "pdp_decisions_total")
+    )
+
+
+async def settled(read: Callable[[], int]) -> int:
+    """What `read` answers once that has not changed over fifty looks."""
+    last, same = read(), 0
+    while same < 50:
+        await asyncio.sleep(0.01)
+        now = read()
+        last, same = now, same + 1 if now == last and now else 0
+    return last
