@@ -42,7 +42,8 @@ class Rest:
             sent.setdefault("authorization", f"Bearer {self.key}")
         raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         got = self.pool.request(method, f"http://{self.address}{path}", body=raw, headers=sent, timeout=WAIT_SECONDS)
-        content = json.loads(got.data) if "json" in got.headers.get("content-type", "") else got.data.decode()
+        kind = got.headers.get("content-type", "").partition(";")[0]
+        content = json.loads(got.data) if kind.endswith(("/json", "+json")) else got.data.decode()
         return Answer(got.status, content, got.headers)
 
     def get(self, path: str, **headers: str) -> Answer:

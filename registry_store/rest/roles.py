@@ -1,0 +1,19 @@
+"""The page docs/roles.md: `make roles` writes it from the routes themselves."""
+
+import sys
+
+from registry_store.rest.routes import table
+
+PAGE = f"""\
+# Who may do what
+
+An API key has one role. `itself`: an agent's key reaches the agent that it belongs to and no other; a key of no agent
+yet becomes that of the first agent that it registers. A request without a valid key is a 401, one that the role does
+not cover a 403. Over gRPC, `registry_store.v1.RegistrySync/Sync` takes keys of the roles `sidecar` and `admin`.
+
+Made by `make roles` from the routes; do not edit.
+
+{table()}"""
+
+if __name__ == "__main__":
+    sys.stdout.write(PAGE)

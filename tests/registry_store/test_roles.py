@@ -1,0 +1,117 @@
+"""The table of docs/roles.md, held to what the store answers."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from registry_store.rest.roles import PAGE
+from tests.registry_store.serving import Rest, Served
+
+DOCS = Path(__file__).parents[2] / "docs" / "roles.md"
+OWN, OTHER = "own-agent-prod", "other-agent-prod"
+
+
+class Row(NamedTuple):
+    method: str
+    path: str
+    cells: dict[str, str]
+
+    def at(self, agent_id: str) -> str:
+        """The path, for this agent and for other records that do not exist."""
+        return re.sub(r"\{\w+\}", "nothing", self.path.replace("{agent_id}", agent_id))
+
+
+def rows() -> list[Row]:
+    """The table as it is printed."""
+    head, _, *lines = [line for line in DOCS.read_text().splitlines() if line.startswith("|")]
+    names = [cell.strip() for cell in head.strip("|").split("|")[1:]]
+    found = []
+    for line in lines:
+        route, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        method, path = route.strip("`").split()
+        found.append(Row(method, path, dict(zip(names, cells, strict=True))))
+    return found
+
+
+ROWS = rows()
+KEYED = [row for row in ROWS if not row.cells["no key"]]
+
+
+@pytest.fixture(scope="module")
+def callers(store: Served) -> dict[str, Rest]:
+    """A caller of each kind, on a store with two agents, of which one is the agent's own."""
+    admin = store.rest()
+    admin.register(OTHER)
+    found = {role: store.rest(role) for role in ("admin", "approver", "viewer", "agent", "sidecar")}
+    found["agent"].register(OWN)
+    found["no key"] = store.rest(None)
+    return found
+
+
+def lapsed(store: Served, admin: Rest) -> Iterator[Rest]:
+    """A key of an admin that was revoked, and one that has expired."""
+    revoked = admin.post("/api/keys", {"role": "admin", "name": "revoked"}).body
+    admin.delete(f"/api/keys/{revoked['key_id']}")
+    yield Rest(admin.address, revoked["key"])
+    expired = admin.post("/api/keys", {"role": "admin", "name": "expired", "expires_at": "2100-01-01T00:00:00Z"}).body
+    store.sql("UPDATE keys SET expires_at = '2020-01-01 00:00:00.000000+00:00' WHERE name = 'expired'")
+    yield Rest(admin.address, expired["key"])
+
+
+def test_the_page_is_that_of_the_routes() -> None:
+    """`make roles` would change nothing."""
+    assert DOCS.read_text() == PAGE
+
+
+def test_the_page_tells_every_route_of_the_interface(admin: Rest) -> None:
+    """What /openapi.json describes and what the table tells are the same routes."""
+    described = {
+        (method.upper(), path)
+        for path, operations in admin.get("/openapi.json").body["paths"].items()
+        for method in operations
+    }
+    assert {(row.method, row.path) for row in ROWS} == described
+
+
+@pytest.mark.parametrize("role", ["admin", "approver", "viewer", "agent", "sidecar", "no key"])
+def test_every_route_is_open_to_whom_the_table_says(callers: dict[str, Rest], role: str) -> None:
+    """A role that the table does not name is refused with 403, no key with 401; the others get through."""
+    for row in ROWS:
+        status = callers[role].call(row.method, row.at(OWN), b"").status
+        if row.cells[role]:
+            assert status not in (401, 403), row
+        else:
+            assert status == (401 if role == "no key" else 403), row
+
+
+def test_an_agents_key_reaches_no_other_agent(callers: dict[str, Rest]) -> None:
+    """Where the table says `itself`, every other agent is a 403."""
+    own = [row for row in ROWS if row.cells["agent"] == "itself" and "{agent_id}" in row.path]
+    assert len(own) >= 5
+    for row in own:
+        assert callers["agent"].call(row.method, row.at(OTHER)).status == 403, row
+
+
+def test_a_key_that_has_lapsed_opens_nothing(store: Served, callers: dict[str, Rest]) -> None:
+    """A revoked and an expired admin's key are 401 on every route that needs one."""
+    for caller in lapsed(store, callers["admin"]):
+        for row in KEYED:
+            assert caller.call(row.method, row.at(OWN)).status == 401, row
+
+
+def test_no_agent_or_sidecar_changes_anything_but_itself() -> None:
+    """They read; the one thing that they write is an agent's registration."""
+    for row in ROWS:
+        if row.cells["agent"] or row.cells["sidecar"]:
+            assert row.method == "GET" or row.path == "/api/agents/registry", row
+
+
+def test_only_an_admin_writes() -> None:
+    """Approvers and viewers read."""
+    for row in KEYED:
+        if row.method != "GET":
+            assert not (row.cells["approver"] or row.cells["viewer"]), row
+            assert row.cells["admin"] == "yes", row
