@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,9 +36,17 @@ class Cluster:
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
-        self.user, self._as_user = _account()
-        os.chown(folder, self._as_user.get("user", -1), self._as_user.get("group", -1))
-        self._run("initdb", "--pgdata", self._data, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8")
+        self.user, self._as_user = _account(folder)
+        self._run(
+            *self._as_user,
+            binaries / "initdb",
+            "--pgdata",
+            self._data,
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        )
 
     def start(self, *settings: str) -> None:
         """Start the server, and return once it answers."""
@@ -47,10 +54,9 @@ class Cluster:
         sockets = ("-c", f"unix_socket_directories={self.folder}", "-c", "listen_addresses=")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, *sockets, *options],
+                [*self._as_user, self._binaries / "postgres", "-D", self._data, *sockets, *options],
                 stdout=log,
                 stderr=log,
-                **self._as_user,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -77,15 +83,15 @@ class Cluster:
 
     def sql(self, name: str, statement: str) -> str:
         """What `psql` prints of the rows that a statement gives: columns apart by `|`."""
-        return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-d", name, "-c", statement)
+        options = ("-XAtq", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-U", self.user, "-d", name)
+        return self._run(self._binaries / "psql", *options, "-c", statement)
 
     def _answers(self) -> bool:
         command = [self._binaries / "pg_isready", "-q", "-h", self.folder]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _run(self, program: str, *arguments: str | Path) -> str:
-        command = [self._binaries / program, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, **self._as_user)
+    def _run(self, *command: str | Path) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -93,17 +99,18 @@ class Cluster:
         return (self.folder / "log").read_text()
 
 
-def _account() -> tuple[str, dict[str, Any]]:
-    """Who runs the server, which refuses to run as root."""
+def _account(folder: Path) -> tuple[str, list[str]]:
+    """Who owns the cluster in `folder`, and how a command is run as that user: the server refuses to run as root.
+
+    Not by `subprocess`'s own `user`: with it the interpreter forks, which a process with gRPC in it may not survive.
+    """
     if os.geteuid() != 0:
-        return getpass.getuser(), {}
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name, {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-    raise AssertionError("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`")
+        return getpass.getuser(), []
+    entry = next((entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None)
+    assert entry is not None, "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`"
+    os.chown(folder, entry.pw_uid, entry.pw_gid)
+    owner = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return entry.pw_name, ["setpriv", *owner, "--pdeathsig=QUIT"]
 
 
 def binaries() -> Path | None:

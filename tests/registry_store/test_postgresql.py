@@ -28,7 +28,7 @@ from tests.registry_store.serving import Rest, Served, Subscriber, document, in_
 from tests.waiting import eventually_gives
 
 REGISTRY = "/api/agents/registry"
-QUICK = Pace(heartbeat=0.1, silence=1.0)
+QUICK = Pace(heartbeat=0.1, silence=2.0)
 
 
 @pytest.fixture(scope="module", params=["postgresql"])
@@ -136,13 +136,13 @@ async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Clus
             assert (await early.ended())[0] is grpc.StatusCode.UNAVAILABLE
         cluster.start()
         await eventually_gives(lambda: in_thread(admin.get, path), lambda answer: answer.status == 200)
+        await notified(store)
         assert (await in_thread(admin.put, path, {"default_risk_score": 7})).status == 200
         async with subscriber(store.running.grpc_address, key) as sidecar:
             await sidecar.hello(epoch=epoch, revision=1)
             assert (await sidecar.next()).welcome.resumed
             (change,) = await sidecar.changes_to(2)
             assert document(change.records[0])["default_risk_score"] == 7
-        await notified(store)
 
 
 async def ended_while_beating(sidecar: Subscriber) -> grpc.StatusCode:
