@@ -82,6 +82,8 @@ async def _first_unreadable(session: AsyncSession, last: int) -> Fault:
 
 def _entry_of(document: Any) -> Activity:
     columns = dict(document)
+    if type(columns.get("sequence")) is not int:
+        raise TypeError("the sequence is no whole number")
     for state in STATES:
         columns[state] = None if columns.get(state) is None else canonical(columns[state])
     return Activity(**columns | {"timestamp": read_instant(columns.get("timestamp"))})

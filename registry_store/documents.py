@@ -56,6 +56,21 @@ def read_instant(text: Any) -> Any:
         return moment.replace(tzinfo=UTC)
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: `1` and `1.0` are, `1` and `true` are not."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, float) and isinstance(other, int | float):  # PostgreSQL gives 1e300 back as a whole number
+        return one == float(other)
+    if isinstance(other, float) and isinstance(one, int):
+        return float(one) == other
+    return bool(one == other)
+
+
 def canonical(document: Any) -> str:
     """The one text of a JSON value: keys sorted, no blanks, no escapes beyond what JSON needs."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

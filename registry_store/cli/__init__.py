@@ -2,7 +2,7 @@
 
 import click
 
-from registry_store.cli import keys, log, serve
+from registry_store.cli import gitops, keys, log, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,5 +14,5 @@ def main() -> None:
     """
 
 
-for command in (serve.serve, serve.migrate, keys.keys, log.export_log, log.verify_log):
+for command in (serve.serve, serve.migrate, keys.keys, log.export_log, log.verify_log, gitops.apply, gitops.export):
     main.add_command(command)

@@ -16,9 +16,9 @@ MOST_BYTES = 1024 * 1024
 REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Why; the activity log keeps it")}
 
 
-async def read_json(request: Request) -> Any:
-    """The body as JSON; 413 above 1 MiB, 400 where it is not JSON."""
-    raw = await _read_bounded(request)
+async def read_json(request: Request, most_bytes: int = MOST_BYTES) -> Any:
+    """The body as JSON; 413 above `most_bytes`, by default 1 MiB, and 400 where it is not JSON."""
+    raw = await _read_bounded(request, most_bytes)
     try:
         return json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
@@ -33,7 +33,7 @@ async def read_reason(request: Request) -> str:
     return reason
 
 
-async def _read_bounded(request: Request) -> bytes:
+async def _read_bounded(request: Request, most_bytes: int = MOST_BYTES) -> bytes:
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
@@ -41,8 +41,8 @@ async def _read_bounded(request: Request) -> bytes:
     try:
         async for part in request.stream():
             raw += part
-            if len(raw) > MOST_BYTES:
-                raise HTTPException(413, f"the body is larger than {MOST_BYTES} bytes")
+            if len(raw) > most_bytes:
+                raise HTTPException(413, f"the body is larger than {most_bytes} bytes")
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
     request.state.body = bytes(raw)

@@ -26,6 +26,7 @@ POLICY = {
     "action_params": {"approvers": ["finance-leads"], "timeout_seconds": 1800},
     "on_missing": "match",
 }
+DECLARATION = AGENT | {"status": "active", "policies": [POLICY], "version_notes": "SEC-1041: as reviewed"}
 POLICY_CHANGE = {"priority": 5}
 ORGANISATION_POLICY = {
     "policy_name": "No personal data at night",

@@ -10,6 +10,7 @@ from registry_store.keys import Role
 from registry_store.rest import (
     activity,
     agents,
+    declarations,
     emergency_stops,
     keys,
     mcp_servers,
@@ -24,6 +25,7 @@ ROUTERS = (
     agents.router,
     versions.router,
     activity.router,
+    declarations.router,
     usage.router,
     emergency_stops.router,
     policies.of_agent,

@@ -6,7 +6,7 @@ from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
 from pdp.core.model import Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
-from registry_store import policies
+from registry_store import declarations, policies
 from registry_store.emergency_stops import SELECTOR
 from registry_store.keys import KEY_BODY
 
@@ -149,6 +149,7 @@ COMPONENTS: dict[str, Schema] = {
         to_version=VERSION_NAME,
         changes={"type": "array", "items": record({}, field=TEXT, before={}, after={})},
     ),
+    "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS) | {"description": "What `PUT` of it takes again"},
     "Policy": record(POLICY_BODY, policy_id=TEXT, agent_id=TEXT, **STATE),
     "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, policy_id=TEXT, agent_id={"type": "null"}, **STATE),
     "McpServer": record(SERVER_BODY, **STATE),

@@ -1,0 +1,123 @@
+"""`apply` and `export`: the registry as a folder of YAML in git, over the REST interface."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import click
+
+from registry_store import folder as folders
+from registry_store.cli.options import file, option, plainly
+from registry_store.errors import CannotStart
+from registry_store.folder import BadFolder
+from registry_store.plan import SIGNS, Plan, Step, plan, present
+from registry_store.remote import Refused, Remote
+
+COLOURS = {"+": "green", "~": "yellow", "-": "red"}
+DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}
+
+FOLDER = click.option(
+    "-f", "--folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where the YAML is."
+)
+URL = option("--url", required=True, help="The store's REST interface, as https://registry.example.com.")
+KEY_FILE = option("--key-file", type=file(exists=True), help="Holds an API key. Without it: $REGISTRY_STORE_KEY.")
+
+
+def remotely(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that calls a store."""
+    return URL(KEY_FILE(function))
+
+
+@click.command()
+@FOLDER
+@remotely
+@click.option("--prune", is_flag=True, help="Remove what the folder does not declare; agents are retired for good.")
+@click.option("--dry-run", is_flag=True, help="Only show the plan; exit code 1 where there is something to do.")
+@click.option("--yes", is_flag=True, help="Do not ask before applying.")
+@click.option("--note", default="", help="Why: the note of the versions, and the reason of removals.")
+@plainly
+def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run: bool, yes: bool, note: str) -> None:
+    """Make the registry what a folder of YAML declares: show the plan, ask, and carry it out object by object.
+
+    Exit code 0: the registry is as declared; 1: it is not, and with --dry-run nothing else is wrong; 2: a file is
+    wrong, or the store refuses.
+    """
+    try:
+        declared = folders.read(folder)
+    except BadFolder as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    with _remote(url, key_file) as remote:
+        made = plan(remote, declared, prune=prune)
+        _show(made)
+        if dry_run:
+            sys.exit(1 if made.steps else 0)
+        if made.steps and _agreed(yes=yes):
+            _carry_out(remote, made.steps, note)
+
+
+@click.command()
+@FOLDER
+@remotely
+@plainly
+def export(folder: Path, url: str, key_file: Path | None) -> None:
+    """Write the registry to an empty folder as the YAML that `apply` reads."""
+    with _remote(url, key_file) as remote:
+        number = folders.write(folder, present(remote))
+    click.echo(f"{number} objects written to `{folder}`")
+
+
+@contextmanager
+def _remote(url: str, key_file: Path | None) -> Iterator[Remote]:
+    key = key_file.read_text().strip() if key_file else os.environ.get("REGISTRY_STORE_KEY")
+    if not key:
+        raise CannotStart("key-file: is needed, or a key in REGISTRY_STORE_KEY")
+    if not url.startswith(("http://", "https://")):
+        raise CannotStart(f"url: `{url}` is not an http or https URL")
+    with closing(Remote(url, key)) as remote:
+        yield remote
+
+
+def _show(made: Plan) -> None:
+    for step in made.steps:
+        _coloured(str(step))
+        for line in step.lines:
+            _coloured(f"    {line}")
+    for note in made.notes:
+        click.echo(f"note: {note}")
+    counts = {sign: sum(SIGNS[step.verb] == sign for step in made.steps) for sign in COLOURS}
+    click.echo(
+        f"plan: {counts['+']} to create, {counts['~']} to change, {counts['-']} to remove, {made.unchanged} unchanged"
+    )
+
+
+def _coloured(line: str) -> None:
+    click.secho(line, fg=COLOURS.get(line.lstrip()[:1]))
+
+
+def _agreed(*, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise CannotStart("yes: is needed where nobody can be asked")
+    return click.confirm("apply?")
+
+
+def _carry_out(remote: Remote, steps: list[Step], note: str) -> None:
+    for number, step in enumerate(steps):
+        try:
+            remote.call(step.method, step.path, _explained(step, note), **step.headers)
+        except Refused as error:
+            click.echo(f"{step}: {error}", err=True)
+            click.echo(f"applied: {number} of {len(steps)}; run apply again for a new plan", err=True)
+            sys.exit(2)
+        _coloured(f"{step}: {DONE[step.verb]}")
+    click.echo(f"applied: {len(steps)} of {len(steps)}")
+
+
+def _explained(step: Step, note: str) -> dict[str, object] | None:
+    if step.method == "DELETE":
+        return {"reason": note}
+    return step.body | {"version_notes": note} if step.body is not None and step.kind is folders.AGENT else step.body

@@ -1,0 +1,58 @@
+"""What differs between two JSON documents, told to people line by line."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pdp.core.fields import join
+from registry_store.documents import same
+
+LONGEST = 160
+"""Characters of one value as a line shows it."""
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """A line for each value that was added (+), removed (-) or changed (~), by its path; none where nothing differs."""
+    if same(before, after):
+        return
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        yield from _of_members(before, after, path)
+    elif _is_named(before) and _is_named(after):
+        yield from _of_members(_by_name(before), _by_name(after), path, quoted=True)
+    elif _is_set(before) and _is_set(after) and set(before) != set(after):
+        yield from (f"- {path}: {shown(item)}" for item in before if item not in after)
+        yield from (f"+ {path}: {shown(item)}" for item in after if item not in before)
+    else:
+        yield f"~ {path}: {shown(before)} → {shown(after)}"
+
+
+def shown(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _of_members(
+    before: Mapping[str, Any], after: Mapping[str, Any], path: str, *, quoted: bool = False
+) -> Iterator[str]:
+    for name in {**before, **after}:
+        inner = f"{path}[{json.dumps(name, ensure_ascii=False)}]" if quoted else join(path, name)
+        if name not in after:
+            yield f"- {inner}: {shown(before[name])}"
+        elif name not in before:
+            yield f"+ {inner}: {shown(after[name])}"
+        else:
+            yield from differences(before[name], after[name], inner)
+
+
+def _is_named(value: Any) -> bool:
+    """A list of policies: in which place one stands is of no account, its name is."""
+    return isinstance(value, Sequence) and all(isinstance(item, Mapping) and "policy_name" in item for item in value)
+
+
+def _by_name(policies: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {policy["policy_name"]: policy for policy in policies}
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)

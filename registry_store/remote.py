@@ -1,0 +1,112 @@
+"""A registry store's REST interface, as the command line calls it."""
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import urllib3
+
+from registry_store.documents import Document
+from registry_store.errors import RegistryError
+
+PAGE = 500
+TIMEOUT_SECONDS = 30
+# What may have been done is not done again: it is told, and the next plan shows how things are.
+RETRIES = urllib3.Retry(
+    total=4,
+    connect=4,
+    read=0,
+    redirect=0,
+    other=0,
+    backoff_factor=0.3,
+    status_forcelist=(429,),
+    allowed_methods=None,
+    raise_on_status=False,
+    retry_after_max=10,
+)
+
+
+class Refused(RegistryError):  # noqa: N818 - it says what is so
+    """The store's answer to a request that it does not carry out, or that there is none (status 0)."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Reply(NamedTuple):
+    """An answer: the record, and its entity tag."""
+
+    document: Any
+    tag: str
+
+
+class Remote:
+    """The store at `url`, called with one key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url.rstrip("/")
+        self._pool = urllib3.PoolManager(
+            headers={
+                "authorization": f"Bearer {key}",
+                "content-type": "application/json",
+                "user-agent": f"registry-store/{version('agent-pdp')}",
+            },
+            timeout=TIMEOUT_SECONDS,
+            retries=RETRIES,
+        )
+
+    def call(self, method: str, path: str, body: Document | None = None, **headers: str) -> Reply:
+        """One request; header names have `_` for `-`. `Refused` unless the store carries it out."""
+        sent = dict(self._pool.headers) | {name.replace("_", "-"): value for name, value in headers.items()}
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        try:
+            got = self._pool.request(method, self._url + path, body=data, headers=sent)
+        except urllib3.exceptions.HTTPError as error:
+            raise Refused(f"`{self._url}` does not answer: {_reason(error)}") from None
+        document = _read(got.data)
+        if got.status >= 300 or (document is None and got.data):
+            raise Refused(_told(got.status, document), got.status)
+        return Reply(document, got.headers.get("etag", ""))
+
+    def find(self, path: str) -> Reply | None:
+        """The record at this path; None where there is none."""
+        try:
+            return self.call("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def pages(self, path: str, noun: str) -> Iterator[Document]:
+        """Every record of a list."""
+        offset = 0
+        while True:
+            page = self.call("GET", f"{path}?limit={PAGE}&offset={offset}").document
+            yield from page[noun]
+            offset += len(page[noun])
+            if offset >= page["total"] or not page[noun]:
+                return
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self._pool.clear()
+
+
+def _read(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _told(status: int, answer: Any) -> str:
+    if not isinstance(answer, dict):
+        return f"the answer, of status {status}, is not that of a registry store"
+    problems = [f"{problem.get('path')}: {problem.get('message')}" for problem in answer.get("errors", [])]
+    return "; ".join(problems) or str(answer.get("detail") or answer.get("title") or f"status {status}")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)
