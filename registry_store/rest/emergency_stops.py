@@ -1,4 +1,4 @@
-"""/api/agents/emergency-stop: suspend many agents at once, and let exactly those go again."""
+"""/api/agents/emergency-stop and /emergency-stops: suspend many agents at once, and let exactly those go again."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -12,14 +12,14 @@ from registry_store.rest.bodies import read_json
 from registry_store.rest.routing import Retried
 from registry_store.rest.schemas import page_of, ref
 
-router = APIRouter(prefix="/api/agents/emergency-stop", tags=["emergency stop"], route_class=Retried)
+router = APIRouter(prefix="/api/agents", tags=["emergency stop"], route_class=Retried)
 
 STOPS = page_of("stops", ref("EmergencyStop"))
 AGENTS = {"allOf": [ref("EmergencyStop"), page_of("agent_ids", {"type": "string"})]}
 
 
 @router.post(
-    "",
+    "/emergency-stop",
     openapi_extra=takes(STOP_BODY, example=examples.EMERGENCY_STOP),
     responses=gives(400, 413, 422, about="The stop, and what this request did", schema=ref("Stopped")),
 )
@@ -37,7 +37,7 @@ async def stop(request: Request, caller: Admin) -> JSONResponse:
 
 
 @router.post(
-    "/release",
+    "/emergency-stop/release",
     openapi_extra=takes(RELEASE_BODY, example=examples.RELEASE),
     responses=gives(400, 404, 413, 422, about="The stop, and what this request did", schema=ref("Released")),
 )
@@ -50,7 +50,9 @@ async def release(request: Request, caller: Admin) -> JSONResponse:
     return answer(emergency_stops.document(stopped, count) | done)
 
 
-@router.get("", responses=gives(422, about="A page of stops: those in force, then the newest", schema=STOPS))
+@router.get(
+    "/emergency-stops", responses=gives(422, about="A page of stops: those in force, then the newest", schema=STOPS)
+)
 async def list_stops(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
     """List emergency stops."""
     async with reading(request) as session:
@@ -58,7 +60,9 @@ async def list_stops(request: Request, _caller: Reader, limit: Limit = 50, offse
     return page("stops", rows, total, limit, offset)
 
 
-@router.get("/{stop_id}", responses=gives(404, 422, about="The stop, and a page of its agents", schema=AGENTS))
+@router.get(
+    "/emergency-stops/{stop_id}", responses=gives(404, 422, about="The stop, and a page of its agents", schema=AGENTS)
+)
 async def read(
     request: Request, stop_id: RecordId, _caller: Reader, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:

@@ -19,7 +19,8 @@ def described(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes, summary=app.summary
         )
-        document["components"]["schemas"] = COMPONENTS
+        enums = {name: schema for name, schema in document["components"]["schemas"].items() if "enum" in schema}
+        document["components"]["schemas"] = enums | COMPONENTS
         for operation in _operations(document):
             if "422" in operation["responses"]:
                 operation["responses"]["422"] = INVALID  # in place of FastAPI's own shape
