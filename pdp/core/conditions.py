@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase, translate
+from functools import partial
 from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ def matches_action_type(action_type: str, entry: str) -> bool:
 
 
 def _unknown(name: str) -> str:
-    close = get_close_matches(name, OPERATORS, 1)
+    close = get_close_matches(name, OPERATORS)
     return f"unknown operator {quote(name)}" + (f"; did you mean {quote(close[0])}" if close else "")
 
 
@@ -138,14 +139,10 @@ def _empty_ranges(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _given(name: str) -> Callable[[Action, int, LocalTime, Any], Any]:
+def _seen_field(name: str, action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
     """Look at a field of the action, where an empty one counts as not given."""
-
-    def seen(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
-        value = getattr(action, name)
-        return MISSING if value in ("", (), None) else value
-
-    return seen
+    value = getattr(action, name)
+    return MISSING if value in ("", (), None) else value
 
 
 def _seen_risk(action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
@@ -200,15 +197,11 @@ def _compiled_over_midnight(operand: tuple[int, int], missing: bool) -> Test:
     return lambda a, r, t: t.hour >= after or t.hour < before
 
 
-def _compiled_in(name: str) -> Callable[[Any, bool], Test]:
+def _compiled_in(name: str, operand: Any, missing: bool) -> Test:
     """Compile membership of a text field of the action."""
-
-    def compiled(operand: Any, missing: bool) -> Test:
-        some = _as_set(operand)
-        value_of = attrgetter(name)
-        return lambda a, r, t: value in some if (value := value_of(a)) else missing
-
-    return compiled
+    some = _as_set(operand)
+    value_of = attrgetter(name)
+    return lambda a, r, t: value in some if (value := value_of(a)) else missing
 
 
 def _compiled_resource_not_in(operand: Any, missing: bool) -> Test:
@@ -231,13 +224,13 @@ _AMOUNT = Number(0, 1e15)
 OPERATORS: dict[str, Operator] = {
     "action_type": Operator(
         _EXACT_TYPE,
-        _given("action_type"),
+        partial(_seen_field, "action_type"),
         lambda seen, x: seen == x,
         lambda x, missing: lambda a, r, t: a.action_type == x,
     ),
     "action_type_in": Operator(
         ListOf(_TYPE_OR_PREFIX, 4096, 1),
-        _given("action_type"),
+        partial(_seen_field, "action_type"),
         lambda seen, entries: any(matches_action_type(seen, entry) for entry in entries),
         _compiled_action_type_in,
     ),
@@ -255,37 +248,37 @@ OPERATORS: dict[str, Operator] = {
     ),
     "amount_above": Operator(
         _AMOUNT,
-        _given("amount"),
+        partial(_seen_field, "amount"),
         lambda seen, n: seen > n,
         lambda n, missing: lambda a, r, t: a.amount > n if a.amount is not None else missing,
     ),
     "amount_below": Operator(
         _AMOUNT,
-        _given("amount"),
+        partial(_seen_field, "amount"),
         lambda seen, n: seen < n,
         lambda n, missing: lambda a, r, t: a.amount < n if a.amount is not None else missing,
     ),
     "resource_in": Operator(
         _RESOURCES,
-        _given("resource"),
+        partial(_seen_field, "resource"),
         lambda seen, some: seen in some,
-        _compiled_in("resource"),
+        partial(_compiled_in, "resource"),
     ),
     "resource_not_in": Operator(
         _RESOURCES,
-        _given("resource"),
+        partial(_seen_field, "resource"),
         lambda seen, some: seen not in some,
         _compiled_resource_not_in,
     ),
     "resource_matches": Operator(
         Text(1024, 1),
-        _given("resource"),
+        partial(_seen_field, "resource"),
         fnmatchcase,
         _compiled_resource_matches,
     ),
     "data_classification": Operator(
         OneOf(_NAME, _NAMES, lambda value: isinstance(value, list | tuple)),
-        _given("data_classifications"),
+        partial(_seen_field, "data_classifications"),
         lambda seen, some: any(label in _as_set(some) for label in seen),
         _compiled_classification,
     ),
@@ -309,15 +302,15 @@ OPERATORS: dict[str, Operator] = {
     ),
     "mcp_server": Operator(
         _NAME,
-        _given("mcp_server"),
+        partial(_seen_field, "mcp_server"),
         lambda seen, x: seen == x,
-        _compiled_in("mcp_server"),
+        partial(_compiled_in, "mcp_server"),
     ),
     "tool_in": Operator(
         _NAMES,
-        _given("tool"),
+        partial(_seen_field, "tool"),
         lambda seen, some: seen in some,
-        _compiled_in("tool"),
+        partial(_compiled_in, "tool"),
     ),
     "attribute_equals": Operator(
         MapOf(Text(512, 1), Json(4096), 64, 1),
@@ -327,9 +320,9 @@ OPERATORS: dict[str, Operator] = {
     ),
     "environment": Operator(
         _NAME,
-        _given("environment"),
+        partial(_seen_field, "environment"),
         lambda seen, x: seen == x,
-        _compiled_in("environment"),
+        partial(_compiled_in, "environment"),
     ),
 }
 

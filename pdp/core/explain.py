@@ -19,6 +19,10 @@ from pdp.core.nearest import Change, changes, merged
 from pdp.core.situation import History, Records, Situation, clause_held, held, policies_of, value_seen
 from pdp.core.stages import STAGES, Ruling, deciding_policy, mfa
 
+MOST_POLICIES_READ = 50_000
+"""Over all changes that are tried, so that an agent with thousands of policies is explained in about a second."""
+
+LEAST_TRIED = 8
 MOST_TRIED_FIRST = 16
 MOST_TRIED_SECOND = 16
 MOST_CHAINED = 6
@@ -163,27 +167,33 @@ def _would_allow(situation: Situation, explanation: Explanation) -> tuple[str, .
     """
     if explanation.outcome is Outcome.ALLOW:
         return ()
-    single = [change for change in _changes(situation, explanation) if _allows(change.situation)]
-    found = merged(single or _pairs(situation, explanation)) or _chain(situation, explanation)
+    policies = len(policies_of(situation, Mode.ENFORCE))
+    left = iter(range(max(LEAST_TRIED, MOST_POLICIES_READ // (1 + policies))))
+    single = [change for change, then in _tried(situation, explanation, left) if then.outcome is Outcome.ALLOW]
+    found = merged(single or _pairs(situation, explanation, left)) or _chain(situation, explanation, left)
     return tuple(found[:MOST_SUGGESTIONS])
 
 
-def _pairs(situation: Situation, explanation: Explanation) -> Iterator[Change]:
-    for first in islice(_changes(situation, explanation), MOST_TRIED_FIRST):
-        then = walk(first.situation)
+def _tried(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[tuple[Change, Explanation]]:
+    """Each change with what it leads to, for as long as tries are left."""
+    for _, change in zip(left, changes(situation, explanation.reason, explanation.policy), strict=False):
+        yield change, walk(change.situation)
+
+
+def _pairs(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[Change]:
+    for first, then in islice(_tried(situation, explanation, left), MOST_TRIED_FIRST):
         if (then.reason, then.policy) != (explanation.reason, explanation.policy):
-            for second in islice(_changes(first.situation, then), MOST_TRIED_SECOND):
-                if _allows(second.situation):
+            for second, last in islice(_tried(first.situation, then, left), MOST_TRIED_SECOND):
+                if last.outcome is Outcome.ALLOW:
                     yield second._replace(what=f"{first}, and {second.what}")
 
 
-def _chain(situation: Situation, explanation: Explanation) -> list[str]:
+def _chain(situation: Situation, explanation: Explanation, left: Iterator[int]) -> list[str]:
     """Changes that allow together, each the first after which the procedure comes further; none if it gets stuck."""
     told: list[str] = []
     while explanation.outcome is not Outcome.ALLOW:
-        steps = ((change, walk(change.situation)) for change in _changes(situation, explanation))
         reached = _reach(explanation)
-        further = next((step for step in steps if _reach(step[1]) > reached), None)
+        further = next((step for step in _tried(situation, explanation, left) if _reach(step[1]) > reached), None)
         if further is None or len(told) == MOST_CHAINED:
             return []
         change, explanation = further
@@ -200,13 +210,5 @@ def _reach(explanation: Explanation) -> tuple[float, int]:
     return decided, explanation.policy.priority if explanation.policy else 0
 
 
-def _changes(situation: Situation, explanation: Explanation) -> Iterator[Change]:
-    return changes(situation, explanation.reason, explanation.policy)
-
-
-def _allows(situation: Situation) -> bool:
-    return walk(situation).outcome is Outcome.ALLOW
-
-
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=list)
+    return json.dumps(value, ensure_ascii=False)

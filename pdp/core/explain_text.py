@@ -51,13 +51,11 @@ def _condition(condition: ConditionVerdict) -> tuple[str, ...]:
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Rows of cells as lines, each column but the last as wide as its widest cell."""
+    """Rows of cells as lines, each column as wide as its widest cell."""
     table = list(rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        *cells, last = row
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-        yield "  ".join((*padded, last)).rstrip()
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()
 
 
 _VERBS = {

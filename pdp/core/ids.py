@@ -11,9 +11,7 @@ class DecisionIds:
     def __init__(self, random_bits: Callable[[int], int]) -> None:
         tail = f"{0b10 << 62 | random_bits(62):016x}"
         self._tail = f"-{tail[:4]}-{tail[4:]}"
-        self._millisecond = -1
-        self._counter = 0
-        self._prefix = ""
+        self._begin(0)
 
     def next(self, wall: float) -> str:
         """A new id for the time `wall` (Unix seconds), greater than every id before, also if the clock goes back."""

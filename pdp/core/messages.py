@@ -6,7 +6,7 @@ from pdp.core.compile import CompiledAgent
 from pdp.core.fields import quote
 from pdp.core.model import Action, Decision, Outcome, Reason
 
-Sentence = Callable[[CompiledAgent | None, Action, Decision], str]
+Sentence = Callable[[CompiledAgent, Action, Decision], str]
 
 _BY_OUTCOME = {
     Outcome.ALLOW: "allows it",
@@ -15,46 +15,30 @@ _BY_OUTCOME = {
     Outcome.ESCALATE: "escalates it",
 }
 
+_INTERNAL_ERROR = "the decision failed inside the sidecar, so the action is blocked"
+
 
 def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
     """Why an action was decided as it was, in one sentence."""
-    return _SENTENCES[decision.reason](agent, action, decision)
+    if agent is not None:
+        return _SENTENCES[decision.reason](agent, action, decision)
+    if decision.reason is Reason.AGENT_NOT_REGISTERED:
+        return f"no agent {quote(action.agent_id)} is registered with this sidecar"
+    return _INTERNAL_ERROR
 
 
-def _status(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    return f"agent {quote(action.agent_id)} is {agent.status.value if agent else 'unknown'}"
-
-
-def _rate(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
+def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
     wait = "" if decision.retry_after is None else f"; it passes in {decision.retry_after:.1f} s"
     return f"agent {quote(action.agent_id)} has used up its rate limit{wait}"
 
 
-def _policy(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
+def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
     name = decision.policy.policy_name if decision.policy else ""
     return f"policy {quote(name)} {_BY_OUTCOME[decision.outcome]}"
 
 
-def _maximum(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    return f"risk {decision.risk_score} is above the maximum of {agent.max_risk_threshold if agent else 0}"
-
-
-def _low(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    return f"risk {decision.risk_score} is below {agent.auto_approve_below if agent else 0}"
-
-
-def _middle(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    low, high = (agent.auto_approve_below, agent.max_risk_threshold) if agent else (0, 0)
-    return f"risk {decision.risk_score} is within {low} to {high}, where a person approves"
-
-
-def _mfa(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    return f"risk {decision.risk_score} is above {agent.requires_mfa_above if agent else 0} and MFA was not verified"
-
-
 _SENTENCES: dict[Reason, Sentence] = {
-    Reason.AGENT_NOT_REGISTERED: lambda g, a, d: f"no agent {quote(a.agent_id)} is registered with this sidecar",
-    Reason.AGENT_NOT_ACTIVE: _status,
+    Reason.AGENT_NOT_ACTIVE: lambda g, a, d: f"agent {quote(a.agent_id)} is {g.status.value}",
     Reason.ACTION_NOT_ALLOWED: lambda g, a, d: f"action type {quote(a.action_type)} is not among the allowed ones",
     Reason.RESOURCE_BLOCKED: lambda g, a, d: f"resource {quote(a.resource)} is blocked for this agent",
     Reason.RESOURCE_NOT_ALLOWED: lambda g, a, d: f"resource {quote(a.resource)} is not among the allowed ones",
@@ -72,11 +56,15 @@ _SENTENCES: dict[Reason, Sentence] = {
     Reason.MCP_TOOL_AUTO_APPROVED: lambda g, a, d: (
         f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is approved for all"
     ),
-    Reason.RISK_ABOVE_MAXIMUM: _maximum,
-    Reason.RISK_BELOW_AUTO_APPROVE: _low,
-    Reason.RISK_NEEDS_APPROVAL: _middle,
-    Reason.MFA_REQUIRED: _mfa,
+    Reason.RISK_ABOVE_MAXIMUM: lambda g, a, d: f"risk {d.risk_score} is above the maximum of {g.max_risk_threshold}",
+    Reason.RISK_BELOW_AUTO_APPROVE: lambda g, a, d: f"risk {d.risk_score} is below {g.auto_approve_below}",
+    Reason.RISK_NEEDS_APPROVAL: lambda g, a, d: (
+        f"risk {d.risk_score} is within {g.auto_approve_below} to {g.max_risk_threshold}, where a person approves"
+    ),
+    Reason.MFA_REQUIRED: lambda g, a, d: (
+        f"risk {d.risk_score} is above {g.requires_mfa_above} and MFA was not verified"
+    ),
     Reason.APPROVED: lambda g, a, d: "a person approved it",
     Reason.APPROVAL_MISMATCH: lambda g, a, d: "the approval was given for another action",
-    Reason.INTERNAL_ERROR: lambda g, a, d: "the decision failed inside the sidecar, so the action is blocked",
+    Reason.INTERNAL_ERROR: lambda g, a, d: _INTERNAL_ERROR,
 }

@@ -6,10 +6,10 @@ The action type and the MCP server stay as they are wherever a policy decides: a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf, isfinite, nextafter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 from pdp.core.conditions import Clause, clauses
@@ -21,7 +21,9 @@ from pdp.core.stages import WEEKDAYS, dollars, limits_of, tenths, thresholds
 MOST_NAMED = 8
 """How many of a rule's own names (resources, tools, …) are tried."""
 
-DAYS_AHEAD = 8
+DAYS = 8
+"""Today and a whole week: within them every window opens."""
+
 ANYTHING_ELSE = "something-else"
 
 
@@ -40,6 +42,7 @@ class Change(NamedTuple):
         return f"{self.what} {self.value}".rstrip()
 
 
+AnyNumber = TypeVar("AnyNumber", int, float)
 Dimension = Callable[[Situation, list[Clause]], Iterator[Change]]
 """The changes of one thing, nearest first; the clauses are the conditions of policies that matter."""
 
@@ -96,18 +99,23 @@ def _mfa(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
 def _risks(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
     low, high = thresholds(situation)
     mfa = situation.agent.requires_mfa_above
-    edges = {high: f"at most {high}", mfa: f"at most {mfa}", low - 1: f"below {low}"}
+    down, up = {high: f"at most {high}", mfa: f"at most {mfa}", low - 1: f"below {low}"}, {}
     for policy in policies_of(situation, Mode.ENFORCE):
         for name, score in policy.conditions.items():
             if name == "risk_above":
-                edges |= {score: f"at most {score}", score + 1: f"above {score}"}
+                down[score], up[score + 1] = f"at most {score}", f"above {score}"
             elif name == "risk_below":
-                edges |= {score: f"at least {score}", score - 1: f"below {score}"}
-    now = situation.risk
-    for risk in sorted(edges, key=lambda risk: abs(risk - now)):
-        if 0 <= risk <= 100:
+                down[score - 1], up[score] = f"below {score}", f"at least {score}"
+    for risk, told in _nearest(situation.risk, down, up):
+        if risk >= 0:
             where, changed = _with_risk(situation, risk)
-            yield Change("risk", edges[risk] + where, changed)
+            yield Change("risk", told + where, changed)
+
+
+def _nearest(now: float, down: Mapping[AnyNumber, str], up: Mapping[AnyNumber, str]) -> list[tuple[AnyNumber, str]]:
+    """The values to come down to and to go up to, with what is said of them, those next to `now` first."""
+    edges = [edge for edge in down.items() if edge[0] < now] + [edge for edge in up.items() if edge[0] > now]
+    return sorted(edges, key=lambda edge: abs(edge[0] - now))
 
 
 def _with_risk(situation: Situation, risk: int) -> tuple[str, Situation]:
@@ -125,15 +133,17 @@ def _with_risk(situation: Situation, risk: int) -> tuple[str, Situation]:
 
 
 def _amounts(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
-    edges: dict[float, str] = {}
+    down: dict[float, str] = {}
+    up: dict[float, str] = {}
     for name, _, n in bearing:
         if name == "amount_above":
-            edges |= {float(n): f"at most {n}", nextafter(n, inf): f"above {n}"}
+            down[float(n)], up[nextafter(n, inf)] = f"at most {n}", f"above {n}"
         elif name == "amount_below":
-            edges |= {float(n): f"at least {n}", nextafter(n, -inf): f"below {n}"}
-    now = situation.action.amount or 0.0
-    for amount in sorted(edges, key=lambda amount: abs(amount - now)):
-        yield Change("amount", edges[amount], _act(situation, amount=amount))
+            down[nextafter(n, -inf)], up[float(n)] = f"below {n}", f"at least {n}"
+    given = situation.action.amount
+    edges = [*down.items(), *up.items()] if given is None else _nearest(given, down, up)
+    for amount, told in edges:
+        yield Change("amount", told, _act(situation, amount=amount))
 
 
 def _costs(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
@@ -159,7 +169,7 @@ def _times(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
     today = datetime.fromordinal(situation.local.day).replace(tzinfo=zone)
     instants = {
         (today + timedelta(days=days)).replace(hour=hour, minute=minute, fold=fold).timestamp(): (days, hour, minute)
-        for days in range(DAYS_AHEAD + 1)
+        for days in range(DAYS)
         for hour, minute in clocks
         for fold in (0, 1)
     }
@@ -216,49 +226,47 @@ def _with_attribute(attributes: Mapping[str, Any], path: str, value: object) -> 
     return {**attributes, name: value}
 
 
-def _texts(
-    field: str, operators: tuple[str, ...], allowed: Callable[[Situation], Iterable[str]], outside: str
-) -> Dimension:
+@dataclass(frozen=True, slots=True)
+class _OtherText:
     """Other values of a text field: those that the agent may use, those that the policies name, and any other."""
-    label = field.replace("_", " ")
 
-    def dimension(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
-        named = _named(bearing, operators)
-        examples = {name: name for name in allowed(situation)} | named
-        for name, example in list(examples.items())[:MOST_NAMED]:
-            if example != getattr(situation.action, field):
-                yield Change(label, quote(name), _act(situation, **{field: example}), alternative=True)
-        what = f"other than {' and '.join(map(quote, named))}" if named else f"outside {outside}"
-        yield Change(f"{label} {what}", "", _act(situation, **{field: ANYTHING_ELSE}))
+    field: str
+    operators: tuple[str, ...]
+    allowed: Callable[[Situation], Iterable[str]]
+    outside: str
 
-    return dimension
+    def __call__(self, situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+        label = self.field.replace("_", " ")
+        named = _named(bearing, self.operators)
+        for value in list(dict.fromkeys((*self.allowed(situation), *named)))[:MOST_NAMED]:
+            yield Change(label, quote(value), _act(situation, **{self.field: value}), alternative=True)
+        what = f"other than {' and '.join(map(quote, named))}" if named else f"outside {self.outside}"
+        yield Change(f"{label} {what}", "", _act(situation, **{self.field: ANYTHING_ELSE}))
 
 
-def _named(bearing: list[Clause], operators: tuple[str, ...]) -> dict[str, str]:
-    """What these operators name, as written, each with an example of it."""
-    named = {}
+def _named(bearing: list[Clause], operators: tuple[str, ...]) -> list[str]:
+    """What these operators name; a glob stands for itself, since it matches itself."""
+    named: dict[str, None] = {}
     for name, _, operand in bearing:
         if name in operators:
-            for entry in [operand] if isinstance(operand, str) else operand:
-                pattern = name == "resource_matches"
-                named[entry] = entry.replace("*", ANYTHING_ELSE).replace("?", "x") if pattern else entry
-    return named
+            named |= dict.fromkeys([operand] if isinstance(operand, str) else operand)
+    return list(named)
 
 
-_action_types = _texts("action_type", (), lambda s: s.agent.allowed_action_types, "the allowed ones")
-_resources = _texts(
+_action_types = _OtherText("action_type", (), lambda s: s.agent.allowed_action_types, "the allowed ones")
+_resources = _OtherText(
     "resource",
     ("resource_in", "resource_not_in", "resource_matches"),
     lambda s: s.agent.allowed_resources,
     "blocked_resources",
 )
-_tools = _texts(
+_tools = _OtherText(
     "tool",
     ("tool_in",),
     lambda s: s.agent.mcp_capabilities.get(s.action.mcp_server, ()),
     "blocked_tools",
 )
-_environments = _texts("environment", ("environment",), lambda s: (), "the policies")
+_environments = _OtherText("environment", ("environment",), lambda s: (), "the policies")
 
 _BY_REASON: Mapping[Reason, tuple[Dimension, ...]] = {
     Reason.AGENT_NOT_ACTIVE: (_active,),

@@ -10,5 +10,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
-settings.register_profile("mutation", settings.get_profile("here"), max_examples=60, derandomize=True, database=None)
+settings.register_profile(
+    "mutation",
+    settings.get_profile("here"),
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(os.environ.get("PDP_HYPOTHESIS_PROFILE", "here"))

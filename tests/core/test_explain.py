@@ -9,11 +9,13 @@ from pdp import wire
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet
 from pdp.core.decide import decide
 from pdp.core.explain import Explanation, Verdict, explain, walk
-from pdp.core.model import Action, Decision, Mode, Now, Outcome
+from pdp.core.model import Action, Decision, Mode, Now, Outcome, Reason
 from pdp.core.nearest import changes
-from pdp.core.situation import Situation, local_at, policies_of
+from pdp.core.situation import Records, Situation, local_at, policies_of
 from pdp.core.usage import Usage
+from tests.core.records import agent_record
 from tests.core.worlds import Turn, World, sequences
+from tests.deciding import NOON
 from tests.decision_cases import Case, Step, load
 from tests.history import BruteForce, settle
 
@@ -103,3 +105,25 @@ def test_explaining_counts_nothing_and_moves_no_window() -> None:
     explanation = explain(records, action_of(step), usage, step.now)
     assert explanation.would_allow == ("in 61.0 s",)
     assert decide(CompiledAgent(records.agent), {}, action_of(step), usage, step.now).retry_after == 61.0
+
+
+@pytest.mark.parametrize(("policies", "most"), [(10, 1000), (500, 100), (7000, 9)])
+def test_the_work_of_an_explanation_is_bounded(policies: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more policies an agent has, the fewer changes are tried, and the one decision itself always is."""
+    about = {"policy_name": "p", "created_at": "2026", "policy_action": "block"}
+    given = [
+        about | {"policy_id": str(n), "conditions": {"risk_above": n % 100, "amount_above": 1000 + n}}
+        for n in range(policies)
+    ]
+    agent = agent_record(policies=given, auto_approve_below=0)
+    tried = []
+
+    def counted(situation: Situation) -> Explanation:
+        tried.append(situation)
+        return Explanation(Outcome.BLOCK, Reason.RISK_NEEDS_APPROVAL)
+
+    monkeypatch.setattr("pdp.core.explain._reach", lambda explanation: (0, 0))
+    monkeypatch.setattr("pdp.core.explain.walk", counted)
+    action = Action("some-agent", "a", risk_score=100, amount=1e6)
+    assert explain(Records(agent), action, Usage(), Now(NOON, 0.0)).would_allow == ()
+    assert min(most - 1, 10) <= len(tried) <= most

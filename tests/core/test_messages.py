@@ -14,7 +14,6 @@ ACTION = Action("billing", "api.read", "vault", data_classifications=("pii", "se
 @pytest.mark.parametrize(
     ("reason", "sentence"),
     [
-        (Reason.AGENT_NOT_REGISTERED, "no agent `billing` is registered with this sidecar"),
         (Reason.AGENT_NOT_ACTIVE, "agent `billing` is suspended"),
         (Reason.ACTION_NOT_ALLOWED, "action type `api.read` is not among the allowed ones"),
         (Reason.RESOURCE_BLOCKED, "resource `vault` is blocked for this agent"),
@@ -60,3 +59,11 @@ def test_a_limit_that_never_passes_names_no_wait() -> None:
     """As a limit of 0."""
     decision = Decision(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED)
     assert message(AGENT, ACTION, decision) == "agent `billing` has used up its rate limit"
+
+
+def test_without_an_agent_there_are_two_sentences() -> None:
+    """It is not registered, or the decision failed before it was found."""
+    unknown = Decision(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED)
+    assert message(None, ACTION, unknown) == "no agent `billing` is registered with this sidecar"
+    failed = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+    assert message(None, ACTION, failed) == "the decision failed inside the sidecar, so the action is blocked"
