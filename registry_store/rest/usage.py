@@ -28,6 +28,6 @@ async def read(
         tags = agents.configuration_of(await agents.get(session, agent_id))["tags"]
     serving = store_of(request).sidecars.serving(agent_id, tags)
     seen = max((sidecar.last_heard_at for sidecar in serving), default=None)
-    known = dict.fromkeys(USAGE) | {"agent_id": agent_id, "last_seen": to_json(seen)}
+    known = {"agent_id": agent_id, "last_seen": to_json(seen)} | dict.fromkeys(USAGE)
     listed = [sidecars.document(sidecar) for sidecar in serving[offset : offset + limit]]
     return page("sidecars", listed, len(serving), limit, offset, **known)

@@ -1,0 +1,85 @@
+"""Pages of curl commands: run as printed against a fresh store, compared with what the page shows, or written anew.
+
+`python -m tests.registry_store.pages docs/registry.md` writes into the page what was printed.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests import console
+from tests.console import Command, Dev
+from tests.registry_store.conftest import settings_in
+from tests.registry_store.serving import Served, served
+
+# What differs from run to run; a later command may name what an earlier one printed.
+VARYING = re.compile(
+    r"(?P<key>owkai_[0-9a-f]{16}_[\w-]{43})"
+    r"|(?P<policy>\bpol_[0-9a-f]{32})"
+    r"|(?P<stop>\bstop_[0-9a-f]{32})"
+    r"|(?P<hash>\b[0-9a-f]{64}\b)"
+    r"|(?P<key_id>(?<=[\"/])[0-9a-f]{16}\b)"
+    r"|(?P<time>\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"
+    r"|(?P<date>(?<=date: )[^\r\n]+)"
+)
+
+
+class Session:
+    """The commands of one page, on one store."""
+
+    def __init__(self, store: Served) -> None:
+        self._dev = Dev(store.running.http_address, "", "", store.key("admin", "root"))
+        self._real: dict[str, str] = {}
+
+    def named(self, text: str) -> str:
+        """A command with the ids of this run in place of those that the page shows."""
+        return VARYING.sub(lambda found: self._real.get(found[0], found[0]), text)
+
+    def printed(self, command: Command) -> str:
+        """What the command prints, run with the ids of this run."""
+        printed = console.printed(Command(self.named(command.text), ""), self._dev).replace("\r", "")
+        shown, real = VARYING.findall(command.shown), VARYING.findall(printed)
+        if len(shown) == len(real):
+            self._real |= {"".join(old): "".join(new) for old, new in zip(shown, real, strict=True)}
+        return printed
+
+
+def runs(command: Command) -> bool:
+    """Whether a command is run; the others are there to be read."""
+    return command.text.startswith("curl ")
+
+
+def steady(text: str) -> str:
+    """A text with the kind of each varying part in its place, and members of objects in one order.
+
+    PostgreSQL keeps no order of the members of what callers write (`conditions`, `metadata`).
+    """
+    lines = [_ordered(line) for line in text.splitlines()]
+    return VARYING.sub(lambda found: f"<{found.lastgroup}>", "\n".join(lines))
+
+
+def _ordered(line: str) -> str:
+    return json.dumps(json.loads(line), sort_keys=True) if line.startswith("{") else line
+
+
+def rewritten(page: str, session: Session) -> str:
+    """The page with what its commands print now, and its commands with the ids that were printed."""
+    for command in console.commands(page):
+        if runs(command):
+            shown = f"$ {command.text}\n{command.shown}"
+            page = page.replace(shown, f"$ {session.named(command.text)}\n{session.printed(command)}", 1)
+    return page
+
+
+def main(names: list[str]) -> None:
+    """Write the pages anew, each against a store of its own."""
+    for name in names:
+        with TemporaryDirectory() as folder, served(settings_in(Path(folder))) as store:
+            path = Path(name)
+            path.write_text(rewritten(path.read_text(), Session(store)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

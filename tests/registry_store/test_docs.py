@@ -1,0 +1,34 @@
+"""docs/registry.md shows what the store answers."""
+
+import re
+from pathlib import Path
+
+from registry_store.rest.routes import routes
+from tests import console
+from tests.registry_store import pages
+from tests.registry_store.serving import Served
+
+PAGE = (Path(__file__).parents[2] / "docs" / "registry.md").read_text()
+COMMANDS = [command for command in console.commands(PAGE) if pages.runs(command)]
+
+
+def test_every_command_of_the_page_prints_what_it_shows(fresh: Served) -> None:
+    """Run in order, as printed, against a fresh store: the same status and the same answer."""
+    session = pages.Session(fresh)
+    for command in COMMANDS:
+        assert pages.steady(session.printed(command)) == pages.steady(command.shown), command.text
+
+
+def test_the_page_shows_every_route() -> None:
+    """Each route of the interface is called by one of the page's commands."""
+    called = set()
+    for command in COMMANDS:
+        method = re.search(r"-X ([A-Z]+)", command.text)
+        default = "POST" if " -d " in command.text else "GET"
+        path = re.search(r"127\.0\.0\.1:8080(/[^\s?'\"]*)", command.text)
+        assert path, command.text
+        called.add((method[1] if method else default, path[1]))
+    for route in routes():
+        if not route.path.startswith("/api/agents/declarations"):
+            pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path))
+            assert any(method == route.method and pattern.fullmatch(path) for method, path in called), route
