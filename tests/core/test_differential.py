@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from pdp.core.decide import charge, decide
 from pdp.core.explain import Explanation, walk
@@ -11,7 +12,7 @@ from pdp.core.model import Action, Decision, Now, Reason
 from pdp.core.situation import Situation, local_at
 from pdp.core.stages import limits_of
 from pdp.core.usage import Usage
-from tests.core.worlds import AGENT_ID, Turn, World, sequences
+from tests.core.worlds import AGENT_ID, FOCI, Turn, World, sequences
 from tests.history import BruteForce, settle
 
 Sequence = tuple[World, Now, list[Turn]]
@@ -77,16 +78,17 @@ def fight(sequence: Sequence) -> None:
         assert last.reason is not refused_for, "the wait that a refusal named was too short"
 
 
-@settings(max_examples=5 * settings().max_examples)
-@given(sequences)
-def test_the_fast_path_decides_as_the_reference(sequence: Sequence) -> None:
-    """Outcome, reason, risk, policy, MFA, shadow, waits and counts are equal in 500 sequences."""
-    fight(sequence)
+@pytest.mark.parametrize("focus", FOCI)
+@given(data=st.data())
+def test_the_fast_path_decides_as_the_reference(focus: str, data: st.DataObject) -> None:
+    """Outcome, reason, risk, policy, MFA, shadow, waits and counts are equal in 5 x 100 sequences."""
+    fight(data.draw(sequences(focus)))
 
 
 @pytest.mark.soak
-@settings(max_examples=20_000)
-@given(sequences)
-def test_the_fast_path_decides_as_the_reference_for_long(sequence: Sequence) -> None:
-    """The same in 20,000 sequences."""
-    fight(sequence)
+@pytest.mark.parametrize("focus", FOCI)
+@settings(max_examples=4_000)
+@given(data=st.data())
+def test_the_fast_path_decides_as_the_reference_for_long(focus: str, data: st.DataObject) -> None:
+    """The same in 5 x 4,000 sequences."""
+    fight(data.draw(sequences(focus)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from pdp import wire
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet
@@ -14,7 +15,7 @@ from pdp.core.nearest import changes
 from pdp.core.situation import Records, Situation, local_at, policies_of
 from pdp.core.usage import Usage
 from tests.core.records import agent_record
-from tests.core.worlds import Turn, World, sequences
+from tests.core.worlds import FOCI, Turn, World, sequences
 from tests.deciding import NOON
 from tests.decision_cases import Case, Step, load
 from tests.history import BruteForce, settle
@@ -59,7 +60,7 @@ def compiled(situation: Situation) -> Decision:
     return decide(agent, servers, situation.action, situation.usage, situation.now)
 
 
-@given(sequences)
+@given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
 def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]]) -> None:
     """The fast path decides each change as the reference did, and no change is told that does not allow."""
     world, now, turns = sequence
@@ -77,7 +78,7 @@ def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]
         assert all(told.startswith(tuple(allowed)) for told in explanation.would_allow)
 
 
-@given(sequences)
+@given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
 def test_every_stage_and_every_policy_is_told(sequence: tuple[World, Now, list[Turn]]) -> None:
     """Twelve stages, those after the deciding one not reached; every policy that binds, in order; one decides."""
     world, now, turns = sequence
