@@ -1,0 +1,173 @@
+"""Wrong keys are counted and made to wait; when a key was last used is known; a revoked one ends its streams."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+
+from registry_store.authentication import MOST_REMEMBERED, WINDOW_SECONDS, Failures, network
+from registry_store.settings import Settings
+from tests.registry_store.serving import ALL, Rest, Served, in_thread, served, subscriber
+
+REGISTRY = "/api/agents/registry"
+WRONG = f"owkai_0123456789abcdef_{'x' * 43}"
+
+
+def failing(failures: Failures, times: int, now: float, name: str = "there") -> None:
+    for _ in range(times):
+        failures.note(name, now)
+
+
+def test_a_source_may_fail_so_often_and_then_has_to_wait() -> None:
+    """Ten at once, the next after a tenth of the window, and all again after a whole one."""
+    failures = Failures(10)
+    failing(failures, 9, 100.0)
+    assert failures.wait("there", 100.0) == 0
+    failing(failures, 1, 100.0)
+    assert failures.wait("there", 100.0) == pytest.approx(WINDOW_SECONDS / 10)
+    assert failures.wait("there", 100.0 + WINDOW_SECONDS / 10) == 0
+    assert failures.wait("elsewhere", 100.0) == 0
+    failing(failures, 9, 100.0 + WINDOW_SECONDS)
+    assert failures.wait("there", 100.0 + WINDOW_SECONDS) == 0
+
+
+def test_however_often_a_source_fails_the_wait_has_a_bound() -> None:
+    """Also where the clock is set back meanwhile."""
+    failures = Failures(10)
+    failing(failures, 10_000, 100.0)
+    assert failures.wait("there", 100.0) <= WINDOW_SECONDS
+    assert failures.wait("there", -1e9) <= WINDOW_SECONDS
+    assert failures.wait("there", 100.0 + 2 * WINDOW_SECONDS) == 0
+
+
+def test_failures_take_bounded_memory() -> None:
+    """The names that failed longest ago are forgotten first."""
+    failures = Failures(1)
+    for number in range(MOST_REMEMBERED + 10):
+        failures.note(str(number), 0.0)
+    assert len(failures) == MOST_REMEMBERED
+    assert failures.wait("0", 0.0) == 0
+    assert failures.wait(str(MOST_REMEMBERED), 0.0) > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_a_host_is_one_source_however_many_addresses_it_has(source: str, name: str) -> None:
+    """An IPv6 host has a /64 to itself."""
+    assert network(source) == name
+
+
+def test_too_many_wrong_keys_are_a_429(settings: Settings) -> None:
+    """With Retry-After; a key that was right before passes, one that was never used here waits too."""
+    with served(replace(settings, most_failed_keys=3)) as store:
+        known, new = store.rest(), store.rest()
+        assert known.get(REGISTRY).status == 200
+        guessing = Rest(known.address, WRONG)
+        assert [guessing.get(REGISTRY).status for _ in range(5)] == [401, 401, 401, 429, 429]
+        waiting = guessing.get(REGISTRY)
+        assert waiting.headers["content-type"] == "application/problem+json"
+        assert 1 <= int(waiting.headers["retry-after"]) <= WINDOW_SECONDS
+        assert known.get(REGISTRY).status == 200
+        assert new.get(REGISTRY).status == 429
+        assert known.get("/healthz").status == 200
+        refused = "registry_store_refused_keys_total 7.0"
+        assert refused in known.get("/metrics").body
+
+
+def test_a_lapsed_key_is_no_guess(settings: Settings) -> None:
+    """A revoked key that is used on and on does not make its host wait."""
+    with served(replace(settings, most_failed_keys=2)) as store:
+        admin, lapsed = store.rest(), store.rest()
+        assert lapsed.key is not None
+        admin.delete(f"/api/keys/{lapsed.key.split('_')[1]}")
+        assert [lapsed.get(REGISTRY).status for _ in range(6)] == [401] * 6
+
+
+async def test_too_many_wrong_keys_close_streams_too(settings: Settings) -> None:
+    """The same count holds over gRPC and REST."""
+    with served(replace(settings, most_failed_keys=2)) as store:
+        codes = []
+        for _ in range(3):
+            async with subscriber(store.running.grpc_address, WRONG) as sidecar:
+                codes.append((await sidecar.ended())[0])
+        assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2 + [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        guessing = Rest(store.running.http_address, WRONG)
+        assert (await in_thread(guessing.get, REGISTRY)).status == 429
+
+
+def test_when_a_key_was_last_used_is_known(store: Served, admin: Rest) -> None:
+    """At once where it was used, null where never; reading it does not change its ETag."""
+    viewer = store.rest("viewer")
+    path = f"/api/keys/{viewer.key.split('_')[1]}"  # type: ignore[union-attr]
+    before = admin.get(path)
+    assert before.body["last_used_at"] is None
+    started = datetime.now(UTC)
+    viewer.get(REGISTRY)
+    after = admin.get(path)
+    assert started <= datetime.fromisoformat(after.body["last_used_at"]) <= datetime.now(UTC)
+    assert after.headers["etag"] == before.headers["etag"]
+
+
+def test_when_a_key_was_last_used_survives_a_restart(settings: Settings) -> None:
+    """It is saved when the store stops, in one write however often the key was used, which makes no revision."""
+    with served(settings) as store:
+        viewer = store.rest("viewer")
+        for _ in range(5):
+            viewer.get(REGISTRY)
+        (unsaved,) = store.sql("SELECT last_used_at FROM keys WHERE role = 'viewer'")
+        assert unsaved == (None,)
+    with served(settings) as store:
+        listed = store.rest().get("/api/keys").body["keys"]
+        assert [key["last_used_at"] is not None for key in listed if key["role"] == "viewer"] == [True]
+        assert store.sql("SELECT revision FROM meta") == [(0,)]
+
+
+def test_revoking_honours_if_match(admin: Rest) -> None:
+    """The ETag of a key changes with its revocation, and a stale one is a 412."""
+    made = admin.post("/api/keys", {"role": "viewer", "name": "tagged"})
+    path, tag = made.headers["location"], made.headers["etag"]
+    assert admin.get(path).headers["etag"] == tag
+    assert admin.delete(path, If_Match='"other"').status == 412
+    assert admin.get(path).body["revoked_at"] is None
+    assert admin.delete(path, If_Match=tag).status == 200
+    assert admin.delete(path, If_Match=tag).status == 412
+
+
+async def test_a_revoked_keys_open_stream_ends_within_a_second(store: Served, admin: Rest) -> None:
+    """Wherever the key was revoked: over REST at this store, or in the database beside it."""
+    for revoke in ("rest", "database"):
+        key = store.key("sidecar")
+        key_id = key.split("_")[1]
+        async with subscriber(store.running.grpc_address, key) as sidecar:
+            await sidecar.hello(ALL)
+            await sidecar.snapshot()
+            if revoke == "rest":
+                await in_thread(admin.delete, f"/api/keys/{key_id}")
+            else:
+                statement = f"UPDATE keys SET revoked_at = created_at WHERE key_id = '{key_id}'"
+                await in_thread(store.sql, statement)
+            async with asyncio.timeout(1):
+                code, _ = await sidecar.ended()
+        assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_an_expired_keys_open_stream_ends(store: Served) -> None:
+    """Expiry ends a stream as revocation does."""
+    key = store.key("sidecar")
+    async with subscriber(store.running.grpc_address, key) as sidecar:
+        await sidecar.hello(ALL)
+        await sidecar.snapshot()
+        statement = f"UPDATE keys SET expires_at = created_at WHERE key_id = '{key.split('_')[1]}'"
+        await in_thread(store.sql, statement)
+        assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
