@@ -1,10 +1,9 @@
 """Agents: registered, changed, activated, suspended, retired; never erased."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
@@ -38,15 +37,6 @@ ALLOWED_FROM = {
 ACTIVITY_OF = {Status.ACTIVE: "activated", Status.SUSPENDED: "suspended", Status.RETIRED: "retired"}
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which agents a list shows; None: any."""
-
-    status: str | None = None
-    agent_type: str | None = None
-    tag: str | None = None
-
-
 async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: bool) -> Agent:
     """Add an agent as a draft (as active where `activate`), version 1.0.0; `Conflict` if the id was ever used."""
     configuration = to_json(read_configuration(body))
@@ -66,7 +56,7 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
     versions.add(session, agent, versions.INITIAL_NOTE, actor)
     session.add(agent)
     await session.flush()
-    _add_tags(session, agent_id, configuration["tags"])
+    _add_tags(session, agent, configuration["tags"])
     described = f"registered as {agent.status}, version {agent.version}"
     await activity.append(
         session, actor, "registered", described, _subject(agent), new=configuration | {"status": agent.status}
@@ -88,14 +78,6 @@ async def get_changeable(session: AsyncSession, agent_id: str) -> Agent:
     if agent.status == "retired":
         raise Conflict(f"agent `{agent_id}` is retired")
     return agent
-
-
-async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Agent], int]:
-    """Agents by id, `limit` from `offset` on, and how many there are in all."""
-    conditions = _conditions(wanted)
-    total = await session.scalar(select(func.count()).select_from(Agent).where(*conditions))
-    rows = await session.scalars(select(Agent).where(*conditions).order_by(Agent.agent_id).limit(limit).offset(offset))
-    return rows.all(), total or 0
 
 
 async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
@@ -222,7 +204,7 @@ async def _configure(session: AsyncSession, agent: Agent, after: Document, actor
     agent.configuration = after
     agent.agent_type = after["agent_type"]
     await touch(session, agent, actor, set(before) - set(after["tags"]))
-    await _replace_tags(session, agent.agent_id, before, after["tags"])
+    await _replace_tags(session, agent, before, after["tags"])
 
 
 def _restorable(version: AgentVersion) -> Document:
@@ -249,26 +231,17 @@ def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Docume
     return to_json(after), notes
 
 
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.status is not None:
-        conditions.append(Agent.status == wanted.status)
-    if wanted.agent_type is not None:
-        conditions.append(Agent.agent_type == wanted.agent_type)
-    if wanted.tag is not None:
-        conditions.append(exists().where(AgentTag.agent_id == Agent.agent_id, AgentTag.tag == wanted.tag))
-    return conditions
+def _add_tags(session: AsyncSession, agent: Agent, tags: Iterable[str]) -> None:
+    session.add_all(
+        AgentTag(agent_id=agent.agent_id, tag=tag, status=agent.status, agent_type=agent.agent_type) for tag in tags
+    )
 
 
-def _add_tags(session: AsyncSession, agent_id: str, tags: Iterable[str]) -> None:
-    session.add_all(AgentTag(agent_id=agent_id, tag=tag) for tag in tags)
-
-
-async def _replace_tags(session: AsyncSession, agent_id: str, before: Iterable[str], after: Iterable[str]) -> None:
+async def _replace_tags(session: AsyncSession, agent: Agent, before: Iterable[str], after: Iterable[str]) -> None:
     gone = set(before) - set(after)
     if gone:
-        await session.execute(delete(AgentTag).where(AgentTag.agent_id == agent_id, AgentTag.tag.in_(gone)))
-    _add_tags(session, agent_id, set(after) - set(before))
+        await session.execute(delete(AgentTag).where(AgentTag.agent_id == agent.agent_id, AgentTag.tag.in_(gone)))
+    _add_tags(session, agent, set(after) - set(before))
 
 
 def _subject(agent: Agent) -> Subject:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, event, func, select
+from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -75,11 +75,15 @@ class Database:
         checked inside therefore still holds when it is written. On PostgreSQL the commit wakes every store.
         """
         async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-            await session.execute(select(Meta).with_for_update())
-            if not self.is_sqlite:
-                await session.execute(select(func.pg_notify(CHANNEL, "")))
+            locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
             yield session
+            del locked
         self.on_commit()
+
+    def _lock(self) -> Select[Any]:
+        if self.is_sqlite:
+            return select(Meta)
+        return select(Meta, func.pg_notify(CHANNEL, "")).with_for_update(of=Meta)
 
     async def close(self) -> None:
         """Give every connection back."""

@@ -7,10 +7,11 @@ from fastapi.responses import JSONResponse
 
 from pdp.core.model import AgentType, Status
 from pdp.core.records import CONFIGURATION
-from registry_store import advice, agents, emergency_stops, keys
-from registry_store.agents import CHANGE_BODY, Filter
+from registry_store import advice, agents, emergency_stops, keys, listing
+from registry_store.agents import CHANGE_BODY
 from registry_store.documents import Document
 from registry_store.keys import Role
+from registry_store.listing import Filter
 from registry_store.rest import examples
 from registry_store.rest.access import (
     Admin,
@@ -64,7 +65,7 @@ async def list_agents(
     """List agents."""
     wanted = Filter(status and status.value, agent_type and agent_type.value, tag)
     async with reading(request) as session:
-        rows, total = await agents.page(session, wanted, limit, offset)
+        rows, total = await listing.page(session, wanted, limit, offset)
     return page("agents", [agents.document(row) for row in rows], total, limit, offset)
 
 

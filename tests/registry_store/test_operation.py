@@ -10,17 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import create_engine
 
-from registry_store import migrate
 from registry_store.cli import main
-from registry_store.database import Database
-from registry_store.settings import database_url
-from registry_store.tables import Base
 from tests.registry_store.serving import Rest, Served
 
 WAIT_SECONDS = 20
@@ -140,19 +134,6 @@ def test_migrating_twice_is_harmless_and_a_newer_schema_is_refused(tmp_path: Pat
     engine.dispose()
     ended = run("migrate", "--database", database)
     assert (ended.exit_code, "newer than this program" in ended.stderr) == (2, True)
-
-
-async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    """Alembic finds nothing left to change after the last migration."""
-    database = Database(database_url(f"sqlite:///{tmp_path / 'registry.db'}"))
-
-    def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
-
-    await migrate.upgrade(database)
-    async with database.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
-    await database.close()
 
 
 def test_the_probes_and_metrics_need_no_key(store: Served) -> None:

@@ -1,0 +1,134 @@
+"""Lists of agents at any size: right on every page, counted without counting, in a bounded number of statements."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count, product
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.registry_store.serving import Rest, Served
+
+REGISTRY = "/api/agents/registry"
+STATUSES = ("draft", "active", "suspended", "retired")
+TYPES = ("supervised", "autonomous", "custom")
+TAGS = ("red", "green", "blue")
+AGENTS = 37
+
+
+@pytest.fixture(scope="module")
+def agents(admin: Rest) -> list[dict[str, Any]]:
+    """Agents of every status and type, with none to three tags each, as a list of them all shows them."""
+    for number in range(AGENTS):
+        agent_id = f"listed-{number * 17 % AGENTS:02}-prod"
+        tags = [tag for index, tag in enumerate(TAGS) if number >> index & 1]
+        admin.register(agent_id, agent_type=TYPES[number % 3], tags=tags)
+        for step in range(number % 4):
+            call = (admin.post, admin.post, admin.delete)[step]
+            path = f"{REGISTRY}/{agent_id}" + ("/activate", "/suspend", "")[step]
+            assert call(path).status == 200
+    found = admin.get(f"{REGISTRY}?limit=500").body["agents"]
+    assert [agent["agent_id"] for agent in found] == sorted(agent["agent_id"] for agent in found)
+    return found  # type: ignore[no-any-return]
+
+
+def test_every_page_of_every_filter_is_right(admin: Rest, agents: list[dict[str, Any]]) -> None:
+    """Status, type and tag, alone and together: each page, from either end, is what leaving out one by one gives."""
+    limit = 4
+    for status, agent_type, tag in product((None, *STATUSES), (None, *TYPES), (None, *TAGS)):
+        query = {"status": status, "type": agent_type, "tag": tag, "limit": limit}
+        asked = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
+        right = [
+            agent["agent_id"]
+            for agent in agents
+            if status in (None, agent["status"])
+            and agent_type in (None, agent["agent_type"])
+            and (tag is None or tag in agent["tags"])
+        ]
+        for offset in {0, 1, len(right) // 2, max(0, len(right) - limit), max(0, len(right) - 1), len(right), 1000}:
+            body = admin.get(f"{REGISTRY}?{asked}&offset={offset}").body
+            shown = [agent["agent_id"] for agent in body["agents"]]
+            assert (shown, body["total"]) == (right[offset : offset + limit], len(right)), f"{asked}&offset={offset}"
+
+
+def test_the_counts_follow_every_way_of_changing_agents(fresh: Served) -> None:
+    """Registration, new tags, another type, status, rollback, an emergency stop: nothing is miscounted."""
+    admin = fresh.rest()
+    for number in range(6):
+        admin.register(f"counted-{number}-prod", tags=["a", "b"][: number % 3])
+        admin.post(f"{REGISTRY}/counted-{number}-prod/activate")
+    path = f"{REGISTRY}/counted-2-prod"
+    assert admin.put(path, {"tags": ["b", "c"], "agent_type": "autonomous"}).status == 200
+    assert admin.get(f"{REGISTRY}?tag=c&type=autonomous&status=active").body["total"] == 1
+    assert admin.post(f"{path}/rollback", {"target_version": "1.0.0", "reason": "x"}).status == 200
+    assert admin.get(f"{REGISTRY}?tag=a&type=supervised").body["total"] == 4
+    stop = admin.post("/api/agents/emergency-stop", {"tags": ["a"], "reason": "incident 7"}).body["stop_id"]
+    assert admin.get(f"{REGISTRY}?tag=a&status=suspended").body["total"] == 4
+    assert admin.get(f"{REGISTRY}?status=active").body["total"] == 2
+    assert admin.post("/api/agents/emergency-stop/release", {"stop_id": stop, "reason": "over"}).status == 200
+    assert admin.get(f"{REGISTRY}?tag=b&status=active").body["total"] == 2
+    assert admin.delete(path).status == 200
+    assert admin.get(f"{REGISTRY}?status=retired&tag=a").body["total"] == 1
+    assert admin.get(f"{REGISTRY}?tag=").body["total"] == 0
+
+
+def test_what_a_refused_request_counted_is_taken_back(fresh: Served) -> None:
+    """A count is of the same transaction as what it counts."""
+    admin, agent = fresh.rest(), fresh.rest("agent")
+    agent.register("own-agent-prod")
+    assert agent.post(REGISTRY, {"agent_id": "other-agent-prod", "display_name": "x"}).status == 409
+    assert admin.get(REGISTRY).body["total"] == 1
+
+
+@contextmanager
+def statements(store: Served) -> Iterator[list[str]]:
+    """The SQL statements that the store executes for requests meanwhile."""
+    database, seen = store.running._store.database, []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        task = asyncio.current_task()
+        if task is not None and "run_asgi" in repr(task.get_coro()) and not statement.startswith("BEGIN"):
+            seen.append(statement)
+
+    engines = {id(engine): engine.sync_engine for engine in (database._reader, database._writer)}.values()
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+VALUES = count(100)
+REQUESTS: dict[str, tuple[int, Callable[[Rest, str], Any]]] = {
+    "list": (4, lambda admin, path: admin.get(f"{REGISTRY}?limit=500")),
+    "list by tag": (4, lambda admin, path: admin.get(f"{REGISTRY}?tag=counted&limit=500")),
+    "read": (2, lambda admin, path: admin.get(path)),
+    "versions": (4, lambda admin, path: admin.get(f"{path}/versions?limit=500")),
+    "policies": (4, lambda admin, path: admin.get(f"{path}/policies?limit=500")),
+    "activity": (4, lambda admin, path: admin.get(f"{path}/activity?limit=500")),
+    "update": (11, lambda admin, path: admin.put(path, {"max_actions_per_day": next(VALUES), "tags": ["counted"]})),
+}
+"""What is counted: how many statements it may take, the one that finds the key included, and the request."""
+
+
+def test_a_request_takes_the_same_statements_for_one_as_for_many(fresh: Served) -> None:
+    """No query is made for each agent, policy, version, tag or entry of what is shown or changed."""
+    admin, path = fresh.rest(), f"{REGISTRY}/counted-00-prod"
+    admin.register("counted-00-prod", tags=["counted", "gone"])
+    few = {name: taken(fresh, admin, path, name) for name in REQUESTS}
+    for number in range(1, 12):
+        admin.register(f"counted-{number:02}-prod", tags=["counted", f"other-{number}"])
+        admin.put(path, {"auto_approve_below": number, "tags": ["counted", *map(str, range(number))]})
+        admin.post(f"{path}/policies", {"policy_name": f"p{number}", "policy_action": "block"})
+    many = {name: taken(fresh, admin, path, name) for name in REQUESTS}
+    for name, (most, _) in REQUESTS.items():
+        assert len(few[name]) == len(many[name]) <= most, "\n".join([name, *many[name]])
+
+
+def taken(store: Served, admin: Rest, path: str, name: str) -> list[str]:
+    """The statements that one request takes."""
+    with statements(store) as seen:
+        assert REQUESTS[name][1](admin, path).status == 200
+    return seen
