@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pdp.core.fields import join
-from registry_store.documents import same
+from pdp.core.records import POLICY_BODY
+from registry_store.documents import Document, same, without_defaults
 
 LONGEST = 160
 """Characters of one value as a line shows it."""
@@ -17,8 +18,8 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         yield from _of_members(before, after, path)
-    elif _is_named(before) and _is_named(after):
-        yield from _of_members(_by_name(before), _by_name(after), path, quoted=True)
+    elif _is_policies(before) and _is_policies(after):
+        yield from _of_policies(_by_name(before), _by_name(after), path)
     elif _is_set(before) and _is_set(after) and set(before) != set(after):
         yield from (f"- {path}: {shown(item)}" for item in before if item not in after)
         yield from (f"+ {path}: {shown(item)}" for item in after if item not in before)
@@ -32,25 +33,35 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _of_members(
-    before: Mapping[str, Any], after: Mapping[str, Any], path: str, *, quoted: bool = False
-) -> Iterator[str]:
+def _of_members(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in {**before, **after}:
-        inner = f"{path}[{json.dumps(name, ensure_ascii=False)}]" if quoted else join(path, name)
         if name not in after:
-            yield f"- {inner}: {shown(before[name])}"
+            yield f"- {join(path, name)}: {shown(before[name])}"
         elif name not in before:
-            yield f"+ {inner}: {shown(after[name])}"
+            yield f"+ {join(path, name)}: {shown(after[name])}"
+        else:
+            yield from differences(before[name], after[name], join(path, name))
+
+
+def _of_policies(before: Mapping[str, Document], after: Mapping[str, Document], path: str) -> Iterator[str]:
+    """In which place a policy stands is of no account, its name is."""
+    for name in {**before, **after}:
+        inner = f"{path}[{json.dumps(name, ensure_ascii=False)}]"
+        if name not in after:
+            yield f"- {inner}: {shown(without_defaults(before[name], POLICY_BODY))}"
+        elif name not in before:
+            yield f"+ {inner}: {shown(without_defaults(after[name], POLICY_BODY))}"
         else:
             yield from differences(before[name], after[name], inner)
 
 
-def _is_named(value: Any) -> bool:
-    """A list of policies: in which place one stands is of no account, its name is."""
-    return isinstance(value, Sequence) and all(isinstance(item, Mapping) and "policy_name" in item for item in value)
+def _is_policies(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(item, Mapping) and item.keys() >= POLICY_BODY.keys() for item in value
+    )
 
 
-def _by_name(policies: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _by_name(policies: Sequence[Document]) -> dict[str, Document]:
     return {policy["policy_name"]: policy for policy in policies}
 
 

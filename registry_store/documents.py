@@ -71,6 +71,15 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def without_defaults(document: Document, fields: Mapping[str, Field]) -> Document:
+    """Those of the fields that must be given, or are not as they would be by default."""
+    return {
+        name: document[name]
+        for name, field in fields.items()
+        if field.required or not same(document[name], to_json(field.default))
+    }
+
+
 def canonical(document: Any) -> str:
     """The one text of a JSON value: keys sorted, no blanks, no escapes beyond what JSON needs."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

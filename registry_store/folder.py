@@ -22,7 +22,7 @@ from pdp.core.records import (
     read_server_body,
 )
 from registry_store import declarations, yaml_form
-from registry_store.documents import Document, same, to_json
+from registry_store.documents import Document, to_json, without_defaults
 from registry_store.errors import CannotStart
 from registry_store.yaml_form import BadYaml
 
@@ -128,10 +128,10 @@ def write(folder: Path, objects: Iterable[Object]) -> int:
 
 def spoken(found: Object) -> Document:
     """The object as a file says it: its kind, and what is not as it would be by default."""
-    document = {"kind": found.kind.name} | _without_defaults(found.document, found.kind.fields)
+    document = {"kind": found.kind.name} | without_defaults(found.document, found.kind.fields)
     if found.kind is not AGENT:
         return document
-    bodies = [_without_defaults(body, POLICY_BODY) for body in found.document["policies"]]
+    bodies = [without_defaults(body, POLICY_BODY) for body in found.document["policies"]]
     status = {"status": found.document["status"]} if found.document["status"] else {}
     return document | status | ({"policies": bodies} if bodies else {})
 
@@ -148,14 +148,6 @@ class _Names:
             name += f".{hashlib.sha256(found.id.encode()).hexdigest()[:8]}"
         self._taken.add((found.kind.name, name.lower()))
         return name
-
-
-def _without_defaults(document: Document, fields: Mapping[str, Field]) -> Document:
-    return {
-        name: document[name]
-        for name, field in fields.items()
-        if field.required or not same(document[name], to_json(field.default))
-    }
 
 
 def _write(path: Path, *documents: Document) -> None:
@@ -175,7 +167,8 @@ def _objects(file: Path, faults: list[Fault]) -> Iterator[tuple[Object, int]]:
         for document in yaml_form.documents(_text(file)):
             problems = list(document.problems)
             found = None if problems else _object(document.value, problems)
-            faults.extend(Fault(file, document.line_of(problem.path), problem) for problem in problems)
+            wrong = [Fault(file, document.line_of(problem.path), problem) for problem in problems]
+            faults.extend(sorted(wrong, key=lambda fault: fault.line))
             if found is not None:
                 yield found, document.line_of(found.kind.id_field)
     except BadYaml as error:

@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 30
 # What may have been done is not done again: it is told, and the next plan shows how things are.
 RETRIES = urllib3.Retry(
     total=4,
-    connect=4,
+    connect=2,
     read=0,
     redirect=0,
     other=0,
