@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test soak check format protos drift
+.PHONY: install demo test postgresql soak check format protos drift
 
 install: $(VENV)/.installed
 
@@ -16,7 +16,11 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
+	@$(BIN)/python -m tests.postgresql
 	$(BIN)/python -m pytest
+
+postgresql: install
+	@$(BIN)/python -m tests.postgresql installed || { apt-get update --quiet && apt-get install --quiet --yes postgresql; }
 
 soak: install
 	$(BIN)/python -m pytest -m soak

@@ -1,4 +1,7 @@
-"""A real PostgreSQL for tests: a cluster in a temporary folder, reached by its Unix socket alone, gone afterwards."""
+"""A real PostgreSQL for tests: a cluster in a temporary folder, reached by its Unix socket alone, gone afterwards.
+
+`python -m tests.postgresql` says how to install it where it is missing; with `installed`, exit code 1 says that it is.
+"""
 
 import getpass
 import os
@@ -6,6 +9,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +21,7 @@ import pytest
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
-INSTALL = "apt-get install --yes postgresql"
+MISSING = "PostgreSQL is not installed; the tests of it need: apt-get install --yes postgresql"
 QUICK = (
     "deadlock_timeout=300ms",
     "fsync=off",
@@ -132,10 +136,9 @@ def cluster() -> Iterator[Cluster]:
     """A running cluster; without the programs the test is skipped, and in CI, which skips nothing, it fails."""
     folder = binaries()
     if folder is None:
-        missing = f"PostgreSQL is not installed: {INSTALL}"
         if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
     # A path of a socket is at most 107 bytes long, which pytest's own temporary folders can pass.
     home = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
@@ -147,3 +150,7 @@ def cluster() -> Iterator[Cluster]:
             running.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__" and binaries() is None:
+    sys.exit(MISSING) if "installed" in sys.argv else sys.stderr.write(f"{MISSING}\n")
