@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import uvicorn
 
-from registry_store import keys
+from registry_store import keys, monitor
 from registry_store.activity import Actor
 from registry_store.authentication import Authentication
 from registry_store.checkpointer import Checkpointer
@@ -77,6 +77,7 @@ async def running(
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(sync.watch_keys()))
+        await stack.enter_async_context(_background(monitor.run(database)))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.tables import Change, Meta
 
 HELD_REVISIONS = 100_000
+HELD_FOR = timedelta(days=7)
 """How far back a subscriber may resume; whoever was away for longer gets a snapshot."""
-FORGET_EVERY = 1_000
 META_ID = 1
 
 
@@ -47,8 +47,6 @@ async def advance(
         row = await meta(session)
         row.revision += 1
         session.info["revision"], session.info["changes"] = row.revision, {}
-        if row.revision % FORGET_EVERY == 0:
-            await _forget(session, row)
     revision: int = session.info["revision"]
     noted: dict[tuple[Kind, str], Change] = session.info["changes"]
     change = noted.get((kind, record_id))
@@ -61,9 +59,29 @@ async def advance(
     return revision
 
 
-async def _forget(session: AsyncSession, row: Meta) -> None:
-    row.oldest_revision = max(row.oldest_revision, row.revision - HELD_REVISIONS)
-    await session.execute(delete(Change).where(Change.revision <= row.oldest_revision))
+async def held_no_longer(session: AsyncSession, now: datetime) -> int | None:
+    """The newest revision that is too far back to be held still; None when all that are held may be."""
+    row = await meta(session)
+    old = await session.scalar(select(func.max(Change.revision)).where(Change.committed_at < now - HELD_FOR))
+    upto = max(old or 0, row.revision - HELD_REVISIONS)
+    return upto if upto > row.oldest_revision else None
+
+
+async def give_up(session: AsyncSession, upto: int) -> None:
+    """From now on no subscriber resumes from before `upto`, and what these revisions touched can be deleted."""
+    row = await meta(session)
+    row.oldest_revision = max(row.oldest_revision, min(upto, row.revision))
+
+
+async def delete_given_up(session: AsyncSession, most: int) -> int:
+    """Delete at most so many of the rows that are held no longer; returns how many there were."""
+    oldest = (await meta(session)).oldest_revision
+    key = tuple_(Change.revision, Change.kind, Change.record_id)
+    rows = select(Change.revision, Change.kind, Change.record_id).where(Change.revision <= oldest).limit(most)
+    deleted = await session.execute(
+        delete(Change).where(key.in_(rows)).returning(Change.revision), execution_options={"synchronize_session": False}
+    )
+    return len(deleted.all())
 
 
 async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:

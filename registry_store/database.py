@@ -80,6 +80,12 @@ class Database:
             del locked
         self.on_commit()
 
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator[AsyncSession]:
+        """A session that writes what has no revision and no entry in the log: on PostgreSQL it holds up no writer."""
+        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
     def _lock(self) -> Select[Any]:
         if self.is_sqlite:
             return select(Meta)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.tables import Agent, AgentCount, AgentTag
@@ -37,6 +37,11 @@ async def count(session: AsyncSession, wanted: Filter) -> int:
     tag = EVERY_TAG if wanted.tag is None else wanted.tag
     counted = select(func.sum(AgentCount.agents)).where(AgentCount.tag == tag, *_conditions(wanted, AgentCount))
     return int(await session.scalar(counted) or 0)
+
+
+async def drop_empty_counts(session: AsyncSession) -> None:
+    """Delete the counts of what no agent is any more."""
+    await session.execute(delete(AgentCount).where(AgentCount.agents == 0))
 
 
 async def _ids(session: AsyncSession, wanted: Filter, limit: int, offset: int, total: int) -> list[str]:

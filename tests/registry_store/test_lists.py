@@ -83,13 +83,13 @@ def test_what_a_refused_request_counted_is_taken_back(fresh: Served) -> None:
 
 
 @contextmanager
-def statements(store: Served) -> Iterator[list[str]]:
-    """The SQL statements that the store executes for requests meanwhile."""
+def statements(store: Served, of: str = "run_asgi") -> Iterator[list[str]]:
+    """The SQL statements that the store executes meanwhile, in tasks that run a coroutine of this name."""
     database, seen = store.running._store.database, []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         task = asyncio.current_task()
-        if task is not None and "run_asgi" in repr(task.get_coro()) and not statement.startswith("BEGIN"):
+        if task is not None and of in repr(task.get_coro()) and not statement.startswith("BEGIN"):
             seen.append(statement)
 
     engines = {id(engine): engine.sync_engine for engine in (database._reader, database._writer)}.values()

@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+from datetime import UTC, datetime
 
 import grpc
 import pytest
 
 from pdp.core.records import read_agent, read_organisation_policy, read_server
+from registry_store import monitor
 from registry_store.settings import Settings
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
@@ -291,6 +293,7 @@ async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> N
     await in_thread(admin.register, "ledger-worker-prod")
     await in_thread(fresh.sql, "UPDATE meta SET revision = 100999")
     await in_thread(admin.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
+    await in_thread(fresh.run, monitor.tidy(fresh.running._store.database, datetime.now(UTC)))
     ((epoch, revision, oldest),) = await in_thread(fresh.sql, "SELECT epoch, revision, oldest_revision FROM meta")
     assert (revision, oldest) == (101_000, 1_000)
     assert await in_thread(fresh.sql, "SELECT count(*), max(revision) FROM changes") == [(1, 101_000)]
