@@ -10,7 +10,9 @@ from typing import Any, Literal, Self
 import grpc
 
 from ascend import messages
+from ascend.errors import RegistryError
 from ascend.model import AgentAction, Decision, Outcome
+from ascend.registry import Registry
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 
@@ -58,8 +60,7 @@ class AscendClient:
             raise ValueError(f"`timeout`: `{timeout}` is not above 0")
         self.agent_id = agent_id
         self.agent_name = agent_name
-        self._api_key = api_key
-        self._registry_url = registry_url
+        self._registry = Registry(registry_url, api_key, timeout) if registry_url is not None else None
         self._fail_mode = fail_mode
         self._timeout = timeout
         address = pdp_address or os.environ.get("PDP_ADDRESS") or DEFAULT_ADDRESS
@@ -79,23 +80,21 @@ class AscendClient:
 
         `capabilities` are the action types that it may do; none: any. `RegistryError` when that fails.
         """
-        from ascend.registry import Registry
+        return self.registry.register(
+            agent_id=self.agent_id,
+            display_name=self.agent_name,
+            agent_type=agent_type,
+            allowed_action_types=list(capabilities),
+            allowed_resources=list(allowed_resources),
+            metadata=dict(metadata or {}),
+        )
 
-        if self._registry_url is None:
-            raise ValueError("`registry_url` is needed to register")
-        configuration = {
-            "agent_id": self.agent_id,
-            "display_name": self.agent_name,
-            "agent_type": agent_type,
-            "allowed_action_types": list(capabilities),
-            "allowed_resources": list(allowed_resources),
-            "metadata": dict(metadata or {}),
-        }
-        registry = Registry(self._registry_url, self._api_key, self._timeout)
-        try:
-            return registry.register(configuration)
-        finally:
-            registry.close()
+    @property
+    def registry(self) -> Registry:
+        """The registry at `registry_url`, called with the same key; `ValueError` where there is none."""
+        if self._registry is None:
+            raise ValueError("`registry_url` is needed for this")
+        return self._registry
 
     def evaluate_action(
         self,
@@ -148,13 +147,15 @@ class AscendClient:
         except messages.Malformed as error:
             return _malformed(str(error))
         decision = self._ask(request)
-        if decision.reason == NOT_REGISTERED and self._registry_url is not None and self._registered():
+        if decision.reason == NOT_REGISTERED and self._registry is not None and self._registered():
             return self._ask_until_known(request, decision)
         return decision
 
     def close(self) -> None:
-        """Closes the connection to the sidecar."""
+        """Closes the connections to the sidecar and the registry."""
         self._channel.close()
+        if self._registry is not None:
+            self._registry.close()
 
     def __enter__(self) -> Self:
         return self
@@ -176,8 +177,6 @@ class AscendClient:
 
     def _registered(self) -> bool:
         """Registers the agent; not again so soon after a failure, which would hold up every action."""
-        from ascend.registry import RegistryError
-
         with self._registering:
             if time.monotonic() < self._register_after:
                 return False

@@ -1,12 +1,23 @@
-"""The registry over HTTP, as far as an agent's own key reaches."""
+"""The registry's REST API: what agents are, what they may do, and what was done to them."""
 
 import json
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, Self
+from urllib.parse import quote, urlencode
 
 import urllib3
 
-# A POST too: to register twice is no error.
+from ascend.errors import Conflict, RegistryError, Unavailable, refusal
+
+Record = dict[str, Any]
+
+AGENTS = "/api/agents/registry"
+SERVERS = "/api/agents/mcp/servers"
+PAGE = 500
+USER_AGENT = f"ascend/{version('agent-pdp')}"
+
+# For what does the same when it is done twice.
 RETRIES = urllib3.Retry(
     total=3,
     redirect=0,
@@ -19,63 +30,165 @@ RETRIES = urllib3.Retry(
 )
 
 
-class RegistryError(Exception):
-    """The registry refused a request or cannot be reached; `status` is its HTTP status, 0 without an answer."""
+class _Careful(urllib3.Retry):
+    """For what does not: only a request that certainly was not carried out is sent again."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
-        self.status = status
-        super().__init__(message)
+    RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may come after the change was made
+
+
+CAREFUL = _Careful(
+    total=3,
+    read=0,
+    other=0,
+    redirect=0,
+    allowed_methods=None,
+    backoff_factor=0.2,
+    backoff_jitter=0.2,
+    status_forcelist=(429,),
+    raise_on_status=False,
+    retry_after_max=5,
+)
 
 
 class Registry:
-    """The REST API at `url`, called with `api_key`."""
+    """The registry at `url`, called with `api_key`; `timeout` bounds each try of a request, in seconds.
 
-    def __init__(self, url: str, api_key: str, timeout: float) -> None:
+    Threads may share it. Records are dicts as the REST API shows them, with every field. Every method raises a
+    `RegistryError`: `NotAuthenticated`, `NotAllowed`, `NotFound`, `Conflict`, `Stale`, `Invalid` or `Unavailable`.
+    """
+
+    def __init__(self, url: str, api_key: str, timeout: float = 10.0) -> None:
         self._url = url.rstrip("/")
         self._pool = urllib3.PoolManager(
-            headers={"authorization": f"Bearer {api_key}", "content-type": "application/json"},
+            headers={
+                "authorization": f"Bearer {api_key}",
+                "content-type": "application/json",
+                "user-agent": USER_AGENT,
+            },
             timeout=timeout,
-            retries=RETRIES,
         )
 
-    def register(self, configuration: dict[str, Any]) -> dict[str, Any]:
-        """The agent's record as registered now, or as it is when it was registered before."""
+    def register(self, **configuration: Any) -> Record:
+        """The agent of these fields as registered now, or as it is when it was registered before."""
         try:
-            return self._call("POST", "/api/agents/registry", configuration)
-        except RegistryError as error:
-            if error.status != 409:
-                raise
-            return self.read(configuration["agent_id"])
+            return self._call("POST", AGENTS, configuration)
+        except Conflict:
+            return self.get(configuration["agent_id"])
 
-    def read(self, agent_id: str) -> dict[str, Any]:
+    def get(self, agent_id: str) -> Record:
         """The agent's record."""
-        return self._call("GET", f"/api/agents/registry/{quote(agent_id, safe='')}")
+        return self._call("GET", _agent(agent_id))
+
+    def agents(
+        self, *, status: str | None = None, agent_type: str | None = None, tag: str | None = None
+    ) -> Iterator[Record]:
+        """Every agent of this status, type and tag, by id."""
+        wanted = {"status": status, "type": agent_type, "tag": tag}
+        return self._pages(AGENTS, "agents", {name: value for name, value in wanted.items() if value is not None})
+
+    def update(self, agent_id: str, /, *, if_revision: int | None = None, **fields: Any) -> Record:
+        """The agent with these fields changed; `version_notes` says why.
+
+        With `if_revision`, the `revision` of the record that was read: `Stale` if it has changed since.
+        """
+        return self._call("PUT", _agent(agent_id), fields, if_revision=if_revision, twice=if_revision is None)
+
+    def activate(self, agent_id: str, reason: str = "") -> Record:
+        """The agent, which acts from now on."""
+        return self._call("POST", f"{_agent(agent_id)}/activate", {"reason": reason})
+
+    def suspend(self, agent_id: str, reason: str = "") -> Record:
+        """The agent, of which every action is blocked from now on."""
+        return self._call("POST", f"{_agent(agent_id)}/suspend", {"reason": reason})
+
+    def retire(self, agent_id: str, reason: str = "") -> Record:
+        """The agent, retired for good."""
+        return self._call("DELETE", _agent(agent_id), {"reason": reason})
+
+    def policies(self, agent_id: str) -> Iterator[Record]:
+        """The agent's policies, in the order in which they are evaluated."""
+        return self._pages(f"{_agent(agent_id)}/policies", "policies")
+
+    def add_policy(self, agent_id: str, /, **policy: Any) -> Record:
+        """The policy of these fields, added to the agent; `Conflict` where its name is taken."""
+        return self._call("POST", f"{_agent(agent_id)}/policies", policy, twice=False)
+
+    def register_mcp_server(self, **server: Any) -> Record:
+        """The MCP server of these fields as added now, or as it is when it was added before."""
+        try:
+            return self._call("POST", SERVERS, server)
+        except Conflict:
+            return self._call("GET", f"{SERVERS}/{quote(server['server_name'], safe='')}")
+
+    def versions(self, agent_id: str) -> Iterator[Record]:
+        """The agent's versions, newest first."""
+        return self._pages(f"{_agent(agent_id)}/versions", "versions")
+
+    def rollback(
+        self, agent_id: str, target_version: str, reason: str = "", *, if_revision: int | None = None
+    ) -> Record:
+        """The agent with that version's configuration, which is active again; `if_revision` as for `update`."""
+        body = {"target_version": target_version, "reason": reason}
+        return self._call("POST", f"{_agent(agent_id)}/rollback", body, if_revision=if_revision, twice=False)
+
+    def activity(self, agent_id: str) -> Iterator[Record]:
+        """What was done to the agent, newest first."""
+        path, before = f"{_agent(agent_id)}/activity", dict[str, int]()
+        while True:  # by sequence, so that entries made meanwhile move none from page to page
+            page = self._call("GET", f"{path}?{urlencode({'limit': PAGE, **before})}")["activities"]
+            yield from page
+            if len(page) < PAGE:
+                return
+            before = {"before": page[-1]["sequence"]}
 
     def close(self) -> None:
         """Closes its connections."""
         self._pool.clear()
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pages(self, path: str, noun: str, wanted: dict[str, str] | None = None) -> Iterator[Record]:
+        offset = 0
+        while True:
+            query = urlencode({"limit": PAGE, "offset": offset, **(wanted or {})})
+            page = self._call("GET", f"{path}?{query}")
+            yield from page[noun]
+            offset += len(page[noun])
+            if offset >= page["total"] or not page[noun]:
+                return
+
+    def _call(
+        self, method: str, path: str, body: Record | None = None, *, if_revision: int | None = None, twice: bool = True
+    ) -> Record:
         data = None if body is None else json.dumps(body).encode()
+        headers = dict(self._pool.headers)
+        if if_revision is not None:
+            headers["if-match"] = f'"{if_revision}"'
         try:
-            response = self._pool.request(method, self._url + path, body=data)
+            response = self._pool.request(
+                method, self._url + path, body=data, headers=headers, retries=RETRIES if twice else CAREFUL
+            )
         except urllib3.exceptions.HTTPError as error:
-            raise RegistryError(f"cannot reach the registry at `{self._url}`: {error}") from error
+            raise Unavailable(f"cannot reach the registry at `{self._url}`: {error}") from error
         answer = _read(response.data)
         if response.status >= 400:
-            raise RegistryError(_told(response.status, answer), response.status)
+            raise refusal(response.status, answer or {}, response.headers.get("retry-after"))
+        if answer is None:
+            raise RegistryError(f"`{self._url}` answered {response.status}, but not as a registry", response.status)
         return answer
 
 
-def _read(data: bytes) -> dict[str, Any]:
+def _agent(agent_id: str) -> str:
+    return f"{AGENTS}/{quote(agent_id, safe='')}"
+
+
+def _read(data: bytes) -> Record | None:
     try:
         answer = json.loads(data)
     except ValueError:
-        answer = None
-    return answer if isinstance(answer, dict) else {}
-
-
-def _told(status: int, answer: dict[str, Any]) -> str:
-    problems = [f"{problem.get('path')}: {problem.get('message')}" for problem in answer.get("errors", [])]
-    detail = "; ".join(problems) or answer.get("detail") or answer.get("title") or "no detail"
-    return f"the registry answered {status}: {detail}"
+        return None
+    return answer if isinstance(answer, dict) else None

@@ -12,8 +12,15 @@ from registry_store.errors import RegistryError
 
 PAGE = 500
 TIMEOUT_SECONDS = 30
-# What may have been done is not done again: it is told, and the next plan shows how things are.
-RETRIES = urllib3.Retry(
+
+
+class _Careful(urllib3.Retry):
+    """What may have been done is not done again: it is told, and the next plan shows how things are."""
+
+    RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may come after the change was made
+
+
+RETRIES = _Careful(
     total=4,
     connect=2,
     read=0,

@@ -1,0 +1,76 @@
+"""What goes wrong with the registry, each its own type."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    """A field that the registry refuses, by its path."""
+
+    path: str
+    message: str
+
+
+class RegistryError(Exception):
+    """The registry refused a request or cannot be reached.
+
+    `status` is its HTTP status, 0 without an answer; `problems` are the fields that it refuses; `retry_after`, in
+    seconds, is when it asks to be asked again.
+    """
+
+    def __init__(
+        self, message: str, status: int = 0, problems: Sequence[Problem] = (), retry_after: float | None = None
+    ) -> None:
+        self.status = status
+        self.problems = tuple(problems)
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class NotAuthenticated(RegistryError):  # noqa: N818 - these say what is so, and share the ending of their base
+    """The key is missing, wrong, revoked or expired (401)."""
+
+
+class NotAllowed(RegistryError):  # noqa: N818 - likewise
+    """The key's role does not cover it (403)."""
+
+
+class NotFound(RegistryError):  # noqa: N818 - likewise
+    """There is no such record (404)."""
+
+
+class Conflict(RegistryError):  # noqa: N818 - likewise
+    """The record's present state forbids it (409)."""
+
+
+class Stale(RegistryError):  # noqa: N818 - likewise
+    """The record has changed since it was read (412)."""
+
+
+class Invalid(RegistryError):  # noqa: N818 - likewise
+    """Fields are wrong: `problems` names all of them (400, 413, 422)."""
+
+
+class Unavailable(RegistryError):  # noqa: N818 - likewise
+    """No answer, or none now (0, 429, 5xx): what was asked may have been done all the same, unless it is a 429."""
+
+
+_TYPES: dict[int, type[RegistryError]] = {
+    **dict.fromkeys((400, 413, 422), Invalid),
+    401: NotAuthenticated,
+    403: NotAllowed,
+    404: NotFound,
+    409: Conflict,
+    412: Stale,
+    429: Unavailable,
+}
+
+
+def refusal(status: int, answer: dict[str, Any], retry_after: str | None) -> RegistryError:
+    """The error that an answer with this status is."""
+    problems = [Problem(str(one.get("path", "")), str(one.get("message", ""))) for one in answer.get("errors", ())]
+    listed = "; ".join(f"{path}: {message}" if path else message for path, message in problems)
+    detail = listed or answer.get("detail") or answer.get("title") or "no detail"
+    kind = _TYPES.get(status, Unavailable if status >= 500 else RegistryError)
+    seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    return kind(f"the registry answered {status}: {detail}", status, problems, seconds)
