@@ -38,22 +38,28 @@ SESSION_SETTINGS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+UNBOUNDED = {"lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 Result = TypeVar("Result")
 
 
 class Database:
-    """The engines of one database; `on_commit` is called after each committed write."""
+    """The engines of one database; `on_commit` is called after each committed write.
 
-    def __init__(self, url: URL) -> None:
+    A `patient` one waits as long as its statements take: building an index may take longer than any request may.
+    """
+
+    def __init__(self, url: URL, *, patient: bool = False) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._reader = _sqlite(url, "BEGIN", pool_size=8)
             self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1)
         else:
-            self._reader = _postgresql(url, "REPEATABLE READ", READERS).execution_options(postgresql_readonly=True)
-            self._writer = _postgresql(url, "READ COMMITTED", WRITERS)
+            self._writer = _postgresql(url, "READ COMMITTED", WRITERS, patient)
+            self._reader = _postgresql(url, "REPEATABLE READ", READERS, patient).execution_options(
+                postgresql_readonly=True
+            )
         self.on_commit: Callable[[], None] = _nothing
 
     @property
@@ -115,11 +121,14 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, UNAVAILABLE)
 
 
-async def connect(url: URL) -> "asyncpg.Connection[asyncpg.Record]":
+async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
     """A connection to PostgreSQL; the URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …)."""
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     return await asyncpg.connect(
-        dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings=SESSION_SETTINGS
+        dsn,
+        timeout=CONNECT_SECONDS,
+        command_timeout=None if patient else COMMAND_SECONDS,
+        server_settings=SESSION_SETTINGS | (UNBOUNDED if patient else {}),
     )
 
 
@@ -131,10 +140,10 @@ def _state(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def _postgresql(url: URL, isolation: str, pool_size: int) -> AsyncEngine:
+def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> AsyncEngine:
     return create_async_engine(
         url,
-        async_creator=lambda: connect(url),
+        async_creator=lambda: connect(url, patient=patient),
         isolation_level=isolation,
         pool_size=pool_size,
         max_overflow=0,

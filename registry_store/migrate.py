@@ -35,7 +35,7 @@ async def opened(url: URL) -> AsyncIterator[Database]:
 
 async def migrated(url: URL) -> None:
     """Bring the database to the newest schema."""
-    database = Database(url)
+    database = Database(url, patient=True)
     try:
         with _said_plainly(url):
             await upgrade(database)

@@ -14,5 +14,14 @@ def main() -> None:
     """
 
 
-for command in (serve.serve, serve.migrate, keys.keys, log.export_log, log.verify_log, gitops.apply, gitops.export):
+for command in (
+    serve.serve,
+    serve.migrate,
+    serve.new_epoch,
+    keys.keys,
+    log.export_log,
+    log.verify_log,
+    gitops.apply,
+    gitops.export,
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`serve` and `migrate`: the store itself, and its database's schema."""
+"""`serve`, `migrate` and `new-epoch`: the store itself, its database's schema, and its database restored."""
 
 import asyncio
 import logging
@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, plainly
-from registry_store.migrate import migrated
+from registry_store import epochs
+from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
+from registry_store.migrate import migrated, opened
 from registry_store.settings import Settings
 
 
@@ -37,6 +38,23 @@ def serve(**settings: Any) -> None:
 def migrate(database: str) -> None:
     """Bring the database to the schema that this program needs."""
     asyncio.run(migrated(Settings(database).url()))
+
+
+@click.command("new-epoch")
+@DATABASE
+@plainly
+def new_epoch(database: str) -> None:
+    """After a restore from backup: tell every sidecar that the past has changed.
+
+    Revisions made after the backup are gone, and their numbers will be used again; a sidecar that has seen them must
+    not take the new ones for those. Prints the new epoch.
+    """
+    click.echo(asyncio.run(_renew(Settings(database))))
+
+
+async def _renew(settings: Settings) -> str:
+    async with opened(settings.url()) as database, database.writing() as session:
+        return await epochs.renew(session, actor())
 
 
 async def _serve(settings: Settings) -> None:

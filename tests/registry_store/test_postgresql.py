@@ -107,6 +107,26 @@ async def test_a_deadlock_is_retried_and_the_change_is_made_once(
     ]
 
 
+async def test_a_serialisation_failure_is_retried_but_not_for_ever(fresh: Served) -> None:
+    """A server whose transactions fail twice answers the third; one whose all fail is a 503, and nothing is kept."""
+    admin = fresh.rest()
+    for statement in (
+        "CREATE SEQUENCE tries",
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') <= 2 OR NEW.agent_id LIKE 'never%' THEN"
+        " RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure'; END IF;"
+        " RETURN NEW; END $$",
+        "CREATE TRIGGER fail BEFORE INSERT ON agents FOR EACH ROW EXECUTE FUNCTION fail()",
+    ):
+        await in_thread(fresh.sql, statement)
+    assert (await in_thread(admin.register, "third-time-prod"))["revision"] == 1
+    assert await in_thread(fresh.sql, "SELECT last_value FROM tries") == [(3,)]
+    answer = await in_thread(admin.post, REGISTRY, {"agent_id": "never-written-prod", "display_name": "x"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert await in_thread(fresh.sql, "SELECT last_value FROM tries") == [(3 + database.TRIES,)]
+    assert await in_thread(fresh.sql, "SELECT count(*) FROM agents") == [(1,)]
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[tuple[Cluster, Settings]]:
     """A server of the test's own, which it may stop, and settings of a store on it."""

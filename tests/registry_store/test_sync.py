@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from registry_store import monitor
+from registry_store.cli import main
 from registry_store.settings import Settings
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
@@ -301,6 +303,26 @@ async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> N
         async with subscriber(fresh.running.grpc_address, fresh.key("sidecar")) as sidecar:
             await sidecar.hello(epoch=epoch, revision=claim)
             assert (await sidecar.next()).welcome.resumed is resumed, claim
+
+
+async def test_a_restored_database_begins_a_new_epoch(fresh: Served, settings: Settings) -> None:
+    """new-epoch ends the open streams, and whoever comes back with the epoch of before gets a snapshot."""
+    key = fresh.key("sidecar")
+    await in_thread(fresh.rest().register, "payments-worker-prod")
+    async with subscriber(fresh.running.grpc_address, key) as sidecar:
+        await sidecar.hello()
+        before = (await sidecar.snapshot()).welcome.epoch
+        ended = await in_thread(CliRunner().invoke, main, ["new-epoch", "--database", settings.database])
+        assert ended.exit_code == 0, ended.output
+        assert (await sidecar.ended())[0] is grpc.StatusCode.OK
+    async with subscriber(fresh.running.grpc_address, key) as sidecar:
+        await sidecar.hello(epoch=before, revision=1)
+        welcome = (await sidecar.snapshot()).welcome
+    assert (welcome.resumed, welcome.epoch) == (False, ended.output.strip())
+    assert welcome.epoch != before
+    assert await in_thread(
+        fresh.sql, "SELECT activity_type, performed_via FROM activity WHERE activity_type LIKE 'e%'"
+    ) == [("epoch_renewed", "cli")]
 
 
 async def test_a_silent_sidecar_is_given_up(settings: Settings) -> None:
