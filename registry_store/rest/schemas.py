@@ -149,7 +149,8 @@ COMPONENTS: dict[str, Schema] = {
         to_version=VERSION_NAME,
         changes={"type": "array", "items": record({}, field=TEXT, before={}, after={})},
     ),
-    "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS) | {"description": "What `PUT` of it takes again"},
+    "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
+    | {"description": "What `PUT` of it takes again"},
     "Policy": record(POLICY_BODY, policy_id=TEXT, agent_id=TEXT, **STATE),
     "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, policy_id=TEXT, agent_id={"type": "null"}, **STATE),
     "McpServer": record(SERVER_BODY, **STATE),
