@@ -222,6 +222,7 @@ async def test_a_writer_that_waits_for_too_long_is_a_503(
         ({"database": "nobody_made_this"}, "does not exist"),
         ({"username": "stranger"}, "role"),
         ({"query": {"host": "/nowhere"}}, "No such file"),
+        ({"host": "127.0.0.1", "query": {"sslmode": "maybe"}}, "sslmode"),
     ],
 )
 def test_what_keeps_a_store_from_its_postgresql_is_one_line(
