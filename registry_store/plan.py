@@ -61,14 +61,14 @@ def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
         raise CannotApply("the folder declares nothing, and `--prune` would remove everything")
     made = Plan()
     removals = [_plan_listed(remote, kind, objects[kind.name], made) for kind in (MCP_SERVER, ORGANISATION_POLICY)]
-    for found in objects[AGENT.name]:
-        _plan_agent(remote, found, made, prune=prune)
+    registered = sum(_plan_agent(remote, found, made, prune=prune) for found in objects[AGENT.name])
     if prune:
         retirements = _retirements(remote, {found.id for found in objects[AGENT.name]})
         # Agents first, and servers last: at no moment does an agent run without a rule that still stands.
         made.steps.extend([*retirements, *removals[1], *removals[0]])
     else:
         _note_kept(made, removals)
+        _note_other_agents(made, remote.call("GET", f"{DECLARATIONS}?limit=1").document["total"] - registered)
     if made.problems:
         raise CannotApply("; ".join(made.problems))
     return made
@@ -95,15 +95,18 @@ def _plan_listed(remote: Remote, kind: Kind, objects: Sequence[Object], made: Pl
     ]
 
 
-def _plan_agent(remote: Remote, found: Object, made: Plan, *, prune: bool) -> None:
+def _plan_agent(remote: Remote, found: Object, made: Plan, *, prune: bool) -> bool:
+    """Plan what an agent lacks; returned is whether the registry has it, and not as a retired one."""
     path = f"{DECLARATIONS}/{quote(found.id, safe='')}"
     reply = remote.find(path)
     if reply is None:
         made.steps.append(_creation(found, "PUT", path, {"if_none_match": "*"}))
-    elif reply.document["status"] == "retired":
+        return False
+    if reply.document["status"] == "retired":
         made.problems.append(f"agent `{found.id}` is retired, and no id is used again")
-    else:
-        _plan_change_of_agent(found, reply, path, made, prune=prune)
+        return False
+    _plan_change_of_agent(found, reply, path, made, prune=prune)
+    return True
 
 
 def _plan_change_of_agent(found: Object, reply: Reply, path: str, made: Plan, *, prune: bool) -> None:
@@ -155,6 +158,12 @@ def _note_kept(made: Plan, removals: Sequence[Sequence[Step]]) -> None:
     for steps in removals:
         for step in steps:
             made.notes.append(f"{step.kind.name} `{step.id}` is not in the folder and stays; --prune removes it")
+
+
+def _note_other_agents(made: Plan, number: int) -> None:
+    if number > 0:
+        which = "1 agent is" if number == 1 else f"{number} agents are"
+        made.notes.append(f"{which} not in the folder and stay{'s' if number == 1 else ''}; --prune retires for good")
 
 
 def _creation(found: Object, method: str, path: str, headers: dict[str, str]) -> Step:

@@ -146,6 +146,8 @@ def test_nothing_is_removed_without_prune(repository: Repository) -> None:
     notes = [line for line in kept.stdout.splitlines() if line.startswith("note: ")]
     assert [note.split("`")[1] for note in notes] == ["high value", "files", "no nights"]
     assert repository.dry_run().exit_code == 0
+    (repository.folder / "registry.yaml").write_text(dump(AGENT))
+    assert "note: 1 agent is not in the folder and stays; --prune retires for good" in repository.dry_run().stdout
     repository.write(AGENT | {"policies": []})
     pruned = repository.apply("--yes", "--prune", "--note", "SEC-3")
     assert pruned.stdout.splitlines() == [
