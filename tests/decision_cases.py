@@ -14,6 +14,7 @@ or in steps `after` (seconds on both clocks) and `wall_jump` (seconds on the wal
 repeats it. What only an explanation tells (`detail` of the deciding stage, `would_allow`) stands in cases of its own.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,12 +22,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from pdp.core.model import Now
+from pdp import wire
+from pdp.core.model import Action, Now
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
+from pdp.state import Kind, RawRecord, State, build
 
+Answer = dict[str, Any]
 FOLDER = Path(__file__).parent / "cases"
 NOON = "2026-11-20T12:00:00Z"
 BOOT = 864_000.0
@@ -52,6 +57,10 @@ class Step:
     dry_run: bool
     expected: dict[str, Any]
 
+    def asked(self) -> Action:
+        """The action as the core sees it."""
+        return wire.read_json_request({"action": self.action}).action
+
 
 @dataclass(frozen=True)
 class Case:
@@ -70,6 +79,27 @@ class Case:
             tuple(map(read_organisation_policy, self.organisation)),
             {server["server_name"]: read_server(server) for server in self.servers},
         )
+
+    def state(self) -> State:
+        """The records in force, compiled."""
+        documents = [(Kind.MCP_SERVER, server["server_name"], server) for server in self.servers]
+        documents += [(Kind.ORGANISATION_POLICY, policy["policy_id"], policy) for policy in self.organisation]
+        documents += [(Kind.AGENT, self.agent["agent_id"], self.agent)] if self.agent else []
+        raw = [RawRecord(kind, name, json.dumps(document).encode()) for kind, name, document in documents]
+        state, refused = build(raw, "epoch", 1)
+        assert not refused, refused
+        return state
+
+    def hold(self, answers: list[Answer]) -> None:
+        """Hold the answers to the steps, each as the JSON door gives it, to what is expected of them."""
+        told = [
+            {name: _told(answer, name) for name in step.expected}
+            for answer, step in zip(answers, self.steps, strict=True)
+        ]
+        assert told == [
+            {name: pytest.approx(value) if name == "retry_after" else value for name, value in step.expected.items()}
+            for step in self.steps
+        ]
 
     def for_agent(self, agent_id: str) -> "Case":
         """The same case for an agent of another id, which nothing was counted for yet."""
@@ -158,3 +188,15 @@ def _wall(at: str) -> float:
 
 def _known(given: dict[str, Any], names: set[str], where: object) -> None:
     assert given.keys() <= names, f"{where}: {given.keys() - names} is not known"
+
+
+def _told(answer: Answer, name: str) -> object:
+    """What an answer says under the short name of a case."""
+    if name == "policy":
+        return answer["policy"] and answer["policy"]["name"]
+    if name == "shadow":
+        return [verdict["policy"]["name"] for verdict in answer["shadow"]]
+    if name == "remaining":
+        return list(answer["rate_remaining"].values())
+    full = {"risk": "risk_score", "params": "action_params", "budget_left": "budget_remaining_usd"}
+    return answer[full.get(name, name)]

@@ -5,7 +5,6 @@ from math import floor, inf
 from pdp.core.explain import Explanation
 from pdp.core.model import Now, Outcome
 from pdp.core.usage import Limits
-from pdp.core.windows import seconds_until
 
 BUCKET_SECONDS = (1, 60, 1440)
 
@@ -50,7 +49,7 @@ class BruteForce:
         ends = self.counting(bucket_seconds, boot)
         if len(ends) < limit:
             return 0.0
-        return seconds_until(ends[len(ends) - limit], boot) if limit > 0 else inf
+        return ends[len(ends) - limit] - boot if limit > 0 else inf
 
     def _latest_day(self) -> int:
         return max((day for day, _ in self.spending), default=0)

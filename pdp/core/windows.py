@@ -6,7 +6,7 @@ below the limit is at most one bucket: one sixtieth of the window.
 """
 
 from array import array
-from math import inf, nextafter
+from math import inf
 
 BUCKETS = 61
 
@@ -46,7 +46,8 @@ class Window:
         while excess > 0:
             bucket += 1
             excess -= self.counts[bucket % BUCKETS]
-        return seconds_until((bucket + BUCKETS) * self.bucket_seconds, boot)
+        # Exact: the sum of this and `boot` rounds to the whole second on which the bucket ends.
+        return (bucket + BUCKETS) * self.bucket_seconds - boot
 
     def _advance(self, index: int) -> None:
         if index - self.newest >= BUCKETS:
@@ -57,9 +58,3 @@ class Window:
                 self.total -= self.counts[passed % BUCKETS]
                 self.counts[passed % BUCKETS] = 0
         self.newest = index
-
-
-def seconds_until(moment: float, boot: float) -> float:
-    """The least float that, added to `boot`, is not before `moment`."""
-    wait = moment - boot
-    return wait if boot + wait >= moment else nextafter(wait, inf)

@@ -1,12 +1,12 @@
 """What an explanation tells: each stage, each policy, and changes that do allow."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdp import wire
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet
 from pdp.core.decide import decide
 from pdp.core.explain import Explanation, Verdict, explain, walk
@@ -14,10 +14,10 @@ from pdp.core.model import Action, Decision, Mode, Now, Outcome, Reason
 from pdp.core.nearest import changes
 from pdp.core.situation import Records, Situation, local_at, policies_of
 from pdp.core.usage import Usage
-from tests.core.records import agent_record
+from tests.core.records import agent_record, policy_record
 from tests.core.worlds import FOCI, Turn, World, sequences
 from tests.deciding import NOON
-from tests.decision_cases import Case, Step, load
+from tests.decision_cases import Case, load
 from tests.history import BruteForce, settle
 
 FOLDER = Path(__file__).parent / "explanations"
@@ -27,15 +27,11 @@ def explanations(case: Case) -> list[Explanation]:
     """The steps of a case explained one after the other, each counted."""
     records, history, found = case.records(), BruteForce(), []
     for step in case.steps:
-        explanation = explain(records, action_of(step), history, step.now)
+        explanation = explain(records, step.asked(), history, step.now)
         zone = records.agent.time_window_timezone if records.agent else "UTC"
         settle(history, explanation, local_at(zone, step.now.wall).day, step.now)
         found.append(explanation)
     return found
-
-
-def action_of(step: Step) -> Action:
-    return wire.read_json_request({"action": step.action}).action
 
 
 @pytest.mark.parametrize("case", load(FOLDER), ids=lambda case: case.name)
@@ -103,20 +99,19 @@ def test_explaining_counts_nothing_and_moves_no_window() -> None:
     [case] = [case for case in load(FOLDER) if "rounded up" in case.name]
     usage, records, step = Usage(), case.records(), case.steps[0]
     usage.count(step.now.boot)
-    explanation = explain(records, action_of(step), usage, step.now)
+    explanation = explain(records, step.asked(), usage, step.now)
     assert explanation.would_allow == ("in 61.0 s",)
-    assert decide(CompiledAgent(records.agent), {}, action_of(step), usage, step.now).retry_after == 61.0
+    assert decide(CompiledAgent(records.agent), {}, step.asked(), usage, step.now).retry_after == 61.0
 
 
 @pytest.mark.parametrize(("policies", "most"), [(10, 1000), (500, 100), (7000, 9)])
 def test_the_work_of_an_explanation_is_bounded(policies: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The more policies an agent has, the fewer changes are tried, and the one decision itself always is."""
-    about = {"policy_name": "p", "created_at": "2026", "policy_action": "block"}
-    given = [
-        about | {"policy_id": str(n), "conditions": {"risk_above": n % 100, "amount_above": 1000 + n}}
+    given = tuple(
+        replace(policy_record(), policy_id=str(n), conditions={"risk_above": n % 100, "amount_above": 1000 + n})
         for n in range(policies)
-    ]
-    agent = agent_record(policies=given, auto_approve_below=0)
+    )
+    agent = replace(agent_record(auto_approve_below=0), policies=given)
     tried = []
 
     def counted(situation: Situation) -> Explanation:

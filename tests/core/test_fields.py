@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidAction, InvalidRecord, Problem
@@ -19,6 +19,7 @@ from pdp.core.fields import (
     ListOf,
     MapOf,
     Number,
+    ObjectOf,
     OneOf,
     OrNull,
     Text,
@@ -42,6 +43,7 @@ TEXT = Text(5, 2, "[a-z]+", "lower case")
 LIST = ListOf(Whole(0, 9), 3, 1)
 MAP = MapOf(Text(3, 1), Whole(0, 9), 2, 1)
 EITHER = OneOf(Text(3), ListOf(Text(3), 2), lambda value: isinstance(value, list))
+PAIR = ObjectOf({"x": Field(Whole(0, 9), required=True), "on": Field(Flag(), True)})
 NESTED: Any = {"a": [{"b": [1]}]}
 
 READ: list[tuple[Kind, Any, Any, list[str]]] = [
@@ -123,6 +125,8 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
         ["at.long: is longer than 3 characters", "at.b: `10` is not within 0 to 9"],
     ),
     (MAP, [], {}, ["at: `[]` is not an object"]),
+    (PAIR, {"x": 5}, {"x": 5, "on": True}, []),
+    (PAIR, {"y": 5}, {"x": None, "on": True}, ["at.y: unknown field", "at.x: is required"]),
     (Json(20), NESTED, NESTED, []),
     (Json(19), NESTED, NESTED, []),
     (Json(18), NESTED, NESTED, ["at: is larger than 18 bytes"]),
@@ -193,6 +197,15 @@ STRING = {"type": "string", "maxLength": 3}
                 "minProperties": 1,
             },
         ),
+        (
+            PAIR,
+            {
+                "type": "object",
+                "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}, "on": {"type": "boolean"}},
+                "additionalProperties": False,
+                "required": ["x"],
+            },
+        ),
         (Json(9), {}),
         (Json(9, only_object=True), {"type": "object"}),
         (Zone(), {"type": "string", "maxLength": 64, "examples": ["UTC", "America/New_York"]}),
@@ -254,6 +267,7 @@ def test_a_value_is_quoted_and_cut_to_fit_a_line() -> None:
     assert quote(Decimal("1.5")) == '`"1.5"`'
 
 
+@settings(max_examples=50)
 @given(st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_depth_is_counted_without_recursion(value: Any) -> None:
     """As a recursive count has it."""

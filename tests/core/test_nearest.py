@@ -273,6 +273,20 @@ def test_a_policy_is_left_by_what_it_looks_at() -> None:
     }
 
 
+def test_all_that_a_policy_names_of_a_field_is_tried() -> None:
+    """By any of its operators, each name once."""
+    conditions = {"resource_not_in": ["vault", "attic"], "resource_in": ["ledger", "vault"], "resource_matches": "l*"}
+    policy = policy_record(conditions=conditions)
+    found = tried(situation(policies=(policy,), resource="ledger"), Reason.POLICY_MATCHED, policy)
+    assert list(found) == [
+        "resource `vault`",
+        "resource `attic`",
+        "resource `ledger`",
+        "resource `l*`",
+        "resource other than `vault` and `attic` and `ledger` and `l*`",
+    ]
+
+
 def test_an_allow_counts_only_if_it_nearly_holds_and_comes_first() -> None:
     """One failing condition, before the policy that decides, enforcing."""
     names = ("near", "far", "shadow", "late", "block")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdp.core.usage import Limits, Usage
-from pdp.core.windows import Window, seconds_until
+from pdp.core.windows import Window
 from tests.history import BUCKET_SECONDS, BruteForce
 
 WINDOWS = [(seconds, 60 * seconds) for seconds in BUCKET_SECONDS]
@@ -114,13 +114,23 @@ def test_the_longest_wait_counts() -> None:
     assert usage.wait(Limits(2, 2, 2), 86_400.0) == 0
 
 
-@given(st.floats(0, 1e9), st.floats(0, 1e6))
-def test_seconds_until_is_the_least_that_gets_there(boot: float, ahead: float) -> None:
-    """Added to now it is not before the moment, and one float less would be, or is no less."""
-    moment = boot + ahead
-    wait = seconds_until(moment, boot)
-    assert boot + wait >= moment
-    assert wait <= moment - boot or boot + (moment - boot) < moment
+@pytest.mark.parametrize("bucket", BUCKET_SECONDS)
+@given(starts)
+def test_a_wait_added_to_now_is_never_a_float_too_short(bucket: int, now: float) -> None:
+    """Whatever is rounded, the sum is the second on which the action's bucket has left the window."""
+    window = Window(bucket)
+    window.add(int(now))
+    assert now + window.wait(1, now) == (int(now) // bucket + 61) * bucket
+
+
+def test_usage_is_idle_after_a_day_and_an_hour() -> None:
+    """Counted from the bucket of the day's window in which it was last looked at."""
+    usage = Usage()
+    usage.count(86_400.0 + 1439)
+    assert not usage.is_idle(86_400.0 + 26 * 3600)
+    assert usage.is_idle(86_400.0 + 26 * 3600 + 0.001)
+    usage.remaining(Limits(None, None, 1), 200_000.0)
+    assert not usage.is_idle(200_000.0 + 25 * 3600)
 
 
 def test_spend_is_that_of_the_latest_day_seen() -> None:
