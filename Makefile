@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test postgresql soak check format protos drift
+.PHONY: install demo test postgresql soak mutation check format protos drift roles
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ postgresql: install
 soak: install
 	$(BIN)/python -m pytest -m soak
 
+mutation: install
+	$(BIN)/python -m pip install --quiet --editable '.[mutation]'
+	$(BIN)/python benchmarks/mutation.py
+
 check: install drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,6 +38,9 @@ check: install drift
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+roles: install
+	$(BIN)/python -m registry_store.rest.roles > docs/roles.md
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=. --pyi_out=. --grpc_python_out=. \
