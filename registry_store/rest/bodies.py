@@ -20,7 +20,10 @@ async def read_json(request: Request, most_bytes: int = MOST_BYTES) -> Any:
     """The body as JSON; 413 above `most_bytes`, by default 1 MiB, and 400 where it is not JSON."""
     raw = await _read_bounded(request, most_bytes)
     try:
-        return json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+        if b"\\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text: UnicodeEncodeError
+        return value
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not JSON: {str(error).lower()}") from None
 
