@@ -16,6 +16,7 @@ import uvicorn
 from registry_store import keys, monitor
 from registry_store.activity import Actor
 from registry_store.authentication import Authentication
+from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
 from registry_store.checkpoints import CheckpointFile, Signer, signing_key
 from registry_store.database import Database, retried
@@ -69,6 +70,7 @@ async def running(
     `after_change` is awaited with the newest revision after each request that writes, before it is answered.
     """
     settings.pepper_path()  # a missing setting is said before the database is touched
+    settings.checkpoint_webhook()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
@@ -118,11 +120,17 @@ async def _checkpoints(store: Store) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    with CheckpointFile(path, Signer(signing_key(store.pepper))) as file:
+    webhook = store.settings.checkpoint_webhook()
+    async with AsyncExitStack() as stack:
+        file = stack.enter_context(CheckpointFile(path, Signer(signing_key(store.pepper))))
         checkpointer = Checkpointer(store.database, file)
         store.metrics.watch(checkpointer)
-        async with checkpointer.running():
-            yield
+        if webhook is not None:
+            sender = CheckpointSender(path, webhook)
+            store.metrics.watch_sender(sender)
+            await stack.enter_async_context(sender.running())
+        await stack.enter_async_context(checkpointer.running())  # ends first, and so leaves its last line to be sent
+        yield
 
 
 @asynccontextmanager

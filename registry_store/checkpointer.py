@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from registry_store.activity import following
 from registry_store.chain import Chain, Fault
-from registry_store.checkpoints import MOST_ENTRIES, Checkpoint, CheckpointFile
+from registry_store.checkpoints import MOST_ENTRIES, CheckpointFile
 from registry_store.database import Database
 from registry_store.tables import Activity
 
@@ -19,19 +19,16 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 
-Send = Callable[[Checkpoint], Awaitable[None]]
-
 
 class Checkpointer:
-    """Signs what the log has gained, each second and once more at the end; `send` gets each checkpoint as well.
+    """Signs what the log has gained, each second and once more at the end.
 
     A log that is not what it was is reported once, and nothing more of it is signed.
     """
 
-    def __init__(self, database: Database, file: CheckpointFile, send: Send | None = None) -> None:
+    def __init__(self, database: Database, file: CheckpointFile) -> None:
         self._database = database
         self._file = file
-        self._send = send
         self.fault: Fault | None = None
 
     @property
@@ -61,9 +58,7 @@ class Checkpointer:
     async def catch_up(self) -> None:
         """Sign every entry that is not signed yet."""
         while self.fault is None and (hashes := await self._unsigned()):
-            checkpoint = await asyncio.to_thread(self._file.append, hashes, datetime.now(UTC))
-            if self._send is not None:
-                await self._send(checkpoint)
+            await asyncio.to_thread(self._file.append, hashes, datetime.now(UTC))
 
     async def _attempt(self) -> None:
         try:

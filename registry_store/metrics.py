@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
 from registry_store.feed import Feed
 from registry_store.notifications import Notifications
@@ -73,6 +74,11 @@ class Metrics:
         self._gauge(name, "The last entry of the activity log under a checkpoint.", lambda: checkpointer.sequence)
         name = "registry_store_activity_log_intact"
         self._gauge(name, "0 once the activity log is not what was signed.", lambda: checkpointer.fault is None)
+
+    def watch_sender(self, sender: CheckpointSender) -> None:
+        """Show how far the checkpoints have reached their receiver."""
+        name = "registry_store_activity_sent_sequence"
+        self._gauge(name, "The last entry whose checkpoint was sent since the start.", lambda: sender.sequence)
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

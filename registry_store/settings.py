@@ -9,9 +9,10 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from registry_store.errors import CannotStart
+from registry_store.webhooks import Webhook
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-PEPPER_BYTES = 32
+SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class Settings:
     auto_activate: bool = False
     pepper_file: Path | None = None
     checkpoint_file: Path | None = None
+    checkpoint_url: str | None = None
+    webhook_secret_file: Path | None = None
+    webhook_private: bool = False
     drain_seconds: float = 5.0
     most_failed_keys: int = 30
     """Wrong keys a minute from one address, or for one key, before the next has to wait."""
@@ -40,6 +44,19 @@ class Settings:
         if url.get_backend_name() != "sqlite" or not url.database:
             raise CannotStart("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
         return Path(f"{url.database}.pepper")
+
+    def checkpoint_webhook(self) -> Webhook | None:
+        """Where checkpoints are sent, if anywhere; `CannotStart` where a setting that this takes is missing."""
+        if self.checkpoint_url is None:
+            return None
+        if self.checkpoint_file is None:
+            raise CannotStart("checkpoint-file: is needed with checkpoint-url: what is sent is kept there first")
+        if self.webhook_secret_file is None:
+            raise CannotStart("webhook-secret-file: is needed with checkpoint-url: what is sent is signed")
+        secret = load_secret("webhook-secret-file", self.webhook_secret_file)
+        webhook = Webhook(self.checkpoint_url, secret, self.webhook_private)
+        webhook.check("checkpoint-url")
+        return webhook
 
 
 def database_url(text: str) -> URL:
@@ -67,36 +84,41 @@ def host_and_port(setting: str, text: str) -> tuple[str, int]:
 
 def load_pepper(path: Path) -> bytes:
     """The pepper in the file; a file that is missing is made, with mode 0600."""
+    return load_secret("pepper-file", path)
+
+
+def load_secret(setting: str, path: Path) -> bytes:
+    """The secret in the file that this setting names; a file that is missing is made, with mode 0600."""
     try:
-        return _read_pepper(path)
+        return _read_secret(setting, path)
     except FileNotFoundError:
         pass
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _read_pepper(path)
+        return _read_secret(setting, path)
     except OSError as error:
-        raise CannotStart(f"pepper-file: `{path}` cannot be written: {error.strerror}") from None
+        raise CannotStart(f"{setting}: `{path}` cannot be written: {error.strerror}") from None
     with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(PEPPER_BYTES).encode())
+        file.write(secrets.token_hex(SECRET_BYTES).encode())
         file.flush()
         os.fsync(file.fileno())
-    return _read_pepper(path)
+    return _read_secret(setting, path)
 
 
-def _read_pepper(path: Path) -> bytes:
+def _read_secret(setting: str, path: Path) -> bytes:
     try:
-        pepper = path.read_bytes().strip()
+        secret = path.read_bytes().strip()
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise CannotStart(f"pepper-file: `{path}` cannot be read: {error.strerror}") from None
-    if len(pepper) < PEPPER_BYTES:
-        raise CannotStart(f"pepper-file: `{path}` holds less than {PEPPER_BYTES} bytes")
+        raise CannotStart(f"{setting}: `{path}` cannot be read: {error.strerror}") from None
+    if len(secret) < SECRET_BYTES:
+        raise CannotStart(f"{setting}: `{path}` holds less than {SECRET_BYTES} bytes")
     if mode & 0o007:
-        raise CannotStart(f"pepper-file: `{path}` is open to every user of this machine; make its mode 0600")
-    return pepper
+        raise CannotStart(f"{setting}: `{path}` is open to every user of this machine; make its mode 0600")
+    return secret
 
 
 _URLS = "`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`"

@@ -24,6 +24,9 @@ from registry_store.settings import Settings
     type=file(),
     help="Signed checkpoints of the activity log are appended to it, for `verify-log`; one file for each store.",
 )
+@option("--checkpoint-url", metavar="URL", help="Each checkpoint is posted to it as well, signed; https.")
+@option("--webhook-secret-file", type=file(), help="The secret that webhooks are signed with, shared with receivers.")
+@option("--webhook-private", is_flag=True, help="Webhooks may go to private, loopback and link-local addresses.")
 @plainly
 def serve(**settings: Any) -> None:
     """Run the store until SIGTERM or SIGINT; then drain and stop."""

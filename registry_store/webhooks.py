@@ -1,0 +1,113 @@
+"""Webhooks: bodies posted to an https URL, signed, and never to an address that is not public.
+
+The receiver checks `Registry-Signature: sha256=HEX`: HMAC-SHA-256, under the shared secret, of the text of
+`Registry-Timestamp` (Unix seconds), a full stop and the body; a timestamp that is minutes old is a replay.
+"""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from registry_store.errors import CannotStart
+
+TIMEOUT_SECONDS = 5.0
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class NotDelivered(Exception):  # noqa: N818 - it says what is so
+    """The receiver has not taken the body; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to post, and the secret shared with the receiver; `private`: private addresses are allowed."""
+
+    url: str
+    secret: bytes
+    private: bool = False
+
+    def check(self, setting: str) -> None:
+        """Raise `CannotStart`, naming the setting, unless the URL is an https URL with a host."""
+        try:
+            parts = urlsplit(self.url)
+            valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and not parts.username
+        except ValueError:
+            valid = False
+        if not valid:
+            raise CannotStart(f"{setting}: `{self.url}` is not an https URL")
+
+    def deliver(self, body: bytes, timestamp: int) -> None:
+        """Post the body once, signed as of `timestamp`; `NotDelivered` unless it is answered with 2xx."""
+        parts = urlsplit(self.url)
+        host, port = str(parts.hostname), parts.port or 443
+        headers = self._headers(body, timestamp) | {"host": parts.netloc}
+        failure: Exception | None = None
+        # By the addresses that were checked, for the name may mean another by the time of the connection.
+        for address in self._addresses(host, port):
+            try:
+                status = self._post(address, host, port, body, headers)
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                failure = error
+            except (HTTPError, OSError) as error:
+                raise NotDelivered(f"`{self.url}` does not answer: {error}") from None
+            else:
+                if not 200 <= status < 300:
+                    raise NotDelivered(f"`{self.url}` answered {status}")
+                return
+        raise NotDelivered(f"`{self.url}` does not answer: {failure}")
+
+    def _post(self, address: Address, host: str, port: int, body: bytes, headers: dict[str, str]) -> int:
+        target = urlsplit(self.url)._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        with urllib3.HTTPSConnectionPool(
+            str(address), port, timeout=TIMEOUT_SECONDS, retries=False, server_hostname=host, assert_hostname=host
+        ) as pool:
+            return pool.request("POST", target, body=body, headers=headers, redirect=False).status
+
+    def _headers(self, body: bytes, timestamp: int) -> dict[str, str]:
+        signed = hmac.digest(self.secret, f"{timestamp}.".encode() + body, "sha256").hex()
+        return {
+            "content-type": "application/json",
+            "user-agent": f"registry-store/{version('agent-pdp')}",
+            "registry-timestamp": str(timestamp),
+            "registry-signature": f"sha256={signed}",
+        }
+
+    def _addresses(self, host: str, port: int) -> Sequence[Address]:
+        try:
+            found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except (OSError, UnicodeError) as error:
+            raise NotDelivered(f"`{self.url}`: the host cannot be found: {error}") from None
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+        if not self.private and not all(map(is_public, addresses)):
+            raise NotDelivered(f"`{self.url}` is at an address that is not public, which is not allowed")
+        return addresses
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address, and every one that is wrapped in it, is reached over the public internet."""
+    return all(one.is_global and not one.is_multicast for one in _unwrapped(address))
+
+
+def _unwrapped(address: Address) -> Iterator[Address]:
+    if isinstance(address, ipaddress.IPv4Address):
+        yield address
+        return
+    if address.ipv4_mapped is not None:
+        yield address.ipv4_mapped
+        return
+    yield address
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
+    if address in NAT64:
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
