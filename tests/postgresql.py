@@ -110,8 +110,8 @@ def _account(folder: Path) -> tuple[str, list[str]]:
     """
     if os.geteuid() != 0:
         return getpass.getuser(), []
-    entry = next((entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None)
-    assert entry is not None, "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`"
+    users = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = users.get("postgres") or users["nobody"]
     os.chown(folder, entry.pw_uid, entry.pw_gid)
     owner = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
     return entry.pw_name, ["setpriv", *owner, "--pdeathsig=QUIT"]

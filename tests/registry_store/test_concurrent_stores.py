@@ -25,7 +25,7 @@ WRITERS = 8
 AGENTS = [f"contended-worker-{number}" for number in range(4)]
 REGISTRY = "/api/agents/registry"
 PROGRAM = [sys.executable, "-m", "registry_store"]
-BOUND_SECONDS = 600
+BOUND_SECONDS = 1800
 UNKNOWN = (urllib3.exceptions.HTTPError, OSError)
 """What a writer meets when the store dies: whether the change was made is then for the registry to say."""
 
