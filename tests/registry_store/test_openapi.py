@@ -40,6 +40,12 @@ expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "42
 include-name = "DELETE /api/keys/{{key_id}}"
 parameters = {{ "path.key_id" = "{key_id}" }}
 
+# By contract an agent is retired and a key revoked: nothing is erased, and both stay readable.
+[[operations]]
+include-method = "GET"
+include-path-regex = "^/api/(keys|agents/registry|agents/declarations)/"
+checks.use_after_free.enabled = false
+
 [[operations]]
 include-name = {wide}
 phases.coverage.enabled = {cover_wide}
@@ -107,7 +113,7 @@ def test_the_store_keeps_to_its_description(settings: Settings, tmp_path: Path) 
 @pytest.mark.soak
 def test_the_store_keeps_to_its_description_for_long(settings: Settings, tmp_path: Path) -> None:
     """Likewise over every field of every body, many generated requests and sequences of them."""
-    code, report = attacked(settings, tmp_path, "--max-examples", "200", cover_wide=True)
+    code, report = attacked(settings, tmp_path, "--max-examples", "100", "--max-time", "600", cover_wide=True)
     assert code == 0, report
 
 
