@@ -10,7 +10,7 @@ from sqlalchemy.orm import defer
 
 from pdp.core.fields import quote
 from registry_store.activity import Actor
-from registry_store.documents import Document, to_json
+from registry_store.documents import Document, same, to_json
 from registry_store.errors import NotFound
 from registry_store.tables import Agent, AgentVersion
 
@@ -49,7 +49,7 @@ INITIAL_NOTE = "Initial registration"
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The fields whose values differ, in the order of `after`."""
-    return [name for name in after if name not in before or before[name] != after[name]]
+    return [name for name in after if name not in before or not same(before[name], after[name])]
 
 
 def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:

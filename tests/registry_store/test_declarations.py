@@ -71,6 +71,15 @@ def test_what_is_so_already_changes_nothing(admin: Rest) -> None:
     assert admin.get("/api/activity").body["total"] == entries
 
 
+def test_true_is_not_one(admin: Rest) -> None:
+    """Nor is it the same to write 1 in its place; 1.0 for 1 changes nothing."""
+    declare(admin, "typed-prod", metadata={"flag": True, "number": 1})
+    before = admin.get(f"{REGISTRY}/typed-prod").body["revision"]
+    assert declare(admin, "typed-prod", metadata={"flag": True, "number": 1.0}).status == 200
+    assert admin.get(f"{REGISTRY}/typed-prod").body["revision"] == before
+    assert declare(admin, "typed-prod", metadata={"flag": 1, "number": 1}).body["metadata"]["flag"] is not True
+
+
 @pytest.mark.parametrize(
     ("before", "wanted", "status", "after"),
     [

@@ -301,7 +301,7 @@ def test_an_export_is_the_folder_that_makes_it(repository: Repository, tmp_path:
     repository.apply("--yes")
     exported = tmp_path / "exported"
     assert repository.export(exported).stdout == f"3 objects written to `{exported}`\n"
-    assert {str(path.relative_to(exported)): path.read_text() for path in exported.rglob("*.yaml")} == {
+    assert contents(exported) == {
         "agents/finance-books-prod.yaml": dump(AGENT),
         "mcp_servers/files.yaml": dump(SERVER),
         "organisation_policies.yaml": dump(
@@ -309,6 +309,32 @@ def test_an_export_is_the_folder_that_makes_it(repository: Repository, tmp_path:
         ),
     }
     assert repository.export(exported).exit_code == 2
+
+
+def test_an_export_makes_the_same_registry_elsewhere(repository: Repository, tmp_path: Path) -> None:
+    """Statuses, and the order of policies of one priority, among them."""
+    policies = [{"policy_name": name, "policy_action": "block"} for name in ("z", "a", "m")]
+    rules = [{"kind": "organisation_policy", **policy} for policy in policies]
+    agents = [
+        AGENT | {"agent_id": f"{status}-prod", "status": status, "policies": policies}
+        for status in ("draft", "active", "suspended")
+    ]
+    repository.write(*agents, *rules, SERVER)
+    repository.apply("--yes")
+    first, second = tmp_path / "first", tmp_path / "second"
+    repository.export(first)
+    (tmp_path / "elsewhere").mkdir()
+    with served(settings_in(tmp_path / "elsewhere")) as store:
+        elsewhere = Repository(first, store, store.rest("admin"), tmp_path / "key")
+        assert elsewhere.apply("--yes").exit_code == 0
+        assert elsewhere.export(second).exit_code == 0
+        names = [body["policy_name"] for body in elsewhere.admin.get("/api/agents/policies").body["policies"]]
+    assert names == ["z", "a", "m"]
+    assert contents(second) == contents(first)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.yaml")}
 
 
 @pytest.fixture(scope="module")
