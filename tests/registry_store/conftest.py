@@ -43,17 +43,21 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def settings_for(backend: str, request: pytest.FixtureRequest) -> MakeSettings:
+def settings_for(backend: str, request: pytest.FixtureRequest) -> Iterator[MakeSettings]:
     """Makes the settings of a store on a database of its own, with its files in a folder."""
     if backend == "sqlite":
-        return settings_in
+        yield settings_in
+        return
+    made: list[str] = []
     cluster, template = request.getfixturevalue("cluster"), request.getfixturevalue("template")
 
     def on_postgresql(folder: Path) -> Settings:
-        database = cluster.url(cluster.create(template))
-        return settings_in(folder, database=database, pepper_file=folder / "registry.pepper")
+        made.append(cluster.create(template))
+        return settings_in(folder, database=cluster.url(made[-1]), pepper_file=folder / "registry.pepper")
 
-    return on_postgresql
+    yield on_postgresql
+    for name in made:
+        cluster.drop(name)
 
 
 @pytest.fixture
