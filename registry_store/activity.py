@@ -83,11 +83,25 @@ async def append(
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
     """Entries, newest first, and how many there are in all."""
+    if wanted == Filter(before=wanted.before):
+        return await _page_of_all(session, wanted.before, limit, offset)
     conditions = _conditions(wanted)
     total = await session.scalar(select(func.count()).select_from(Activity).where(*conditions))
     newest_first = select(Activity).where(*conditions).order_by(Activity.sequence.desc())
     rows = await session.scalars(newest_first.limit(limit).offset(offset))
     return rows.all(), total or 0
+
+
+async def _page_of_all(
+    session: AsyncSession, before: int | None, limit: int, offset: int
+) -> tuple[Sequence[Activity], int]:
+    # The log has no gaps, so that a place in it is a sequence: nothing is counted, and nothing walked past.
+    newest = (await meta(session)).activity_sequence
+    total = newest if before is None else min(newest, before - 1)
+    last = total - offset
+    place = Activity.sequence.between(last - limit + 1, last)
+    rows = await session.scalars(select(Activity).where(place).order_by(Activity.sequence.desc()))
+    return rows.all(), total
 
 
 async def following(session: AsyncSession, sequence: int, most: int) -> Sequence[Activity]:

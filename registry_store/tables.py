@@ -172,7 +172,12 @@ class Activity(Base):
     """An entry of the hash chain; the states are the very text that was hashed."""
 
     __tablename__ = "activity"
-    __table_args__ = (Index("ix_activity_agent", "agent_id", "sequence"),)
+    __table_args__ = (
+        Index("ix_activity_agent", "agent_id", "sequence"),
+        Index("ix_activity_type", "activity_type", "sequence"),
+        Index("ix_activity_performed_by", "performed_by", "sequence"),
+        Index("ix_activity_timestamp", "timestamp", "sequence"),
+    )
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     activity_type: Mapped[str]

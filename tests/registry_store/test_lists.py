@@ -82,6 +82,20 @@ def test_what_a_refused_request_counted_is_taken_back(fresh: Served) -> None:
     assert admin.get(REGISTRY).body["total"] == 1
 
 
+@pytest.mark.parametrize("before", [None, 1, 5, 14, 10_000])
+def test_a_page_of_the_whole_log_is_found_by_its_place(admin: Rest, agents: list[Any], before: int | None) -> None:
+    """Every page has the entries that leaving out one by one gives, newest first, with the same total."""
+    bound = "" if before is None else f"&before={before}"
+    kept = admin.get(f"/api/activity?type=registered&limit=500{bound}").body["activities"]
+    newest = admin.get("/api/activity?limit=1").body["total"]
+    right = list(range(newest if before is None else min(newest, before - 1), 0, -1))
+    for limit, offset in product((1, 7, 500), (0, 1, 3, len(right) - 1, len(right), len(right) + 5)):
+        body = admin.get(f"/api/activity?limit={limit}&offset={max(0, offset)}{bound}").body
+        shown = [entry["sequence"] for entry in body["activities"]]
+        assert (shown, body["total"]) == (right[max(0, offset) :][:limit], len(right))
+    assert {entry["sequence"] for entry in kept} <= set(right)
+
+
 @contextmanager
 def statements(store: Served, of: str = "run_asgi") -> Iterator[list[str]]:
     """The SQL statements that the store executes meanwhile, in tasks that run a coroutine of this name."""
