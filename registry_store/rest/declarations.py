@@ -47,8 +47,8 @@ async def apply(request: Request, agent_id: AgentId, caller: Admin) -> JSONRespo
     wanted = declarations.read(_with_id(await read_json(request, policies.MOST_BYTES + MOST_BYTES), agent_id))
     async with writing(request, caller) as (session, actor):
         found = await session.get(Agent, agent_id)
+        _check_presence(request, agent_id, there=found is not None)
         if found is not None:
-            _check_absence_is_not_wanted(request, agent_id)
             check_match(request, await declarations.document(session, found))
         activate = store_of(request).settings.auto_activate
         agent = await declarations.apply(session, found, wanted, actor, activate=activate)
@@ -65,6 +65,8 @@ def _with_id(body: object, agent_id: str) -> Document:
     return body | {"agent_id": agent_id}
 
 
-def _check_absence_is_not_wanted(request: Request, agent_id: str) -> None:
-    if request.headers.get("if-none-match") == "*":
+def _check_presence(request: Request, agent_id: str, *, there: bool) -> None:
+    if there and request.headers.get("if-none-match") == "*":
         raise StaleTag(f"agent `{agent_id}` is registered by now")
+    if not there and "if-match" in request.headers:
+        raise StaleTag(f"agent `{agent_id}` is not registered")

@@ -199,6 +199,12 @@ def log(settings: Settings, tmp_path: Path) -> Log:
     return written(settings, tmp_path)
 
 
+@pytest.fixture
+def own_log(tmp_path: Path) -> Log:
+    """One on SQLite, where it is the file and not the database that matters."""
+    return written(settings_in(tmp_path), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def kept_log(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Log:
     """One for all tests that undo what they do."""
@@ -289,25 +295,24 @@ def test_tampering_is_told_in_one_line(log: Log) -> None:
     assert "not what was written: entry 5 was replaced" in found.stderr
 
 
-def test_a_value_that_cannot_be_read_is_a_fault_of_its_entry(tmp_path: Path) -> None:
+def test_a_value_that_cannot_be_read_is_a_fault_of_its_entry(own_log: Log) -> None:
     """SQLite keeps whatever it is given, a time that is none too."""
-    log = written(settings_in(tmp_path), tmp_path)
     for column, value in (("timestamp", "'soon'"), ("timestamp", "x'ff'"), ("activity_type", "x'ff'"), ("hash", "7")):
-        found = log.tamper(by_sql(f"UPDATE activity SET {column} = {value} WHERE sequence = 2"))
+        found = own_log.tamper(by_sql(f"UPDATE activity SET {column} = {value} WHERE sequence = 2"))
         assert [fault and fault.sequence for fault in found] == [2, 2]
 
 
-def test_a_checkpoint_that_was_changed_is_named(log: Log) -> None:
+def test_a_checkpoint_that_was_changed_is_named(own_log: Log) -> None:
     """By its line: one edited, one left out, one signed under another pepper."""
-    with running(log) as store:
+    with running(own_log) as store:
         store.rest().register("second-line")
-    lines = log.checkpoints.read_text().splitlines(keepends=True)
+    lines = own_log.checkpoints.read_text().splitlines(keepends=True)
     assert len(lines) >= 2
-    log.checkpoints.write_text(lines[0].replace('"first":1', '"first":2') + lines[1])
-    assert "line 1 of" in (edited := log.verify_signed()).stderr
+    own_log.checkpoints.write_text(lines[0].replace('"first":1', '"first":2') + lines[1])
+    assert "line 1 of" in (edited := own_log.verify_signed()).stderr
     assert edited.exit_code == 1
-    log.checkpoints.write_text("".join(lines[1:]))
-    assert "line 1 of" in (cut := log.verify_signed()).stderr
+    own_log.checkpoints.write_text("".join(lines[1:]))
+    assert "line 1 of" in (cut := own_log.verify_signed()).stderr
     assert cut.exit_code == 1
 
 
@@ -334,25 +339,25 @@ def until(store: Served, name: str, value: float) -> float:
         time.sleep(0.02)
 
 
-def test_two_stores_do_not_share_a_file(log: Log) -> None:
+def test_two_stores_do_not_share_a_file(own_log: Log) -> None:
     """The second ends with one line."""
-    with running(log) as _store:
-        where = ("--database", log.settings.database, "--pepper-file", log.settings.pepper_path())
+    with running(own_log) as _store:
+        where = ("--database", own_log.settings.database, "--pepper-file", own_log.settings.pepper_path())
         ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
-        ended = run("serve", *where, *ports, "--checkpoint-file", log.checkpoints)
+        ended = run("serve", *where, *ports, "--checkpoint-file", own_log.checkpoints)
     assert ended.exit_code == 2
     assert "is that of another store" in ended.stderr
 
 
-def test_a_line_torn_by_a_crash_is_written_again(log: Log) -> None:
+def test_a_line_torn_by_a_crash_is_written_again(own_log: Log) -> None:
     """The half of it is dropped, and the log is whole after the next start."""
-    with log.checkpoints.open("a") as file:
+    with own_log.checkpoints.open("a") as file:
         file.write('{"at":"2026')
-    assert log.verify_signed().exit_code == 0
-    with running(log) as store:
+    assert own_log.verify_signed().exit_code == 0
+    with running(own_log) as store:
         store.rest().register("after-the-crash")
-    assert log.verify_signed().exit_code == 0
-    assert all(json.loads(line)["signature"] for line in log.checkpoints.read_text().splitlines())
+    assert own_log.verify_signed().exit_code == 0
+    assert all(json.loads(line)["signature"] for line in own_log.checkpoints.read_text().splitlines())
 
 
 def over_rest(rest: Rest, after: int = 0) -> str:
@@ -362,27 +367,27 @@ def over_rest(rest: Rest, after: int = 0) -> str:
     return got.data.decode()
 
 
-def test_an_export_is_verified_by_itself(log: Log, tmp_path: Path) -> None:
+def test_an_export_is_verified_by_itself(own_log: Log, tmp_path: Path) -> None:
     """From the command line and over REST alike; an edited line is named."""
-    exported = run("export-log", "--database", log.settings.database).stdout
-    with running(log) as store:
+    exported = run("export-log", "--database", own_log.settings.database).stdout
+    with running(own_log) as store:
         assert over_rest(store.rest("viewer")).startswith(exported)
         later = over_rest(store.rest(), after=ENTRIES)
     assert json.loads(later.partition("\n")[0])["sequence"] == ENTRIES + 1
     path = tmp_path / "activity.jsonl"
     path.write_text(exported)
-    assert f"intact: {ENTRIES} entries" in log.verify("--log", path).stdout
+    assert f"intact: {ENTRIES} entries" in own_log.verify("--log", path).stdout
     assert json.loads(exported.splitlines()[1])["new_state"]["agent_id"] == "logged-2"
     for edited in (exported.replace("logged-5", "logged-x"), exported.replace('"sequence":5', '"sequence":"5"')):
         path.write_text(edited)
-        assert "entry 5 " in log.verify("--log", path).stderr
+        assert "entry 5 " in own_log.verify("--log", path).stderr
     path.write_text(exported + "[]\n")
-    assert f"entry {ENTRIES + 1} " in log.verify("--log", path).stderr
+    assert f"entry {ENTRIES + 1} " in own_log.verify("--log", path).stderr
 
 
-def test_an_entry_is_verified_without_this_program(log: Log) -> None:
+def test_an_entry_is_verified_without_this_program(own_log: Log) -> None:
     """The page of the log says how: SHA-256 over canonical JSON, each state as the text that it was."""
-    for line in run("export-log", "--database", log.settings.database).stdout.splitlines():
+    for line in run("export-log", "--database", own_log.settings.database).stdout.splitlines():
         entry: dict[str, Any] = json.loads(line)
         expected = entry.pop("hash")
 

@@ -114,6 +114,7 @@ def test_a_stale_declaration_is_refused(admin: Rest) -> None:
     admin.post(f"{REGISTRY}/stale-prod/policies", policy("meanwhile"))
     assert declare(admin, "stale-prod", {"if_match": tag}).status == 412
     assert declare(admin, "stale-prod", {"if_none_match": "*"}).status == 412
+    assert declare(admin, "never-there-prod", {"if_match": "*"}).status == 412
     assert names(admin, "stale-prod") == ["meanwhile"]
     fresh = admin.get(f"{DECLARATIONS}/stale-prod").headers["etag"]
     assert declare(admin, "stale-prod", {"if_match": fresh}).status == 200

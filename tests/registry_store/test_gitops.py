@@ -366,7 +366,7 @@ class Copies:
 
 
 # Each example is some thirty requests, so none is made smaller by trying again.
-FEW = settings(max_examples=6, deadline=None, phases=[Phase.generate])
+FEW = settings(max_examples=4, deadline=None, phases=[Phase.generate])
 MANY = settings(FEW, max_examples=300)
 
 
