@@ -201,8 +201,7 @@ class TimeWindow:
 
 def minutes(clock: str) -> int:
     """Minutes since midnight of "HH:MM"."""
-    hours, _, rest = clock.partition(":")
-    return int(hours) * 60 + int(rest)
+    return int(clock[:2]) * 60 + int(clock[3:])
 
 
 def binds(selector: Selector | None, agent_type: AgentType, tags: Collection[str]) -> bool:

@@ -132,8 +132,6 @@ class Dollars:
     most: int = 1_000_000_000
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            return _wrong_type(value, "an amount in US dollars", path, problems, Decimal(0))
         try:
             amount = Decimal(str(value))
         except InvalidOperation:

@@ -229,3 +229,5 @@ def test_a_prefix_matches_what_is_below_it() -> None:
     assert not matches_action_type("database", "database.*")
     assert not matches_action_type("databases.query", "database.*")
     assert matches_action_type("a", "a")
+    assert not matches_action_type("api.reads", "api.read")
+    assert not matches_action_type("ab", "ac")

@@ -95,6 +95,7 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
     (Dollars(), "1.2345678", Decimal("1.2345678"), ["at: `1.2345678` has more than six decimal places"]),
     (Dollars(), "ten", Decimal(0), ["at: `ten` is not an amount in US dollars"]),
     (Dollars(), True, Decimal(0), ["at: `true` is not an amount in US dollars"]),
+    (Dollars(), [1], Decimal(0), ["at: `[1]` is not an amount in US dollars"]),
     (Dollars(), None, Decimal(0), ["at: `null` is not an amount in US dollars"]),
     (Flag(), True, True, []),
     (Flag(), False, False, []),
