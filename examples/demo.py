@@ -239,7 +239,7 @@ def new_key(database: str, role: str) -> str:
     """A key of the registry, made before it serves."""
     extra = [f"--agent-id={example('financial-agent.json')['agent_id']}"] if role == "agent" else []
     command = [str(BIN / "registry-store"), "keys", "create", f"--role={role}", "--name=demo", database, *extra]
-    made = subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)  # noqa: S603 - our own
+    made = subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)
     if made.returncode:
         raise DemoError(made.stderr.decode())
     return made.stdout.decode().strip()
@@ -252,7 +252,7 @@ def running(name: str, *arguments: str, output: Path) -> Iterator[Program]:
     command = [str(BIN / name), *arguments]
     try:
         with output.open("wb") as file, uninterrupted():
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)  # noqa: S603 - our own
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             program = Program(process, output)
         yield program
     finally:
