@@ -31,6 +31,8 @@ class Notifications:
                 await self._listen()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 logger.warning("other stores' commits are found by polling alone: %s", error)
+            except Exception:
+                logger.exception("a fault while listening: other stores' commits are found by polling alone")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:

@@ -16,13 +16,15 @@ from typing import Any
 import grpc
 import pytest
 import urllib3
+from click.testing import CliRunner
 
+from registry_store.cli import main
 from tests.postgresql import Cluster
 from tests.registry_store.serving import Rest, Subscriber, document, subscriber
 from tests.waiting import eventually
 
 WRITERS = 8
-AGENTS = [f"contended-worker-{number}" for number in range(4)]
+AGENTS = [f"contended-worker-{number}" for number in range(8)]
 REGISTRY = "/api/agents/registry"
 PROGRAM = [sys.executable, "-m", "registry_store"]
 BOUND_SECONDS = 1800
@@ -37,12 +39,14 @@ class StoreProcess:
         listen = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
         self._command = [*PROGRAM, "serve", "--database", database, "--pepper-file", str(pepper), *listen]
         self.http = self.grpc = ""
-        self.start()
 
     def start(self) -> None:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parent
         )
+
+    def wait(self) -> None:
+        """Return once it listens; its ports are others than before."""
         assert self._process.stdout is not None
         words = self._process.stdout.readline().split()
         self.http, self.grpc = words[2], words[4]
@@ -50,6 +54,14 @@ class StoreProcess:
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
+
+
+def start(stores: list[StoreProcess]) -> None:
+    """Start them side by side."""
+    for store in stores:
+        store.start()
+    for store in stores:
+        store.wait()
 
 
 class Progress:
@@ -211,6 +223,7 @@ class Registry:
     def __init__(self, cluster: Cluster, name: str, pepper: Path) -> None:
         self._cluster, self._name, self._pepper = cluster, name, pepper
         self.stores = [StoreProcess(cluster.url(name), pepper) for _ in range(2)]
+        start(self.stores)
 
     def rows(self, statement: str) -> list[list[str]]:
         """What a statement gives, as text."""
@@ -219,8 +232,8 @@ class Registry:
     def command(self, *arguments: str) -> str:
         """What `registry-store` prints; fails unless its exit code is 0."""
         database = ["--database", self._cluster.url(self._name), "--pepper-file", str(self._pepper)]
-        done = subprocess.run([*PROGRAM, *arguments, *database], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = CliRunner().invoke(main, [*arguments, *database])
+        assert done.exit_code == 0, done.output
         return done.stdout.strip()
 
 
@@ -240,7 +253,7 @@ async def test_nothing_acknowledged_is_lost_or_made_twice(registry: Registry, ch
 
     Writers whose answer was lost ask whether the change was made, and make it if not.
     """
-    key = registry.command("keys", "create", "--role", "admin", "--name", "writer")
+    key = await asyncio.to_thread(registry.command, "keys", "create", "--role", "admin", "--name", "writer")
     for agent_id in AGENTS:
         await asyncio.to_thread(Rest(registry.stores[0].http, key).register, agent_id)
     follower, progress = Follower(registry.stores, key), Progress()
@@ -253,7 +266,7 @@ async def test_nothing_acknowledged_is_lost_or_made_twice(registry: Registry, ch
     following.cancel()
     check_revisions(registry, progress, changes, last)
     check_versions(registry, changes)
-    check_activity(registry, changes)
+    await asyncio.to_thread(check_activity, registry, changes)
     check_followed(registry, follower, last)
 
 
@@ -271,8 +284,7 @@ def write(writers: list[Writer], changes: int, kills: int) -> None:
             victims = stores if kill % 2 else [stores[kill // 2 % 2]]
             for store in victims:
                 store.kill()
-            for store in victims:
-                store.start()
+            start(victims)
         for future in futures:
             future.result(BOUND_SECONDS)
 

@@ -246,6 +246,15 @@ def test_an_empty_postgresql_is_migrated_by_the_command_alone(cluster: Cluster, 
     assert cluster.sql(url.split("?")[0].rpartition("/")[2], "SELECT count(*) FROM meta") == "1"
 
 
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_ci_skips_no_test_of_postgresql(monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]) -> None:
+    """Where the server's programs are missing CI fails and a person's run skips; both say how to install them."""
+    monkeypatch.setattr(postgresql, "binaries", lambda: None)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="apt-get install"), postgresql.cluster():
+        pass
+
+
 @asynccontextmanager
 async def transaction(settings: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A transaction of somebody else on the store's database."""
