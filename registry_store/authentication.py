@@ -99,7 +99,7 @@ class Authentication:
             return
         saving, self._unsaved = self._unsaved, {}
         try:
-            async with self._database.writing() as session:
+            async with self._database.beside() as session:
                 rows = [{"id": key_id, "at": moment} for key_id, moment in sorted(saving.items())]
                 await (await session.connection()).execute(_SAVE, rows)
         except Exception as error:
