@@ -1,10 +1,11 @@
 """The FastAPI application: routers, errors, measures."""
 
 import time
+from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry_store.metrics import Metrics
@@ -16,26 +17,20 @@ from registry_store.store import Store
 
 def application(store: Store) -> FastAPI:
     """The REST interface of this store."""
-    app = Described(
+    app = FastAPIOffline(
         title="registry-store",
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
         redirect_slashes=False,  # a redirected request would be another one than the client sent
+        redoc_url=None,
     )
+    app.openapi = partial(described, app)  # type: ignore[method-assign]  # FastAPI's own way to describe it otherwise
     app.state.store = store
     problems.install(app, allowed)
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(Measured, metrics=store.metrics)
     return app
-
-
-class Described(FastAPI):
-    """An application that describes itself as `registry_store.rest.openapi` has it."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
-        return described(self)
 
 
 class Measured:

@@ -1,6 +1,7 @@
 """Agents over REST."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -262,4 +263,11 @@ def test_the_interface_describes_itself(admin: Rest, store: Served) -> None:
     schema = anyone.get("/openapi.json").body["paths"][REGISTRY]["post"]["requestBody"]["content"]["application/json"]
     assert schema["schema"]["properties"].keys() == CONFIGURATION.keys()
     assert schema["schema"]["properties"]["auto_approve_below"]["maximum"] == 100
-    assert anyone.get("/docs").status == 200
+
+
+def test_the_page_to_try_it_needs_no_other_host(store: Served) -> None:
+    """What /docs loads comes from the store itself, so that it works where nothing else is reachable."""
+    anyone = store.rest(None)
+    loaded = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', anyone.get("/docs").body)
+    assert len(loaded) == 2
+    assert [anyone.get(path).status for path in loaded] == [200] * len(loaded)
