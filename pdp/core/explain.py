@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import islice
 from math import inf
 from typing import NamedTuple
 
@@ -23,8 +22,6 @@ MOST_POLICIES_READ = 50_000
 """Over all changes that are tried, so that an agent with thousands of policies is explained in about a second."""
 
 LEAST_TRIED = 8
-MOST_TRIED_FIRST = 16
-MOST_TRIED_SECOND = 16
 MOST_CHAINED = 6
 MOST_SUGGESTIONS = 8
 NO_RULING = Ruling(Outcome.BLOCK, Reason.INTERNAL_ERROR)
@@ -181,9 +178,9 @@ def _tried(situation: Situation, explanation: Explanation, left: Iterator[int]) 
 
 
 def _pairs(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[Change]:
-    for first, then in islice(_tried(situation, explanation, left), MOST_TRIED_FIRST):
+    for first, then in _tried(situation, explanation, left):
         if (then.reason, then.policy) != (explanation.reason, explanation.policy):
-            for second, last in islice(_tried(first.situation, then, left), MOST_TRIED_SECOND):
+            for second, last in _tried(first.situation, then, left):
                 if last.outcome is Outcome.ALLOW:
                     yield second._replace(what=f"{first}, and {second.what}")
 

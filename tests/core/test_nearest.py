@@ -65,6 +65,8 @@ def test_the_edges_of_policies_count_in_both_directions() -> None:
         "risk at most 10": 10,
         "risk below 10": 9,
     }
+    assert "risk at least 40" not in risks(situation(agent, policies, risk_score=40))
+    assert "risk at most 10" not in risks(situation(agent, policies, risk_score=10))
     assert risks(situation(agent, policies, risk_score=70)) == {
         "risk at most 60": 60,
         "risk below 40": 39,

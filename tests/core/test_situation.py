@@ -6,6 +6,7 @@ import pytest
 
 from pdp.core.model import Action, AgentType, Mode, Now, Selector
 from pdp.core.situation import Situation, policies_of
+from pdp.core.stages import dollars, tenths
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record, server_record
 
@@ -38,3 +39,20 @@ def test_a_server_governs_where_its_governance_is_enabled() -> None:
     ]
     assert [situation.server for situation in found] == [free, governed, None]
     assert [situation.governing for situation in found] == [None, governed, None]
+
+
+def test_dollars_are_told_in_cents_or_to_the_last_micro_dollar() -> None:
+    """Whatever their size."""
+    micros = (0, 10_000, 9_999, 1_000_000_000_000_000, 12_345_678_901)
+    assert list(map(dollars, micros)) == [
+        "0.00 USD",
+        "0.01 USD",
+        "0.009999 USD",
+        "1000000000.00 USD",
+        "12345.678901 USD",
+    ]
+
+
+def test_tenths_of_a_second_are_rounded_up() -> None:
+    """So that who waits as long as told has waited long enough."""
+    assert list(map(tenths, (0.0, 0.01, 0.1, 12.34, 61.0))) == [0.0, 0.1, 0.1, 12.4, 61.0]
