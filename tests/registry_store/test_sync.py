@@ -25,6 +25,7 @@ from tests.registry_store.serving import (
     subscriber,
     tagged,
 )
+from tests.waiting import eventually_gives
 
 REGISTRY = "/api/agents/registry"
 POLICY = {"policy_name": "review", "policy_action": "block", "conditions": {"amount_above": 10}}
@@ -371,9 +372,8 @@ async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settin
                 }:
                     await other.send(heartbeat=pb.Heartbeat())
                     await asyncio.sleep(0.05)
-            assert (
-                'streams_ended_total{status="resource_exhausted"} 1.0' in (await in_thread(admin.get, "/metrics")).body
-            )
+            dropped = 'streams_ended_total{status="resource_exhausted"} 1.0'
+            await eventually_gives(lambda: in_thread(admin.get, "/metrics"), lambda answer: dropped in answer.body)
 
 
 def bulk(number: int) -> list[str]:
