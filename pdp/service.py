@@ -5,13 +5,13 @@ and one of them among many does not end a stream.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
 
 from pdp import wire
+from pdp.core import strict_json
 from pdp.core.errors import InvalidAction, Problem
 from pdp.core.model import Now
 from pdp.decision_point import DecisionPoint, NoRegistryDataError
@@ -138,8 +138,8 @@ async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(body)
+    except ValueError as error:
         raise InvalidAction(Problem("request", f"is not JSON: {error}")) from None
 
 

@@ -1,12 +1,11 @@
 """Request bodies: JSON objects of bounded size, read by the tables of fields."""
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
+from pdp.core import strict_json
 from pdp.core.fields import Field
 from pdp.core.records import PROSE
 from registry_store.documents import read_values
@@ -20,11 +19,8 @@ async def read_json(request: Request, most_bytes: int = MOST_BYTES) -> Any:
     """The body as JSON; 413 above `most_bytes`, by default 1 MiB, and 400 where it is not JSON."""
     raw = await _read_bounded(request, most_bytes)
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
-        if b"\\ud" in raw.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text: UnicodeEncodeError
-        return value
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(raw)
+    except ValueError as error:
         raise HTTPException(400, f"the body is not JSON: {str(error).lower()}") from None
 
 
@@ -50,16 +46,3 @@ async def _read_bounded(request: Request, most_bytes: int = MOST_BYTES) -> bytes
         raise HTTPException(400, "the body ended early") from None
     request.state.body = bytes(raw)
     return bytes(raw)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"`{name}` is not a json number")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"`{twice}` stands in an object twice")
-    return members

@@ -1,0 +1,35 @@
+"""What is read as JSON, and what is refused."""
+
+import pytest
+
+from pdp.core.strict_json import loads
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"a": NaN}', "`NaN` is not a JSON number"),
+        (b"-Infinity", "`-Infinity` is not a JSON number"),
+        (b'{"a": 1, "b": {"c": 1, "c": 1}}', "`c` stands in an object twice"),
+        (b"[" * 100_000, "it is nested too deep"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_two_readers_could_read_as_two_things_is_refused(raw: bytes, message: str) -> None:
+    """A repeated name would be one value to the gate and another to what stands behind it."""
+    with pytest.raises(ValueError, match=message):
+        loads(raw)
+
+
+@pytest.mark.parametrize("raw", [b'"\\ud800"', b'{"\\uDC00": 1}', b"\xff", b"", b"{", b"{} {}"])
+def test_what_is_no_text_is_refused(raw: bytes) -> None:
+    """Half of a surrogate pair included, which no answer could say back."""
+    with pytest.raises(ValueError):
+        loads(raw)
+
+
+def test_the_rest_is_read() -> None:
+    """A whole surrogate pair is one character."""
+    assert loads('{"a": [1, 1.5, true, null, "\\ud83d\\ude00", "é"]}'.encode()) == {
+        "a": [1, 1.5, True, None, "😀", "é"]
+    }
