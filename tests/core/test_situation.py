@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pdp.core.explain import walk
 from pdp.core.model import Action, AgentType, Mode, Now, Selector
 from pdp.core.situation import Situation, policies_of
 from pdp.core.stages import dollars, tenths
@@ -56,3 +57,19 @@ def test_dollars_are_told_in_cents_or_to_the_last_micro_dollar() -> None:
 def test_tenths_of_a_second_are_rounded_up() -> None:
     """So that who waits as long as told has waited long enough."""
     assert list(map(tenths, (0.0, 0.01, 0.1, 12.34, 61.0))) == [0.0, 0.1, 0.1, 12.4, 61.0]
+
+
+def test_a_stage_tells_what_stands_in_its_way_or_that_nothing_does() -> None:
+    """The status of an agent that is not active, and the absence of any limit."""
+    suspended = agent_record(status="suspended")
+    free = agent_record(max_actions_per_minute=None, max_actions_per_hour=None, max_actions_per_day=None)
+    told = [
+        {
+            stage.stage: stage.detail
+            for stage in walk(Situation(agent, (), {}, Action("a", "b"), Usage(), Now(0.0, 0.0))).stages
+        }
+        for agent in (suspended, free)
+    ]
+    assert told[0]["agent"] == "`some-agent` is suspended, not active"
+    assert told[1]["agent"] == "`some-agent` is active"
+    assert told[1]["rate limit"] == "no rate limit is set"
