@@ -130,6 +130,23 @@ TYPE = "an action type (a prefix such as `database.*` goes into `action_type_in`
         ({"day_in": [0]}, ["conditions.day_in[0]: `0` is not within 1 to 7"]),
         ({"day_in": [1, 2, 3, 4, 5, 6, 7]}, []),
         ({"day_in": [1, 2, 3, 4, 5, 6, 7, 8]}, ["conditions.day_in: has more than 7 items"]),
+        ({"mcp_server": "a"}, []),
+        ({"mcp_server": "a" * 256}, []),
+        ({"mcp_server": "a" * 257}, ["conditions.mcp_server: is longer than 256 characters"]),
+        ({"tool_in": [str(n) for n in range(4096)]}, []),
+        ({"resource_in": ["a"]}, []),
+        ({"resource_in": [str(n) for n in range(4096)]}, []),
+        ({"resource_in": [str(n) for n in range(4097)]}, ["conditions.resource_in: has more than 4096 items"]),
+        ({"action_type_in": ["a"]}, []),
+        ({"action_type_in": ["a" * 254 + ".*"]}, []),
+        ({"action_type_in": ["a" * 257]}, ["conditions.action_type_in[0]: is longer than 256 characters"]),
+        ({"action_type_in": [str(n) for n in range(4096)]}, []),
+        ({"action_type_in": [str(n) for n in range(4097)]}, ["conditions.action_type_in: has more than 4096 items"]),
+        ({"amount_below": 10**15}, []),
+        (
+            {"amount_below": 10**15 + 1},
+            ["conditions.amount_below: `1000000000000001` is not a number from 0 to 1e+15"],
+        ),
         ({"mcp_server": ""}, ["conditions.mcp_server: is empty"]),
         ({"tool_in": ["a"] * 4097}, ["conditions.tool_in: has more than 4096 items"]),
         ({"tool_in": []}, ["conditions.tool_in: is empty"]),
@@ -158,7 +175,7 @@ TYPE = "an action type (a prefix such as `database.*` goes into `action_type_in`
             ],
         ),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:80],
 )
 def test_each_fault_of_a_condition_is_named(given: Any, expected: list[str]) -> None:
     """With its path and all at once; what stands at a boundary is accepted."""
