@@ -307,6 +307,13 @@ def test_an_allow_counts_only_if_it_nearly_holds_and_comes_first() -> None:
     assert list(found) == ["environment `near`", "environment other than `near`"]
 
 
+def test_before_the_policies_none_of_them_matters() -> None:
+    """What an allow names is no way past a list of the agent's own."""
+    allow = policy_record(policy_action="allow", conditions={"resource_in": ["ledger"]})
+    given = situation(agent_record(blocked_resources=["vault"]), (allow,), resource="vault")
+    assert list(tried(given, Reason.RESOURCE_BLOCKED)) == ["resource outside blocked_resources"]
+
+
 def test_a_change_reads_as_words() -> None:
     """Without a value, just as what it is; alternatives in one line, and of all else only the nearest."""
     here = situation()

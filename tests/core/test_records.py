@@ -457,7 +457,7 @@ def test_all_faults_of_a_document_come_at_once() -> None:
         "status": "gone",
         "version": "1",
         "auto_approve_below": 90,
-        "policies": [SYNCED, POLICY | {"conditions": {"hour_after": 24}}, 5],
+        "policies": [SYNCED, POLICY | {"conditions": {"hour_after": 24}, "action_params": {"team": ""}}, 5],
     }
     assert faults(read_agent, document) == [
         "agent_id: is shorter than 3 characters",
@@ -468,6 +468,7 @@ def test_all_faults_of_a_document_come_at_once() -> None:
         "policies[1].policy_id: is required",
         "policies[1].created_at: is required",
         "policies[1].conditions.hour_after: `24` is not within 0 to 23",
+        "policies[1].action_params.team: is empty",
         "policies[2]: `5` is not an object",
         "policies[2].policy_name: is required",
         "policies[2].policy_action: is required",

@@ -136,6 +136,7 @@ def test_usage_is_idle_after_a_day_and_an_hour() -> None:
 def test_spend_is_that_of_the_latest_day_seen() -> None:
     """A new day begins at nothing; a day before it, as after a clock set back, counts as that new day."""
     usage = Usage()
+    assert usage.spent(0) == 0
     usage.spend(10, 5)
     usage.spend(10, 2)
     assert (usage.spent(10), usage.spent(11), usage.spent(9)) == (7, 0, 7)
