@@ -155,7 +155,7 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value", "expected", "messages"), READ, ids=repr)
+@pytest.mark.parametrize(("kind", "value", "expected", "messages"), READ, ids=lambda part: type(part).__name__)
 def test_a_kind_reads_its_values_and_names_every_fault(
     kind: Kind, value: Any, expected: Any, messages: list[str]
 ) -> None:
@@ -213,7 +213,7 @@ STRING = {"type": "string", "maxLength": 3}
         (OneOf(Text(3), Flag(), bool), {"anyOf": [STRING, {"type": "boolean"}]}),
         (OrNull(Text(3)), {"anyOf": [STRING, {"type": "null"}]}),
     ],
-    ids=repr,
+    ids=lambda part: type(part).__name__,
 )
 def test_a_kind_tells_its_schema(kind: Kind, schema: dict[str, Any]) -> None:
     """In the words of JSON Schema."""

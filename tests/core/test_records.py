@@ -444,7 +444,9 @@ def faults(read: Any, document: Any) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize(("read", "given", "expected"), FAULTS, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(
+    ("read", "given", "expected"), FAULTS, ids=lambda value: getattr(value, "__name__", repr(value)[:60])
+)
 def test_a_fault_is_named_and_a_boundary_is_not_one(read: Any, given: dict[str, Any], expected: list[str]) -> None:
     """Beside the required fields, the one field given has just these problems."""
     assert faults(read, MINIMAL[read] | given) == expected
