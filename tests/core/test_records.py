@@ -185,7 +185,7 @@ FAULTS: list[tuple[Any, dict[str, Any], list[str]]] = [
         ["allowed_action_types: has more than 4096 items"],
     ),
     (read_configuration, {"allowed_action_types": [str(n) for n in range(4096)]}, []),
-    (read_configuration, {"allowed_resources": ["x" * 2048]}, []),
+    (read_configuration, {"allowed_resources": ["x", "x" * 2048]}, []),
     (read_configuration, {"allowed_resources": ["x" * 2049]}, ["allowed_resources[0]: is longer than 2048 characters"]),
     (read_configuration, {"blocked_resources": [""]}, ["blocked_resources[0]: is empty"]),
     (
@@ -498,6 +498,14 @@ def test_what_a_synced_document_lacks_is_a_fault() -> None:
         "created_at: is empty",
     ]
     assert faults(read_organisation_policy, SYNCED | {"policy_id": "x" * 64, "created_at": "x" * 40}) == []
+    assert faults(read_organisation_policy, SYNCED | {"policy_id": "x", "created_at": "x"}) == []
+
+
+def test_what_a_caller_must_give_is_required() -> None:
+    """A name for the record and one for people, and a policy's action."""
+    assert faults(read_configuration, {}) == ["agent_id: is required", "display_name: is required"]
+    assert faults(read_policy_body, {}) == ["policy_name: is required", "policy_action: is required"]
+    assert faults(read_server_body, {}) == ["server_name: is required"]
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 5])
