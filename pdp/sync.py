@@ -87,6 +87,7 @@ class Subscriber:
         while True:
             began = clock()
             broken = await self._one_stream()
+            _raise_if_cancelled()
             self._metrics.sync_state("disconnected")
             settled = clock() - began >= self._timing.settled_after
             if broken is None and settled:
@@ -239,6 +240,14 @@ class _Stream:
             subscription=_subscription(self._node.subscription),
             version=version("agent-pdp"),
         )
+
+
+def _raise_if_cancelled() -> None:
+    # grpc.aio loses a cancellation that comes while a call that fails is still being set up: `read` awaits a task of
+    # its own that ends as if nothing had happened. The event loop remembers it.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _snapshot(messages: Down) -> tuple[Records, int]:

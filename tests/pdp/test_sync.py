@@ -387,3 +387,17 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(SettingsError, match="`--key-file`: cannot read"):
         read_key(path)
+
+
+async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
+    """Also while its call to a store that is not there is being set up, when gRPC loses the cancellation."""
+    replica = Replica(Holder(), Metrics(), lambda: 0.0, lambda *_: None)
+    node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
+    subscriber = Subscriber(node, lambda: "key", replica, Metrics(), Timing(backoff_first=0.001, backoff_most=0.002))
+    for number in range(200):
+        task = asyncio.create_task(subscriber.run())
+        await asyncio.sleep(number % 100 * 50e-6)  # the moment is between two answers of the network, not two turns
+        task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([task])
+        assert task.cancelled()
