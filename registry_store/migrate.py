@@ -12,11 +12,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from registry_store.database import Database
 from registry_store.errors import CannotStart
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
+LOCKED_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -58,7 +60,19 @@ def _said_plainly(url: URL) -> Iterator[None]:
 def _probe(path: str) -> None:
     # A connection that aiosqlite cannot open leaves its thread behind, which then complains on stderr.
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA schema_version")
+        # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_locked),
+            stop=stop_after_delay(LOCKED_SECONDS),
+            wait=wait_fixed(0.05),
+            reraise=True,
+        ):
+            with attempt:
+                connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 async def upgrade(database: Database) -> None:

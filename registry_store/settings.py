@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,16 +96,25 @@ def load_secret(setting: str, path: Path) -> bytes:
     except FileNotFoundError:
         pass
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read_secret(setting, path)
+        _write_secret(path)
     except OSError as error:
         raise CannotStart(f"{setting}: `{path}` cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(SECRET_BYTES).encode())
-        file.flush()
-        os.fsync(file.fileno())
     return _read_secret(setting, path)
+
+
+def _write_secret(path: Path) -> None:
+    """Make the file, whole at once, unless another program that starts at the same time has made it."""
+    # `mkstemp` makes the file with mode 0600.
+    descriptor, written = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(SECRET_BYTES).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(written, path)
+    finally:
+        Path(written).unlink()
 
 
 def _read_secret(setting: str, path: Path) -> bytes:

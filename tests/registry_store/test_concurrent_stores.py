@@ -35,20 +35,23 @@ UNKNOWN = (urllib3.exceptions.HTTPError, OSError)
 class StoreProcess:
     """`registry-store serve` as a process of its own, which can be killed and started again."""
 
-    def __init__(self, database: str, pepper: Path) -> None:
+    def __init__(self, database: str, pepper: Path, errors: Path) -> None:
+        self._errors = errors
         listen = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
         self._command = [*PROGRAM, "serve", "--database", database, "--pepper-file", str(pepper), *listen]
         self.http = self.grpc = ""
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parent
-        )
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=Path(__file__).parent
+            )
 
     def wait(self) -> None:
         """Return once it listens; its ports are others than before."""
         assert self._process.stdout is not None
         words = self._process.stdout.readline().split()
+        assert words, self._errors.read_text()
         self.http, self.grpc = words[2], words[4]
 
     def kill(self) -> None:
@@ -222,8 +225,9 @@ class Registry:
 
     def __init__(self, cluster: Cluster, name: str, pepper: Path) -> None:
         self._cluster, self._name, self._pepper = cluster, name, pepper
-        self.stores = [StoreProcess(cluster.url(name), pepper) for _ in range(2)]
-        start(self.stores)
+        self.stores = [
+            StoreProcess(cluster.url(name), pepper, pepper.with_name(f"store-{number}.log")) for number in range(2)
+        ]
 
     def rows(self, statement: str) -> list[list[str]]:
         """What a statement gives, as text."""
@@ -240,9 +244,12 @@ class Registry:
 @pytest.fixture
 def registry(cluster: Cluster, template: str, tmp_path: Path) -> Iterator[Registry]:
     found = Registry(cluster, cluster.create(template), tmp_path / "pepper")
-    yield found
-    for store in found.stores:
-        store.kill()
+    try:
+        start(found.stores)
+        yield found
+    finally:
+        for store in found.stores:
+            store.kill()
 
 
 @pytest.mark.parametrize(

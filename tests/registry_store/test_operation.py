@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 from registry_store.cli import main
+from registry_store.settings import load_pepper
 from tests.registry_store.serving import Rest, Served
 
 WAIT_SECONDS = 20
@@ -155,3 +157,12 @@ def test_the_probes_and_metrics_need_no_key(store: Served) -> None:
     assert counted["/api/agents/registry/{agent_id}", "200"] == 3
     assert counted["none", "404"] == 3
     assert counted["/api/agents/registry", "201"] == 1
+
+
+def test_programs_that_start_at_once_share_one_pepper(tmp_path: Path) -> None:
+    """None of them reads a pepper that another has but half written, or writes over it."""
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(100):
+            path = tmp_path / f"pepper-{number}"
+            assert len(set(pool.map(load_pepper, [path] * 8))) == 1
+    assert len(list(tmp_path.iterdir())) == 100
