@@ -238,9 +238,95 @@ class Key(Base):
     name: Mapped[str]
     role: Mapped[str]
     agent_id: Mapped[str | None]
+    groups: Mapped[list[str]] = mapped_column(server_default="[]", default=list)
+    """Whose approvals an approver's key decides, beside those that name it."""
     hash: Mapped[str]
     created_at: Mapped[datetime]
     created_by: Mapped[str]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class Approval(Base):
+    """What a sidecar asked people for: one action of one agent, to be allowed once."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (
+        Index("ix_approvals_status", "status", "approval_id"),
+        Index("ix_approvals_agent", "agent_id", "status", "approval_id"),
+        Index("ix_approvals_expiry", "status", "expires_at"),
+    )
+
+    approval_id: Mapped[str] = mapped_column(primary_key=True)
+    decision_id: Mapped[str]
+    node_id: Mapped[str]
+    agent_id: Mapped[str]
+    status: Mapped[str]
+    outcome: Mapped[str]
+    reason: Mapped[str]
+    message: Mapped[str]
+    policy: Mapped[dict[str, Any] | None]
+    action: Mapped[dict[str, Any]]
+    action_sha256: Mapped[str]
+    approvers: Mapped[list[str]]
+    team: Mapped[str | None]
+    timeout_seconds: Mapped[int]
+    requested_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    """While pending: to decide; once approved: to use it."""
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None]
+    comment: Mapped[str | None]
+    used_at: Mapped[datetime | None]
+    use_id: Mapped[str | None]
+
+
+class Decision(Base):
+    """A decision that a sidecar made; of an agent that nobody registered as well."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (
+        Index("ix_decisions_agent", "agent_id", "decision_id"),
+        Index("ix_decisions_agent_time", "agent_id", "decided_at"),
+        Index("ix_decisions_outcome", "outcome", "decision_id"),
+        Index("ix_decisions_time", "decided_at"),
+    )
+
+    decision_id: Mapped[str] = mapped_column(primary_key=True)
+    node_id: Mapped[str]
+    sequence: Mapped[int]
+    agent_id: Mapped[str]
+    outcome: Mapped[str]
+    dry_run: Mapped[bool]
+    decided_at: Mapped[datetime]
+    received_at: Mapped[datetime]
+    document: Mapped[dict[str, Any]]
+
+
+class DecisionLog(Base):
+    """How far the decision log of one sidecar has come in, and what of it is missing for ever."""
+
+    __tablename__ = "decision_logs"
+
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int]
+    hash: Mapped[str]
+    missing: Mapped[int]
+    """Records that the sidecar had to give up before they were sent."""
+    breaks: Mapped[int]
+    """Times that a record did not follow from the one before it by its hash."""
+    updated_at: Mapped[datetime]
+
+
+class Usage(Base):
+    """What an agent did within one minute, by outcome; dry runs are not in it."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_minute", "minute"),)
+
+    agent_id: Mapped[str] = mapped_column(primary_key=True)
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    decisions: Mapped[int]
+    cost_micros: Mapped[int]

@@ -69,6 +69,7 @@ class ApprovalState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     APPROVAL_STATE_APPROVED: _ClassVar[ApprovalState]
     APPROVAL_STATE_DENIED: _ClassVar[ApprovalState]
     APPROVAL_STATE_EXPIRED: _ClassVar[ApprovalState]
+    APPROVAL_STATE_USED: _ClassVar[ApprovalState]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_ALLOW: Outcome
 OUTCOME_REQUIRE_APPROVAL: Outcome
@@ -110,6 +111,7 @@ APPROVAL_STATE_PENDING: ApprovalState
 APPROVAL_STATE_APPROVED: ApprovalState
 APPROVAL_STATE_DENIED: ApprovalState
 APPROVAL_STATE_EXPIRED: ApprovalState
+APPROVAL_STATE_USED: ApprovalState
 
 class Action(_message.Message):
     __slots__ = ("agent_id", "action_type", "resource", "resource_id", "risk_score", "amount", "estimated_cost_usd", "data_classifications", "mcp_server", "tool", "environment", "attributes", "mfa_verified")
@@ -348,13 +350,15 @@ class WaitForApprovalRequest(_message.Message):
     def __init__(self, approval_id: _Optional[str] = ...) -> None: ...
 
 class ApprovalUpdate(_message.Message):
-    __slots__ = ("approval_id", "state", "comment", "expires_at")
+    __slots__ = ("approval_id", "state", "comment", "expires_at", "decided_by")
     APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
     approval_id: str
     state: ApprovalState
     comment: str
     expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, approval_id: _Optional[str] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., comment: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    decided_by: str
+    def __init__(self, approval_id: _Optional[str] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., comment: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_by: _Optional[str] = ...) -> None: ...

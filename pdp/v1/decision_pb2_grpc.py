@@ -54,6 +54,11 @@ class PolicyDecisionPointStub:
                 request_serializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.WaitForApproval = channel.unary_stream(
+                '/pdp.v1.PolicyDecisionPoint/WaitForApproval',
+                request_serializer=pdp_dot_v1_dot_decision__pb2.WaitForApprovalRequest.SerializeToString,
+                response_deserializer=pdp_dot_v1_dot_decision__pb2.ApprovalUpdate.FromString,
+                _registered_method=True)
 
 
 class PolicyDecisionPointServicer:
@@ -87,6 +92,13 @@ class PolicyDecisionPointServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitForApproval(self, request, context):
+        """The state of an approval, and each that follows, until it is final. NOT_FOUND where nobody has asked for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyDecisionPointServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_PolicyDecisionPointServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.FromString,
                     response_serializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.SerializeToString,
+            ),
+            'WaitForApproval': grpc.unary_stream_rpc_method_handler(
+                    servicer.WaitForApproval,
+                    request_deserializer=pdp_dot_v1_dot_decision__pb2.WaitForApprovalRequest.FromString,
+                    response_serializer=pdp_dot_v1_dot_decision__pb2.ApprovalUpdate.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class PolicyDecisionPoint:
             '/pdp.v1.PolicyDecisionPoint/Explain',
             pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
             pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitForApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pdp.v1.PolicyDecisionPoint/WaitForApproval',
+            pdp_dot_v1_dot_decision__pb2.WaitForApprovalRequest.SerializeToString,
+            pdp_dot_v1_dot_decision__pb2.ApprovalUpdate.FromString,
             options,
             channel_credentials,
             insecure,

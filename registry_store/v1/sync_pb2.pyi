@@ -13,10 +13,36 @@ class RecordKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECORD_KIND_AGENT: _ClassVar[RecordKind]
     RECORD_KIND_ORGANISATION_POLICY: _ClassVar[RecordKind]
     RECORD_KIND_MCP_SERVER: _ClassVar[RecordKind]
+
+class ApprovalState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    APPROVAL_STATE_UNSPECIFIED: _ClassVar[ApprovalState]
+    APPROVAL_STATE_PENDING: _ClassVar[ApprovalState]
+    APPROVAL_STATE_APPROVED: _ClassVar[ApprovalState]
+    APPROVAL_STATE_DENIED: _ClassVar[ApprovalState]
+    APPROVAL_STATE_EXPIRED: _ClassVar[ApprovalState]
+    APPROVAL_STATE_USED: _ClassVar[ApprovalState]
+
+class ApprovalUse(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    APPROVAL_USE_UNSPECIFIED: _ClassVar[ApprovalUse]
+    APPROVAL_USE_GRANTED: _ClassVar[ApprovalUse]
+    APPROVAL_USE_MISMATCH: _ClassVar[ApprovalUse]
+    APPROVAL_USE_NOT_APPROVED: _ClassVar[ApprovalUse]
 RECORD_KIND_UNSPECIFIED: RecordKind
 RECORD_KIND_AGENT: RecordKind
 RECORD_KIND_ORGANISATION_POLICY: RecordKind
 RECORD_KIND_MCP_SERVER: RecordKind
+APPROVAL_STATE_UNSPECIFIED: ApprovalState
+APPROVAL_STATE_PENDING: ApprovalState
+APPROVAL_STATE_APPROVED: ApprovalState
+APPROVAL_STATE_DENIED: ApprovalState
+APPROVAL_STATE_EXPIRED: ApprovalState
+APPROVAL_STATE_USED: ApprovalState
+APPROVAL_USE_UNSPECIFIED: ApprovalUse
+APPROVAL_USE_GRANTED: ApprovalUse
+APPROVAL_USE_MISMATCH: ApprovalUse
+APPROVAL_USE_NOT_APPROVED: ApprovalUse
 
 class SidecarMessage(_message.Message):
     __slots__ = ("hello", "acknowledgement", "heartbeat")
@@ -158,3 +184,69 @@ class Heartbeat(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
+
+class ReportDecisionsRequest(_message.Message):
+    __slots__ = ("node_id", "records")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    records: _containers.RepeatedCompositeFieldContainer[DecisionRecord]
+    def __init__(self, node_id: _Optional[str] = ..., records: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ...) -> None: ...
+
+class DecisionRecord(_message.Message):
+    __slots__ = ("sequence", "document", "previous_hash", "hash")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    document: bytes
+    previous_hash: bytes
+    hash: bytes
+    def __init__(self, sequence: _Optional[int] = ..., document: _Optional[bytes] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
+
+class ReportDecisionsResponse(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class Approval(_message.Message):
+    __slots__ = ("approval_id", "state", "decided_by", "comment", "expires_at")
+    APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    approval_id: str
+    state: ApprovalState
+    decided_by: str
+    comment: str
+    expires_at: float
+    def __init__(self, approval_id: _Optional[str] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ..., expires_at: _Optional[float] = ...) -> None: ...
+
+class UseApprovalRequest(_message.Message):
+    __slots__ = ("approval_id", "agent_id", "action_sha256", "use_id")
+    APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    USE_ID_FIELD_NUMBER: _ClassVar[int]
+    approval_id: str
+    agent_id: str
+    action_sha256: bytes
+    use_id: str
+    def __init__(self, approval_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., action_sha256: _Optional[bytes] = ..., use_id: _Optional[str] = ...) -> None: ...
+
+class UseApprovalResponse(_message.Message):
+    __slots__ = ("use", "approval")
+    USE_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    use: ApprovalUse
+    approval: Approval
+    def __init__(self, use: _Optional[_Union[ApprovalUse, str]] = ..., approval: _Optional[_Union[Approval, _Mapping]] = ...) -> None: ...
+
+class WatchApprovalRequest(_message.Message):
+    __slots__ = ("approval_id",)
+    APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
+    approval_id: str
+    def __init__(self, approval_id: _Optional[str] = ...) -> None: ...

@@ -39,6 +39,21 @@ class RegistrySyncStub:
                 request_serializer=registry__store_dot_v1_dot_sync__pb2.SidecarMessage.SerializeToString,
                 response_deserializer=registry__store_dot_v1_dot_sync__pb2.StoreMessage.FromString,
                 _registered_method=True)
+        self.ReportDecisions = channel.unary_unary(
+                '/registry_store.v1.RegistrySync/ReportDecisions',
+                request_serializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.SerializeToString,
+                response_deserializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.FromString,
+                _registered_method=True)
+        self.UseApproval = channel.unary_unary(
+                '/registry_store.v1.RegistrySync/UseApproval',
+                request_serializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.SerializeToString,
+                response_deserializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.FromString,
+                _registered_method=True)
+        self.WatchApproval = channel.unary_stream(
+                '/registry_store.v1.RegistrySync/WatchApproval',
+                request_serializer=registry__store_dot_v1_dot_sync__pb2.WatchApprovalRequest.SerializeToString,
+                response_deserializer=registry__store_dot_v1_dot_sync__pb2.Approval.FromString,
+                _registered_method=True)
 
 
 class RegistrySyncServicer:
@@ -53,6 +68,28 @@ class RegistrySyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportDecisions(self, request, context):
+        """Decisions in the order of the sidecar's log; each is kept once, however often it is sent. One that asks for an
+        approval opens it. The answer says up to which all are kept, and what is not kept is sent again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UseApproval(self, request, context):
+        """Takes an approval for the action that it was given for; each is taken once. NOT_FOUND: nobody has asked for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchApproval(self, request, context):
+        """The approval as it is, and again at each change, until nothing more can become of it. NOT_FOUND as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistrySyncServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +97,21 @@ def add_RegistrySyncServicer_to_server(servicer, server):
                     servicer.Sync,
                     request_deserializer=registry__store_dot_v1_dot_sync__pb2.SidecarMessage.FromString,
                     response_serializer=registry__store_dot_v1_dot_sync__pb2.StoreMessage.SerializeToString,
+            ),
+            'ReportDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDecisions,
+                    request_deserializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.FromString,
+                    response_serializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.SerializeToString,
+            ),
+            'UseApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.UseApproval,
+                    request_deserializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.FromString,
+                    response_serializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.SerializeToString,
+            ),
+            'WatchApproval': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchApproval,
+                    request_deserializer=registry__store_dot_v1_dot_sync__pb2.WatchApprovalRequest.FromString,
+                    response_serializer=registry__store_dot_v1_dot_sync__pb2.Approval.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +141,87 @@ class RegistrySync:
             '/registry_store.v1.RegistrySync/Sync',
             registry__store_dot_v1_dot_sync__pb2.SidecarMessage.SerializeToString,
             registry__store_dot_v1_dot_sync__pb2.StoreMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry_store.v1.RegistrySync/ReportDecisions',
+            registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.SerializeToString,
+            registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UseApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry_store.v1.RegistrySync/UseApproval',
+            registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.SerializeToString,
+            registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/registry_store.v1.RegistrySync/WatchApproval',
+            registry__store_dot_v1_dot_sync__pb2.WatchApprovalRequest.SerializeToString,
+            registry__store_dot_v1_dot_sync__pb2.Approval.FromString,
             options,
             channel_credentials,
             insecure,
