@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pdp import logs
+from pdp.core import strict_json
 from pdp.settings import LOG_FORMATS, LOG_LEVELS, Settings, SettingsError, address
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def option(name: str, *parameter: str, **how: Any) -> Callable[[Function], Funct
 def json_object(_context: click.Context, _option: click.Parameter, text: str) -> dict[str, Any]:
     """The JSON object that an option's text is, or a wrong option."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = strict_json.loads(text.encode())
+    except ValueError as error:
         raise click.BadParameter(f"it is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise click.BadParameter("it is not a JSON object")

@@ -155,6 +155,24 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
     assert "Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): it is not a JSON object" in not_json.err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "explain"])
+@pytest.mark.parametrize(
+    ("attributes", "why"),
+    [
+        ("{", "it is not JSON: "),
+        ("[" * 100_000, "it is not JSON: it is nested too deep"),
+        ('{"amount": 1, "amount": 2}', "it is not JSON: `amount` stands in an object twice"),
+        ('{"amount": NaN}', "it is not JSON: `NaN` is not a JSON number"),
+        ("null", "it is not a JSON object"),
+    ],
+)
+async def test_attributes_that_can_be_misread_are_refused(command: str, attributes: str, why: str) -> None:
+    """As at the sidecar's own JSON door, and before any sidecar is asked."""
+    told = await run("pdp", command, f"--agent={AGENT}", "--action=api.read", f"--attributes={attributes}")
+    assert (told.code, told.out) == (2, "")
+    assert f"Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): {why}" in told.err
+
+
 async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
     """For people stage by stage with what would allow; for programs the same in JSON; nothing is counted."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
