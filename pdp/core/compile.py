@@ -9,7 +9,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any
 
-from pdp.core.conditions import Clause, Test, clauses, reads_clock
+from pdp.core.conditions import Clause, Test, clauses
 from pdp.core.model import (
     AgentRecord,
     AgentType,
@@ -39,7 +39,6 @@ class CompiledPolicy:
         "policy_id",
         "policy_name",
         "priority",
-        "reads_clock",
         "shadow",
         "tests",
     )
@@ -52,7 +51,6 @@ class CompiledPolicy:
         self.outcome: Outcome = record.policy_action
         self.action_params: Mapping[str, Any] = record.action_params
         self.shadow = record.mode is Mode.SHADOW
-        self.reads_clock = reads_clock(record.conditions)
         found = clauses(record.conditions)
         self.action_types = _exact_action_types(found)
         missing = record.on_missing is OnMissing.MATCH
@@ -66,12 +64,11 @@ class CompiledPolicy:
 class PolicySet:
     """Policies in the order of evaluation, indexed by action type; agents with the same policies share one."""
 
-    __slots__ = ("_by_action_type", "_for_any", "_merged", "reads_clock", "shadows")
+    __slots__ = ("_by_action_type", "_for_any", "_merged", "shadows")
 
     def __init__(self, policies: Iterable[CompiledPolicy]) -> None:
         ordered = sorted(policies, key=_order)
         enforcing = [policy for policy in ordered if not policy.shadow]
-        self.reads_clock = any(policy.reads_clock for policy in ordered)
         self.shadows = tuple(policy for policy in ordered if policy.shadow)
         self._for_any = tuple(policy for policy in enforcing if policy.action_types is None)
         by_action_type: dict[str, list[CompiledPolicy]] = {}

@@ -90,11 +90,6 @@ def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
     return after is not None and before is not None and bool(after > before)
 
 
-def reads_clock(conditions: Mapping[str, Any]) -> bool:
-    """Whether any of the conditions looks at the local time."""
-    return not conditions.keys().isdisjoint(("hour_after", "hour_before", "day_in"))
-
-
 def json_equal(left: Any, right: Any) -> bool:
     """Whether two JSON values are equal: 1 equals 1.0, and true does not equal 1."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):

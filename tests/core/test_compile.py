@@ -80,17 +80,6 @@ def test_shadows_stand_apart_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditions", "reads"),
-    [({}, False), ({"risk_above": 1}, False), ({"hour_after": 1}, True), ({"day_in": [1]}, True)],
-)
-def test_a_set_knows_whether_it_reads_the_clock(conditions: dict[str, Any], reads: bool) -> None:
-    """If one of its policies does, a shadow included."""
-    for mode in ("enforce", "shadow"):
-        one = CompiledPolicy(policy_record(conditions=conditions, mode=mode))
-        assert PolicySet([policy("other", 1), one]).reads_clock is reads
-
-
-@pytest.mark.parametrize(
     ("conditions", "action_types", "tests"),
     [
         ({}, None, 0),

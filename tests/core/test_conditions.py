@@ -14,7 +14,6 @@ from pdp.core.conditions import (
     clauses,
     json_equal,
     matches_action_type,
-    reads_clock,
 )
 from pdp.core.localtime import LocalTime
 from pdp.core.model import Action
@@ -194,12 +193,6 @@ def test_hours_that_wrap_midnight_are_one_clause() -> None:
     assert [clause.name for clause in clauses({"hour_after": 6, "hour_before": 18})] == ["hour_after", "hour_before"]
     assert [clause.name for clause in clauses({"hour_before": 6})] == ["hour_before"]
     assert [clause.name for clause in clauses({"hour_after": 0})] == ["hour_after"]
-
-
-@pytest.mark.parametrize("name", sorted(OPERATORS))
-def test_only_hours_and_days_read_the_clock(name: str) -> None:
-    """So that a decision without them needs no local time for its policies."""
-    assert reads_clock({"risk_above": 1, name: 1}) is (name in ("hour_after", "hour_before", "day_in"))
 
 
 @pytest.mark.parametrize(
