@@ -5,10 +5,10 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from registry_store.repeating import repeated
 from registry_store.webhooks import NotDelivered, Webhook
 
 logger = logging.getLogger(__name__)
@@ -31,33 +31,24 @@ class CheckpointSender:
         self.sequence = 0
         """The last entry of the activity log that the receiver knows of, since the store started."""
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Send until the block is left, and what is left then unless the receiver fails."""
-        stop = asyncio.Event()
-        task = asyncio.create_task(self._run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
-            await task
+        return repeated(self._attempt)
 
-    async def _run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            await self._attempt(stop)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._wait()):
-                    await stop.wait()
-        if not self._failures:
-            await self._attempt(None)
+    async def _attempt(self, end: asyncio.Event) -> float:
+        if not end.is_set():
+            await self._send(end)
+        elif not self._failures:
+            await self._send(None)
+        return self._wait()
 
-    async def _attempt(self, stop: asyncio.Event | None) -> None:
+    async def _send(self, end: asyncio.Event | None) -> None:
         number = 0
         try:
             while await asyncio.to_thread(self._send_next):
                 self._failures = 0
                 number += 1
-                if stop.is_set() if stop else number >= MOST_AT_THE_END:
+                if end.is_set() if end else number >= MOST_AT_THE_END:
                     return
         except (NotDelivered, OSError) as error:
             self._failures += 1

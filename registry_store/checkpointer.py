@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -13,6 +13,7 @@ from registry_store.activity import following
 from registry_store.chain import Chain, Fault
 from registry_store.checkpoints import MOST_ENTRIES, CheckpointFile
 from registry_store.database import Database
+from registry_store.repeating import repeated
 from registry_store.tables import Activity
 
 logger = logging.getLogger(__name__)
@@ -36,37 +37,23 @@ class Checkpointer:
         """The last entry that is signed."""
         return self._file.last.sequence
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Take checkpoints until the block is left, and a last one then."""
-        stop = asyncio.Event()
-        task = asyncio.create_task(self._run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
-            await task
-
-    async def _run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            await self._attempt()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_SECONDS):
-                    await stop.wait()
-        await self._attempt()
+        return repeated(self._attempt)
 
     async def catch_up(self) -> None:
         """Sign every entry that is not signed yet."""
         while self.fault is None and (hashes := await self._unsigned()):
             await asyncio.to_thread(self._file.append, hashes, datetime.now(UTC))
 
-    async def _attempt(self) -> None:
+    async def _attempt(self, _end: asyncio.Event) -> float:
         try:
             await self.catch_up()
         except (SQLAlchemyError, OSError) as error:
             logger.warning("no checkpoint of the activity log could be taken: %s", error)
         except Exception:
             logger.exception("a fault while taking a checkpoint of the activity log")
+        return EVERY_SECONDS
 
     async def _unsigned(self) -> Sequence[str]:
         last = self._file.last

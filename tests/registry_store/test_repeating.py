@@ -1,0 +1,50 @@
+"""Work that is repeated while the store runs."""
+
+import asyncio
+
+from registry_store.repeating import repeated
+from tests.waiting import eventually
+
+
+async def test_it_is_done_at_once_then_after_each_wait_and_once_more_at_the_end() -> None:
+    """Each time it is told whether the end has come."""
+    ends: list[bool] = []
+
+    async def act(end: asyncio.Event) -> float:
+        ends.append(end.is_set())
+        return 0.0
+
+    async with repeated(act):
+        await eventually(lambda: len(ends) > 2)
+    assert ends[-1] is True
+    assert not any(ends[:-1])
+
+
+async def test_the_end_cuts_a_wait_short() -> None:
+    """Nobody who stops the store waits for the next turn."""
+    acted = 0
+
+    async def act(_end: asyncio.Event) -> float:
+        nonlocal acted
+        acted += 1
+        return 1e9
+
+    async with asyncio.timeout(20), repeated(act):
+        await eventually(lambda: acted)
+    assert acted == 2
+
+
+async def test_work_under_way_hears_of_the_end() -> None:
+    """So that a long piece of work can stop early; the last turn comes all the same."""
+    began, heard = asyncio.Event(), 0
+
+    async def act(end: asyncio.Event) -> float:
+        nonlocal heard
+        began.set()
+        await end.wait()
+        heard += 1
+        return 1e9
+
+    async with asyncio.timeout(20), repeated(act):
+        await began.wait()
+    assert heard == 2
