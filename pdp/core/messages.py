@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pdp.core.compile import CompiledAgent
 from pdp.core.fields import quote
 from pdp.core.model import Action, Decision, Outcome, Reason
+from pdp.core.stages import tenths
 
 Sentence = Callable[[CompiledAgent, Action, Decision], str]
 
@@ -28,7 +29,7 @@ def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> 
 
 
 def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
-    wait = "" if decision.retry_after is None else f"; it passes in {decision.retry_after:.1f} s"
+    wait = "" if decision.retry_after is None else f"; it passes in {tenths(decision.retry_after):.1f} s"
     return f"agent {quote(action.agent_id)} has used up its rate limit{wait}"
 
 

@@ -22,7 +22,7 @@ ACTION = Action("billing", "api.read", "vault", data_classifications=("pii", "se
         (Reason.MCP_SERVER_NOT_REGISTERED, "MCP server `db` is not registered"),
         (Reason.MCP_TOOL_BLOCKED, "tool `drop` of MCP server `db` is not open to this agent"),
         (Reason.OUTSIDE_TIME_WINDOW, "agent `billing` is outside its time window"),
-        (Reason.RATE_LIMIT_EXCEEDED, "agent `billing` has used up its rate limit; it passes in 12.3 s"),
+        (Reason.RATE_LIMIT_EXCEEDED, "agent `billing` has used up its rate limit; it passes in 12.4 s"),
         (Reason.BUDGET_EXCEEDED, "the cost would pass the daily budget of agent `billing`"),
         (Reason.MCP_TOOL_AUTO_APPROVED, "tool `drop` of MCP server `db` is approved for all"),
         (Reason.RISK_ABOVE_MAXIMUM, "risk 85 is above the maximum of 80"),
