@@ -26,6 +26,7 @@ from registry_store.keys import Pepper
 from registry_store.metrics import Metrics
 from registry_store.migrate import opened
 from registry_store.notifications import Notifications
+from registry_store.peers import OpenStreams
 from registry_store.rest.application import application
 from registry_store.settings import Settings, host_and_port, load_pepper
 from registry_store.sidecars import Sidecars
@@ -75,16 +76,17 @@ async def running(
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
         store.after_change = after_change
-        sync = RegistrySync(store, pace)
+        streams = OpenStreams(store)
+        sync = RegistrySync(store, streams, pace)
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
-        await stack.enter_async_context(_background(sync.watch_keys()))
+        await stack.enter_async_context(_background(streams.watch_keys()))
         await stack.enter_async_context(_background(monitor.run(database)))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
-        grpc_address = await stack.enter_async_context(_grpc(store, sync))
+        grpc_address = await stack.enter_async_context(_grpc(store, [sync.handlers()]))
         http_address = await stack.enter_async_context(_http(store))
         stack.callback(store.feed.close)
         store.ready = True
@@ -187,11 +189,11 @@ class _HttpServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _grpc(store: Store, sync: RegistrySync) -> AsyncIterator[str]:
+async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
     host, port = host_and_port("grpc", store.settings.grpc)
     _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
     server = grpc.aio.server(options=GRPC_OPTIONS)
-    server.add_generic_rpc_handlers([sync.handlers()])
+    server.add_generic_rpc_handlers(handlers)
     try:
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError:

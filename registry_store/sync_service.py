@@ -1,4 +1,4 @@
-"""`registry_store.v1.RegistrySync`: the feed → each subscriber."""
+"""`registry_store.v1.RegistrySync/Sync`: the feed → each subscriber."""
 
 import asyncio
 import hashlib
@@ -6,20 +6,17 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import unquote, urlsplit
 
 import grpc
 
-from pdp.core.errors import InvalidRecord
-from registry_store import changes, keys, subscriptions
+from registry_store import changes, subscriptions
 from registry_store.changes import Kind
-from registry_store.database import is_unavailable
-from registry_store.errors import NotAuthenticated, TooManyFailures
 from registry_store.feed import Step, step_from
-from registry_store.keys import Caller, Role
+from registry_store.keys import Caller
+from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, close, ended_by
 from registry_store.sidecars import Sidecar
 from registry_store.store import Store
 from registry_store.sync_messages import check_hello, chunks, record_message, refusals, subscription
@@ -29,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOTS_AT_ONCE = 4
 SNAPSHOTS_PER_SECOND = 50
-KEY_CHECK_SECONDS = 0.5
-CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +42,15 @@ class Pace:
 
 
 PACE = Pace()
-Context = grpc.aio.ServicerContext[pb.SidecarMessage, pb.StoreMessage]
-
-
-class _Ended(Exception):  # noqa: N818 - an end, not always an error
-    """Why a stream ends before its time, as its status."""
-
-    def __init__(self, code: grpc.StatusCode, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-        self.why = why
 
 
 class RegistrySync:
-    """The service; `watch_keys` runs beside it."""
+    """The method `Sync`."""
 
-    def __init__(self, store: Store, pace: Pace) -> None:
+    def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
         self.store = store
+        self.streams = streams
         self.pace = pace
-        self._streams: set[_Stream] = set()
         self.gate = _SnapshotGate()
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -75,30 +60,7 @@ class RegistrySync:
             request_deserializer=pb.SidecarMessage.FromString,
             response_serializer=pb.StoreMessage.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler("registry_store.v1.RegistrySync", {"Sync": sync})
-
-    async def watch_keys(self) -> None:
-        """End the streams of keys that are revoked or expire, until cancelled."""
-        revoked = self.store.authentication.revoked
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(KEY_CHECK_SECONDS):
-                    await revoked.wait()
-            revoked.clear()
-            if not self._streams:
-                continue
-            try:
-                await self._check_keys()
-            except Exception:
-                logger.exception("the keys of open streams cannot be checked")
-
-    async def _check_keys(self) -> None:
-        async with self.store.database.reading() as session:
-            used = {stream.caller.key_id for stream in self._streams}
-            invalid = await keys.invalid_among(session, used, datetime.now(UTC))
-        for stream in self._streams:
-            if stream.caller.key_id in invalid:
-                stream.end(_Ended(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
+        return grpc.method_handlers_generic_handler(SERVICE, {"Sync": sync})
 
     async def _sync(self, _requests: AsyncIterator[pb.SidecarMessage], context: Context) -> None:
         code = grpc.StatusCode.CANCELLED
@@ -108,41 +70,17 @@ class RegistrySync:
         finally:
             self.store.metrics.streams_ended.labels(code.name.lower()).inc()
         if code is not grpc.StatusCode.OK:
-            await _close(context, ended)
+            await close(context, ended)
 
-    async def _serve(self, context: Context) -> _Ended:
+    async def _serve(self, context: Context) -> Ended:
         try:
-            caller = await self._authenticate(context)
+            caller = await authenticated(self.store, context)
             stream = _Stream(self, context, caller, await _hello(context, self.pace.silence))
-            self._streams.add(stream)
-            try:
+            with self.streams.opened(caller, stream.end):
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
-            finally:
-                self._streams.discard(stream)
-        except _Ended as ended:
-            return ended
-        except InvalidRecord as error:
-            return _Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Exception as error:
-            return _fault(error)
-        return _Ended(grpc.StatusCode.OK, "")
-
-    async def _authenticate(self, context: Context) -> Caller:
-        metadata = dict(context.invocation_metadata() or ())
-        scheme, _, text = str(metadata.get("authorization", "")).partition(" ")
-        try:
-            if scheme.lower() != "bearer":
-                raise NotAuthenticated("the metadata `authorization: Bearer owkai_…` is missing")
-            caller = await self.store.authentication.caller(text.strip(), _source(context), datetime.now(UTC))
-        except NotAuthenticated as error:
-            self.store.metrics.refused_keys.inc()
-            raise _Ended(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
-        except TooManyFailures as error:
-            self.store.metrics.refused_keys.inc()
-            raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
-        if caller.role not in (Role.SIDECAR, Role.ADMIN):
-            raise _Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
-        return caller
+            return ended_by(error)
+        return Ended(grpc.StatusCode.OK, "")
 
 
 class _Stream:
@@ -171,13 +109,13 @@ class _Stream:
             last_heard_at=now,
         )
 
-    def end(self, why: _Ended) -> None:
+    def end(self, why: Ended) -> None:
         """Close the stream from outside."""
         if not self._end.done():
             self._end.set_exception(why)
 
     async def run(self, seconds: float) -> None:
-        """Serve the subscriber for at most so long; returns at a clean end, else raises `_Ended`."""
+        """Serve the subscriber for at most so long; returns at a clean end, else raises `Ended`."""
         self._store.sidecars.connected(self._sidecar)
         tasks = [asyncio.create_task(work) for work in (self._listen(), self._beat(), self._follow())]
         try:
@@ -201,13 +139,13 @@ class _Stream:
                 case "acknowledgement":
                     self._acknowledged(message.acknowledgement)
                 case "hello":
-                    raise _Ended(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
+                    raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
 
     async def _beat(self) -> None:
         while True:
             silence = time.monotonic() - self._store.feed.confirmed_at
             if silence > self._pace.silence:
-                raise _Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+                raise Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
             if silence < self._pace.silence / 2:
                 await self._send(pb.StoreMessage(heartbeat=pb.Heartbeat(revision=self._store.feed.revision)))
             await asyncio.sleep(self._pace.heartbeat)
@@ -283,7 +221,7 @@ class _Stream:
                 async with asyncio.timeout(self._pace.send):
                     await self._context.write(message)
             except TimeoutError:
-                raise _Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
+                raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
         refused = refusals(message)
@@ -315,7 +253,7 @@ class _SnapshotGate:
 async def _hello(context: Context, seconds: float) -> pb.Hello:
     message = await _read(context, seconds)
     if message is None or message.WhichOneof("message") != "hello":
-        raise _Ended(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
+        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
     check_hello(message.hello)
     return message.hello
 
@@ -327,25 +265,5 @@ async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
             message = await context.read()
     except TimeoutError:
         why = f"nothing was heard for {seconds:g} s"
-        raise _Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
+        raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return message if isinstance(message, pb.SidecarMessage) else None
-
-
-def _source(context: Context) -> str:
-    """The peer's address, out of `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
-    _, _, address = unquote(context.peer()).partition(":")
-    return urlsplit(f"//{address}").hostname or ""
-
-
-def _fault(error: Exception) -> _Ended:
-    if is_unavailable(error):
-        return _Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
-    logger.error("a sync stream failed", exc_info=error)
-    return _Ended(grpc.StatusCode.INTERNAL, "internal error")
-
-
-async def _close(context: Context, ended: _Ended) -> None:
-    """Send the status, also where the subscriber is gone or does not take even that."""
-    with suppress(TimeoutError, grpc.aio.InternalError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await context.abort(ended.code, ended.why)

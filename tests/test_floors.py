@@ -16,7 +16,7 @@ GENERATED = {
 }
 WIRING = {"app", "cli", "dev", "__main__"}
 SHELLS = {"service", "http", "sync", "reports"}
-STORE_SHELLS = {"rest", "sync_service", "monitor", "dashboard"}
+STORE_SHELLS = {"rest", "peers", "sync_service", "reports", "approval_service", "monitor", "dashboard"}
 MODULES = sorted(
     path.relative_to(ROOT)
     for package in ("pdp", "registry_store", "ascend")
