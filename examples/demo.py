@@ -129,7 +129,8 @@ def register(registry: Registry) -> str:
     agent = registry.call("POST", "", example("financial-agent.json"))
     console.print(f"agent  [bold]{agent['agent_id']}[/bold], version {agent['version']}, {agent['status']}")
     policy = registry.call("POST", f"/{agent['agent_id']}/policies", example("high-value-policy.json"))
-    console.print(f"policy [bold]{policy['policy_name']}[/bold]: {json.dumps(policy['conditions'])}")
+    console.print(f"policy [bold]{policy['policy_name']}[/bold], for an action with")
+    console.print(f"  {json.dumps(policy['conditions'])}")
     policy_id: str = policy["policy_id"]
     return policy_id
 
@@ -137,9 +138,11 @@ def register(registry: Registry) -> str:
 def decide(agent: AscendClient) -> None:
     """Asks for a row of actions; all four outcomes have to appear."""
     scene("Ask for decisions, over gRPC")
-    table = Table("action", "resource", "risk", "amount", "outcome", Column("reason", overflow="fold"), "µs")
-    for column in (2, 3, 6):
-        table.columns[column].justify = "right"
+    text, number = partial(Column, overflow="fold"), partial(Column, justify="right", no_wrap=True)
+    outcome = Column("outcome", no_wrap=True)
+    table = Table(
+        text("action"), text("resource"), number("risk"), number("amount"), outcome, text("reason"), number("µs")
+    )
     for action in ACTIONS:
         agent.evaluate(action, dry_run=True)  # so that the times below are those of a connection in use
     seen = set()
@@ -169,8 +172,8 @@ def change_policy(registry: Registry, agent: AscendClient, policy_id: str) -> No
     )
     after = agent.evaluate(LARGE)
     console.print(
-        f"{LARGE.action_type} of {LARGE.amount:,.0f}: {coloured(before)} → {coloured(after)}, "
-        f"[bold]{seconds * 1e3:.1f} ms[/bold] after the registry's answer"
+        f"{LARGE.action_type} of {LARGE.amount:,.0f}: {coloured(before)} → {coloured(after)},\n"
+        f"  [bold]{seconds * 1e3:.1f} ms[/bold] after the registry's answer"
     )
 
 
@@ -184,7 +187,7 @@ def meet_the_limit(registry: Registry, agent: AscendClient) -> None:
             raise DemoError("the limit of 100 a minute let 1,000 pass")
     if decision.reason != "RATE_LIMIT_EXCEEDED":
         raise DemoError(f"refused for {decision.reason}")
-    console.print(f"{admitted} more pass, then {coloured(decision)} {decision.reason}: {decision.message}")
+    console.print(f"{admitted} more pass, then {coloured(decision)} {decision.reason}:\n  {decision.message}")
     registry.call("PUT", f"/{agent.agent_id}", {"max_actions_per_minute": 200, "version_notes": "demo: more room"})
     until(lambda: agent.evaluate(READ, dry_run=True), CHANGE_SECONDS, "the new limit did not arrive")
     decision = agent.evaluate(READ)
@@ -201,8 +204,8 @@ def lose_the_store(store: Program, agent: AscendClient) -> None:
         if decision.error_code:
             raise DemoError(f"no decision without the store: {decision.message}")
         console.print(
-            f"{action.action_type} on {action.resource}: {coloured(decision)} {decision.reason}, "
-            f"from revision {decision.registry_revision}, {decision.staleness:.1f} s after the store's last word"
+            f"{action.action_type} on {action.resource}: {coloured(decision)} {decision.reason},\n"
+            f"  from revision {decision.registry_revision}, {decision.staleness:.1f} s after the store's last word"
         )
 
 

@@ -36,7 +36,7 @@ async def test_the_demo_shows_what_it_promises() -> None:
     assert process.returncode == 0, out
     for outcome in ("allow", "require_approval", "escalate", "block"):
         assert f"│ {outcome} " in out
-    assert re.search(r"require_approval → allow, [0-9.]+ ms after the registry's answer", out)
+    assert re.search(r"require_approval → allow,\s+[0-9.]+ ms after the registry's answer", out)
     assert "block RATE_LIMIT_EXCEEDED" in out
     assert "the store has ended with code 0\napi.read on banking_api: allow" in out
 
