@@ -1,0 +1,68 @@
+"""Which attributes stay out of the decision log, by dotted paths: `customer.ssn`, `cards.*.number`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pdp.core.fields import quote
+
+REDACTED = "[redacted]"
+MOST_PATHS = 100
+MOST_PATH_CHARACTERS = 1024
+
+Path = tuple[str, ...]
+
+
+class BadPathError(ValueError):
+    """A path names nothing; the text says why."""
+
+
+class Redaction(NamedTuple):
+    """The paths whose values are replaced by `[redacted]`, whatever they are."""
+
+    paths: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Redaction":
+        """The redaction of these dotted paths; `BadPathError` for the first that is none."""
+        paths = tuple(map(_path, texts))
+        if len(paths) > MOST_PATHS:
+            raise BadPathError(f"there are more than {MOST_PATHS} paths")
+        return cls(paths)
+
+    def __call__(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of `attributes` without what the paths name; what they do not reach is shared."""
+        return {name: _redacted(value, _rests(self.paths, name)) for name, value in attributes.items()}
+
+
+def _path(text: str) -> Path:
+    path = tuple(text.split("."))
+    if not all(path):
+        raise BadPathError(f"{quote(text)} is not a dotted path, as `customer.ssn` or `cards.*.number`")
+    if len(text) > MOST_PATH_CHARACTERS:
+        raise BadPathError(f"{quote(text)} is longer than {MOST_PATH_CHARACTERS} characters")
+    return path
+
+
+def _redacted(value: Any, paths: tuple[Path, ...]) -> Any:
+    if not paths:
+        return value
+    if () in paths:
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {name: _redacted(inner, _rests(paths, name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner, _rests(paths, str(index))) for index, inner in enumerate(value)]
+    return value
+
+
+def _rests(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
+    return tuple(rest for path in paths for rest in _after(path, name))
+
+
+def _after(path: Path, name: str) -> Iterator[Path]:
+    """What remains of a path within the member `name`, which may itself be written with dots, as `customer.ssn` is."""
+    if path[0] in ("*", name):
+        yield path[1:]
+    names = tuple(name.split("."))
+    if len(names) > 1 and all(part in ("*", one) for part, one in zip(path, names, strict=False)):
+        yield path[len(names) :]
