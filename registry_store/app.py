@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 import uvicorn
 
-from registry_store import keys, monitor
+from registry_store import approval_clock, keys, monitor
 from registry_store.activity import Actor
+from registry_store.approval_feed import ApprovalFeed
+from registry_store.approval_service import ApprovalService
 from registry_store.authentication import Authentication
 from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
@@ -76,19 +78,24 @@ async def running(
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
         store.after_change = after_change
+        store.metrics.watch_approvals(store.approval_feed)
         streams = OpenStreams(store)
         sync = RegistrySync(store, streams, pace)
+        approval_service = ApprovalService(store, streams, pace)
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
+        await stack.enter_async_context(_background(store.approval_feed.run()))
+        await stack.enter_async_context(_background(approval_clock.run(database, store.metrics)))
         await stack.enter_async_context(_background(streams.watch_keys()))
         await stack.enter_async_context(_background(monitor.run(database)))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
-        grpc_address = await stack.enter_async_context(_grpc(store, [sync.handlers()]))
+        grpc_address = await stack.enter_async_context(_grpc(store, [sync.handlers(), approval_service.handlers()]))
         http_address = await stack.enter_async_context(_http(store))
         stack.callback(store.feed.close)
+        stack.callback(store.approval_feed.close)
         store.ready = True
         try:
             yield RunningStore(http_address, grpc_address, store)
@@ -100,15 +107,21 @@ async def _store(settings: Settings, database: Database) -> Store:
     pepper = Pepper(load_pepper(settings.pepper_path()))
     async with database.writing() as session:
         await pepper.check(session)
-    feed, sidecars = Feed(database), Sidecars()
+    feed, approval_feed, sidecars = Feed(database), ApprovalFeed(database), Sidecars()
     await feed.read()
-    database.on_commit = feed.wake
-    notifications = None if database.is_sqlite else Notifications(database.url, feed.wake)
+
+    def wake() -> None:
+        feed.wake()
+        approval_feed.wake()
+
+    database.on_commit = wake
+    notifications = None if database.is_sqlite else Notifications(database.url, wake)
     return Store(
         settings,
         database,
         pepper,
         feed,
+        approval_feed,
         sidecars,
         Metrics(feed, sidecars, notifications),
         Authentication(database, pepper, settings.most_failed_keys),

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, OrNull, Schema, quote, read_fields
+from pdp.core.fields import Choice, Field, ListOf, OrNull, Schema, quote, read_fields
 from pdp.core.records import AGENT_ID, NAME
 from registry_store import activity
 from registry_store.activity import Actor, Subject
@@ -22,6 +22,7 @@ from registry_store.errors import CannotStart, Conflict, LapsedKey, NotAuthentic
 from registry_store.tables import Key
 
 PREFIX = "owkai"
+MOST_GROUPS = 64
 
 
 class Role(Enum):
@@ -53,6 +54,9 @@ KEY_BODY: dict[str, Field] = {
     "agent_id": Field(
         OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
     ),
+    "groups": Field(
+        ListOf(NAME, MOST_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
+    ),
     "expires_at": Field(OrNull(Moment()), None, about="null: never"),
 }
 
@@ -65,6 +69,7 @@ class Caller:
     name: str
     role: Role
     agent_id: str | None
+    groups: tuple[str, ...] = ()
 
 
 class Pepper:
@@ -96,6 +101,7 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
         name=values["name"],
         role=values["role"].value,
         agent_id=values["agent_id"],
+        groups=list(values["groups"]),
         hash=pepper.hash(text),
         created_at=actor.at,
         created_by=actor.name,
@@ -114,7 +120,7 @@ async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: da
         raise NotAuthenticated("the key is unknown")
     if not is_valid(key, now):
         raise LapsedKey("the key is revoked" if key.revoked_at else "the key has expired")
-    return Caller(key.key_id, key.name, Role(key.role), key.agent_id)
+    return Caller(key.key_id, key.name, Role(key.role), key.agent_id, tuple(key.groups))
 
 
 def id_of(text: str) -> str:
@@ -205,6 +211,8 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
     values = read_fields(body, KEY_BODY, "", problems)
     if values["agent_id"] and values["role"] is not Role.AGENT:
         problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
+    if values["groups"] and values["role"] is not Role.APPROVER:
+        problems.append(Problem("groups", "only a key of role approver belongs to groups"))
     if values["expires_at"] is not None and values["expires_at"] <= now:
         problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
     if problems:
@@ -226,6 +234,7 @@ def _state(key: Key) -> dict[str, Any]:
         "name": key.name,
         "role": key.role,
         "agent_id": key.agent_id,
+        "groups": key.groups,
         "expires_at": key.expires_at,
     }
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from registry_store.approval_feed import ApprovalFeed
 from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
 from registry_store.feed import Feed
@@ -52,6 +53,15 @@ class Metrics:
         self.refused_keys = Counter(
             "registry_store_refused_keys_total", "Requests whose key was missing or wrong.", registry=self.registry
         )
+        self.approvals = Counter(
+            "registry_store_approvals_total",
+            "Approvals that came into a state through this store: pending as they are asked for.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.approvals_pending = Gauge(
+            "registry_store_approvals_pending", "Approvals that wait for a person.", registry=self.registry
+        )
         self._gauge("registry_store_revision", "The newest revision.", lambda: feed.revision)
         self._gauge("registry_store_connected_sidecars", "Sidecars with an open stream.", sidecars.count)
         self._gauge(
@@ -79,6 +89,11 @@ class Metrics:
         """Show how far the checkpoints have reached their receiver."""
         name = "registry_store_activity_sent_sequence"
         self._gauge(name, "The last entry whose checkpoint was sent since the start.", lambda: sender.sequence)
+
+    def watch_approvals(self, feed: ApprovalFeed) -> None:
+        """Show how many wait for news of an approval."""
+        name = "registry_store_approval_watchers"
+        self._gauge(name, "Open streams that wait for news of an approval.", lambda: feed.watches)
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

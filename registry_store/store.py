@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from registry_store.approval_feed import ApprovalFeed
 from registry_store.authentication import Authentication
 from registry_store.database import Database
 from registry_store.feed import Feed
@@ -21,6 +22,7 @@ class Store:
     database: Database
     pepper: Pepper
     feed: Feed
+    approval_feed: ApprovalFeed
     sidecars: Sidecars
     metrics: Metrics
     authentication: Authentication

@@ -16,7 +16,16 @@ GENERATED = {
 }
 WIRING = {"app", "cli", "dev", "__main__"}
 SHELLS = {"service", "http", "sync", "reports"}
-STORE_SHELLS = {"rest", "peers", "sync_service", "reports", "approval_service", "monitor", "dashboard"}
+STORE_SHELLS = {
+    "rest",
+    "peers",
+    "sync_service",
+    "reports",
+    "approval_service",
+    "approval_clock",
+    "monitor",
+    "dashboard",
+}
 MODULES = sorted(
     path.relative_to(ROOT)
     for package in ("pdp", "registry_store", "ascend")

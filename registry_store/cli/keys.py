@@ -25,21 +25,23 @@ def keys() -> None:
 @option("--role", type=click.Choice([role.value for role in Role]), required=True)
 @option("--name", required=True, help="Who holds the key; the activity log shows it.")
 @option("--agent-id", help="Of role agent alone: the agent that it is.")
+@option("--group", multiple=True, help="Of role approver alone: a group whose approvals it decides; may be repeated.")
 @option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
 @plainly
-def create(database: str, pepper_file: Path | None, **body: str | None) -> None:
+def create(database: str, pepper_file: Path | None, group: tuple[str, ...], **body: str | None) -> None:
     """Create a key and print it, alone; it cannot be read again."""
-    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body)))
+    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body | {"groups": group})))
 
 
 @keys.command("list")
 @DATABASE
 @plainly
 def list_keys(database: str) -> None:
-    """List keys: id, role, name, state."""
+    """List keys: id, role, state, name, groups."""
     for key in asyncio.run(_all(Settings(database))):
         state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
-        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}")
+        groups = f"  ({', '.join(key.groups)})" if key.groups else ""
+        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{groups}")
 
 
 @keys.command()

@@ -50,6 +50,7 @@ class RoleIn:
 Admin = Annotated[Caller, Depends(RoleIn(Role.ADMIN))]
 Reader = Annotated[Caller, Depends(RoleIn(*READERS))]
 ReaderOrAgent = Annotated[Caller, Depends(RoleIn(*READERS, Role.AGENT))]
+Approver = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.APPROVER))]
 AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
 
 
@@ -58,6 +59,14 @@ def check_sees(caller: Caller, agent_id: str) -> None:
     if caller.role is Role.AGENT and caller.agent_id != agent_id:
         whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
         raise NotAllowed(f"this key is that of {whose}")
+
+
+def seen_by(caller: Caller, agent_id: str | None) -> str | None:
+    """The agent of which a list is: an agent's key lists that agent alone, named or not; None: every agent."""
+    if caller.role is not Role.AGENT:
+        return agent_id
+    check_sees(caller, agent_id or caller.agent_id or "")
+    return caller.agent_id
 
 
 @asynccontextmanager

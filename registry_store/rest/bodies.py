@@ -26,10 +26,13 @@ async def read_json(request: Request, most_bytes: int = MOST_BYTES) -> Any:
 
 async def read_reason(request: Request) -> str:
     """The `reason` of a body that may be left out altogether."""
-    if not await _read_bounded(request):
-        return ""
-    reason: str = read_values(await read_json(request), REASON_BODY)["reason"]
+    reason: str = read_values(await read_optional_json(request), REASON_BODY)["reason"]
     return reason
+
+
+async def read_optional_json(request: Request) -> Any:
+    """The body as JSON; an empty object where it is left out."""
+    return await read_json(request) if await _read_bounded(request) else {}
 
 
 async def _read_bounded(request: Request, most_bytes: int = MOST_BYTES) -> bytes:

@@ -10,6 +10,7 @@ from registry_store.keys import Role
 from registry_store.rest import (
     activity,
     agents,
+    approvals,
     declarations,
     emergency_stops,
     keys,
@@ -31,6 +32,7 @@ ROUTERS = (
     policies.of_agent,
     policies.of_organisation,
     mcp_servers.router,
+    approvals.router,
     keys.router,
     operations.router,
 )

@@ -7,6 +7,7 @@ from pdp.core.fields import Field, Schema, schema_of
 from pdp.core.model import Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store import declarations, policies
+from registry_store.approvals import ApprovalState
 from registry_store.emergency_stops import SELECTOR
 from registry_store.keys import KEY_BODY
 
@@ -78,6 +79,29 @@ STOP = record(
     created_by=TEXT,
     released_at=or_null(MOMENT),
     released_by=or_null(TEXT),
+)
+APPROVAL = record(
+    {},
+    approval_id=TEXT,
+    decision_id=TEXT | {"description": "The decision that asked for it"},
+    node_id=TEXT | {"description": "The sidecar that asked for it"},
+    agent_id=TEXT,
+    status={"type": "string", "enum": [state.value for state in ApprovalState]},
+    outcome={"type": "string", "enum": ["require_approval", "escalate"]},
+    reason=TEXT,
+    message=TEXT,
+    policy=or_null({"type": "object"}) | {"description": "id, name and priority of the policy that asked for it"},
+    action={"type": "object", "description": "What the agent wants to do, some attributes redacted"},
+    action_sha256=TEXT | {"description": "Of the canonical action: of no other action is it an approval"},
+    approvers=TEXTS | {"description": "Keys or groups that may decide; with `team` null and none here: any approver"},
+    team=or_null(TEXT),
+    timeout_seconds=COUNT,
+    requested_at=MOMENT,
+    expires_at=MOMENT | {"description": "While pending: to decide; once approved: to use it"},
+    decided_at=or_null(MOMENT),
+    decided_by=or_null(TEXT),
+    comment=or_null(TEXT),
+    used_at=or_null(MOMENT),
 )
 SIDECAR = record(
     {},
@@ -159,6 +183,7 @@ COMPONENTS: dict[str, Schema] = {
     "EmergencyStop": STOP,
     "Stopped": {"allOf": [ref("EmergencyStop"), record({}, suspended=COUNT, unknown_agent_ids=TEXTS)]},
     "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
+    "Approval": APPROVAL,
     "Activity": ENTRY,
     "Sidecar": SIDECAR,
     "Problem": PROBLEM,

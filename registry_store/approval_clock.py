@@ -1,0 +1,50 @@
+"""The end of approvals by the clock: marked as expired within about a second, a little at a time."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry_store import approval_listing, approvals
+from registry_store.activity import Actor
+from registry_store.approvals import ApprovalState
+from registry_store.database import Database, retried
+from registry_store.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 1.0
+BATCH = 500
+"""Approvals that one transaction marks at most, so that no writer waits for long."""
+
+
+async def run(database: Database, metrics: Metrics) -> None:
+    """Mark what has expired each second, until cancelled; several stores on one database may."""
+    while True:
+        try:
+            await tick(database, metrics, datetime.now(UTC))
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("approvals that have expired cannot be marked: %s", error)
+        except Exception:
+            logger.exception("a fault while marking approvals that have expired")
+        await asyncio.sleep(PERIOD_SECONDS)
+
+
+async def tick(database: Database, metrics: Metrics, now: datetime) -> None:
+    """Mark what has expired by `now`, and note how many are pending."""
+    async with database.reading() as session:
+        metrics.approvals_pending.set(await approval_listing.count_pending(session, now))
+        overdue = await approval_listing.overdue(session, now, 1)
+    while overdue:  # the writers' lock is taken only for what there is
+        marked = await retried(_mark, database, now)
+        metrics.approvals.labels(ApprovalState.EXPIRED.value).inc(marked)
+        if marked < BATCH:
+            return
+
+
+async def _mark(database: Database, now: datetime) -> int:
+    async with database.writing() as session:
+        overdue = await approval_listing.overdue(session, now, BATCH)
+        await approvals.expire(session, overdue, Actor("system", "system", now))
+    return len(overdue)

@@ -1,0 +1,103 @@
+"""What a decision record says of the approval that it asks for."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Field, Json, OrNull, Text, Whole, join, read_fields
+from pdp.core.records import AGENT_ID, PARAMS
+from registry_store.documents import Document
+from registry_store.keys import Moment
+
+ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")
+SHA256 = Text(64, 64, r"[0-9a-f]{64}", "a SHA-256 in hex")
+OBJECT = Json(1024 * 1024, 32, only_object=True)
+MOST_TIMEOUT_SECONDS = 30 * 86_400
+
+RECORD: dict[str, Field] = {
+    "decision_id": Field(ID, required=True),
+    "decided_at": Field(Moment(), required=True),
+    "action": Field(OBJECT, {}, required=True),
+    "answer": Field(OBJECT, {}, required=True),
+    "opens": Field(OBJECT, {}, required=True),
+}
+ACTION: dict[str, Field] = {
+    "agent_id": Field(AGENT_ID, required=True),
+    "action_type": Field(Text(256, 1), required=True),
+    "resource": Field(OrNull(Text(2048))),
+}
+ANSWER: dict[str, Field] = {
+    "outcome": Field(Text(16, 1, "require_approval|escalate", "an outcome that asks for approval"), required=True),
+    "reason": Field(Text(64, 1), required=True),
+    "message": Field(Text(65_536), ""),
+    "policy": Field(OrNull(OBJECT)),
+    "action_params": Field(OBJECT, {}),
+    "approval_expires_at": Field(Moment(), required=True),
+}
+OPENS: dict[str, Field] = {
+    "approval_id": Field(ID, required=True),
+    "action_sha256": Field(SHA256, required=True),
+    "timeout_seconds": Field(Whole(1, MOST_TIMEOUT_SECONDS), required=True),
+}
+
+
+class Request(NamedTuple):
+    """An approval that a decision asks for: for which action, whose it is to give, and until when."""
+
+    approval_id: str
+    decision_id: str
+    agent_id: str
+    outcome: str
+    reason: str
+    message: str
+    policy: Document | None
+    action: Document
+    action_sha256: str
+    approvers: list[str]
+    team: str | None
+    timeout_seconds: int
+    requested_at: datetime
+    expires_at: datetime
+
+
+def read(documents: Sequence[Mapping[str, Any]]) -> dict[str, Request]:
+    """What these decision records ask for, by approval id, the first of each; `InvalidRecord` with every fault."""
+    problems: list[Problem] = []
+    asked: dict[str, Request] = {}
+    for index, document in enumerate(documents):
+        if document.get("opens") is not None:
+            request = _read(document, f"documents[{index}]", problems)
+            asked.setdefault(request.approval_id, request)
+    if problems:
+        raise InvalidRecord(problems)
+    return asked
+
+
+def _read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Request:
+    record = _members(document, RECORD, path, problems)
+    action = _members(record["action"], ACTION, join(path, "action"), problems)
+    answer = _members(record["answer"], ANSWER, join(path, "answer"), problems)
+    params = _members(answer["action_params"], PARAMS, join(path, "answer.action_params"), problems)
+    opens = _members(record["opens"], OPENS, join(path, "opens"), problems)
+    return Request(
+        approval_id=opens["approval_id"],
+        decision_id=record["decision_id"],
+        agent_id=action["agent_id"],
+        outcome=answer["outcome"],
+        reason=answer["reason"],
+        message=answer["message"],
+        policy=answer["policy"],
+        action=record["action"],
+        action_sha256=opens["action_sha256"],
+        approvers=list(params["approvers"] or ()),
+        team=params["team"],
+        timeout_seconds=opens["timeout_seconds"],
+        requested_at=record["decided_at"],
+        expires_at=answer["approval_expires_at"],
+    )
+
+
+def _members(value: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: list[Problem]) -> Document:
+    # A younger sidecar may say more: what is not asked for here is passed over, and kept with the decision.
+    return read_fields({name: value[name] for name in fields if name in value}, fields, path, problems)

@@ -1,0 +1,150 @@
+"""`registry_store.v1.RegistrySync`: approvals as sidecars use them and wait for them."""
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+import grpc
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Text, quote
+from pdp.core.records import AGENT_ID
+from registry_store import approvals
+from registry_store.activity import Actor
+from registry_store.approval_feed import ClosedError, FullError, Watch
+from registry_store.approval_requests import ID
+from registry_store.approvals import ApprovalState, Claim, Standing, Use
+from registry_store.database import retried
+from registry_store.errors import NotFound
+from registry_store.keys import Caller
+from registry_store.peers import SERVICE, Context, Ended, OpenStreams, answered, authenticated, close, ended_by
+from registry_store.store import Store
+from registry_store.sync_service import Pace
+from registry_store.v1 import sync_pb2 as pb
+
+USE_ID = Text(128, 1)
+SHA256_BYTES = 32
+
+
+class ApprovalService:
+    """UseApproval and WatchApproval."""
+
+    def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
+        self._store = store
+        self._streams = streams
+        self._pace = pace
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to add to a `grpc.aio` server."""
+        use = grpc.unary_unary_rpc_method_handler(
+            self._use,
+            request_deserializer=pb.UseApprovalRequest.FromString,
+            response_serializer=pb.UseApprovalResponse.SerializeToString,
+        )
+        watch = grpc.unary_stream_rpc_method_handler(
+            self._watch,
+            request_deserializer=pb.WatchApprovalRequest.FromString,
+            response_serializer=pb.Approval.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"UseApproval": use, "WatchApproval": watch})
+
+    async def _use(self, request: pb.UseApprovalRequest, context: Context) -> pb.UseApprovalResponse:
+        return await answered(self._store, context, lambda caller: self._used(request, caller))
+
+    async def _used(self, request: pb.UseApprovalRequest, caller: Caller) -> pb.UseApprovalResponse:
+        approval_id, claim = _id(request.approval_id), _claim(request)
+        now = datetime.now(UTC)
+        async with self._store.database.reading() as session:
+            approval = await approvals.get(session, approval_id)
+        # Only what will be granted is worth the writers' lock, under which it is judged anew.
+        if approvals.judge(approval, claim, now) is Use.GRANTED and approval.use_id is None:
+            actor = Actor(caller.name, "system", now, caller.key_id)
+            return await retried(self._use_up, approval_id, claim, actor)
+        return _answer(approvals.judge(approval, claim, now), approvals.standing_of(approval, now))
+
+    async def _use_up(self, approval_id: str, claim: Claim, actor: Actor) -> pb.UseApprovalResponse:
+        async with self._store.database.writing() as session:
+            approval = await approvals.get(session, approval_id)
+            first = approval.use_id is None
+            verdict = await approvals.use(session, approval, claim, actor)
+        if first and verdict is Use.GRANTED:
+            self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
+        return _answer(verdict, approvals.standing_of(approval, actor.at))
+
+    async def _watch(self, request: pb.WatchApprovalRequest, context: Context) -> None:
+        ended = await self._serve(request, context)
+        if ended is not None:
+            await close(context, ended)
+
+    async def _serve(self, request: pb.WatchApprovalRequest, context: Context) -> Ended | None:
+        """Why the stream ends before its time, if it does."""
+        try:
+            caller = await authenticated(self._store, context)
+            with (
+                self._store.approval_feed.watching(_id(request.approval_id)) as watch,
+                self._streams.opened(caller, watch.end),
+            ):
+                await self._follow_for_its_time(watch, context)
+        except ClosedError as error:
+            return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
+        except FullError as error:
+            return Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except Exception as error:
+            return ended_by(error)
+        return None
+
+    async def _follow_for_its_time(self, watch: Watch, context: Context) -> None:
+        seconds = random.uniform(*self._pace.lifetime)  # noqa: S311 - spreads load, guards nothing
+        try:
+            async with asyncio.timeout(seconds):
+                await self._follow(watch, context)
+        except TimeoutError:
+            raise Ended(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
+
+    async def _follow(self, watch: Watch, context: Context) -> None:
+        standing: Standing | None = None
+        while standing is None or not standing.final:
+            standing = await watch.news()
+            if standing is not None:
+                await self._send(context, _message(standing))
+
+    async def _send(self, context: Context, message: pb.Approval) -> None:
+        try:
+            async with asyncio.timeout(self._pace.send):
+                await context.write(message)
+        except TimeoutError:
+            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
+
+
+def _id(approval_id: str) -> str:
+    """The id; `NotFound` where it is none that an approval may have."""
+    problems: list[Problem] = []
+    ID.read(approval_id, "approval_id", problems)
+    if problems:
+        raise NotFound(f"no approval {quote(approval_id)}")
+    return approval_id
+
+
+def _claim(request: pb.UseApprovalRequest) -> Claim:
+    problems: list[Problem] = []
+    AGENT_ID.read(request.agent_id, "agent_id", problems)
+    USE_ID.read(request.use_id, "use_id", problems)
+    if len(request.action_sha256) != SHA256_BYTES:
+        problems.append(Problem("action_sha256", f"has not {SHA256_BYTES} bytes"))
+    if problems:
+        raise InvalidRecord(problems)
+    return Claim(request.agent_id, request.action_sha256, request.use_id)
+
+
+def _answer(verdict: Use, standing: Standing) -> pb.UseApprovalResponse:
+    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{verdict.name}", approval=_message(standing))
+
+
+def _message(standing: Standing) -> pb.Approval:
+    return pb.Approval(
+        approval_id=standing.approval_id,
+        state=f"APPROVAL_STATE_{standing.state.name}",
+        decided_by=standing.decided_by or "",
+        comment=standing.comment or "",
+        expires_at=standing.expires_at.timestamp(),
+    )

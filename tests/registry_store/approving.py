@@ -1,0 +1,142 @@
+"""Approvals in tests: decision records that ask for them, and a sidecar that uses them and waits for them."""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+
+from registry_store import approvals
+from registry_store.documents import canonical, instant
+from registry_store.tables import Approval
+from registry_store.v1 import sync_pb2 as pb
+from tests.registry_store.serving import WAIT_SECONDS, Served
+
+AGENT = "payments-worker-prod"
+SERVICE = "/registry_store.v1.RegistrySync"
+
+
+def record(
+    *,
+    agent_id: str = AGENT,
+    approval_id: str | None = None,
+    at: datetime | None = None,
+    timeout: int = 3600,
+    params: dict[str, Any] | None = None,
+    **action: Any,
+) -> dict[str, Any]:
+    """A decision record that asks for an approval, made at `at`, by default now."""
+    at = at or datetime.now(UTC)
+    fields = {"agent_id": agent_id, "action_type": "transaction.process", "resource": "banking_api", **action}
+    return {
+        "decision_id": str(uuid.uuid4()),
+        "decided_at": instant(at),
+        "action": fields,
+        "answer": {
+            "outcome": "require_approval",
+            "reason": "POLICY_MATCHED",
+            "message": "policy `High-Value Review` asks for approval",
+            "policy": {"id": "pol_1", "name": "High-Value Review", "priority": 10},
+            "action_params": params or {},
+            "approval_expires_at": instant(at + timedelta(seconds=timeout)),
+        },
+        "opens": {
+            "approval_id": approval_id or str(uuid.uuid4()),
+            "action_sha256": sha256(fields).hex(),
+            "timeout_seconds": timeout,
+        },
+    }
+
+
+def sha256(action: dict[str, Any]) -> bytes:
+    return hashlib.sha256(canonical(action).encode()).digest()
+
+
+def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
+    """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
+
+    async def work() -> list[Approval]:
+        async with store.running._store.database.writing() as session:
+            return await approvals.open_requested(session, node_id, records, at or datetime.now(UTC))
+
+    return [approval.approval_id for approval in store.run(work())]
+
+
+def opened(store: Served, **fields: Any) -> str:
+    """Open one approval; returns its id."""
+    (approval_id,) = open_all(store, record(**fields))
+    return approval_id
+
+
+class Sidecar:
+    """A sidecar's calls about approvals."""
+
+    def __init__(self, channel: grpc.aio.Channel, key: str | None) -> None:
+        self._metadata = [("authorization", f"Bearer {key}")] if key else []
+        self._use = channel.unary_unary(
+            f"{SERVICE}/UseApproval",
+            request_serializer=pb.UseApprovalRequest.SerializeToString,
+            response_deserializer=pb.UseApprovalResponse.FromString,
+        )
+        self._watch = channel.unary_stream(
+            f"{SERVICE}/WatchApproval",
+            request_serializer=pb.WatchApprovalRequest.SerializeToString,
+            response_deserializer=pb.Approval.FromString,
+        )
+
+    async def use(
+        self, approval_id: str, action: dict[str, Any] | None = None, **fields: Any
+    ) -> pb.UseApprovalResponse:
+        """The answer to one try to use an approval, by default for the action of `record()`."""
+        action = action or record()["action"]
+        request = {"agent_id": action["agent_id"], "action_sha256": sha256(action), "use_id": str(uuid.uuid4())}
+        message = pb.UseApprovalRequest(approval_id=approval_id, **request | fields)
+        answer = await self._use(message, metadata=self._metadata, timeout=WAIT_SECONDS)
+        assert isinstance(answer, pb.UseApprovalResponse)
+        return answer
+
+    def watch(self, approval_id: str) -> "Watching":
+        """A stream of what becomes of an approval."""
+        return Watching(self._watch(pb.WatchApprovalRequest(approval_id=approval_id), metadata=self._metadata))
+
+
+class Watching:
+    """A stream of what becomes of one approval."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def next(self) -> pb.Approval:
+        async with asyncio.timeout(WAIT_SECONDS):
+            message = await self.call.read()
+        assert isinstance(message, pb.Approval), "the stream has ended"
+        return message
+
+    async def states(self) -> list[str]:
+        """The states until the stream ends by itself."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            return [state(message) async for message in self.call]
+
+    async def ended(self) -> tuple[grpc.StatusCode, str]:
+        """The status with which the store ends the stream."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await self.call.code(), await self.call.details()
+
+
+def state(approval: pb.Approval) -> str:
+    return pb.ApprovalState.Name(approval.state).removeprefix("APPROVAL_STATE_").lower()
+
+
+def verdict(answer: pb.UseApprovalResponse) -> str:
+    return pb.ApprovalUse.Name(answer.use).removeprefix("APPROVAL_USE_").lower()
+
+
+@asynccontextmanager
+async def sidecar(store: Served, key: str | None = None, role: str = "sidecar") -> AsyncIterator[Sidecar]:
+    """A sidecar connected to the store, with a key of its own unless one is given."""
+    async with grpc.aio.insecure_channel(store.running.grpc_address) as channel:
+        yield Sidecar(channel, key or await asyncio.to_thread(store.key, role))
