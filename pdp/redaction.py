@@ -66,3 +66,6 @@ def _after(path: Path, name: str) -> Iterator[Path]:
     names = tuple(name.split("."))
     if len(names) > 1 and all(part in ("*", one) for part, one in zip(path, names, strict=False)):
         yield path[len(names) :]
+
+
+NOTHING = Redaction()

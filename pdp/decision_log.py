@@ -1,0 +1,272 @@
+"""The decision log on disk: a hash chain in files, bounded, of which what the store has kept goes first.
+
+Sequences are never given twice. What had to give way leaves a gap in them, and a record that tells of it: everything
+from the first to the last sequence that it names was given up, save what the store already had.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pdp import segments
+from pdp.core.fields import quote
+from pdp.record import gap
+from pdp.segments import Cursor, Damaged, Found, Head, Record, Segment, sealed
+
+LEAST_BYTES = 1 << 20
+MOST_BYTES = 64 << 30
+MOST_DOCUMENT_BYTES = 1 << 20
+LINE_BYTES = 100
+"""At most so many bytes of a line are not the document."""
+SEGMENTS = 64
+LEAST_SEGMENT_BYTES, MOST_SEGMENT_BYTES = 64 << 10, 16 << 20
+MOST_ASIDE = 16
+MOST_REFUSED_BYTES = 16 << 20
+
+Item = bytes | int
+"""What is appended: a document, or the number of records that are lost in its place."""
+
+log = logging.getLogger(__name__)
+
+
+class DecisionLog:
+    """The log in one folder, for one thread at a time; `OSError` from any method leaves it usable, to try again.
+
+    It takes at most `most_bytes`: unless it is told not to `give_way`, the oldest files do.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int, clock: Callable[[], float], *, give_way: bool = True) -> None:
+        self.most_bytes = most_bytes
+        self.gives_way = give_way
+        self.dropped = 0
+        self.damaged = 0
+        self._folder = folder
+        self._clock = clock
+        self._segment_bytes = min(MOST_SEGMENT_BYTES, max(LEAST_SEGMENT_BYTES, most_bytes // SEGMENTS))
+        self._owed: list[bytes] = []
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._kept_path = folder / "kept"
+        self.kept = _read_number(self._kept_path)
+        self._segments, self._head = self._recovered()
+        self._cursor: tuple[Path, Cursor] | None = None
+
+    @property
+    def last(self) -> int:
+        """The newest sequence that is taken."""
+        return self._head.sequence
+
+    @property
+    def bytes(self) -> int:
+        """How much the files hold."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def unsent(self) -> int:
+        """How many records the store is not known to have."""
+        first = self._segments[0].start.sequence if self._segments else self.last
+        return self.last - min(self.last, max(self.kept, first))
+
+    def append(self, items: deque[Item]) -> Iterator[list[Record]]:
+        """Put items on the disk: takes from `items` what is there, and yields the records."""
+        items.extendleft(reversed(self._owed))
+        self._owed.clear()
+        while items:
+            try:
+                yield self._append_some(items)
+            except Damaged as error:
+                self._repair(self._segments[-1], error)
+
+    def after(self, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
+        """The oldest records after `sequence`, of one file."""
+        for segment in self._segments:
+            if segment.end.sequence > sequence:
+                try:
+                    return self._read(segment, sequence, most_records, most_bytes)
+                except Damaged as error:
+                    self._repair(segment, error)
+                    return self.after(sequence, most_records, most_bytes)
+        return []
+
+    def keep(self, sequence: int) -> None:
+        """Note that the store has all up to `sequence`; files that hold nothing else go."""
+        self.kept = max(self.kept, sequence)
+        while len(self._segments) > 1 and self._segments[0].end.sequence <= self.kept:
+            self._remove(self._segments[0])
+        # Unflushed: after a crash an older number stands here, and records are sent twice.
+        temporary = self._kept_path.with_suffix(".new")
+        temporary.write_bytes(b"%d\n" % self.kept)
+        temporary.replace(self._kept_path)
+
+    def refuse(self, record: Record) -> None:
+        """Lay aside a record that the store will not have, as if it had it; a gap record tells of it."""
+        self._owed.append(gap(record.sequence, record.sequence, self._clock()))
+        path = self._folder / "refused.jsonl"
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > MOST_REFUSED_BYTES:
+                path.replace(path.with_suffix(".jsonl.old"))
+        with open(path, "ab", opener=_private) as file:
+            file.write(record.document + b"\n")
+        self.keep(record.sequence)
+
+    def go_on_after(self, sequence: int) -> None:
+        """Number what is unsent anew, since the store has other records up to `sequence`, from a life of this folder
+        that is lost to it: the folder was put back to an older state.
+        """
+        log.error(
+            "the store has %d decisions of this sidecar, and its log ends at %d: was `--data-dir` put back to an older "
+            "state? what is unsent is sent under new numbers",
+            sequence,
+            self.last,
+        )
+        old, kept = list(self._segments), self.kept
+        self._head = Head(max(sequence, self.last), self._head.hash)
+        self._segments.append(Segment.create(self._folder, self._head))
+        for segment in old:
+            while segment in self._segments and (records := self._read(segment, kept, 1000, MOST_SEGMENT_BYTES)):
+                kept = records[-1].sequence
+                for _ in self.append(deque(record.document for record in records)):
+                    pass
+            if segment in self._segments:
+                self._remove(segment)
+        self.keep(sequence)
+
+    def _append_some(self, items: deque[Item]) -> list[Record]:
+        segment = self._active()
+        records = self._sealed(items)
+        taken = len(records)
+        victims = self._victims(sum(len(record.document) + LINE_BYTES for record in records))
+        if victims and victims[-1].end.sequence > self.kept:
+            head, document = records[-1].head, gap(self.kept + 1, victims[-1].end.sequence, self._clock())
+            records.append(sealed(head, head.sequence + 1, document))
+        segment.write(records)
+        self._head = records[-1].head
+        for _ in range(taken):
+            items.popleft()
+        for victim in victims:
+            self.dropped += victim.end.sequence - min(victim.end.sequence, max(self.kept, victim.start.sequence))
+            self._remove(victim)
+        return records
+
+    def _active(self) -> Segment:
+        newest = self._segments[-1] if self._segments else None
+        if newest is None or newest.size >= self._segment_bytes or newest.end.hash != self._head.hash:
+            newest = Segment.create(self._folder, self._head)
+            self._segments.append(newest)
+        return newest
+
+    def _sealed(self, items: deque[Item]) -> list[Record]:
+        """The next records, as many as a file holds."""
+        records: list[Record] = []
+        head, size = self._head, 0
+        for item in items:
+            sequence, document = head.sequence + 1, item
+            if isinstance(document, int):
+                self.dropped += document
+                sequence, document = sequence + document, gap(sequence, head.sequence + document, self._clock())
+            records.append(sealed(head, sequence, document))
+            head, size = records[-1].head, size + len(document)
+            if size >= self._segment_bytes:
+                break
+        return records
+
+    def _victims(self, more: int) -> list[Segment]:
+        excess = self.bytes + more - self.most_bytes if self.gives_way else 0
+        victims = []
+        for segment in self._segments[:-1]:
+            if excess <= 0:
+                break
+            victims.append(segment)
+            excess -= segment.size
+        return victims
+
+    def _read(self, segment: Segment, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
+        cursor = segment.beginning
+        if self._cursor is not None and self._cursor[0] == segment.path and self._cursor[1].head.sequence <= sequence:
+            cursor = self._cursor[1]
+        records: list[Record] = []
+        size = 0
+        while cursor.offset < segment.size:
+            for record, after in segment.read(cursor):
+                if record.sequence > sequence:
+                    size += len(record.document)
+                    if records and (len(records) == most_records or size > most_bytes):
+                        return records
+                    records.append(record)
+                cursor = after
+                self._cursor = segment.path, cursor
+        return records
+
+    def _remove(self, segment: Segment) -> None:
+        segment.path.unlink(missing_ok=True)
+        self._segments.remove(segment)
+
+    def _recovered(self) -> tuple[list[Segment], Head]:
+        """The files as the last life of this folder left them, and where the chain has come to."""
+        opened: list[Segment] = []
+        told: list[tuple[int, int]] = []
+        lost: list[tuple[int, int]] = []
+        end: Head | None = None
+        files = segments.paths(self._folder)
+        for path in files:
+            found = segments.scan(path)
+            torn = path == files[-1] and b"\n" not in found.rest  # a write that the last life did not finish
+            if found.rest and not torn:
+                self._set_aside(path, found, "it is not what was written")
+            elif found.segment is None:
+                path.unlink()
+            if found.segment is not None:
+                opened.append(found.segment)
+            told += found.told
+            start = found.segment.start if found.segment else Head(int(path.stem) - 1, b"")
+            if end is not None and start.hash != end.hash:
+                lost.append((end.sequence + 1, start.sequence))
+            end = found.segment.end if found.segment else start
+            if path == files[-1] and not torn:
+                taken = end.sequence + len(found.rest.removesuffix(b"\n").split(b"\n")) if found.rest else end.sequence
+                lost.append((end.sequence + 1, taken))
+                end = Head(taken, end.hash)
+        for first, last in lost:
+            if not any(known <= first and last <= until for known, until in told):
+                self._tell_lost(first, last)
+        taken = max(self.kept, end.sequence if end else 0)
+        return opened, Head(taken, opened[-1].end.hash if opened else Head().hash)
+
+    def _repair(self, segment: Segment, error: Exception) -> None:
+        """Leave of a damaged file what is right, and tell of the rest."""
+        found = segments.scan(segment.path, segment.size) if segment.path.exists() else None
+        if found is not None:
+            self._set_aside(segment.path, found, str(error))
+        right = found.segment if found is not None else None
+        self._tell_lost((right.end if right else segment.start).sequence + 1, segment.end.sequence)
+        self._cursor = None
+        if right is None:
+            self._segments.remove(segment)
+        else:
+            segment.end, segment.size = right.end, right.size
+
+    def _set_aside(self, path: Path, found: Found, why: str) -> None:
+        self.damaged += 1
+        aside = segments.set_aside(path, found.segment.size if found.segment else 0)
+        log.error("the decision log's %s is damaged, %s; set aside as %s", quote(path.name), why, quote(aside.name))
+        for old in sorted(self._folder.glob("*.damaged"))[:-MOST_ASIDE]:
+            old.unlink()
+
+    def _tell_lost(self, first: int, last: int) -> None:
+        first = max(first, self.kept + 1)
+        if first <= last:
+            self.dropped += last - first + 1
+            self._owed.append(gap(first, last, self._clock()))
+
+
+def _read_number(path: Path) -> int:
+    """The number in a file; 0 when there is none to trust."""
+    with suppress(OSError, ValueError):
+        return max(0, int(path.read_bytes()[:32]))
+    return 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -1,0 +1,68 @@
+"""The decision log as lines on standard output, by a thread of its own: no slow reader holds anything else up."""
+
+import logging
+import os
+import queue
+import select
+import threading
+from collections.abc import Sequence
+
+MOST_WAITING_BYTES = 8 << 20
+CLOSE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Echo:
+    """Writes documents to a file descriptor, one a line; what it has no room for is counted in `dropped`."""
+
+    def __init__(self, file: int = 1, most_bytes: int = MOST_WAITING_BYTES) -> None:
+        self.dropped = 0
+        self._file = file
+        self._most_bytes = most_bytes
+        self._waiting = 0
+        self._queue: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="decision-log-echo", daemon=True)
+        self._thread.start()
+
+    def put(self, documents: Sequence[bytes]) -> None:
+        """Have these written soon, or count them as dropped."""
+        size = sum(map(len, documents))
+        with self._lock:
+            if not self._thread.is_alive() or self._waiting + size > self._most_bytes:
+                self.dropped += len(documents)
+                return
+            self._waiting += size
+        self._queue.put(documents)
+
+    def close(self) -> None:
+        """Wait for what was put to be written, for a second at most."""
+        self._queue.put(())
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while documents := self._queue.get():
+            try:
+                self._write(b"".join([document + b"\n" for document in documents]))
+            except OSError as error:
+                log.error("decisions are not written to standard output any more: %s", error.strerror)
+                self._give_up(len(documents))
+                return
+            with self._lock:
+                self._waiting -= sum(map(len, documents))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._file, view) :]
+            except BlockingIOError:  # whoever shares the terminal or pipe made it so
+                select.select([], [self._file], [])
+
+    def _give_up(self, dropped: int) -> None:
+        with self._lock:
+            self._waiting = self._most_bytes + 1  # from here on `put` has no room
+            self.dropped += dropped
+        while not self._queue.empty():
+            self.dropped += len(self._queue.get())

@@ -1,0 +1,271 @@
+"""Decisions on their way to the disk: a buffer in memory, which a thread empties into the decision log.
+
+What waits here is what a crash loses, so it waits for at most `FLUSH_SECONDS` and the time that a write takes.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+
+from pdp.decision_log import MOST_DOCUMENT_BYTES, DecisionLog, Item
+from pdp.echo import Echo
+from pdp.metrics import Metrics
+from pdp.record import Entry, document
+from pdp.redaction import NOTHING, Redaction
+from pdp.segments import Record
+from pdp.wire import MOST_ACTION_BYTES, Attributes
+
+FLUSH_SECONDS = 0.2
+RETRY_SECONDS = 1.0
+MOST_WAITING_BYTES = 32 << 20
+MOST_BATCH_BYTES = 2 << 20
+ENTRY_BYTES = 2048
+"""What an entry takes in memory, about, without what has no short bound."""
+ATTRIBUTE_WEIGHT = 8
+"""How much more attributes take in memory than on the wire, about."""
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class Size(NamedTuple):
+    """What the log held when its thread last had it in hand."""
+
+    last: int
+    unsent: int
+    bytes: int
+    unwritten: int
+
+
+class Spool:
+    """The decision log of a sidecar, for its event loop: `run` must run, and one thread does all that the disk does.
+
+    While `full`, which only a log that must not give way ever is, no decision may be made.
+    """
+
+    def __init__(
+        self,
+        decisions: DecisionLog,
+        redact: Redaction = NOTHING,
+        echo: Echo | None = None,
+        most_bytes: int = MOST_WAITING_BYTES,
+    ) -> None:
+        self.full = False
+        self.logged = 0
+        self.failures = 0
+        self.flushed = asyncio.Event()
+        """Set when records have come to the disk; whoever waits for it clears it."""
+        self.urgent = asyncio.Event()
+        """Set when one of them shall be sent at once; likewise."""
+        self._log = decisions
+        self._redact = redact
+        self._echo = echo
+        self._most_bytes = most_bytes
+        self._pending: deque[Entry] = deque()
+        self._weight = 0
+        self._lost = 0
+        self._urgent = False
+        self._unwritten: deque[Item] = deque()
+        self._some = asyncio.Event()
+        self._now = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._failing = False
+        self._thread = ThreadPoolExecutor(1, "decision-log")
+        self._size = self._measured()
+        self._fit()
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        """Have a decision written soon; an urgent one at once, and sent to the store at once."""
+        self._pending.append(entry)
+        self._weight += _weight(entry)
+        if self._weight >= self._room:
+            self._overflow()
+        if urgent:
+            self._urgent = True
+        if urgent or self._weight > self._most_bytes >> 3:
+            self._now.set()
+        self._some.set()
+
+    async def run(self) -> None:
+        """Write what is appended, until closed and the last of it is tried."""
+        self._some.set()  # the log may owe a record of what its last life left
+        while not self._closed.is_set():
+            await self._some.wait()
+            await _within(FLUSH_SECONDS, self._now)
+            self._some.clear()
+            self._now.clear()
+            if not await self._flush():
+                self._some.set()
+                await _within(RETRY_SECONDS, self._closed)
+        await self._flush()
+
+    def close(self) -> None:
+        """Have `run` write what is there, and end."""
+        for event in (self._closed, self._some, self._now):
+            event.set()
+
+    def end(self) -> None:
+        """Let go of the threads, and tell what could not be written."""
+        left = len(self._pending) + self._lost + sum(item if isinstance(item, int) else 1 for item in self._unwritten)
+        if left:
+            log.error("the decision log could not be written before the stop: %d decisions are lost", left)
+        if self._echo is not None:
+            self._echo.close()
+        self._thread.shutdown(wait=False)
+
+    @property
+    def last(self) -> int:
+        """The newest sequence on the disk."""
+        return self._size.last
+
+    async def unsent(self, most_records: int) -> list[Record]:
+        """The oldest records that the store is not known to have; none: there are none on the disk."""
+        return await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MOST_BATCH_BYTES))
+
+    async def keep(self, sequence: int) -> None:
+        """Note that the store has all up to `sequence`."""
+        await self._in_thread(lambda: self._log.keep(sequence))
+        self._fit()
+
+    async def refuse(self, record: Record) -> None:
+        """Lay aside a record that the store will not have, and go on after it."""
+        await self._in_thread(lambda: self._log.refuse(record))
+        self._some.set()  # a gap record is owed
+
+    async def go_on_after(self, sequence: int) -> None:
+        """Number what is unsent anew, after `sequence`."""
+        await self._in_thread(lambda: self._log.go_on_after(sequence))
+
+    def watch(self, metrics: Metrics) -> None:
+        """Show itself in the metrics."""
+        gauges: list[Reading] = [
+            ("pdp_spool_records", "Decisions that the store is not known to have", self._depth),
+            ("pdp_spool_bytes", "What the decision log takes on the disk", lambda: self._size.bytes),
+        ]
+        totals: list[Reading] = [
+            ("pdp_decisions_logged", "Records written to the decision log", lambda: self.logged),
+            ("pdp_decisions_dropped", "Records that gave way before the store had them", lambda: self._log.dropped),
+            ("pdp_spool_failures", "Writes of the decision log that failed", lambda: self.failures),
+            ("pdp_spool_damaged", "Damaged files of the decision log, set aside", lambda: self._log.damaged),
+        ]
+        if (echo := self._echo) is not None:
+            totals.append(("pdp_log_lines_dropped", "Decisions not printed for want of a reader", lambda: echo.dropped))
+        for reading in gauges:
+            metrics.watch(*reading)
+        for reading in totals:
+            metrics.watch_total(*reading)
+
+    def _depth(self) -> int:
+        return self._size.unsent + len(self._pending)
+
+    async def _flush(self) -> bool:
+        entries, lost, urgent = self._pending, self._lost, self._urgent
+        self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
+        try:
+            await self._in_thread(lambda: self._write(entries, lost))
+        except Exception as error:
+            self._fail(error)
+            self._urgent |= urgent
+            self._fit()
+            return False
+        if self._failing:
+            self._failing = False
+            log.warning("the decision log can be written again")
+        self._fit()
+        self.flushed.set()
+        if urgent:
+            self.urgent.set()
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        self.failures += 1
+        if not self._failing:
+            self._failing = True
+            fault = None if isinstance(error, OSError) else error
+            log.error("cannot write the decision log: %s; decisions wait in memory", error, exc_info=fault)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        def measured() -> Result:
+            try:
+                return work()
+            finally:
+                self._size = self._measured()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, measured)
+
+    def _write(self, entries: Iterable[Entry], lost: int) -> None:
+        if lost:
+            self._unwritten.append(lost)
+        self._unwritten.extend(map(self._item, entries))
+        self._bound_unwritten()
+        for records in self._log.append(self._unwritten):
+            self.logged += len(records)
+            if self._echo is not None:
+                self._echo.put([record.document for record in records])
+
+    def _item(self, entry: Entry) -> Item:
+        try:
+            content = document(entry, self._redact)
+        except Exception:
+            log.exception("decision %s cannot be written down", entry.answer.decision_id)
+            return 1
+        if len(content) <= MOST_DOCUMENT_BYTES:
+            return content
+        log.error("decision %s is larger than %d bytes, too large to log", entry.answer.decision_id, len(content))
+        return 1
+
+    def _bound_unwritten(self) -> None:
+        """Have the oldest give way while the disk cannot be written."""
+        excess, lost = _bytes(self._unwritten) - 2 * self._most_bytes, 0
+        while excess > 0:
+            item = self._unwritten.popleft()
+            excess -= 0 if isinstance(item, int) else len(item)
+            lost += item if isinstance(item, int) else 1
+        if lost:
+            self._unwritten.appendleft(lost)
+
+    def _measured(self) -> Size:
+        return Size(self._log.last, self._log.unsent, self._log.bytes, _bytes(self._unwritten))
+
+    def _fit(self) -> None:
+        """Reckon how much may wait in memory."""
+        self._room = self._most_bytes
+        if not self._log.gives_way:
+            self._room -= self._size.unwritten
+            self._room = min(self._room, self._log.most_bytes - self._size.bytes - self._size.unwritten)
+            self.full = self._weight >= self._room
+
+    def _overflow(self) -> None:
+        self.full = not self._log.gives_way
+        while self._weight > self._most_bytes:
+            self._weight -= _weight(self._pending.popleft())
+            self._lost += 1
+
+
+Reading = tuple[str, str, Callable[[], float]]
+
+
+def _weight(entry: Entry) -> int:
+    action = entry.action
+    weight = ENTRY_BYTES + len(action.resource) + len(action.resource_id)
+    if action.data_classifications:
+        weight += sum(map(len, action.data_classifications))
+    attributes = action.attributes
+    if isinstance(attributes, Attributes):
+        return weight + ATTRIBUTE_WEIGHT * attributes.byte_size()
+    return weight + MOST_ACTION_BYTES if attributes else weight
+
+
+def _bytes(items: Iterable[Item]) -> int:
+    return sum(len(item) for item in items if not isinstance(item, int))
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
