@@ -22,6 +22,7 @@ from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
 from registry_store.checkpoints import CheckpointFile, Signer, signing_key
 from registry_store.database import Database, retried
+from registry_store.decision_reports import MOST_MESSAGE_BYTES
 from registry_store.errors import CannotStart
 from registry_store.feed import Feed
 from registry_store.keys import Pepper
@@ -29,6 +30,7 @@ from registry_store.metrics import Metrics
 from registry_store.migrate import opened
 from registry_store.notifications import Notifications
 from registry_store.peers import OpenStreams
+from registry_store.reports import DecisionReports
 from registry_store.rest.application import application
 from registry_store.settings import Settings, host_and_port, load_pepper
 from registry_store.sidecars import Sidecars
@@ -41,6 +43,7 @@ START_SECONDS = 10
 BACKLOG = 1024
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second store on the port shall fail, not share it
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -81,18 +84,21 @@ async def running(
         store.metrics.watch_approvals(store.approval_feed)
         streams = OpenStreams(store)
         sync = RegistrySync(store, streams, pace)
+        reports = DecisionReports(store)
         approval_service = ApprovalService(store, streams, pace)
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(store.approval_feed.run()))
         await stack.enter_async_context(_background(approval_clock.run(database, store.metrics)))
         await stack.enter_async_context(_background(streams.watch_keys()))
-        await stack.enter_async_context(_background(monitor.run(database)))
+        await stack.enter_async_context(_background(monitor.run(database, settings.retention())))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
-        grpc_address = await stack.enter_async_context(_grpc(store, [sync.handlers(), approval_service.handlers()]))
+        grpc_address = await stack.enter_async_context(
+            _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()])
+        )
         http_address = await stack.enter_async_context(_http(store))
         stack.callback(store.feed.close)
         stack.callback(store.approval_feed.close)

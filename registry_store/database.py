@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Select, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from registry_store.tables import Meta
+from registry_store.tables import Base, Meta
 
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError)
 """What a lost or overloaded database raises; the operating system's errors come from connecting to it."""
@@ -101,6 +102,12 @@ class Database:
         """Give every connection back."""
         await self._reader.dispose()
         await self._writer.dispose()
+
+
+def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """An `INSERT` into the table that may say what becomes of a row that is there already."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return insert(table)
 
 
 async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:

@@ -53,6 +53,25 @@ class Metrics:
         self.refused_keys = Counter(
             "registry_store_refused_keys_total", "Requests whose key was missing or wrong.", registry=self.registry
         )
+        self.decisions = Counter(
+            "registry_store_decisions_total",
+            "Decisions that sidecars reported, each counted once, by outcome.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.decision_repeats = Counter(
+            "registry_store_decision_repeats_total", "Records that were kept already.", registry=self.registry
+        )
+        self.decisions_missing = Counter(
+            "registry_store_decisions_missing_total",
+            "Records that a sidecar had to give up before they came in.",
+            registry=self.registry,
+        )
+        self.decision_breaks = Counter(
+            "registry_store_decision_breaks_total",
+            "Records that do not follow from those before by their hash.",
+            registry=self.registry,
+        )
         self.approvals = Counter(
             "registry_store_approvals_total",
             "Approvals that came into a state through this store: pending as they are asked for.",

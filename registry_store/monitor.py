@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store import changes, listing
+from registry_store import changes, decisions, listing, usage
 from registry_store.database import Database, retried
+from registry_store.settings import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -15,12 +19,15 @@ PERIOD_SECONDS = 60.0
 BATCH = 5_000
 """Rows that one transaction deletes at most, so that no writer waits for long."""
 
+Delete = Callable[[AsyncSession, int], Awaitable[int]]
+"""Deletes at most so many rows, and returns how many there were."""
 
-async def run(database: Database) -> None:
+
+async def run(database: Database, retention: Retention) -> None:
     """Tidy up each minute, until cancelled; several stores on one database may."""
     while True:
         try:
-            await tidy(database, datetime.now(UTC))
+            await tidy(database, retention, datetime.now(UTC))
         except (SQLAlchemyError, OSError) as error:
             logger.warning("the database cannot be tidied up: %s", error)
         except Exception:
@@ -28,12 +35,18 @@ async def run(database: Database) -> None:
         await asyncio.sleep(PERIOD_SECONDS)
 
 
-async def tidy(database: Database, now: datetime) -> None:
+async def tidy(database: Database, retention: Retention, now: datetime) -> None:
     """Delete what is too old or counts nothing at `now`."""
     await retried(_give_up, database, now)
-    while await retried(_delete, database) == BATCH:
+    await _delete_all(database, changes.delete_given_up)
+    await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
+    await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
+    await retried(_drop, database, now - retention.usage)
+
+
+async def _delete_all(database: Database, delete: Delete) -> None:
+    while await retried(_delete, database, delete) == BATCH:
         pass  # there may be more
-    await retried(_drop_counts, database)
 
 
 async def _give_up(database: Database, now: datetime) -> None:
@@ -44,11 +57,12 @@ async def _give_up(database: Database, now: datetime) -> None:
             await changes.give_up(session, upto)
 
 
-async def _delete(database: Database) -> int:
+async def _delete(database: Database, delete: Delete) -> int:
     async with database.beside() as session:
-        return await changes.delete_given_up(session, BATCH)
+        return await delete(session, BATCH)
 
 
-async def _drop_counts(database: Database) -> None:
+async def _drop(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
         await listing.drop_empty_counts(session)
+        await decisions.forget_logs(session, unheard_since)

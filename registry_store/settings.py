@@ -5,6 +5,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
@@ -15,6 +16,14 @@ from registry_store.webhooks import Webhook
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long decisions are kept, and usage."""
+
+    decisions: timedelta
+    usage: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,10 @@ class Settings:
     drain_seconds: float = 5.0
     most_failed_keys: int = 30
     """Wrong keys a minute from one address, or for one key, before the next has to wait."""
+    keep_decisions: int = 90
+    """Days that decisions are kept after they came in."""
+    keep_usage: int = 400
+    """Days that it is kept what each agent did by the minute."""
 
     def url(self) -> URL:
         """The database's URL with its asynchronous driver; `CannotStart` if it is none."""
@@ -46,6 +59,10 @@ class Settings:
         if url.get_backend_name() != "sqlite" or not url.database:
             raise CannotStart("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
         return Path(f"{url.database}.pepper")
+
+    def retention(self) -> Retention:
+        """How long what sidecars report is kept."""
+        return Retention(timedelta(days=self.keep_decisions), timedelta(days=self.keep_usage))
 
     def checkpoint_webhook(self) -> Webhook | None:
         """Where checkpoints are sent, if anywhere; `CannotStart` where a setting that this takes is missing."""

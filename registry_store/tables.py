@@ -288,9 +288,9 @@ class Decision(Base):
     __tablename__ = "decisions"
     __table_args__ = (
         Index("ix_decisions_agent", "agent_id", "decision_id"),
-        Index("ix_decisions_agent_time", "agent_id", "decided_at"),
+        Index("ix_decisions_agent_outcome", "agent_id", "outcome", "decision_id"),
         Index("ix_decisions_outcome", "outcome", "decision_id"),
-        Index("ix_decisions_time", "decided_at"),
+        Index("ix_decisions_received", "received_at"),
     )
 
     decision_id: Mapped[str] = mapped_column(primary_key=True)

@@ -12,6 +12,8 @@ from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, optio
 from registry_store.migrate import migrated, opened
 from registry_store.settings import Settings
 
+MOST_DAYS = 36_500
+
 
 @click.command()
 @DATABASE
@@ -27,6 +29,22 @@ from registry_store.settings import Settings
 @option("--checkpoint-url", metavar="URL", help="Each checkpoint is posted to it as well, signed; https.")
 @option("--webhook-secret-file", type=file(), help="The secret that webhooks are signed with, shared with receivers.")
 @option("--webhook-private", is_flag=True, help="Webhooks may go to private, loopback and link-local addresses.")
+@option(
+    "--keep-decisions",
+    type=click.IntRange(1, MOST_DAYS),
+    default=90,
+    show_default=True,
+    metavar="DAYS",
+    help="Decisions are deleted so long after they came in.",
+)
+@option(
+    "--keep-usage",
+    type=click.IntRange(2, MOST_DAYS),
+    default=400,
+    show_default=True,
+    metavar="DAYS",
+    help="What each agent did by the minute is deleted after so long.",
+)
 @plainly
 def serve(**settings: Any) -> None:
     """Run the store until SIGTERM or SIGINT; then drain and stop."""

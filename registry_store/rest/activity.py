@@ -1,19 +1,17 @@
 """/api/activity and /api/agents/registry/{agent_id}/activity: who did what, when."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BeforeValidator, WithJsonSchema
 
 from registry_store import activity, agents
 from registry_store.activity import Filter
 from registry_store.database import Database
-from registry_store.documents import canonical, read_instant
+from registry_store.documents import canonical
 from registry_store.rest.access import Reader, ReaderOrAgent, check_sees, reading, store_of
-from registry_store.rest.answers import AgentId, Limit, Offset, Word, gives, page
+from registry_store.rest.answers import AgentId, Limit, Moment, Offset, Word, gives, page
 from registry_store.rest.schemas import TEXT, page_of, ref
 from registry_store.tables import Activity
 
@@ -24,9 +22,6 @@ BATCH = 500
 
 Before = Annotated[
     int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence: such pages stay put")
-]
-Moment = Annotated[
-    datetime | None, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 
 

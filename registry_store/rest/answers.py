@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator, WithJsonSchema
 
 from pdp.core.fields import Field
-from registry_store.documents import Document, canonical
+from registry_store.documents import Document, canonical, read_instant
 from registry_store.errors import StaleTag
 from registry_store.rest import schemas
 from registry_store.rest.problems import MEDIA_TYPE
@@ -21,6 +23,9 @@ STORABLE = r"^[^\x00]*$"
 AgentId = Annotated[str, Path(max_length=256, pattern=STORABLE, examples=["finance-transaction-processor-prod"])]
 RecordId = Annotated[str, Path(max_length=256, pattern=STORABLE)]
 Word = Annotated[str | None, Query(max_length=256, pattern=STORABLE)]
+Moment = Annotated[
+    datetime | None, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+]
 
 VOLATILE = ("last_used_at", "key")
 """What the entity tag leaves out: it is told once, or changes without the record being changed."""

@@ -9,7 +9,7 @@ PAGE = f"""\
 
 An API key has one role. `itself`: an agent's key reaches the agent that it belongs to and no other; a key of no agent
 yet becomes that of the first agent that it registers. A request without a valid key is a 401, one that the role does
-not cover a 403. Over gRPC, `registry_store.v1.RegistrySync/Sync` takes keys of the roles `sidecar` and `admin`.
+not cover a 403. Over gRPC, `registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
 
 Made by `make roles` from the routes; do not edit.
 

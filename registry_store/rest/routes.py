@@ -11,6 +11,7 @@ from registry_store.rest import (
     activity,
     agents,
     approvals,
+    decisions,
     declarations,
     emergency_stops,
     keys,
@@ -33,6 +34,7 @@ ROUTERS = (
     policies.of_organisation,
     mcp_servers.router,
     approvals.router,
+    decisions.router,
     keys.router,
     operations.router,
 )

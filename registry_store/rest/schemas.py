@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
-from pdp.core.model import Status
+from pdp.core.model import Outcome, Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store import declarations, policies
 from registry_store.approvals import ApprovalState
+from registry_store.decision_reports import DECISION
 from registry_store.emergency_stops import SELECTOR
 from registry_store.keys import KEY_BODY
 
@@ -136,15 +137,28 @@ ENTRY = record(
     previous_hash=TEXT,
     hash=TEXT,
 )
-UNKNOWN = "null: not known to the store, for sidecars do not report it yet"
+DECISIONS_TODAY = record({}, **{outcome.name.lower(): COUNT for outcome in Outcome})
+DECISION_RECORD = record(
+    DECISION,
+    node_id=TEXT | {"description": "The sidecar that decided"},
+    sequence=COUNT | {"description": "Its place in the sidecar's log"},
+    received_at=MOMENT,
+)
+NOTHING_REPORTED = "null: no decision of it has come in"
+DAY = "the calendar day in the agent's `time_window_timezone`"
 USAGE = {
-    name: or_null(schema) | {"description": f"{about}; {UNKNOWN}"}
+    name: or_null(schema) | {"description": about}
     for name, schema, about in (
-        ("actions_last_minute", COUNT, "Actions counted in the last 60 s"),
-        ("actions_last_hour", COUNT, "Actions counted in the last 3,600 s"),
-        ("actions_last_day", COUNT, "Actions counted in the last 86,400 s"),
-        ("spent_today_usd", {"type": "number"}, "Spend of the budget's calendar day"),
-        ("error_rate", {"type": "number"}, "Share of failed outcomes over the last 100 reported"),
+        ("actions_last_minute", COUNT, f"Decisions but blocks within the last 60 s; {NOTHING_REPORTED}"),
+        ("actions_last_hour", COUNT, f"Decisions but blocks within the last hour, to the minute; {NOTHING_REPORTED}"),
+        ("actions_last_day", COUNT, f"Decisions but blocks within the last 24 h, to the minute; {NOTHING_REPORTED}"),
+        ("decisions_today", DECISIONS_TODAY, f"Decisions of {DAY}, by outcome; {NOTHING_REPORTED}"),
+        ("spent_today_usd", {"type": "number"}, f"What allows were charged on {DAY}; {NOTHING_REPORTED}"),
+        (
+            "error_rate",
+            {"type": "number"},
+            "Share of failed outcomes over the last 100 reported; null: this release takes no reports of outcomes",
+        ),
     )
 }
 PROBLEM: Schema = {
@@ -184,6 +198,7 @@ COMPONENTS: dict[str, Schema] = {
     "Stopped": {"allOf": [ref("EmergencyStop"), record({}, suspended=COUNT, unknown_agent_ids=TEXTS)]},
     "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
     "Approval": APPROVAL,
+    "Decision": DECISION_RECORD,
     "Activity": ENTRY,
     "Sidecar": SIDECAR,
     "Problem": PROBLEM,

@@ -1,13 +1,16 @@
 """/api/agents/registry/{agent_id}/usage: what is known of an agent at work."""
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from registry_store import agents, sidecars
-from registry_store.documents import to_json
+from registry_store import agents, sidecars, usage
+from registry_store.documents import Document, to_json
 from registry_store.rest.access import ReaderOrAgent, check_sees, reading, store_of
 from registry_store.rest.answers import AgentId, Limit, Offset, gives, page
 from registry_store.rest.schemas import MOMENT, TEXT, USAGE, or_null, page_of, ref
+from registry_store.usage import Told
 
 router = APIRouter(tags=["usage"])
 
@@ -22,12 +25,27 @@ ANSWER = page_of("sidecars", ref("Sidecar"), agent_id=TEXT, last_seen=LAST_SEEN,
 async def read(
     request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
-    """Show an agent's counts, spend and error rate, and the sidecars of this store that decide for it."""
+    """Show an agent's counts and spend, as sidecars reported them, and the sidecars of this store that decide for it."""
     check_sees(caller, agent_id)
+    now = datetime.now(UTC)
     async with reading(request) as session:
-        tags = agents.configuration_of(await agents.get(session, agent_id))["tags"]
-    serving = store_of(request).sidecars.serving(agent_id, tags)
+        configuration = agents.configuration_of(await agents.get(session, agent_id))
+        told = await usage.of_agent(session, agent_id, configuration["time_window_timezone"], now)
+    serving = store_of(request).sidecars.serving(agent_id, configuration["tags"])
     seen = max((sidecar.last_heard_at for sidecar in serving), default=None)
-    known = {"agent_id": agent_id, "last_seen": to_json(seen)} | dict.fromkeys(USAGE)
+    known = {"agent_id": agent_id, "last_seen": to_json(seen)} | _document(told)
     listed = [sidecars.document(sidecar) for sidecar in serving[offset : offset + limit]]
     return page("sidecars", listed, len(serving), limit, offset, **known)
+
+
+def _document(told: Told | None) -> Document:
+    unknown: Document = dict.fromkeys(USAGE)
+    if told is None:
+        return unknown
+    return unknown | {
+        "actions_last_minute": told.minute,
+        "actions_last_hour": told.hour,
+        "actions_last_day": told.day,
+        "decisions_today": told.today,
+        "spent_today_usd": told.today_micros / 1_000_000,
+    }

@@ -13,7 +13,8 @@ REGISTRY = "/api/agents/registry"
 
 
 def tidy(store: Served, after: timedelta = timedelta()) -> None:
-    store.run(monitor.tidy(store.running._store.database, datetime.now(UTC) + after))
+    running = store.running._store
+    store.run(monitor.tidy(running.database, running.settings.retention(), datetime.now(UTC) + after))
 
 
 def fill(admin: Rest, number: int) -> None:

@@ -296,7 +296,8 @@ async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> N
     await in_thread(admin.register, "ledger-worker-prod")
     await in_thread(fresh.sql, "UPDATE meta SET revision = 100999")
     await in_thread(admin.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
-    await in_thread(fresh.run, monitor.tidy(fresh.running._store.database, datetime.now(UTC)))
+    store = fresh.running._store
+    await in_thread(fresh.run, monitor.tidy(store.database, store.settings.retention(), datetime.now(UTC)))
     ((epoch, revision, oldest),) = await in_thread(fresh.sql, "SELECT epoch, revision, oldest_revision FROM meta")
     assert (revision, oldest) == (101_000, 1_000)
     assert await in_thread(fresh.sql, "SELECT count(*), max(revision) FROM changes") == [(1, 101_000)]

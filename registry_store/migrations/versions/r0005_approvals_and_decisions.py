@@ -14,9 +14,9 @@ INDEXES = {
     "ix_approvals_agent": ("approvals", ["agent_id", "status", "approval_id"]),
     "ix_approvals_expiry": ("approvals", ["status", "expires_at"]),
     "ix_decisions_agent": ("decisions", ["agent_id", "decision_id"]),
-    "ix_decisions_agent_time": ("decisions", ["agent_id", "decided_at"]),
+    "ix_decisions_agent_outcome": ("decisions", ["agent_id", "outcome", "decision_id"]),
     "ix_decisions_outcome": ("decisions", ["outcome", "decision_id"]),
-    "ix_decisions_time": ("decisions", ["decided_at"]),
+    "ix_decisions_received": ("decisions", ["received_at"]),
     "ix_usage_minute": ("usage", ["minute"]),
 }
 

@@ -1,0 +1,14 @@
+"""Decision ids, as places in time: UUIDs of version 7, whose text sorts by the millisecond in which they were made."""
+
+from datetime import UTC, datetime, timedelta
+
+PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def first(moment: datetime) -> str:
+    """A bound between the ids of before this moment and those of then and later; what is finer is rounded up."""
+    milliseconds = max(0, -((EPOCH - moment) // MILLISECOND))
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"

@@ -1,0 +1,99 @@
+"""`registry_store.v1.RegistrySync/ReportDecisions`: what sidecars report → the decisions that are kept."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+import grpc
+
+from registry_store import decisions
+from registry_store.database import retried
+from registry_store.decision_reports import Report, read_report
+from registry_store.decisions import Received
+from registry_store.peers import SERVICE, Context, Ended, answered
+from registry_store.store import Store
+from registry_store.v1 import sync_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""Reports that are written at once: fewer than the connections that write, so that administration gets through."""
+MOST_WAITING = 64
+WAIT_SECONDS = 10.0
+MOST_TOLD = 5
+
+
+class DecisionReports:
+    """The method `ReportDecisions`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to add to a `grpc.aio` server."""
+        report = grpc.unary_unary_rpc_method_handler(
+            self._report,
+            request_deserializer=pb.ReportDecisionsRequest.FromString,
+            response_serializer=pb.ReportDecisionsResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report})
+
+    async def _report(self, request: pb.ReportDecisionsRequest, context: Context) -> pb.ReportDecisionsResponse:
+        return await answered(self._store, context, lambda _caller: self._in_turn(request))
+
+    async def _in_turn(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+        if self._waiting >= MOST_WAITING:
+            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "other reports took too long: try again later") from None
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._received(request)
+        finally:
+            self._places.release()
+
+    async def _received(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+        report = await asyncio.to_thread(read_report, request)  # megabytes of JSON: other callers shall not wait
+        received = await retried(self._keep, report, datetime.now(UTC))
+        self._count(received)
+        _tell(report, received)
+        return pb.ReportDecisionsResponse(sequence=received.sequence)
+
+    async def _keep(self, report: Report, at: datetime) -> Received:
+        database = self._store.database
+        async with database.writing() if report.asks else database.beside() as session:
+            return await decisions.receive(session, report, at)
+
+    def _count(self, received: Received) -> None:
+        metrics = self._store.metrics
+        for outcome, number in received.kept.items():
+            metrics.decisions.labels(outcome).inc(number)
+        metrics.decision_repeats.inc(received.repeats)
+        metrics.decisions_missing.inc(received.missing)
+        metrics.decision_breaks.inc(len(received.breaks))
+        for state in received.opened:
+            metrics.approvals.labels(state).inc()
+
+
+def _tell(report: Report, received: Received) -> None:
+    if received.missing:
+        logger.warning(
+            "of the decision log of sidecar `%s`, %d records are missing before `%d`",
+            report.node_id,
+            received.missing,
+            received.sequence,
+        )
+    if received.breaks:
+        logger.warning(
+            "in the decision log of sidecar `%s`, %d records do not follow from those before, the first of them at %s",
+            report.node_id,
+            len(received.breaks),
+            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MOST_TOLD]),
+        )
