@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.bulk import insert_all
 from registry_store.changes import meta
 from registry_store.documents import Document, canonical, instant, to_json
-from registry_store.tables import Activity
+from registry_store.tables import Activity, Meta
 
 GENESIS = "0" * 64
 STATES = ("previous_state", "new_state")
@@ -60,25 +61,24 @@ async def append(
     new: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an entry after the last; the states hold just what changed, and no secret."""
-    head = await meta(session)
-    entry = Activity(
-        sequence=head.activity_sequence + 1,
-        activity_type=activity_type,
-        activity_description=description,
-        subject_kind=subject.kind,
-        subject_id=subject.id,
-        agent_id=subject.agent_id,
-        performed_by=actor.name,
-        performed_via=actor.via,
-        key_id=actor.key_id,
-        timestamp=actor.at,
-        previous_state=None if previous is None else canonical(to_json(previous)),
-        new_state=None if new is None else canonical(to_json(new)),
-        previous_hash=head.activity_hash,
-    )
-    entry.hash = digest(entry)
-    session.add(entry)
-    head.activity_sequence, head.activity_hash = entry.sequence, entry.hash
+    same = _same_of_all(actor, activity_type, description, previous, new)
+    for entry in _chained(await meta(session), same, [subject]):
+        session.add(Activity(**same, **entry))
+
+
+async def append_all(
+    session: AsyncSession,
+    actor: Actor,
+    activity_type: str,
+    description: str,
+    subjects: Iterable[Subject],
+    *,
+    previous: Mapping[str, Any] | None = None,
+    new: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an entry for each subject, in their order, of a change that is the same for all of them."""
+    same = _same_of_all(actor, activity_type, description, previous, new)
+    await insert_all(session, Activity, same, _chained(await meta(session), same, subjects))
 
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
@@ -122,6 +122,47 @@ def digest(entry: Activity) -> str:
     """SHA-256 over the canonical JSON of every column but the hash itself, in hex."""
     columns = _columns(entry)
     del columns["hash"]
+    return _digest(columns)
+
+
+def _same_of_all(
+    actor: Actor,
+    activity_type: str,
+    description: str,
+    previous: Mapping[str, Any] | None,
+    new: Mapping[str, Any] | None,
+) -> Document:
+    return {
+        "activity_type": activity_type,
+        "activity_description": description,
+        "performed_by": actor.name,
+        "performed_via": actor.via,
+        "key_id": actor.key_id,
+        "timestamp": actor.at,
+        "previous_state": None if previous is None else canonical(to_json(previous)),
+        "new_state": None if new is None else canonical(to_json(new)),
+    }
+
+
+def _chained(head: Meta, same: Document, subjects: Iterable[Subject]) -> Iterator[Document]:
+    """The other columns of an entry for each subject; once all are taken, the chain's head is at the last."""
+    hashed = same | {"timestamp": instant(same["timestamp"])}
+    sequence, previous = head.activity_sequence, head.activity_hash
+    for subject in subjects:
+        sequence += 1
+        entry = {
+            "sequence": sequence,
+            "subject_kind": subject.kind,
+            "subject_id": subject.id,
+            "agent_id": subject.agent_id,
+            "previous_hash": previous,
+        }
+        previous = entry["hash"] = _digest(hashed | entry)
+        yield entry
+    head.activity_sequence, head.activity_hash = sequence, previous
+
+
+def _digest(columns: Document) -> str:
     return hashlib.sha256(canonical(columns).encode()).hexdigest()
 
 

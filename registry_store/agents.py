@@ -12,6 +12,7 @@ from pdp.core.model import Status
 from pdp.core.records import CONFIGURATION, PROSE, VERSION, read_configuration
 from registry_store import activity, changes, versions
 from registry_store.activity import Actor, Subject
+from registry_store.bulk import chunks
 from registry_store.changes import Kind
 from registry_store.documents import Document, read_values, to_json
 from registry_store.errors import Conflict, NotFound
@@ -27,7 +28,6 @@ ROLLBACK_BODY: dict[str, Field] = {
     "target_version": Field(VERSION, "", required=True, about="The version to make active again, as 1.0.0"),
     "reason": Field(PROSE, "", about="Why; the activity log keeps it"),
 }
-BATCH = 500
 
 ALLOWED_FROM = {
     Status.ACTIVE: {Status.DRAFT, Status.SUSPENDED},
@@ -147,24 +147,21 @@ async def set_status_of_all(
     session: AsyncSession, agent_ids: Sequence[str], before: Status, after: Status, *, reason: str, actor: Actor
 ) -> None:
     """Move agents that all are `before` to `after`, in one revision, with an entry for each."""
-    for start in range(0, len(agent_ids), BATCH):
-        batch = agent_ids[start : start + BATCH]
-        for agent_id in batch:
-            revision = await changes.advance(session, Kind.AGENT, agent_id, actor.at)
-            await activity.append(
-                session,
-                actor,
-                ACTIVITY_OF[after],
-                reason,
-                Subject("agent", agent_id, agent_id),
-                previous={"status": before.value},
-                new={"status": after.value},
-            )
-        await session.execute(
-            update(Agent)
-            .where(Agent.agent_id.in_(batch))
-            .values(status=after.value, revision=revision, updated_at=actor.at)
-        )
+    if not agent_ids:
+        return
+    revision = await changes.advance_all(session, Kind.AGENT, agent_ids, actor.at)
+    await activity.append_all(
+        session,
+        actor,
+        ACTIVITY_OF[after],
+        reason,
+        (Subject("agent", agent_id, agent_id) for agent_id in agent_ids),
+        previous={"status": before.value},
+        new={"status": after.value},
+    )
+    values = {"status": after.value, "revision": revision, "updated_at": actor.at}
+    for chunk in chunks(agent_ids):
+        await session.execute(update(Agent).where(Agent.agent_id.in_(chunk)).values(values))
 
 
 async def touch(session: AsyncSession, agent: Agent, actor: Actor, lost_tags: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.bulk import insert_all
 from registry_store.tables import Change, Meta
 
 HELD_REVISIONS = 100_000
@@ -43,11 +44,7 @@ async def advance(
     session: AsyncSession, kind: Kind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
 ) -> int:
     """Note that this transaction changes a record; all that one transaction changes shares one new revision."""
-    if "revision" not in session.info:
-        row = await meta(session)
-        row.revision += 1
-        session.info["revision"], session.info["changes"] = row.revision, {}
-    revision: int = session.info["revision"]
+    revision = await _revision(session)
     noted: dict[tuple[Kind, str], Change] = session.info["changes"]
     change = noted.get((kind, record_id))
     if change is None:
@@ -56,6 +53,14 @@ async def advance(
         )
         session.add(change)
     change.former_tags = sorted({*change.former_tags, *former_tags})
+    return revision
+
+
+async def advance_all(session: AsyncSession, kind: Kind, record_ids: Iterable[str], at: datetime) -> int:
+    """Note that this transaction changes many records, each of which it notes but this once."""
+    revision = await _revision(session)
+    same = {"revision": revision, "kind": kind, "former_tags": [], "committed_at": at}
+    await insert_all(session, Change, same, ({"record_id": record_id} for record_id in record_ids))
     return revision
 
 
@@ -105,3 +110,12 @@ async def committed_at(session: AsyncSession, revision: int) -> float:
     """When a revision was committed, in Unix seconds; 0 when it is no longer held."""
     moment = await session.scalar(select(func.max(Change.committed_at)).where(Change.revision == revision))
     return moment.timestamp() if moment else 0.0
+
+
+async def _revision(session: AsyncSession) -> int:
+    if "revision" not in session.info:
+        row = await meta(session)
+        row.revision += 1
+        session.info["revision"], session.info["changes"] = row.revision, {}
+    revision: int = session.info["revision"]
+    return revision

@@ -15,6 +15,7 @@ from pdp.core.model import AgentType, Status
 from pdp.core.records import AGENT_ID, PROSE, TAGS
 from registry_store import activity, agents
 from registry_store.activity import Actor, Subject
+from registry_store.bulk import insert_all
 from registry_store.documents import Document, canonical, read_values, to_json
 from registry_store.errors import NotFound
 from registry_store.tables import Agent, AgentTag, EmergencyStop, StoppedAgent
@@ -49,7 +50,7 @@ async def stop(session: AsyncSession, body: Any, actor: Actor) -> tuple[Emergenc
     described = f"emergency stop `{stopped.stop_id}`" + (f": {values['reason']}" if values["reason"] else "")
     await agents.set_status_of_all(session, active, Status.ACTIVE, Status.SUSPENDED, reason=described, actor=actor)
     added = [agent_id for agent_id in (*active, *kept) if agent_id not in own]
-    session.add_all(StoppedAgent(stop_id=stopped.stop_id, agent_id=agent_id) for agent_id in added)
+    await insert_all(session, StoppedAgent, {"stop_id": stopped.stop_id}, ({"agent_id": one} for one in added))
     if is_new or added:
         new = {"selector": stopped.selector, "suspended": len(active)}
         await activity.append(session, actor, "emergency_stop", described, _subject(stopped), new=new)

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
+from registry_store.audit import verify_database
+from registry_store.bulk import CHUNK
+from registry_store.chain import Chain, Fault
 from tests.registry_store.serving import ALL, Rest, Served, document, in_thread, subscriber
+from tests.registry_store.test_lists import statements
 
 REGISTRY = "/api/agents/registry"
 STOP = "/api/agents/emergency-stop"
@@ -170,17 +174,33 @@ def test_stops_are_listed_with_those_in_force_first(rest: Rest) -> None:
     assert rest.post(f"{STOP}/release", {"stop_id": "stop_none"}).status == 404
 
 
+async def first_fault(store: Served) -> Fault | None:
+    async with store.running._store.database.reading() as session:
+        return await verify_database(session, Chain())
+
+
 def test_many_agents_are_stopped_in_one_revision(fresh: Served) -> None:
-    """More than one statement's worth of agents, all or none."""
+    """All or none, more than one statement's worth of them, and by no statement for each."""
     admin = fresh.rest()
     admin.register("many-template", tags=["many"])
     admin.post(f"{REGISTRY}/many-template/activate")
     columns = "status, agent_type, configuration, version, latest_minor, revision, created_at, updated_at"
     for doubled in range(10):
         fresh.sql(f"INSERT INTO agents (agent_id, {columns}) SELECT agent_id || '-{doubled}', {columns} FROM agents")
-    assert stop(admin, all=True)["suspended"] == 1024
+    with statements(fresh) as seen:
+        stopped = stop(admin, all=True)
+    assert stopped["suspended"] == stopped["agent_count"] == 1024 > CHUNK
+    assert len(seen) < 30
     assert {agent["revision"] for agent in admin.get(f"{REGISTRY}?status=suspended&limit=500").body["agents"]} == {3}
     assert admin.get("/api/activity?type=suspended").body["total"] == 1024
+    with statements(fresh) as seen:
+        assert release(admin, stopped)["activated"] == 1024
+    assert len(seen) < 30
+    assert fresh.sql("SELECT revision, count(*) FROM changes GROUP BY revision ORDER BY revision")[2:] == [
+        (3, 1024),
+        (4, 1024),
+    ]
+    assert fresh.run(first_fault(fresh)) is None
 
 
 async def test_a_stop_reaches_sidecars_as_one_change(fresh: Served) -> None:
