@@ -12,7 +12,8 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from pdp.core.compile import CompiledPolicy
 from pdp.core.errors import InvalidAction, Problem
-from pdp.core.fields import Field, Flag, Json, ListOf, Number, OrNull, Text, Whole, quote, read_fields
+from pdp.core.fields import Field, quote, read_fields
+from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
 from pdp.core.model import Action, Decision
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Limits

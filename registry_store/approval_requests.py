@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Field, Json, OrNull, Text, Whole, join, read_fields
+from pdp.core.fields import Field, join, read_fields
+from pdp.core.kinds import Json, OrNull, Text, Whole
 from pdp.core.records import AGENT_ID, PARAMS
 from registry_store.documents import Document
 from registry_store.keys import Moment

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import grpc
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Text, quote
+from pdp.core.fields import quote
+from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID
 from registry_store import approvals
 from registry_store.activity import Actor

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.fields import Field, Text, quote
+from pdp.core.fields import Field, quote
+from pdp.core.kinds import Text
 from pdp.core.records import PROSE
 from registry_store import activity, approval_requests
 from registry_store.activity import Actor, Subject

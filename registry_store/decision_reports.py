@@ -9,7 +9,8 @@ from typing import Any
 
 from pdp.core import strict_json
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, Flag, Number, OrNull, Text, Whole, depth_exceeds, quote, read_fields
+from pdp.core.fields import Field, quote, read_fields
+from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exceeds
 from pdp.core.model import Outcome
 from pdp.core.records import AGENT_ID
 from registry_store import approval_requests, decision_ids

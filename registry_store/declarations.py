@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, ListOf, OrNull, join, read_fields, schema_of
+from pdp.core.fields import Field, join, read_fields, schema_of
+from pdp.core.kinds import Choice, ListOf, OrNull
 from pdp.core.model import Status
 from pdp.core.records import CONFIGURATION, POLICY_BODY, PROSE, read_configuration, read_policy_body
 from registry_store import agents, policies

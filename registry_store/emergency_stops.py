@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, Flag, ListOf, Text
+from pdp.core.fields import Field
+from pdp.core.kinds import Choice, Flag, ListOf, Text
 from pdp.core.model import AgentType, Status
 from pdp.core.records import AGENT_ID, PROSE, TAGS
 from registry_store import activity, agents

@@ -12,7 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Choice, Field, ListOf, OrNull, Schema, quote, read_fields
+from pdp.core.fields import Field, Schema, quote, read_fields
+from pdp.core.kinds import Choice, ListOf, OrNull
 from pdp.core.records import AGENT_ID, NAME
 from registry_store import activity
 from registry_store.activity import Actor, Subject

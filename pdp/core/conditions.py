@@ -13,7 +13,8 @@ from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
 from pdp.core.errors import Problem
-from pdp.core.fields import Json, Kind, ListOf, MapOf, Number, OneOf, Problems, Text, Whole, join, quote
+from pdp.core.fields import Kind, Problems, join, quote
+from pdp.core.kinds import Json, ListOf, MapOf, Number, OneOf, Text, Whole
 from pdp.core.localtime import LocalTime
 from pdp.core.model import Action
 

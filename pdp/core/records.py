@@ -9,25 +9,8 @@ from typing import Any
 
 from pdp.core import conditions
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import (
-    Choice,
-    Dollars,
-    Field,
-    Flag,
-    Json,
-    ListOf,
-    MapOf,
-    Number,
-    ObjectOf,
-    OrNull,
-    Problems,
-    Text,
-    Whole,
-    Zone,
-    join,
-    quote,
-    read_fields,
-)
+from pdp.core.fields import Field, Problems, join, quote, read_fields
+from pdp.core.kinds import Choice, Dollars, Flag, Json, ListOf, MapOf, Number, ObjectOf, OrNull, Text, Whole, Zone
 from pdp.core.model import (
     AgentRecord,
     AgentType,

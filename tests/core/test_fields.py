@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidAction, InvalidRecord, Problem
-from pdp.core.fields import (
+from pdp.core.fields import Field, Kind, join, quote, read_fields, schema_of
+from pdp.core.kinds import (
     Choice,
     Dollars,
-    Field,
     Flag,
     Json,
-    Kind,
     ListOf,
     MapOf,
     Number,
@@ -27,10 +26,6 @@ from pdp.core.fields import (
     Zone,
     depth_exceeds,
     is_zone,
-    join,
-    quote,
-    read_fields,
-    schema_of,
 )
 
 

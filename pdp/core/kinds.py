@@ -1,0 +1,343 @@
+"""The kinds of value that a field may hold: each reads one JSON value, and tells its JSON Schema."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from math import inf, isfinite
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pdp.core.errors import Problem
+from pdp.core.fields import Field, Kind, Problems, Schema, join, quote, read_fields, schema_of
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string of `least` to `most` characters that matches `pattern` whole; `what` names the pattern."""
+
+    most: int
+    least: int = 0
+    pattern: str | None = None
+    what: str = ""
+    format: str | None = None
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not isinstance(value, str):
+            return _wrong_type(value, "a string", path, problems, "")
+        if len(value) < self.least:
+            problems.append(Problem(path, "is empty" if not value else f"is shorter than {self.least} characters"))
+        elif len(value) > self.most:
+            problems.append(Problem(path, f"is longer than {self.most} characters"))
+        elif self.pattern is not None and not re.fullmatch(self.pattern, value):
+            problems.append(Problem(path, f"{quote(value)} is not {self.what}"))
+        elif not _is_storable(value):
+            problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
+        return value
+
+    def schema(self) -> Schema:
+        schema: Schema = {"type": "string", "maxLength": self.most}
+        if self.least:
+            schema["minLength"] = self.least
+        if self.pattern:
+            schema["pattern"] = f"^(?:{self.pattern})$"
+        if self.format:
+            schema["format"] = self.format
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of an enum's values, by its name in lower case."""
+
+    options: type[Enum]
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        names = self.names()
+        if not isinstance(value, str) or value not in names:
+            problems.append(Problem(path, f"{quote(value)} is not one of {', '.join(names)}"))
+            return next(iter(self.options))
+        return self.options[value.upper()]
+
+    def names(self) -> list[str]:
+        return [option.name.lower() for option in self.options]
+
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": self.names()}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            return _wrong_type(value, f"a whole number from {self.low} to {self.high}", path, problems, self.low)
+        if not self.low <= value <= self.high:
+            problems.append(Problem(path, f"{quote(value)} is not within {self.low} to {self.high}"))
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A finite number of at least `low` and at most `high`."""
+
+    low: float
+    high: float = inf
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not _is_finite(value):
+            return _wrong_type(value, f"a number {self._bounds()}", path, problems, self.low)
+        if not self.low <= value <= self.high:
+            problems.append(Problem(path, f"{quote(value)} is not a number {self._bounds()}"))
+        return value
+
+    def schema(self) -> Schema:
+        schema: Schema = {"type": "number", "minimum": self.low}
+        return schema if self.high == inf else schema | {"maximum": self.high}
+
+    def _bounds(self) -> str:
+        return f"of at least {self.low:g}" if self.high == inf else f"from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dollars:
+    """An amount of US dollars of at most six decimal places, as a number or a decimal string; read as Decimal."""
+
+    most: int = 1_000_000_000
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        try:
+            amount = Decimal(str(value))
+        except InvalidOperation:
+            return _wrong_type(value, "an amount in US dollars", path, problems, Decimal(0))
+        if not amount.is_finite() or not 0 <= amount <= self.most:
+            problems.append(Problem(path, f"{quote(value)} is not within 0 to {self.most}"))
+            return Decimal(0)
+        if amount != round(amount, 6):
+            problems.append(Problem(path, f"{quote(value)} has more than six decimal places"))
+        return amount
+
+    def schema(self) -> Schema:
+        return {"type": "number", "minimum": 0, "maximum": self.most, "multipleOf": 0.000001}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """true or false."""
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        return value if isinstance(value, bool) else _wrong_type(value, "true or false", path, problems, False)
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """`least` to `most` items of one kind, none twice where they are `distinct`; read as a tuple."""
+
+    item: Kind
+    most: int
+    least: int = 0
+    distinct: bool = True
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not isinstance(value, list | tuple):
+            return _wrong_type(value, "a list", path, problems, ())
+        if len(value) > self.most:
+            problems.append(Problem(path, f"has more than {self.most} items"))
+            return ()
+        if len(value) < self.least:
+            problems.append(Problem(path, "is empty"))
+        items = tuple(self.item.read(item, f"{path}[{index}]", problems) for index, item in enumerate(value))
+        if self.distinct:
+            problems.extend(_repeated(value, path))
+        return items
+
+    def schema(self) -> Schema:
+        schema: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.most}
+        if self.least:
+            schema["minItems"] = self.least
+        return schema | ({"uniqueItems": True} if self.distinct else {})
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """An object whose keys are text of `key` and whose values are of one kind."""
+
+    key: Text
+    value: Kind
+    most: int
+    least: int = 0
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not isinstance(value, Mapping):
+            return _wrong_type(value, "an object", path, problems, {})
+        if len(value) > self.most:
+            problems.append(Problem(path, f"has more than {self.most} entries"))
+            return {}
+        if len(value) < self.least:
+            problems.append(Problem(path, "is empty"))
+        return {
+            self.key.read(key, join(path, key), problems): self.value.read(item, join(path, key), problems)
+            for key, item in value.items()
+        }
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": self.key.schema(),
+            "additionalProperties": self.value.schema(),
+            "maxProperties": self.most,
+            "minProperties": self.least,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectOf:
+    """An object of certain fields; read as the dict of them all."""
+
+    fields: Mapping[str, Field]
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        return read_fields(value, self.fields, path, problems)
+
+    def schema(self) -> Schema:
+        return schema_of(self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """Any JSON value of at most `depth` levels and `most_bytes` bytes; an object where `only_object`."""
+
+    most_bytes: int
+    depth: int = 16
+    only_object: bool = False
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if self.only_object and not isinstance(value, Mapping):
+            return _wrong_type(value, "an object", path, problems, {})
+        if depth_exceeds(value, self.depth):
+            problems.append(Problem(path, f"is nested more than {self.depth} levels deep"))
+            return {}
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            problems.append(Problem(path, "is not JSON"))
+            return {}
+        if len(text) > self.most_bytes:
+            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
+        elif "\\u0000" in text or ("\\ud" in text and not _is_storable(json.dumps(value, ensure_ascii=False))):
+            problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "object"} if self.only_object else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """The IANA name of a time zone."""
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not isinstance(value, str) or not is_zone(value):
+            problems.append(Problem(path, f"{quote(value)} is not the IANA name of a time zone"))
+            return "UTC"
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "maxLength": 64, "examples": ["UTC", "America/New_York"]}
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A single value or something else that `other` reads, told apart by `is_other`."""
+
+    single: Kind
+    other: Kind
+    is_other: Callable[[Any], bool]
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        return (self.other if self.is_other(value) else self.single).read(value, path, problems)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.single.schema(), self.other.schema()]}
+
+
+@dataclass(frozen=True, slots=True)
+class OrNull:
+    """A value of some kind, or null."""
+
+    kind: Kind
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        return None if value is None else self.kind.read(value, path, problems)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.kind.schema(), {"type": "null"}]}
+
+
+def depth_exceeds(value: Any, most: int) -> bool:
+    """Whether lists and objects nest more than `most` levels, found without recursion."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list | tuple)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def is_zone(name: str) -> bool:
+    """Whether `name` is an IANA time zone that this machine knows."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ModuleNotFoundError, LookupError):
+        return False
+    return True
+
+
+def _repeated(items: Iterable[Any], path: str) -> Iterator[Problem]:
+    seen = set()
+    for index, item in enumerate(items):
+        text = json.dumps(item, default=str)
+        if text in seen:
+            yield Problem(f"{path}[{index}]", f"{quote(item)} stands in the list twice")
+        seen.add(text)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _is_storable(text: str) -> bool:
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _wrong_type(value: Any, what: str, path: str, problems: Problems, instead: Any) -> Any:
+    problems.append(Problem(path, f"{quote(value)} is not {what}"))
+    return instead
