@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pdp.core.errors import InvalidRecord
 from registry_store.activity import Actor
 from registry_store.errors import CannotStart, RegistryError
 
@@ -43,7 +44,7 @@ def plainly(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except (CannotStart, RegistryError) as error:
+        except (CannotStart, RegistryError, InvalidRecord) as error:
             click.echo(f"registry-store: {error}", err=True)
             sys.exit(2)
 

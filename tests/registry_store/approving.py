@@ -118,12 +118,20 @@ class Watching:
 
     async def states(self) -> list[str]:
         """The states until the stream ends by itself."""
+        found = []
         async with asyncio.timeout(WAIT_SECONDS):
-            return [state(message) async for message in self.call]
+            while (message := await self.call.read()) is not grpc.aio.EOF:
+                found.append(state(message))
+        return found
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
         """The status with which the store ends the stream."""
         async with asyncio.timeout(WAIT_SECONDS):
+            try:
+                while await self.call.read() is not grpc.aio.EOF:
+                    pass
+            except grpc.aio.AioRpcError as error:
+                return error.code(), error.details() or ""
             return await self.call.code(), await self.call.details()
 
 

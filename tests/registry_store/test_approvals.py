@@ -6,15 +6,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord
-from registry_store import approval_clock
-from tests.registry_store.approving import (
-    AGENT,
-    open_all,
-    opened,
-    record,
-)
+from registry_store import approval_clock, approval_listing, approvals
+from registry_store.activity import Actor
+from registry_store.approvals import Claim
+from registry_store.errors import Conflict
+from registry_store.tables import Approval
+from tests.registry_store.approving import AGENT, open_all, opened, record
 from tests.registry_store.serving import Rest, Served
 from tests.registry_store.test_lists import statements
 
@@ -345,3 +347,91 @@ def test_the_clock_ends_what_nobody_decides_or_uses(fresh: Served) -> None:
         assert (entry["previous_state"], entry["new_state"]) == ({"status": before}, {"status": "expired"})
         assert entry["activity_description"].endswith(f"expired: {why} in time")
     assert len(entries(admin, pending)) == 2
+
+
+class Model:
+    """One approval, told slowly and plainly: what each event at each time does to it."""
+
+    def __init__(self, now: float, timeout: int) -> None:
+        self.state, self.timeout, self.expires_at = "pending", timeout, now + timeout
+        self.used_by: str | None = None
+
+    def now(self, now: float) -> str:
+        running = self.state in ("pending", "approved")
+        return "expired" if running and now >= self.expires_at else self.state
+
+    def decide(self, now: float, decision: str) -> str:
+        if self.now(now) != "pending":
+            return "conflict"
+        self.state = decision
+        if decision == "approved":
+            self.expires_at = now + self.timeout
+        return decision
+
+    def use(self, now: float, use_id: str, matches: bool) -> str:
+        if not matches:
+            return "mismatch"
+        if self.state == "used":
+            return "granted" if use_id == self.used_by else "not_approved"
+        if self.now(now) != "approved":
+            return "not_approved"
+        self.state, self.used_by = "used", use_id
+        return "granted"
+
+    def mark(self, now: float) -> str:
+        self.state = self.now(now)
+        return "marked"
+
+
+EVENTS = st.one_of(
+    st.tuples(st.just("decide"), st.sampled_from(["approved", "denied"])),
+    st.tuples(st.just("use"), st.sampled_from(["a", "b"]), st.sampled_from([True, True, False])),
+    st.tuples(st.just("mark")),
+)
+PAUSES = st.sampled_from([0.0, 1.0, 9.999999, 10.0, 10.000001, 25.0])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(PAUSES, EVENTS), min_size=1, max_size=8))
+def test_an_approval_does_what_its_table_says(store: Served, steps: list[tuple[float, Any]]) -> None:
+    """Whatever is asked of it, when, and in whatever order; and each change of state has its one entry."""
+    start = datetime(2100, 1, 1, tzinfo=UTC)  # which the clock of the store does not end
+    asked = record(at=start, timeout=10)
+    (approval_id,) = open_all(store, asked, at=start)
+    model, now, kinds = Model(0.0, 10), 0.0, ["approval_requested"]
+    for pause, event in steps:
+        now += pause
+        before = model.state
+        expected = getattr(model, event[0])(now, *event[1:])
+        got, stored = store.run(done(store, approval_id, event, start + timedelta(seconds=now)))
+        assert (got, stored) == (expected, (model.state, model.now(now))), steps
+        if model.state != before:
+            kinds.append(f"approval_{model.state}")
+    rows = store.sql(f"SELECT activity_type FROM activity WHERE subject_id = '{approval_id}' ORDER BY sequence")
+    assert [kind for (kind,) in rows] == kinds
+
+
+async def done(store: Served, approval_id: str, event: Any, at: datetime) -> tuple[str, tuple[str, str]]:
+    """What the store answers to an event at this time; its state then, as it is marked and as it is told."""
+    actor = Actor("someone", "api", at)
+    async with store.running._store.database.writing() as session:
+        approval = await approvals.get(session, approval_id)
+        answer = await answered(session, approval, event, actor)
+        return answer, (approval.status, approvals.state_of(approval, at).value)
+
+
+async def answered(session: AsyncSession, approval: Approval, event: Any, actor: Actor) -> str:
+    kind, *details = event
+    if kind == "decide":
+        decide = approvals.approve if details[0] == "approved" else approvals.deny
+        try:
+            await decide(session, approval, "why", actor)
+        except Conflict:
+            return "conflict"
+        return str(details[0])
+    if kind == "use":
+        digest = bytes.fromhex(approval.action_sha256) if details[1] else bytes(32)
+        return (await approvals.use(session, approval, Claim(AGENT, digest, details[0]), actor)).value
+    overdue = await approval_listing.overdue(session, actor.at, 500)
+    await approvals.expire(session, [one for one in overdue if one is approval], actor)
+    return "marked"

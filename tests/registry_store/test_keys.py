@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from registry_store.cli import main
 from registry_store.errors import CannotStart
 from registry_store.settings import Settings
 from tests.registry_store.conftest import settings_in
@@ -67,6 +69,12 @@ def test_an_expired_key_is_401(store: Served, admin: Rest) -> None:
         ({"role": "viewer"}, "name"),
         ({"role": "king", "name": "x"}, "role"),
         ({"role": "viewer", "name": "x", "agent_id": "some-agent-prod"}, "agent_id"),
+        ({"role": "viewer", "name": "x", "groups": ["finance"]}, "groups"),
+        ({"role": "admin", "name": "x", "groups": ["finance"]}, "groups"),
+        ({"role": "approver", "name": "x", "groups": "finance"}, "groups"),
+        ({"role": "approver", "name": "x", "groups": ["finance", "finance"]}, "groups[1]"),
+        ({"role": "approver", "name": "x", "groups": [""]}, "groups[0]"),
+        ({"role": "approver", "name": "x", "groups": [str(number) for number in range(65)]}, "groups"),
         ({"role": "viewer", "name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00"}, "expires_at"),
         ({"role": "viewer", "name": "x", "expires_at": "soon"}, "expires_at"),
@@ -79,6 +87,31 @@ def test_a_malformed_key_request_is_refused(admin: Rest, body: dict[str, object]
     answer = admin.post("/api/keys", body)
     assert answer.status == 422
     assert [error["path"] for error in answer.body["errors"]] == [path]
+
+
+def test_an_approvers_key_belongs_to_groups(admin: Rest) -> None:
+    """As its record, the list of keys and the log show; of none unless it is said."""
+    groups = ["finance-approvers", "risk"]
+    made = admin.post("/api/keys", {"role": "approver", "name": "fiona", "groups": groups}).body
+    assert made["groups"] == groups
+    assert admin.get(f"/api/keys/{made['key_id']}").body["groups"] == groups
+    assert admin.get("/api/keys?limit=1").body["keys"][0]["groups"] == groups
+    entry = admin.get("/api/activity?limit=1&type=key_created").body["activities"][0]
+    assert entry["new_state"]["groups"] == groups
+    assert admin.post("/api/keys", {"role": "approver", "name": "alan"}).body["groups"] == []
+
+
+def test_keys_of_groups_are_made_on_the_command_line(settings: Settings) -> None:
+    """One `--group` each; the list tells them."""
+    where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
+    groups = ["--group", "finance approvers", "--group", "risk"]
+    made = CliRunner().invoke(main, ["keys", "create", "--role", "approver", "--name", "fiona", *groups, *where])
+    assert made.exit_code == 0, made.output
+    key_id = made.stdout.split("_")[1]
+    listed = CliRunner().invoke(main, ["keys", "list", *where[:2]]).stdout
+    assert listed == f"{key_id}  approver  valid    fiona  (finance approvers, risk)\n"
+    refused = CliRunner().invoke(main, ["keys", "create", "--role", "viewer", "--name", "x", "--group", "risk", *where])
+    assert (refused.exit_code, "only a key of role approver belongs to groups" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("role", ["approver", "viewer", "agent", "sidecar"])

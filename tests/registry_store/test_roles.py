@@ -109,9 +109,10 @@ def test_no_agent_or_sidecar_changes_anything_but_itself() -> None:
             assert row.method == "GET" or row.path == "/api/agents/registry", row
 
 
-def test_only_an_admin_writes() -> None:
-    """Approvers and viewers read."""
+def test_only_an_admin_writes_and_only_an_approver_decides() -> None:
+    """Viewers read; what approvers do besides is to approve and to deny."""
     for row in KEYED:
         if row.method != "GET":
-            assert not (row.cells["approver"] or row.cells["viewer"]), row
-            assert row.cells["admin"] == "yes", row
+            decides = row.path.startswith("/api/approvals/")
+            assert (row.cells["admin"], bool(row.cells["approver"])) == ("yes", decides), row
+            assert not row.cells["viewer"], row
