@@ -25,7 +25,7 @@ ANSWER = page_of("sidecars", ref("Sidecar"), agent_id=TEXT, last_seen=LAST_SEEN,
 async def read(
     request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
-    """Show an agent's counts and spend, as sidecars reported them, and the sidecars of this store that decide for it."""
+    """Show an agent's counts and spend, as sidecars reported them, and the sidecars of this store that serve it."""
     check_sees(caller, agent_id)
     now = datetime.now(UTC)
     async with reading(request) as session:

@@ -1,12 +1,17 @@
-"""What happens by the clock: changes that are too old are given up and deleted, a little at a time."""
+"""What happens by the clock: what is too old is given up and deleted, a little at a time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from click.testing import CliRunner
 
 from registry_store import changes, monitor
 from registry_store.changes import HELD_FOR
-from tests.registry_store.serving import Rest, Served
+from registry_store.cli import main
+from registry_store.settings import Settings
+from tests.registry_store.reporting import decision, report
+from tests.registry_store.serving import Rest, Served, served
 from tests.registry_store.test_lists import statements
 
 REGISTRY = "/api/agents/registry"
@@ -81,3 +86,55 @@ def test_counts_of_nothing_are_dropped(fresh: Served) -> None:
     tidy(fresh)
     assert fresh.sql("SELECT count(*) FROM agent_counts WHERE tag = 'tag-0'") == [(0,)]
     assert admin.get(f"{REGISTRY}?tag=tag-1").body["total"] == 1
+
+
+def rows(store: Served) -> tuple[int, int, int]:
+    """How many decisions, minutes of usage, and sidecars' logs there are."""
+    names = ("decisions", "usage", "decision_logs")
+    decisions, usage, logs = (store.sql(f"SELECT count(*) FROM {name}")[0][0] for name in names)
+    return decisions, usage, logs
+
+
+def test_decisions_and_usage_are_kept_for_their_time(fresh: Served) -> None:
+    """90 and 400 days by default, decisions from when they came in; a sidecar is forgotten with its usage."""
+    report(fresh, decision(), decision("block", at=datetime(1970, 1, 2, tzinfo=UTC)))
+    tidy(fresh, timedelta(days=89))
+    assert rows(fresh) == (2, 1, 1)  # a clock that is wrong costs a decision its minute of usage, and nothing else
+    tidy(fresh, timedelta(days=91))
+    assert rows(fresh) == (0, 1, 1)
+    tidy(fresh, timedelta(days=399))
+    assert rows(fresh) == (0, 1, 1)
+    tidy(fresh, timedelta(days=401))
+    assert rows(fresh) == (0, 0, 0)
+
+
+def test_how_long_they_are_kept_is_a_setting(settings: Settings) -> None:
+    """In days, each for itself."""
+    with served(replace(settings, keep_decisions=2, keep_usage=5)) as store:
+        report(store, decision())
+        for days, left in ((1, (1, 1, 1)), (3, (0, 1, 1)), (6, (0, 0, 0))):
+            tidy(store, timedelta(days=days))
+            assert rows(store) == left
+
+
+def test_old_decisions_are_deleted_by_index_in_batches(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, no more at once than a batch has; an approval that one opened stays."""
+    monkeypatch.setattr(monitor, "BATCH", 2)
+    said = [decision("escalate", opens=f"01920000-0000-7000-8000-00000000000{number}") for number in range(5)]
+    report(fresh, *said, decision())
+    old = ", ".join(f"'{one['decision_id']}'" for one in said)
+    fresh.sql(f"UPDATE decisions SET received_at = '2020-01-01 00:00:00.000000' WHERE decision_id IN ({old})")
+    with statements(fresh, of="tidy") as seen:
+        tidy(fresh)
+    assert rows(fresh)[0] == 1
+    assert len([statement for statement in seen if statement.startswith("DELETE FROM decisions")]) == 3
+    assert fresh.sql("SELECT count(*) FROM approvals") == [(5,)]
+
+
+@pytest.mark.parametrize("option", ["--keep-decisions", "--keep-usage"])
+@pytest.mark.parametrize("value", ["0", "-1", "36501", "ever", ""])
+def test_a_time_that_is_none_stops_the_start(option: str, value: str) -> None:
+    """One clear line that names the setting, and exit code 2."""
+    ended = CliRunner().invoke(main, ["serve", option, value])
+    assert ended.exit_code == 2
+    assert f"Invalid value for '{option}'" in ended.output

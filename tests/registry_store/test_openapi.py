@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from registry_store.settings import Settings
+from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served, served
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -94,6 +95,7 @@ def attacked(settings: Settings, folder: Path, *options: str, cover_wide: bool) 
     # Each route is asked with wrong keys, which must be told so rather than to wait.
     with served(replace(settings, most_failed_keys=1_000_000)) as store:
         admin = store.rest()
+        report(store, decision(agent_id=AGENT_ID), decision("block"))
         config = CONFIG.format(wide=WIDE, cover_wide=str(cover_wide).lower(), **filled(admin))
         (folder / "schemathesis.toml").write_text(config)
         command = [SCHEMATHESIS, "--config-file", "schemathesis.toml", "run", "--checks", "all", "--no-color"]
@@ -135,11 +137,13 @@ def test_the_examples_work_as_printed(fresh: Served) -> None:
             ids |= {"stop_id": answer.body["stop_id"]} if "stop_id" in answer.body else {}
 
 
-def test_answers_say_what_is_described_and_no_more(admin: Rest) -> None:
+def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest) -> None:
     """Every member of a record and of a page is in the description, and the other way round."""
     document = admin.get("/openapi.json").body
     admin.register("described-agent-prod")
     admin.put(f"{REGISTRY}/described-agent-prod", {"auto_approve_below": 10})
+    decided = decision(agent_id="described-agent-prod")
+    report(store, decided)
     own = f"{REGISTRY}/described-agent-prod"
     stop_id = admin.post("/api/agents/emergency-stop", {"agent_ids": ["described-agent-prod"]}).body["stop_id"]
     for path, shown in (
@@ -151,6 +155,8 @@ def test_answers_say_what_is_described_and_no_more(admin: Rest) -> None:
         (f"{own}/usage", f"{REGISTRY}/{{agent_id}}/usage"),
         (f"{own}/activity", f"{REGISTRY}/{{agent_id}}/activity"),
         (f"/api/agents/emergency-stops/{stop_id}", "/api/agents/emergency-stops/{stop_id}"),
+        ("/api/decisions", "/api/decisions"),
+        (f"/api/decisions/{decided['decision_id']}", "/api/decisions/{decision_id}"),
         ("/api/keys", "/api/keys"),
         ("/api/sidecars", "/api/sidecars"),
         ("/readyz", "/readyz"),
