@@ -11,11 +11,13 @@ from ascend.errors import (
     Stale,
     Unavailable,
 )
-from ascend.model import AgentAction, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
+from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
 from ascend.registry import Registry
 
 __all__ = [
     "AgentAction",
+    "Approval",
+    "ApprovalState",
     "AscendClient",
     "Conflict",
     "Decision",

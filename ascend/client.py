@@ -5,13 +5,14 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import grpc
 
 from ascend import messages
 from ascend.errors import RegistryError
-from ascend.model import AgentAction, Decision, Outcome
+from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome
 from ascend.registry import Registry
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
@@ -20,6 +21,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 REGISTERED_WITHIN_SECONDS = 10.0
 REGISTER_AGAIN_SECONDS = 30.0
 POLL_SECONDS = 0.05
+WAIT_AGAIN_SECONDS = 0.5
 
 UNAVAILABLE = "PDP_UNAVAILABLE"
 NOT_REGISTERED = "AGENT_NOT_REGISTERED"
@@ -30,6 +32,8 @@ CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,8 @@ class AscendClient:
         self._timeout = timeout
         address = pdp_address or os.environ.get("PDP_ADDRESS") or DEFAULT_ADDRESS
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._evaluate = PolicyDecisionPointStub(self._channel).Evaluate
+        stub = PolicyDecisionPointStub(self._channel)
+        self._evaluate, self._wait = stub.Evaluate, stub.WaitForApproval
         self._registering = threading.Lock()
         self._register_after = 0.0
 
@@ -150,6 +155,35 @@ class AscendClient:
         if decision.reason == NOT_REGISTERED and self._registry is not None and self._registered():
             return self._ask_until_known(request, decision)
         return decision
+
+    def wait_for_approval(self, decision: Decision | str, timeout: float = 3600.0) -> Approval:
+        """What people say of the action that a decision held back, given the decision or its `approval_id`.
+
+        Returns as soon as they have decided or may no longer, and after `timeout` seconds with what is known then. Put
+        the same action again, with the `approval_id`, once it is approved. Never raises; waits on while the sidecar
+        or the registry is away.
+        """
+        approval_id = decision if isinstance(decision, str) else decision.approval_id
+        known = Approval(approval_id, ApprovalState.UNKNOWN)
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            known, ended = self._hear(known, left)
+            if ended:
+                break
+            time.sleep(min(WAIT_AGAIN_SECONDS, max(0.0, until - time.monotonic())))
+        return known
+
+    def _hear(self, known: Approval, seconds: float) -> tuple[Approval, bool]:
+        """What is known of an approval after one call, and whether no other call would tell more."""
+        try:
+            for update in self._wait(pb.WaitForApprovalRequest(approval_id=known.approval_id), timeout=seconds):
+                known = messages.approval(update)
+        except grpc.RpcError as error:
+            if error.code() in _AWAY:
+                return known, False
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                known = replace(known, state=ApprovalState.UNKNOWN, comment=error.details() or "")
+        return known, True
 
     def close(self) -> None:
         """Closes the connections to the sidecar and the registry."""

@@ -8,7 +8,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from ascend.model import AgentAction, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
+from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
 from pdp.v1 import decision_pb2 as pb
 
 _OUTCOMES = {
@@ -18,6 +18,13 @@ _OUTCOMES = {
     pb.OUTCOME_ESCALATE: Outcome.ESCALATE,
 }
 _REASONS = {number: name.removeprefix("REASON_") for name, number in pb.Reason.items()}
+_STATES = {
+    pb.APPROVAL_STATE_PENDING: ApprovalState.PENDING,
+    pb.APPROVAL_STATE_APPROVED: ApprovalState.APPROVED,
+    pb.APPROVAL_STATE_DENIED: ApprovalState.DENIED,
+    pb.APPROVAL_STATE_EXPIRED: ApprovalState.EXPIRED,
+    pb.APPROVAL_STATE_USED: ApprovalState.USED,
+}
 _SOURCES = {pb.SOURCE_LIVE: "live", pb.SOURCE_CACHED: "cached"}
 _NO_RATES = RateRemaining()
 _FIELDS = (
@@ -83,6 +90,17 @@ def decision(answer: pb.EvaluateResponse) -> Decision:
         registry_revision=answer.registry_revision,
         staleness=answer.staleness,
         source=_SOURCES.get(answer.source, ""),
+    )
+
+
+def approval(update: pb.ApprovalUpdate) -> Approval:
+    """What a sidecar tells of an approval; a state that this client does not know is `unknown`."""
+    return Approval(
+        update.approval_id,
+        _STATES.get(update.state, ApprovalState.UNKNOWN),
+        update.decided_by,
+        update.comment,
+        update.expires_at.ToDatetime(UTC) if update.HasField("expires_at") else None,
     )
 
 

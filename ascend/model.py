@@ -60,6 +60,31 @@ class RateRemaining:
     day: int | None = None
 
 
+class ApprovalState(StrEnum):
+    """What became of an approval; `unknown`: no sidecar could say."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    USED = "used"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What people said of an action; truthy only once it is approved and can be used, until `expires_at`."""
+
+    approval_id: str
+    state: ApprovalState
+    decided_by: str = ""
+    comment: str = ""
+    expires_at: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return self.state is ApprovalState.APPROVED
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The answer to one action; truthy only for allow.

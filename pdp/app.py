@@ -14,15 +14,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pdp import http
+from pdp.core.fields import quote
 from pdp.core.model import Now
+from pdp.decision_log import DecisionLog
+from pdp.echo import Echo
 from pdp.last_good import LastGood, sole_user
 from pdp.listeners import bound, bound_address, http_listener
 from pdp.metrics import Metrics
 from pdp.replica import Replica, built
+from pdp.reports import Reporter
 from pdp.service import SERVICE, DecisionService
-from pdp.settings import Settings, read_key
+from pdp.settings import Settings, SettingsError, read_key
+from pdp.spool import Spool
 from pdp.state import Holder, Source, State
 from pdp.sync import Node, Subscriber, Timing
+from pdp.uplink import Uplink
 
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
@@ -57,14 +63,14 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
     """A sidecar, from listening to drained; `SettingsError` when an address or the data folder cannot be had."""
     async with AsyncExitStack() as stack:
         stack.enter_context(sole_user(settings.data_dir))
-        program = _Program(settings, timing)
+        program = _Program(settings, timing, await asyncio.to_thread(_decision_log, settings))
         listener = stack.enter_context(http_listener("--http", settings.http))
         server = program.grpc_server()
         addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
         await program.start_from_disk()
+        tasks = await stack.enter_async_context(program.tasks())
         app = http.application(program.service, program.metrics, program.not_ready)
         await stack.enter_async_context(http.serving(app, listener))
-        tasks = await stack.enter_async_context(program.tasks())
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in, program.reached)
 
@@ -97,7 +103,7 @@ async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> Non
 class _Program:
     """The parts of one sidecar, and what happens between them."""
 
-    def __init__(self, settings: Settings, timing: Timing) -> None:
+    def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog) -> None:
         self._settings = settings
         self._holder = Holder()
         self._health = health.aio.HealthServicer()
@@ -111,11 +117,14 @@ class _Program:
             confirmed_wall=self._confirmed_wall,
             on_failure=self.metrics.last_good_failure,
         )
-        self.service = DecisionService(self._holder, self.metrics, now)
+        uplink = Uplink()
+        self._spool = Spool(decisions, settings.redact, Echo() if settings.log_decisions else None)
+        self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink)
         self._replica = Replica(self._holder, self.metrics, lambda: now().boot, self._on_state)
         node = Node(self.last_good.node_id(), settings.subscription, settings.store)
         key = partial(read_key, settings.key_file)
-        self._subscriber = Subscriber(node, key, self._replica, self.metrics, timing)
+        self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, timing=timing)
+        self._reporter = Reporter(self._spool, uplink, node.node_id)
         self._watch()
 
     def not_ready(self) -> str | None:
@@ -162,29 +171,40 @@ class _Program:
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
         """Serves gRPC, and in the end drains it."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         try:
             yield
         finally:
             self._draining = True
+            self.service.stop_waiting()
             await self._health.enter_graceful_shutdown()
             await server.stop(self._settings.drain_seconds)
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
-        """Follows the store and keeps the last good state on disk; in the end writes it a last time."""
+        """Follows the store, keeps the last good state and the decisions on disk, and sends the decisions up.
+
+        In the end both are written a last time, and what can be sent in a second is.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         saving = asyncio.create_task(self.last_good.run())
         following = asyncio.create_task(self._subscriber.run())
+        logging_ = asyncio.create_task(self._spool.run())
+        reporting = asyncio.create_task(self._reporter.run())
         announcing = asyncio.create_task(self._announce())
         try:
-            yield saving, following
+            yield saving, following, logging_, reporting
         finally:
-            await _cancelled(following)
             await _cancelled(announcing)
+            self._spool.close()
             self.last_good.close()
-            await asyncio.wait([saving], timeout=SAVE_SECONDS)
+            await asyncio.wait([logging_, saving], timeout=SAVE_SECONDS)
+            await _cancelled(reporting)
+            await self._reporter.drain()
+            await _cancelled(following)
+            await _cancelled(logging_)
             await _cancelled(saving)
+            self._spool.end()
 
     async def _announce(self) -> None:
         await self.data_in.wait()
@@ -217,6 +237,8 @@ class _Program:
             "Time since the store last confirmed the revision in force; +Inf while there is none",
             lambda: now().boot - holder.confirmed_at if holder.current else math.inf,
         )
+        self._spool.watch(self.metrics)
+        self._reporter.watch(self.metrics)
         point = self.service.point
         self.metrics.watch(
             "pdp_idempotency_answers", "Answers remembered by idempotency key", lambda: len(point.answers)
@@ -226,6 +248,16 @@ class _Program:
             "Answers forgotten before their ten minutes, for want of room",
             lambda: point.answers.evicted,
         )
+
+
+def _decision_log(settings: Settings) -> DecisionLog:
+    try:
+        return DecisionLog(
+            settings.data_dir / "decisions", settings.log_bytes, time.time, give_way=settings.log_full == "drop"
+        )
+    except OSError as error:
+        name = quote(str(settings.data_dir))
+        raise SettingsError("--data-dir", f"cannot use the decision log in {name}: {error.strerror}") from error
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

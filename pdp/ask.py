@@ -34,9 +34,11 @@ class Question(NamedTuple):
     timeout: float
     action: pb.Action
 
-    def evaluate(self, idempotency_key: str, dry_run: bool) -> Told:
+    def evaluate(self, idempotency_key: str, approval_id: str, dry_run: bool) -> Told:
         """The decision; `NoAnswerError` when there is none."""
-        request = pb.EvaluateRequest(action=self.action, idempotency_key=idempotency_key, dry_run=dry_run)
+        request = pb.EvaluateRequest(
+            action=self.action, idempotency_key=idempotency_key, approval_id=approval_id, dry_run=dry_run
+        )
         document = wire.answer_json(self._ask("Evaluate", request))
         return Told(_decision(document), document)
 
@@ -97,6 +99,8 @@ def _decision(answer: dict[str, Any]) -> str:
     if answer["policy"]:
         lines.append("policy {name} ({id}, priority {priority})".format_map(answer["policy"]))
     lines += [f"{name} {value}" for name, value in answer["action_params"].items()]
+    if answer["approval_expires_at"]:
+        lines.append(f"approval {answer['approval_id']}, until {answer['approval_expires_at']}")
     if answer["retry_after"] is not None:
         lines.append(f"retry after {answer['retry_after']:.3f} s")
     left = [f"{count} this {window}" for window, count in answer["rate_remaining"].items() if count is not None]

@@ -12,7 +12,7 @@ import click
 
 from pdp import logs
 from pdp.core import strict_json
-from pdp.settings import LOG_FORMATS, LOG_LEVELS, Settings, SettingsError, address
+from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, Settings, SettingsError, address
 
 if TYPE_CHECKING:
     from pdp.ask import Told
@@ -95,9 +95,13 @@ def cli() -> None:
 @option("--all-agents", is_flag=True, help="Decide for every agent.")
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
-@option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state and the node's id.")
+@option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the decision log, the node's id.")
 @option("--drain-seconds", default=10.0, help="How long a stop waits for calls in flight.")
 @option("--reflection", is_flag=True, help="Serve gRPC reflection.")
+@option("--log-bytes", default=256 << 20, help="Most that the decision log takes on the disk.")
+@option("--log-full", default="drop", type=click.Choice(LOG_FULL), help="Then drop the oldest, or refuse to decide.")
+@option("--log-decisions", is_flag=True, help="Print each decision as a line of JSON.")
+@option("--redact", multiple=True, metavar="PATH", help="Attribute to keep out of the log, as cards.*.number.")
 @option("--log-level", default="info", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
 @option("--log-format", default="plain", type=click.Choice(LOG_FORMATS), help="Lines for people, or JSON.")
 def serve(log_level: str, log_format: str, **given: Any) -> None:
@@ -129,13 +133,15 @@ def dev(log_level: str, **given: Any) -> None:
 @cli.command()
 @describes_action
 @option("--idempotency-key", default="", help="The same key and action count once.")
+@option("--approval-id", default="", help="Of the approval that people gave for this very action.")
 @option("--dry-run", is_flag=True, help="Count nothing.")
-def evaluate(target: str, timeout: float, as_json: bool, idempotency_key: str, dry_run: bool, **action: Any) -> int:
+def evaluate(target: str, timeout: float, as_json: bool, **given: Any) -> int:
     """Ask a sidecar for a decision. Exit code 1: it could not answer; 2: the action is malformed."""
     from pdp import ask
 
-    question = ask.Question(_address(target), timeout, ask.action(**action))
-    return _tell(lambda: question.evaluate(idempotency_key, dry_run), as_json)
+    beside = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
+    question = ask.Question(_address(target), timeout, ask.action(**given))
+    return _tell(lambda: question.evaluate(**beside), as_json)
 
 
 @cli.command()

@@ -16,13 +16,11 @@ from pdp.core.fields import quote
 from pdp.record import gap
 from pdp.segments import Cursor, Damaged, Found, Head, Record, Segment, sealed
 
-LEAST_BYTES = 1 << 20
-MOST_BYTES = 64 << 30
 MOST_DOCUMENT_BYTES = 1 << 20
-LINE_BYTES = 100
-"""At most so many bytes of a line are not the document."""
+LINE_BYTES, GAP_BYTES = 100, 300
+"""At most so many bytes of a line are not the document, and the line of a gap record has."""
 SEGMENTS = 64
-LEAST_SEGMENT_BYTES, MOST_SEGMENT_BYTES = 64 << 10, 16 << 20
+MOST_SEGMENT_BYTES = 16 << 20
 MOST_ASIDE = 16
 MOST_REFUSED_BYTES = 16 << 20
 
@@ -45,7 +43,7 @@ class DecisionLog:
         self.damaged = 0
         self._folder = folder
         self._clock = clock
-        self._segment_bytes = min(MOST_SEGMENT_BYTES, max(LEAST_SEGMENT_BYTES, most_bytes // SEGMENTS))
+        self._segment_bytes = min(MOST_SEGMENT_BYTES, most_bytes // SEGMENTS)
         self._owed: list[bytes] = []
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kept_path = folder / "kept"
@@ -64,6 +62,11 @@ class DecisionLog:
         return sum(segment.size for segment in self._segments)
 
     @property
+    def owes(self) -> bool:
+        """Whether the next `append` has something to tell, even of no items."""
+        return bool(self._owed)
+
+    @property
     def unsent(self) -> int:
         """How many records the store is not known to have."""
         first = self._segments[0].start.sequence if self._segments else self.last
@@ -71,9 +74,9 @@ class DecisionLog:
 
     def append(self, items: deque[Item]) -> Iterator[list[Record]]:
         """Put items on the disk: takes from `items` what is there, and yields the records."""
-        items.extendleft(reversed(self._owed))
-        self._owed.clear()
-        while items:
+        while items or self._owed:
+            items.extendleft(reversed(self._owed))
+            self._owed.clear()
             try:
                 yield self._append_some(items)
             except Damaged as error:
@@ -97,7 +100,8 @@ class DecisionLog:
             self._remove(self._segments[0])
         # Unflushed: after a crash an older number stands here, and records are sent twice.
         temporary = self._kept_path.with_suffix(".new")
-        temporary.write_bytes(b"%d\n" % self.kept)
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(b"%d\n" % self.kept)
         temporary.replace(self._kept_path)
 
     def refuse(self, record: Record) -> None:
@@ -121,6 +125,8 @@ class DecisionLog:
             sequence,
             self.last,
         )
+        if self._segments and self._segments[-1].end == self._segments[-1].start:
+            self._remove(self._segments[-1])
         old, kept = list(self._segments), self.kept
         self._head = Head(max(sequence, self.last), self._head.hash)
         self._segments.append(Segment.create(self._folder, self._head))
@@ -143,8 +149,8 @@ class DecisionLog:
             records.append(sealed(head, head.sequence + 1, document))
         segment.write(records)
         self._head = records[-1].head
-        for _ in range(taken):
-            items.popleft()
+        for item in [items.popleft() for _ in range(taken)]:
+            self.dropped += item if isinstance(item, int) else 0
         for victim in victims:
             self.dropped += victim.end.sequence - min(victim.end.sequence, max(self.kept, victim.start.sequence))
             self._remove(victim)
@@ -164,7 +170,6 @@ class DecisionLog:
         for item in items:
             sequence, document = head.sequence + 1, item
             if isinstance(document, int):
-                self.dropped += document
                 sequence, document = sequence + document, gap(sequence, head.sequence + document, self._clock())
             records.append(sealed(head, sequence, document))
             head, size = records[-1].head, size + len(document)
@@ -173,7 +178,7 @@ class DecisionLog:
         return records
 
     def _victims(self, more: int) -> list[Segment]:
-        excess = self.bytes + more - self.most_bytes if self.gives_way else 0
+        excess = self.bytes + more + GAP_BYTES - self.most_bytes if self.gives_way else 0
         victims = []
         for segment in self._segments[:-1]:
             if excess <= 0:

@@ -1,15 +1,17 @@
-"""One request decided: read the state, decide, charge, remember, answer; nothing awaits, so nothing comes between."""
+"""One request decided: read the state, decide, charge, log, answer; nothing awaits, so nothing comes between."""
 
 import logging
 import secrets
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pdp import wire
+from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import charge, decide
+from pdp.core.decide import NEEDING_A_PERSON, charge, decide
 from pdp.core.errors import InvalidAction, Problem
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
@@ -17,19 +19,40 @@ from pdp.core.messages import message
 from pdp.core.model import Action, Decision, Now, Outcome, Reason
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
-from pdp.idempotency import Answers
+from pdp.idempotency import Answers, Remembered
 from pdp.metrics import Metrics
+from pdp.record import Entry, Opens
 from pdp.state import Holder, State
 from pdp.v1 import decision_pb2 as pb
 
 LEAST_SWEPT = 1024
 """So many agents may have counters before those that are idle are looked for."""
 
+APPROVAL_SECONDS = 3600
+"""How long people have to decide where no policy says."""
+
 log = logging.getLogger(__name__)
 
 
-class NoRegistryDataError(Exception):
+class UnavailableError(Exception):
+    """No decision can be made now; the text says why."""
+
+
+class NoRegistryDataError(UnavailableError):
     """There is nothing to decide from yet."""
+
+
+class LogFullError(UnavailableError):
+    """The decision log has no room, and may lose nothing."""
+
+
+class Log(Protocol):
+    """Where decisions are kept; while it is `full`, none may be made."""
+
+    full: bool
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        """Keep a decision; an urgent one is sent to the store at once."""
 
 
 class Question(NamedTuple):
@@ -45,31 +68,64 @@ class Question(NamedTuple):
 class DecisionPoint:
     """Decides from the state that `holder` has in force, and keeps what each agent has used."""
 
-    def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now]) -> None:
+    def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log) -> None:
         self._holder = holder
         self._metrics = metrics
         self._clock = clock
+        self._log = log
         self._ids = DecisionIds(secrets.randbits)
         self._usage: dict[str, Usage] = {}
         self._sweep_at = LEAST_SWEPT
         self.answers = Answers()
 
-    def evaluate(self, request: wire.Request) -> pb.EvaluateResponse:
-        """The answer. Raises `InvalidAction` for a malformed request, `NoRegistryDataError` before the first sync."""
+    def evaluate(self, request: wire.Request, given: Given | None = None) -> pb.EvaluateResponse:
+        """The answer; `given` is the approval that came with the request, if its action needs one.
+
+        Raises `InvalidAction` for a malformed request, `UnavailableError` while no decision can be made.
+        """
         started = perf_counter()
-        if request.approval_id:
-            raise InvalidAction(Problem("approval_id", "approvals are not part of this version"))
-        answer = self._answer(self._state(), request, self._clock())
-        self._metrics.decided(
-            request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), perf_counter() - started
-        )
+        state, now = self._loggable_state(), self._clock()
+        made = self._made(state, request, now, given)
+        seconds, answer = perf_counter() - started, made.answer
+        self._metrics.decided(request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), seconds)
+        if not made.repeated:
+            entry = Entry(
+                request.action,
+                answer,
+                now.wall,
+                seconds,
+                request.dry_run,
+                request.idempotency_key,
+                request.approval_id,
+                made.cost_micros,
+                made.opens,
+            )
+            self._log.append(entry, urgent=made.opens is not None)
         return answer
+
+    def needs_a_person(self, request: wire.Request) -> bool:
+        """Whether the action would wait for a person if it were decided now; what raises here is for `evaluate`."""
+        state, now, action = self._loggable_state(), self._clock(), request.action
+        agent = state.agents.get(action.agent_id)
+        if agent is None or self._remembered(request, now) is not None:
+            return False
+        usage = self._usage.get(action.agent_id, _UNUSED)
+        try:
+            return decide(agent, state.servers, action, usage, now).outcome in NEEDING_A_PERSON
+        except Exception:
+            return False
 
     def question(self, action: Action) -> Question:
         """All that the decision on an action would be made from now, for `explain`, and its answer; counts nothing."""
         state, now = self._state(), self._clock()
         usage = deepcopy(self._usage.get(action.agent_id, _UNUSED))
-        return Question(state, action, usage, now, self._decided(state, action, now, counts=False))
+        made = self._decided(state, wire.Request(action, dry_run=True), now, None)
+        return Question(state, action, usage, now, made.answer)
+
+    def _loggable_state(self) -> State:
+        if self._log.full:
+            raise LogFullError("the decision log is full, and may lose nothing")
+        return self._state()
 
     def _state(self) -> State:
         state = self._holder.current
@@ -77,44 +133,71 @@ class DecisionPoint:
             raise NoRegistryDataError("no registry data has come in yet")
         return state
 
-    def _answer(self, state: State, request: wire.Request, now: Now) -> pb.EvaluateResponse:
+    def _made(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
         try:
             if request.idempotency_key and not request.dry_run:
-                return self._once(state, request, now)
-            return self._decided(state, request.action, now, counts=not request.dry_run)
+                return self._once(state, request, now, given)
+            return self._decided(state, request, now, given)
         except InvalidAction:
             raise
         except Exception:
             log.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
             self._metrics.internal_error()
-            return self._finished(None, request.action, _INTERNAL_ERROR, state, now)
+            return _Made(self._finished(None, request.action, _INTERNAL_ERROR, state, now))
 
-    def _once(self, state: State, request: wire.Request, now: Now) -> pb.EvaluateResponse:
+    def _once(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
         """The answer under an idempotency key: the first one again, if the action is the same."""
-        action, key = request.action, request.idempotency_key
-        digest = wire.digest(action)
-        remembered = self.answers.get(action.agent_id, key, now.boot)
+        digest = wire.digest(request.action)
+        remembered = self._remembered(request, now)
         if remembered is None:
-            answer = self._decided(state, action, now, counts=True)
-            self.answers.put(action.agent_id, key, digest, answer.SerializeToString(), now.boot)
-            return answer
+            made = self._decided(state, request, now, given)
+            self.answers.put(request.action.agent_id, _key(request), digest, made.answer.SerializeToString(), now.boot)
+            return made
         if remembered.digest != digest:
             raise InvalidAction(Problem("idempotency_key", "was used for another action within ten minutes"))
-        return pb.EvaluateResponse.FromString(remembered.answer)
+        return _Made(pb.EvaluateResponse.FromString(remembered.answer), repeated=True)
 
-    def _decided(self, state: State, action: Action, now: Now, *, counts: bool) -> pb.EvaluateResponse:
+    def _remembered(self, request: wire.Request, now: Now) -> Remembered | None:
+        if not request.idempotency_key or request.dry_run:
+            return None
+        return self.answers.get(request.action.agent_id, _key(request), now.boot)
+
+    def _decided(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
+        action = request.action
         agent = state.agents.get(action.agent_id)
         if agent is None:
             _check_agent_id(action.agent_id)
-            return self._finished(None, action, decide(None, state.servers, action, _UNUSED, now), state, now)
+            decision = decide(None, state.servers, action, _UNUSED, now)
+            return _Made(self._finished(None, action, decision, state, now))
         usage = self._usage.get(action.agent_id) or self._new_usage(action.agent_id, now)
-        decision = decide(agent, state.servers, action, usage, now)
-        if counts:
+        decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED))
+        needs_a_person = decision.outcome in NEEDING_A_PERSON
+        if needs_a_person and _is(given, Verdict.MISMATCH):
+            decision, needs_a_person = _mismatched(decision), False
+        if not request.dry_run:
             charge(agent, usage, decision, now)
         answer = self._finished(agent, action, decision, state, now)
         answer.agent_version = agent.version
         wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
-        return answer
+        cost_micros = 0 if request.dry_run else decision.cost_micros
+        if not needs_a_person:
+            return _Made(answer, cost_micros)
+        return _Made(answer, cost_micros, self._wait_for_a_person(answer, request, decision, now, given))
+
+    def _wait_for_a_person(
+        self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, given: Given | None
+    ) -> Opens | None:
+        """Put the approval into the answer: the one that was given and does not count, or a new one."""
+        if given is not None:
+            wire.write_approval(answer, given.approval_id, given.expires_at)
+            answer.message = f"{answer.message}; {given.told}"
+            return None
+        if request.dry_run:
+            return None
+        seconds = decision.policy.action_params.get("timeout_seconds") if decision.policy else None
+        opens = Opens(self._ids.next(now.wall), wire.digest(request.action), seconds or APPROVAL_SECONDS)
+        wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
+        return opens
 
     def _new_usage(self, agent_id: str, now: Now) -> Usage:
         if len(self._usage) >= self._sweep_at:
@@ -134,8 +217,30 @@ class DecisionPoint:
         return answer
 
 
+class _Made(NamedTuple):
+    """An answer, what it charged, the approval that it opens, and whether it was given before."""
+
+    answer: pb.EvaluateResponse
+    cost_micros: int = 0
+    opens: Opens | None = None
+    repeated: bool = False
+
+
 _UNUSED = Usage()
 _INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+
+
+def _key(request: wire.Request) -> str:
+    # With an approval the same request is another one: its first answer was to wait.
+    return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
+
+
+def _is(given: Given | None, verdict: Verdict) -> bool:
+    return given is not None and given.verdict is verdict
+
+
+def _mismatched(decision: Decision) -> Decision:
+    return replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
 
 
 def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:

@@ -27,7 +27,7 @@ def application(service: DecisionService, metrics: Metrics, not_ready: Callable[
     """The routes; `not_ready` tells why the sidecar should get no traffic, None when it should."""
 
     async def evaluate(request: Request) -> Response:
-        status, answer = service.evaluate_json(await _body(request))
+        status, answer = await service.evaluate_json(await _body(request))
         return _json(answer, status)
 
     async def exposition(_request: Request) -> Response:

@@ -35,7 +35,7 @@ class Reporter:
         """The newest sequence that this sidecar can have sent: now, or in an earlier life of its data folder."""
         self._away = False
         self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type(AwayError),
+            retry=retry_if_exception_type((AwayError, OSError)),
             wait=wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_MOST),
             before_sleep=self._tell_away,
         )
@@ -45,7 +45,7 @@ class Reporter:
         while True:
             self._spool.flushed.clear()
             self._spool.urgent.clear()
-            sent = await self._retrying(self._send_next)
+            sent: int = await self._retrying(self._send_next)
             if sent == 0:
                 await self._spool.flushed.wait()
             elif sent < MOST_RECORDS:
@@ -55,7 +55,7 @@ class Reporter:
 
     async def drain(self) -> None:
         """Send what can be sent in a second, if there is a connection."""
-        with suppress(TimeoutError, AwayError):
+        with suppress(AwayError, OSError):  # a TimeoutError is an OSError
             async with asyncio.timeout(DRAIN_SECONDS):
                 while records := await self._next():
                     await self._send(records)
@@ -72,7 +72,7 @@ class Reporter:
             await self._send(records)
             if self._away:
                 self._away = False
-                log.info("decisions go to the store again")
+                log.info("decisions are sent again")
         return len(records)
 
     async def _next(self) -> list[Record]:
@@ -113,7 +113,7 @@ class Reporter:
         if not self._away:
             self._away = True
             error = state.outcome.exception() if state.outcome else None
-            log.warning("decisions wait on the disk, for the store does not take them: %s", error)
+            log.warning("decisions wait on the disk and cannot be sent: %s", error)
 
 
 def _request(node_id: str, records: list[Record]) -> pb.ReportDecisionsRequest:

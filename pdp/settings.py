@@ -9,9 +9,12 @@ from typing import NamedTuple, Self
 from pdp.core.errors import Problem
 from pdp.core.fields import Problems, quote
 from pdp.core.records import AGENT_ID, TAGS
+from pdp.redaction import NOTHING, BadPathError, Redaction
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("plain", "json")
+LOG_FULL = ("drop", "block")
+LEAST_LOG_BYTES, MOST_LOG_BYTES = 1 << 20, 64 << 30
 MOST_AGENTS = 1000
 MOST_KEY_BYTES = 1024
 MOST_SOCKET_PATH_BYTES = 107
@@ -53,7 +56,11 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `pdp serve` runs with; `drain_seconds` bounds how long a stop waits for calls in flight."""
+    """What `pdp serve` runs with; `drain_seconds` bounds how long a stop waits for calls in flight.
+
+    `log_bytes` bounds the decision log, and `log_full` says whether, when it is full, the oldest records give way
+    (drop) or decisions are refused (block). `redact` keeps attributes out of it, and `log_decisions` prints it as well.
+    """
 
     store: Address
     key_file: Path
@@ -63,6 +70,10 @@ class Settings:
     data_dir: Path
     drain_seconds: float = 10.0
     reflection: bool = False
+    log_bytes: int = 256 << 20
+    log_full: str = "drop"
+    redact: Redaction = NOTHING
+    log_decisions: bool = False
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -71,6 +82,11 @@ class Settings:
             raise SettingsError("--listen", "the same address stands there twice")
         if not 0 <= self.drain_seconds <= 3600:
             raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
+        if not LEAST_LOG_BYTES <= self.log_bytes <= MOST_LOG_BYTES:
+            within = f"{LEAST_LOG_BYTES} to {MOST_LOG_BYTES}"
+            raise SettingsError("--log-bytes", f"`{self.log_bytes}` is not within {within}")
+        if self.log_full not in LOG_FULL:
+            raise SettingsError("--log-full", f"{quote(self.log_full)} is not one of {', '.join(LOG_FULL)}")
         read_key(self.key_file)
 
     @classmethod
@@ -87,6 +103,10 @@ class Settings:
         data_dir: Path,
         drain_seconds: float = 10.0,
         reflection: bool = False,
+        log_bytes: int = 256 << 20,
+        log_full: str = "drop",
+        redact: Iterable[str] = (),
+        log_decisions: bool = False,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -98,6 +118,10 @@ class Settings:
             data_dir=data_dir,
             drain_seconds=drain_seconds,
             reflection=reflection,
+            log_bytes=log_bytes,
+            log_full=log_full,
+            redact=_redaction(redact),
+            log_decisions=log_decisions,
         )
 
 
@@ -144,6 +168,13 @@ def read_key(path: Path) -> str:
     if not key or len(key) > MOST_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
         raise SettingsError("--key-file", f"{quote(str(path))} does not hold one API key and nothing else")
     return key.decode()
+
+
+def _redaction(paths: Iterable[str]) -> Redaction:
+    try:
+        return Redaction.of(paths)
+    except BadPathError as error:
+        raise SettingsError("--redact", str(error)) from error
 
 
 def _names(setting: str, text: str) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class Size(NamedTuple):
     unsent: int
     bytes: int
     unwritten: int
+    owes: bool
 
 
 class Spool:
@@ -125,7 +126,9 @@ class Spool:
 
     async def unsent(self, most_records: int) -> list[Record]:
         """The oldest records that the store is not known to have; none: there are none on the disk."""
-        return await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MOST_BATCH_BYTES))
+        records = await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MOST_BATCH_BYTES))
+        self._fit()
+        return records
 
     async def keep(self, sequence: int) -> None:
         """Note that the store has all up to `sequence`."""
@@ -135,11 +138,12 @@ class Spool:
     async def refuse(self, record: Record) -> None:
         """Lay aside a record that the store will not have, and go on after it."""
         await self._in_thread(lambda: self._log.refuse(record))
-        self._some.set()  # a gap record is owed
+        self._fit()
 
     async def go_on_after(self, sequence: int) -> None:
         """Number what is unsent anew, after `sequence`."""
         await self._in_thread(lambda: self._log.go_on_after(sequence))
+        self._fit()
 
     def watch(self, metrics: Metrics) -> None:
         """Show itself in the metrics."""
@@ -183,7 +187,6 @@ class Spool:
         return True
 
     def _fail(self, error: Exception) -> None:
-        self.failures += 1
         if not self._failing:
             self._failing = True
             fault = None if isinstance(error, OSError) else error
@@ -193,6 +196,9 @@ class Spool:
         def measured() -> Result:
             try:
                 return work()
+            except Exception:
+                self.failures += 1
+                raise
             finally:
                 self._size = self._measured()
 
@@ -230,10 +236,12 @@ class Spool:
             self._unwritten.appendleft(lost)
 
     def _measured(self) -> Size:
-        return Size(self._log.last, self._log.unsent, self._log.bytes, _bytes(self._unwritten))
+        return Size(self._log.last, self._log.unsent, self._log.bytes, _bytes(self._unwritten), self._log.owes)
 
     def _fit(self) -> None:
-        """Reckon how much may wait in memory."""
+        """Reckon how much may wait in memory, and have written what the log owes."""
+        if self._size.owes:
+            self._some.set()
         self._room = self._most_bytes
         if not self._log.gives_way:
             self._room -= self._size.unwritten

@@ -20,6 +20,7 @@ from pdp.core.fields import quote
 from pdp.metrics import Metrics
 from pdp.replica import Broken, NotTaken, OutOfOrder, Records, Replica
 from pdp.settings import Address, SettingsError, Subscription
+from pdp.uplink import Uplink
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
@@ -71,12 +72,15 @@ class Subscriber:
         key: Callable[[], str],
         replica: Replica,
         metrics: Metrics,
+        uplink: Uplink,
+        *,
         timing: Timing = Timing(),
     ) -> None:
         self._node = node
         self._key = key
         self._replica = replica
         self._metrics = metrics
+        self._uplink = uplink
         self._timing = timing
         self._backoff = wait_random_exponential(multiplier=timing.backoff_first, max=timing.backoff_most)
 
@@ -110,7 +114,8 @@ class Subscriber:
         try:
             key = self._key()
             async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
-                await _Stream(self._node, self._replica, self._metrics, self._timing).converse(channel, key)
+                stream = _Stream(self._node, self._replica, self._metrics, self._timing)
+                await stream.converse(channel, key, self._uplink)
         except OutOfOrder as error:
             self._replica.fresh = True
             return f"{error}; the next stream begins with a snapshot"
@@ -138,16 +143,20 @@ class _Stream:
         self._newest = 0
         self._behind_since: float | None = None
 
-    async def converse(self, channel: grpc.aio.Channel, key: str) -> None:
-        """Says hello, catches up and follows, until the store ends the stream or something is wrong with it."""
+    async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
+        """Says hello, catches up and follows, until the store ends the stream or something is wrong with it.
+
+        While it follows, what goes up may use the same channel.
+        """
         self._put(pb.SidecarMessage(hello=self._hello()))
         call = RegistrySyncStub(channel).Sync(metadata=(("authorization", f"Bearer {key}"),))
         tasks = [asyncio.create_task(self._up(call)), asyncio.create_task(self._beat())]
         try:
             async with aclosing(self._down(call)) as messages:
                 await self._catch_up(messages)
-                async for message in messages:
-                    await self._take(message)
+                with uplink.connected(channel, key):
+                    async for message in messages:
+                        await self._take(message)
         finally:
             for task in tasks:
                 task.cancel()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pdp.core.compile import CompiledPolicy
 from pdp.core.errors import InvalidAction, Problem
@@ -34,6 +35,7 @@ MOST_CHARACTERS = {
 }
 
 MOST_KEY_CHARACTERS = 256
+MOST_ID_CHARACTERS = 64
 
 # Each item of a list takes two bytes on the wire at least, and each level of attributes four, so a smaller action
 # than this keeps every bound.
@@ -66,7 +68,18 @@ def read_request(message: pb.EvaluateRequest) -> Request:
     """The request in a message, or `InvalidAction` with the name of the field that is wrong."""
     if len(message.idempotency_key) > MOST_KEY_CHARACTERS:
         raise InvalidAction(Problem("idempotency_key", f"is longer than {MOST_KEY_CHARACTERS} characters"))
+    if message.approval_id:
+        read_approval_id(message)
     return Request(read_action(message.action), message.idempotency_key, message.approval_id, message.dry_run)
+
+
+def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) -> str:
+    """The id of an approval in a message, or `InvalidAction` if it can be none."""
+    if not message.approval_id:
+        raise InvalidAction(Problem("approval_id", "is required"))
+    if len(message.approval_id) > MOST_ID_CHARACTERS:
+        raise InvalidAction(Problem("approval_id", f"is longer than {MOST_ID_CHARACTERS} characters"))
+    return message.approval_id
 
 
 def read_json_request(document: Any) -> Request:
@@ -129,6 +142,18 @@ def write_provenance(answer: pb.EvaluateResponse, revision: int, source: Source,
     answer.source = source.value  # type: ignore[assignment]  # the stubs want the enum's wrapper
 
 
+def write_approval(answer: pb.EvaluateResponse, approval_id: str, expires_at: float) -> None:
+    """Put into an answer the approval that it waits for; `expires_at` in Unix seconds, 0: not known."""
+    answer.approval_id = approval_id
+    if expires_at:
+        write_moment(answer.approval_expires_at, expires_at)
+
+
+def write_moment(message: Timestamp, seconds: float) -> None:
+    """Set a time, given in Unix seconds."""
+    message.FromMicroseconds(round(seconds * 1_000_000))
+
+
 def digest(action: Action) -> bytes:
     """The SHA-256 of an action in canonical JSON: equal for equal actions, whatever door they came by."""
     fields = {name: getattr(action, name) for name in Action.__slots__}
@@ -170,6 +195,8 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
             for name in ("minute", "hour", "day")
         },
         **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
+        "approval_id": answer.approval_id or None,
+        "approval_expires_at": _moment(answer.approval_expires_at) if answer.HasField("approval_expires_at") else None,
         "agent_version": answer.agent_version or None,
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,
@@ -185,6 +212,10 @@ class Attributes(Mapping[str, Any]):
     def __init__(self, message: Struct) -> None:
         self._message = message
         self._decoded: dict[str, Any] | None = None
+
+    def byte_size(self) -> int:
+        """How many bytes it takes on the wire."""
+        return self._message.ByteSize()
 
     def _all(self) -> dict[str, Any]:
         if self._decoded is None:
@@ -274,7 +305,7 @@ _ACTION: dict[str, Field] = {
 _REQUEST: dict[str, Field] = {
     "action": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
     "idempotency_key": Field(Text(MOST_KEY_CHARACTERS), ""),
-    "approval_id": Field(Text(64), ""),
+    "approval_id": Field(Text(MOST_ID_CHARACTERS), ""),
     "dry_run": Field(Flag(), False),
 }
 
@@ -307,6 +338,11 @@ def _policy_part(policy: CompiledPolicy) -> pb.EvaluateResponse:
     if policy.action_params:
         part.action_params.update(dict(policy.action_params))
     return part
+
+
+def _moment(message: Timestamp) -> str:
+    """A time in UTC as RFC 3339 writes it, to the microsecond."""
+    return f"{message.ToDatetime().isoformat(timespec='microseconds')}Z"
 
 
 def _policy_json(policy: pb.PolicyReference) -> dict[str, Any]:

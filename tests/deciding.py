@@ -1,5 +1,6 @@
 """A decision point in a test: records put in force by hand, and clocks that stand until they are moved."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,22 +10,89 @@ import grpc
 
 from pdp.core.model import Now
 from pdp.metrics import Metrics
+from pdp.record import Entry
 from pdp.service import DecisionService
 from pdp.state import Holder, Kind, RawRecord, Source, build
+from pdp.uplink import AwayError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from registry_store.v1 import sync_pb2
 
 NOON = 1_795_176_000.0
 """Friday 2026-11-20, 12:00 UTC."""
 
 
+class Kept:
+    """A decision log that the test reads: its entries, and how many of them were urgent."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.urgent = 0
+        self.full = False
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        self.entries.append(entry)
+        self.urgent += urgent
+
+
+class People:
+    """What the store says of approvals, as the test sets it; a use is granted once for each approval in `granted`."""
+
+    def __init__(self) -> None:
+        self.granted: set[str] = set()
+        self.states: dict[str, sync_pb2.Approval] = {}
+        self.changed = asyncio.Event()
+        self.present = True
+        self.asked: list[sync_pb2.UseApprovalRequest] = []
+
+    def say(self, approval_id: str, state: "sync_pb2.ApprovalState", **fields: Any) -> None:
+        """From now on the approval is in this state."""
+        self.states[approval_id] = sync_pb2.Approval(approval_id=approval_id, state=state, **fields)
+        self.changed.set()
+
+    def go(self, *, present: bool) -> None:
+        """The store goes away, or comes back."""
+        self.present = present
+        self.changed.set()
+
+    async def use_approval(self, request: sync_pb2.UseApprovalRequest) -> sync_pb2.UseApprovalResponse:
+        self.asked.append(request)
+        self._check(request.approval_id, request.approval_id in self.granted)
+        if request.approval_id in self.granted:
+            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_GRANTED)
+        approval = self.states[request.approval_id]
+        if approval.state == sync_pb2.APPROVAL_STATE_APPROVED:
+            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_MISMATCH)
+        return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_NOT_APPROVED, approval=approval)
+
+    async def watch_approval(self, approval_id: str) -> AsyncIterator[sync_pb2.Approval]:
+        while True:
+            self.changed.clear()
+            self._check(approval_id, False)
+            yield self.states[approval_id]
+            await self.changed.wait()
+
+    async def here(self) -> None:
+        while not self.present:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def _check(self, approval_id: str, known: bool) -> None:
+        if not self.present:
+            raise AwayError("the store is away")
+        if not known and approval_id not in self.states:
+            raise UnknownApprovalError(approval_id)
+
+
 class Bench:
-    """A decision service whose records and clocks the test sets."""
+    """A decision service whose records, clocks and people the test sets, and whose log it reads."""
 
     def __init__(self) -> None:
         self.now = Now(NOON, 1_000_000.0)
         self.holder = Holder()
         self.metrics = Metrics()
-        self.service = DecisionService(self.holder, self.metrics, lambda: self.now)
+        self.log = Kept()
+        self.people = People()
+        self.service = DecisionService(self.holder, self.metrics, lambda: self.now, self.log, self.people)
         self._revision = 0
 
     def pass_seconds(self, seconds: float) -> None:
@@ -50,14 +118,20 @@ def agent(agent_id: str = "billing-reader-test", **fields: Any) -> dict[str, Any
 
 
 @asynccontextmanager
-async def served(service: DecisionService, *options: tuple[str, int]) -> AsyncIterator[PolicyDecisionPointStub]:
-    """The service behind a real gRPC server on a free port, and a stub that calls it over a channel with `options`."""
+async def listening(service: DecisionService) -> AsyncIterator[str]:
+    """The service behind a real gRPC server on a free port: its address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((service.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-            yield PolicyDecisionPointStub(channel)
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+@asynccontextmanager
+async def served(service: DecisionService, *options: tuple[str, int]) -> AsyncIterator[PolicyDecisionPointStub]:
+    """A stub that calls the service, as it listens, over a channel with `options`."""
+    async with listening(service) as address, grpc.aio.insecure_channel(address, options=options) as channel:
+        yield PolicyDecisionPointStub(channel)

@@ -58,8 +58,8 @@ async def stream(case: Case, sidecar: Sidecar) -> list[Answer]:
 async def json_door(case: Case, sidecar: Sidecar) -> list[Answer]:
     answers = []
     for step in _steps(case, sidecar):
-        body = json.dumps({"action": step.action, "dry_run": step.dry_run}).encode()
-        status, answer = sidecar.bench.service.evaluate_json(body)
+        body = json.dumps({"action": step.action, "dry_run": step.dry_run, "approval_id": _approval(step)}).encode()
+        status, answer = await sidecar.bench.service.evaluate_json(body)
         assert status == 200, answer
         answers.append(answer)
     return answers
@@ -84,8 +84,16 @@ def _steps(case: Case, sidecar: Sidecar) -> Iterator[Step]:
     sidecar.bench.holder.swap(case.state(), Source.LIVE)
     for step in case.steps:
         sidecar.bench.now = step.now
+        sidecar.bench.people.granted.add(_approval(step))
         yield step
 
 
 def _request(step: Step) -> pb.EvaluateRequest:
-    return pb.EvaluateRequest(action=ParseDict(step.action, pb.Action()), dry_run=step.dry_run)
+    return pb.EvaluateRequest(
+        action=ParseDict(step.action, pb.Action()), dry_run=step.dry_run, approval_id=_approval(step)
+    )
+
+
+def _approval(step: Step) -> str:
+    """An id of its own for each step, since an approval is used but once."""
+    return f"{step.action['agent_id']}-{id(step)}" if step.approved else ""

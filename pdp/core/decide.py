@@ -14,10 +14,22 @@ from pdp.core.usage import Usage
 Servers = Mapping[str, CompiledServer]
 
 ALLOW, REQUIRE_APPROVAL, BLOCK, ESCALATE = Outcome
+NEEDING_A_PERSON = (REQUIRE_APPROVAL, ESCALATE)
 
 
-def decide(agent: CompiledAgent | None, servers: Servers, action: Action, usage: Usage, now: Now) -> Decision:
-    """The decision on `action` at `now`. Nothing is counted: `charge` does that for an answer that is given."""
+def decide(
+    agent: CompiledAgent | None,
+    servers: Servers,
+    action: Action,
+    usage: Usage,
+    now: Now,
+    *,
+    approved: bool = False,
+) -> Decision:
+    """The decision on `action` at `now`; `approved`: a person has approved it.
+
+    Nothing is counted: `charge` does that for an answer that is given.
+    """
     if agent is None:
         return Decision(BLOCK, Reason.AGENT_NOT_REGISTERED)
     server = servers.get(action.mcp_server) if action.mcp_server else None
@@ -37,7 +49,7 @@ def decide(agent: CompiledAgent | None, servers: Servers, action: Action, usage:
     if agent.budget_micros is not None and usage.spent(local.day) + cost > agent.budget_micros:
         retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
         return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
-    return _judge(agent, server, action, risk, local)
+    return _judge(agent, server, action, risk, local, approved)
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
@@ -101,9 +113,9 @@ def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) 
 
 
 def _judge(
-    agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime
+    agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime, approved: bool
 ) -> Decision:
-    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, and MFA."""
+    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, MFA; and the approval."""
     needs_mfa = risk > agent.requires_mfa_above and not action.mfa_verified
     policies = agent.policies
     shadow = _holding(policies.shadows, action, risk, local) if policies.shadows else ()
@@ -120,6 +132,8 @@ def _judge(
         outcome, reason = REQUIRE_APPROVAL, Reason.RISK_NEEDS_APPROVAL
     if outcome is ALLOW and needs_mfa:
         outcome, reason = REQUIRE_APPROVAL, Reason.MFA_REQUIRED
+    if approved and outcome in NEEDING_A_PERSON:
+        outcome, reason, needs_mfa = ALLOW, Reason.APPROVED, False
     cost = action.estimated_cost_micros or 0
     return Decision(
         outcome,

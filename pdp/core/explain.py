@@ -85,14 +85,14 @@ class Explanation:
     would_allow: tuple[str, ...] = ()
 
 
-def explain(records: Records, action: Action, usage: History, now: Now) -> Explanation:
+def explain(records: Records, action: Action, usage: History, now: Now, *, approved: bool = False) -> Explanation:
     """Why `action` is decided as it is at `now`, and the nearest changes after which it is allowed; counts nothing."""
     if records.agent is None:
         detail = f"no agent {quote(action.agent_id)} is registered here"
         unreached = tuple(StageVerdict(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[1:])
         stages = (StageVerdict("agent", Verdict.DECIDED, detail), *unreached)
         return Explanation(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED, stages=stages)
-    situation = Situation(records.agent, records.organisation, records.servers, action, deepcopy(usage), now)
+    situation = Situation(records.agent, records.organisation, records.servers, action, deepcopy(usage), now, approved)
     explanation = walk(situation)
     return replace(
         explanation, policies=_policies(situation, explanation), would_allow=_would_allow(situation, explanation)
@@ -100,7 +100,7 @@ def explain(records: Records, action: Action, usage: History, now: Now) -> Expla
 
 
 def walk(situation: Situation) -> Explanation:
-    """The procedure itself: the first stage that rules decides; then MFA may hold back an allow."""
+    """The procedure itself: the first stage that rules decides; MFA may hold back an allow, a person let pass the rest."""
     ruling: Ruling | None = None
     told = []
     for name, stage in STAGES:
@@ -110,6 +110,8 @@ def walk(situation: Situation) -> Explanation:
         finding = stage(situation)
         told.append(StageVerdict(name, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail))
         ruling = finding.ruling or ruling
+    if situation.approved and ruling is not None and ruling.outcome in (Outcome.REQUIRE_APPROVAL, Outcome.ESCALATE):
+        ruling = Ruling(Outcome.ALLOW, Reason.APPROVED)
     return _explanation(situation, ruling or NO_RULING, tuple(told))
 
 
@@ -117,12 +119,13 @@ def _explanation(situation: Situation, ruling: Ruling, told: tuple[StageVerdict,
     outcome, reason, retry_after = ruling
     if reason < Reason.POLICY_MATCHED:  # blocked before any policy was asked
         return Explanation(outcome, reason, situation.risk, retry_after=retry_after, stages=told)
+    needs_mfa = outcome is not Outcome.BLOCK and reason is not Reason.APPROVED and mfa(situation).ruling is not None
     return Explanation(
         outcome,
         reason,
         situation.risk,
         policy=deciding_policy(situation),
-        mfa_required=outcome is not Outcome.BLOCK and mfa(situation).ruling is not None,
+        mfa_required=needs_mfa,
         cost_micros=(situation.action.estimated_cost_micros or 0) if outcome is Outcome.ALLOW else 0,
         shadow=tuple(policy for policy in policies_of(situation, Mode.SHADOW) if held(policy, situation)),
         stages=told,

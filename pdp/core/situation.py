@@ -33,7 +33,7 @@ class Records(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """An action put to a registered agent's rules, with what was used before it and the time."""
+    """An action put to a registered agent's rules, with what was used before it, the time, and people's word."""
 
     agent: AgentRecord
     organisation: tuple[PolicyRecord, ...]
@@ -41,6 +41,7 @@ class Situation(NamedTuple):
     action: Action
     usage: History
     now: Now
+    approved: bool = False
 
     @property
     def server(self) -> ServerRecord | None:

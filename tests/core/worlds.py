@@ -250,6 +250,7 @@ class Turn:
     repeat: bool
     retry: bool
     dry_run: bool
+    approved: bool
 
 
 turns = st.builds(
@@ -260,6 +261,7 @@ turns = st.builds(
     st.booleans(),
     st.booleans(),
     one([False, False, False, True]),
+    one([False, False, True]),
 )
 starts = st.builds(
     lambda wall, beside, boot: Now(wall + beside, boot),

@@ -1,5 +1,6 @@
 """However much comes in, what the sidecar keeps stays bounded, and nothing that comes in is allowed by mistake."""
 
+import asyncio
 import gc
 import json
 import tracemalloc
@@ -197,7 +198,7 @@ def test_no_bytes_are_allowed_or_crash(raw: bytes) -> None:
 @given(st.one_of(st.binary(max_size=100), json_requests.map(lambda value: json.dumps(value).encode())))
 def test_no_json_is_allowed_or_crashes(body: bytes) -> None:
     """Whatever body comes, it is a 400 with a path, or a decision that blocks."""
-    status, answer = CLOSED.service.evaluate_json(body)
+    status, answer = asyncio.run(CLOSED.service.evaluate_json(body))
     assert status in (200, 400)
     if status == 200:
         assert (answer["outcome"], answer["reason"] != "INTERNAL_ERROR") == ("block", True)

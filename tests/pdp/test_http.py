@@ -114,7 +114,7 @@ async def test_other_paths_and_methods_are_problems(bench: Bench, method: str, p
 async def test_without_registry_data_the_door_is_unavailable() -> None:
     """503, and never a decision."""
     answer = await call(Bench(), "POST", "/v1/evaluate", {"action": ACTION})
-    assert (answer.status, answer.body["title"]) == (503, "No registry data")
+    assert (answer.status, answer.body["title"]) == (503, "No decision now")
 
 
 def test_a_port_that_is_taken_is_a_wrong_setting() -> None:

@@ -123,7 +123,7 @@ async def test_a_repeated_key_gets_its_first_answer_and_counts_nothing(bench: Be
         assert again == first
         action = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}
         body = json.dumps({"action": action, "idempotency_key": "k"}).encode()
-        assert bench.service.evaluate_json(body)[1]["decision_id"] == first.decision_id
+        assert (await bench.service.evaluate_json(body))[1]["decision_id"] == first.decision_id
         assert (await stub.Evaluate(request())).rate_remaining.minute == 3
 
 
@@ -175,7 +175,7 @@ async def test_before_the_first_sync_there_is_no_decision() -> None:
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     assert answers[0].result.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
     body = b'{"action":{"agent_id":"billing-reader-test","action_type":"api.read"}}'
-    assert bench.service.evaluate_json(body)[0] == 503
+    assert (await bench.service.evaluate_json(body))[0] == 503
 
 
 def nested(levels: int) -> Struct:
@@ -210,7 +210,7 @@ MALFORMED = [
     ("action.attributes", {"attributes": nested(17)}),
     ("action", {"resource_id": "r", "data_classifications": ["x" * 66_000]}),
     ("idempotency_key", {"idempotency_key": "k" * 257}),
-    ("approval_id", {"approval_id": "a"}),
+    ("approval_id", {"approval_id": "a" * 65}),
 ]
 
 
@@ -249,9 +249,9 @@ async def test_a_request_at_its_bound_is_decided(bench: Bench, fields: dict[str,
         assert (await stub.Evaluate(request(**fields))).decision_id
 
 
-def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None:
+async def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None:
     """An empty JSON object is told what it lacks, all of it."""
-    status, problem = bench.service.evaluate_json(b'{"action": {"colour": 1}, "dry": true}')
+    status, problem = await bench.service.evaluate_json(b'{"action": {"colour": 1}, "dry": true}')
     assert status == 400
     assert {error["path"] for error in problem["errors"]} == {
         "dry",
@@ -264,9 +264,9 @@ def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff", b'{"action": []}', b'{"action": null}']
 )
-def test_what_is_no_request_is_refused_at_the_json_door(bench: Bench, body: bytes) -> None:
+async def test_what_is_no_request_is_refused_at_the_json_door(bench: Bench, body: bytes) -> None:
     """It is a 400 with a problem, whatever it is."""
-    status, problem = bench.service.evaluate_json(body)
+    status, problem = await bench.service.evaluate_json(body)
     assert (status, bool(problem["errors"])) == (400, True)
 
 

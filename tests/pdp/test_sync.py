@@ -13,6 +13,7 @@ from pdp.replica import Replica
 from pdp.settings import SettingsError, Subscription, host_and_port, read_key
 from pdp.state import Holder, Source, State
 from pdp.sync import Node, Subscriber, Timing
+from pdp.uplink import Uplink
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.scripted_store import Line, Script, ScriptedStore, gone, record, scripted
 from tests.waiting import eventually
@@ -55,7 +56,7 @@ async def following(
     async with scripted(*scripts) as (store, address):
         sidecar = Sidecar(store)
         node = Node("node-1", subscription, host_and_port("store", address))
-        subscriber = Subscriber(node, lambda: "owkai_test", sidecar.replica, sidecar.metrics, timing)
+        subscriber = Subscriber(node, lambda: "owkai_test", sidecar.replica, sidecar.metrics, Uplink(), timing=timing)
         task = asyncio.create_task(subscriber.run())
         try:
             yield sidecar
@@ -359,7 +360,9 @@ async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pyte
         holder = Holder()
         replica = Replica(holder, metrics, lambda: BOOT, failing)
         node = Node("node-1", Subscription(), host_and_port("store", address))
-        task = asyncio.create_task(Subscriber(node, lambda: "owkai_test", replica, metrics, QUICK).run())
+        task = asyncio.create_task(
+            Subscriber(node, lambda: "owkai_test", replica, metrics, Uplink(), timing=QUICK).run()
+        )
         await eventually(lambda: len(store.lines) == 2)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -378,7 +381,9 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
     async with scripted(ending, steady) as (store, address):
         replica = Replica(Holder(), Metrics(), lambda: BOOT, lambda _state, _complete: None)
         node = Node("node-1", Subscription(tags=("x",)), host_and_port("store", address))
-        task = asyncio.create_task(Subscriber(node, lambda: read_key(path), replica, Metrics(), QUICK).run())
+        task = asyncio.create_task(
+            Subscriber(node, lambda: read_key(path), replica, Metrics(), Uplink(), timing=QUICK).run()
+        )
         await eventually(lambda: len(store.keys) >= 2)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -393,7 +398,9 @@ async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
     """Also while its call to a store that is not there is being set up, when gRPC loses the cancellation."""
     replica = Replica(Holder(), Metrics(), lambda: 0.0, lambda *_: None)
     node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
-    subscriber = Subscriber(node, lambda: "key", replica, Metrics(), Timing(backoff_first=0.001, backoff_most=0.002))
+    subscriber = Subscriber(
+        node, lambda: "key", replica, Metrics(), Uplink(), timing=Timing(backoff_first=0.001, backoff_most=0.002)
+    )
     for number in range(200):
         task = asyncio.create_task(subscriber.run())
         await asyncio.sleep(number % 100 * 50e-6)  # the moment is between two answers of the network, not two turns

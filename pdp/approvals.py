@@ -1,0 +1,212 @@
+"""Approvals at the sidecar: taken at the store for the action that they were given for, and waited for.
+
+The store alone says what became of an approval and lets each be used once, so that it holds in whatever pod the agent
+runs next, and whatever restarts.
+"""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+
+from pdp import wire
+from pdp.core.fields import quote
+from pdp.core.model import Now
+from pdp.uplink import AwayError, UnknownApprovalError
+from pdp.v1 import decision_pb2 as pdp_pb
+from registry_store.v1 import sync_pb2 as pb
+
+MOST_REMEMBERED = 10_000
+MOST_WAITING = 1_000
+PAUSE_FIRST, PAUSE_MOST = 0.02, 2.0
+FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
+
+Kept = TypeVar("Kept")
+
+
+class TooManyWaitingError(Exception):
+    """As many calls wait for approvals as may."""
+
+
+class Verdict(Enum):
+    """What comes of an approval that came with a request."""
+
+    GRANTED = "granted"
+    MISMATCH = "mismatch"
+    NOT_APPROVED = "not approved"
+
+
+class Given(NamedTuple):
+    """An approval that came with a request: what comes of it, in words too, and until when it counts (Unix seconds)."""
+
+    approval_id: str
+    verdict: Verdict
+    told: str = ""
+    expires_at: float = 0.0
+
+
+class Store(Protocol):
+    """What of the store is needed here; `Uplink` has it."""
+
+    async def use_approval(self, request: pb.UseApprovalRequest) -> pb.UseApprovalResponse: ...
+
+    def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]: ...
+
+    async def here(self) -> None: ...
+
+
+class _Use:
+    """One approval's use by this process, under an id that lets a question without an answer be asked again."""
+
+    __slots__ = ("spent", "use_id")
+
+    def __init__(self) -> None:
+        self.use_id = str(uuid.uuid4())
+        self.spent = False
+
+
+class Approvals:
+    """The approvals that this sidecar opened, takes and waits for; at most 10,000 are remembered."""
+
+    def __init__(self, store: Store, clock: Callable[[], Now]) -> None:
+        self._store = store
+        self._clock = clock
+        self._opened: OrderedDict[str, float] = OrderedDict()
+        self._uses: OrderedDict[str, _Use] = OrderedDict()
+        self.waiting = 0
+
+    def opened(self, approval_id: str, expires_at: float) -> None:
+        """Note an approval that a decision has just opened, which the store may not know of yet."""
+        _remember(self._opened, approval_id, expires_at)
+
+    async def take(self, request: wire.Request) -> Given:
+        """What comes of the approval in a request whose action needs one; each is granted once."""
+        approval_id = request.approval_id
+        if request.dry_run:
+            return Given(approval_id, Verdict.NOT_APPROVED, "a dry run uses no approval")
+        use = self._uses.get(approval_id) or _remember(self._uses, approval_id, _Use())
+        try:
+            answer = await self._store.use_approval(_use_request(request, use.use_id))
+        except UnknownApprovalError:
+            return self._unknown(approval_id)
+        except AwayError:
+            told = f"the store is away, so approval {quote(approval_id)} cannot be used now"
+            return Given(approval_id, Verdict.NOT_APPROVED, told)
+        if answer.use == pb.APPROVAL_USE_GRANTED:
+            # Two requests may have asked under one use id; nothing awaits from here to the decision.
+            if use.spent:
+                return Given(approval_id, Verdict.NOT_APPROVED, f"approval {quote(approval_id)} has been used")
+            use.spent = True
+            return Given(approval_id, Verdict.GRANTED)
+        if answer.use == pb.APPROVAL_USE_MISMATCH:
+            return Given(approval_id, Verdict.MISMATCH)
+        return Given(approval_id, Verdict.NOT_APPROVED, _told(answer.approval), answer.approval.expires_at)
+
+    def _unknown(self, approval_id: str) -> Given:
+        if approval_id in self._opened:
+            told = f"approval {quote(approval_id)} is still pending"
+            return Given(approval_id, Verdict.NOT_APPROVED, told, self._opened[approval_id])
+        return Given(approval_id, Verdict.NOT_APPROVED, f"nobody has asked for approval {quote(approval_id)}")
+
+    async def wait(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
+        """The state of an approval and each that follows, through outages of the store, until it is final.
+
+        Raises `UnknownApprovalError` where nobody has asked for it, `TooManyWaitingError` at 1,000 at once.
+        """
+        if self.waiting >= MOST_WAITING:
+            raise TooManyWaitingError(f"{MOST_WAITING} calls wait for approvals already")
+        self.waiting += 1
+        try:
+            async for update in self._updates(approval_id):
+                yield update
+        finally:
+            self.waiting -= 1
+
+    async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
+        told, pause = 0, _Pause(PAUSE_FIRST, PAUSE_MOST)
+        while True:
+            async for approval in self._seen(approval_id):
+                if approval.state != told:
+                    told = approval.state
+                    pause.over()
+                    yield _update(approval)
+                if told in FINAL:
+                    return
+            await pause()
+
+    async def _seen(self, approval_id: str) -> AsyncIterator[pb.Approval]:
+        """What one stream from the store tells, or, where it tells nothing yet, what is known here."""
+        try:
+            async for approval in self._store.watch_approval(approval_id):
+                yield approval
+        except UnknownApprovalError:
+            if approval_id not in self._opened:
+                raise
+            # The record that asks for it is under way, or was lost with the disk.
+            expired = self._clock().wall >= self._opened[approval_id]
+            yield self._own(approval_id, pb.APPROVAL_STATE_EXPIRED if expired else pb.APPROVAL_STATE_PENDING)
+        except AwayError:
+            if approval_id in self._opened:
+                yield self._own(approval_id, pb.APPROVAL_STATE_PENDING)
+            await self._store.here()
+
+    def _own(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
+        return pb.Approval(approval_id=approval_id, state=state, expires_at=self._opened[approval_id])
+
+
+class _Pause:
+    """Waits longer from time to time, with full jitter."""
+
+    def __init__(self, first: float, most: float) -> None:
+        self._wait = wait_random_exponential(multiplier=first, max=most)
+        self._state = RetryCallState(AsyncRetrying(), None, (), {})
+
+    def over(self) -> None:
+        """Begin again with the shortest."""
+        self._state.attempt_number = 1
+
+    async def __call__(self) -> None:
+        await asyncio.sleep(self._wait(self._state))
+        self._state.attempt_number += 1
+
+
+def _remember(entries: OrderedDict[str, Kept], approval_id: str, value: Kept) -> Kept:
+    entries[approval_id] = value
+    if len(entries) > MOST_REMEMBERED:
+        entries.popitem(last=False)
+    return value
+
+
+def _use_request(request: wire.Request, use_id: str) -> pb.UseApprovalRequest:
+    return pb.UseApprovalRequest(
+        approval_id=request.approval_id,
+        agent_id=request.action.agent_id,
+        action_sha256=wire.digest(request.action),
+        use_id=use_id,
+    )
+
+
+def _told(approval: pb.Approval) -> str:
+    name = quote(approval.approval_id)
+    match approval.state:
+        case pb.APPROVAL_STATE_PENDING:
+            return f"approval {name} is still pending"
+        case pb.APPROVAL_STATE_DENIED:
+            return f"{quote(approval.decided_by)} denied approval {name}: {approval.comment}"
+        case pb.APPROVAL_STATE_EXPIRED:
+            return f"approval {name} has expired"
+        case _:
+            return f"approval {name} has been used"
+
+
+def _update(approval: pb.Approval) -> pdp_pb.ApprovalUpdate:
+    state: Any = approval.state  # the generated stubs want the other enum's wrapper; the values are the same
+    update = pdp_pb.ApprovalUpdate(
+        approval_id=approval.approval_id, state=state, comment=approval.comment, decided_by=approval.decided_by
+    )
+    wire.write_moment(update.expires_at, approval.expires_at)
+    return update

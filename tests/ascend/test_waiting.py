@@ -1,0 +1,59 @@
+"""The client waits for an approval, at a sidecar whose word the test sets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ascend import Approval, ApprovalState, AscendClient
+from registry_store.v1 import sync_pb2
+from tests.deciding import NOON, Bench, listening
+
+NOWHERE = "127.0.0.1:1"
+
+
+@asynccontextmanager
+async def waiting_client(bench: Bench) -> AsyncIterator[AscendClient]:
+    """A client of the bench's sidecar."""
+    async with listening(bench.service) as address:
+        with AscendClient("", "billing-reader-test", "Test", pdp_address=address) as client:
+            yield client
+
+
+async def wait(client: AscendClient, approval_id: str, seconds: float) -> Approval:
+    return await asyncio.to_thread(client.wait_for_approval, approval_id, seconds)
+
+
+async def test_a_final_state_is_told_with_all_that_people_said() -> None:
+    """An approval is truthy, and says who, why and until when."""
+    bench = Bench()
+    said = {"decided_by": "ann", "comment": "go", "expires_at": NOON}
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED, **said)
+    async with waiting_client(bench) as client:
+        approval = await wait(client, "a1", 20)
+    assert (bool(approval), approval.decided_by, approval.comment) == (True, "ann", "go")
+    assert approval.expires_at is not None
+    assert approval.expires_at.timestamp() == NOON
+
+
+async def test_after_the_time_out_the_client_has_what_is_known() -> None:
+    """Which is not an approval."""
+    bench = Bench()
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
+    async with waiting_client(bench) as client:
+        approval = await wait(client, "a1", 0.3)
+    assert (bool(approval), approval.state) == (False, ApprovalState.PENDING)
+
+
+async def test_what_nobody_asked_for_is_unknown_at_once() -> None:
+    """With the sidecar's reason, and without waiting for the time-out."""
+    async with waiting_client(Bench()) as client:
+        approval = await wait(client, "a1", 3600)
+    assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)
+    assert approval.comment == "nobody has asked for approval `a1`"
+
+
+async def test_without_a_sidecar_nothing_is_approved() -> None:
+    """And nothing is raised."""
+    with AscendClient("", "billing-reader-test", "Test", pdp_address=NOWHERE) as client:
+        approval = await wait(client, "a1", 0.3)
+    assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)
