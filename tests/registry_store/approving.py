@@ -14,9 +14,9 @@ from registry_store import approvals
 from registry_store.documents import canonical, instant
 from registry_store.tables import Approval
 from registry_store.v1 import sync_pb2 as pb
+from tests.registry_store.reporting import AGENT, decision
 from tests.registry_store.serving import WAIT_SECONDS, Served
 
-AGENT = "payments-worker-prod"
 SERVICE = "/registry_store.v1.RegistrySync"
 
 
@@ -29,27 +29,19 @@ def record(
     params: dict[str, Any] | None = None,
     **action: Any,
 ) -> dict[str, Any]:
-    """A decision record that asks for an approval, made at `at`, by default now."""
+    """The record of a decision, made at `at`, by default now, that asks for an approval."""
     at = at or datetime.now(UTC)
-    fields = {"agent_id": agent_id, "action_type": "transaction.process", "resource": "banking_api", **action}
-    return {
-        "decision_id": str(uuid.uuid4()),
-        "decided_at": instant(at),
-        "action": fields,
-        "answer": {
-            "outcome": "require_approval",
-            "reason": "POLICY_MATCHED",
-            "message": "policy `High-Value Review` asks for approval",
-            "policy": {"id": "pol_1", "name": "High-Value Review", "priority": 10},
-            "action_params": params or {},
-            "approval_expires_at": instant(at + timedelta(seconds=timeout)),
-        },
-        "opens": {
-            "approval_id": approval_id or str(uuid.uuid4()),
-            "action_sha256": sha256(fields).hex(),
-            "timeout_seconds": timeout,
-        },
+    wanted = {"action_type": "transaction.process", "resource": "banking_api", **action}
+    asked = decision("require_approval", agent_id=agent_id, opens=approval_id or str(uuid.uuid4()), action=wanted)
+    asked["decided_at"] = instant(at)
+    asked["answer"] |= {
+        "reason": "POLICY_MATCHED",
+        "policy": {"id": "pol_1", "name": "High-Value Review", "priority": 10},
+        "action_params": params or {},
+        "approval_expires_at": instant(at + timedelta(seconds=timeout)),
     }
+    asked["opens"]["timeout_seconds"] = timeout
+    return asked
 
 
 def sha256(action: dict[str, Any]) -> bytes:

@@ -20,7 +20,8 @@ from registry_store.database import Database
 from registry_store.settings import Settings, database_url
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
-from tests.registry_store.approving import AGENT, Sidecar, opened, record, sidecar, state, verdict
+from tests.registry_store.approving import Sidecar, opened, record, sidecar, state, verdict
+from tests.registry_store.reporting import AGENT
 from tests.registry_store.serving import Rest, Served, in_thread, served
 from tests.registry_store.test_approvals import APPROVALS, approve, deny, entries, read, tick
 from tests.registry_store.test_lists import statements

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,9 @@ from registry_store.activity import Actor
 from registry_store.approvals import Claim
 from registry_store.errors import Conflict
 from registry_store.tables import Approval
-from tests.registry_store.approving import AGENT, open_all, opened, record
+from registry_store.v1 import sync_pb2 as pb
+from tests.registry_store.approving import open_all, opened, record
+from tests.registry_store.reporting import AGENT, Log, decision, report, reporter
 from tests.registry_store.serving import Rest, Served
 from tests.registry_store.test_lists import statements
 
@@ -50,6 +53,12 @@ def entries(rest: Rest, approval_id: str) -> list[Any]:
 def key_of(admin: Rest, role: str, name: str, *groups: str) -> Rest:
     body = {"role": role, "name": name, "groups": groups}
     return Rest(admin.address, admin.post("/api/keys", body).body["key"])
+
+
+async def send(store: Served, request: pb.ReportDecisionsRequest) -> int:
+    """Report it by the key of a sidecar of its own."""
+    async with reporter(store, await store.running.create_key("sidecar", "reporter")) as sidecar:
+        return await sidecar.send(request)
 
 
 def tick(store: Served, after: timedelta = timedelta()) -> None:
@@ -90,6 +99,31 @@ def test_a_request_is_opened_once(store: Served, admin: Rest) -> None:
     assert (entry["subject_kind"], entry["agent_id"], entry["previous_state"]) == ("approval", AGENT, None)
     assert "action" not in entry["new_state"]
     assert entry["new_state"]["action_sha256"] == asked["opens"]["action_sha256"]
+
+
+def test_what_a_sidecar_reports_is_opened(fresh: Served) -> None:
+    """With the decision that asks for it, once, however often it is sent; beside decisions that ask for nothing."""
+    admin, asked = fresh.rest(), record()
+    reported = Log("node-7").report(decision(), asked, decision("block"))
+    for _ in range(2):
+        assert fresh.run(send(fresh, reported)) == 3
+    (shown,) = admin.get(APPROVALS).body["approvals"]
+    assert (shown["approval_id"], shown["node_id"]) == (asked["opens"]["approval_id"], "node-7")
+    assert admin.get(f"/api/decisions/{shown['decision_id']}").body["action"] == shown["action"]
+    assert len(entries(admin, shown["approval_id"])) == 1
+    assert 'registry_store_approvals_total{state="pending"} 1.0' in admin.get("/metrics").body
+
+
+def test_a_report_that_asks_wrongly_is_refused_whole(fresh: Served) -> None:
+    """Neither the decisions in it are kept nor the approvals opened, so that it can be sent again mended."""
+    bad = record()
+    bad["opens"]["timeout_seconds"] = 0
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        report(fresh, record(), bad)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "opens.timeout_seconds" in str(refused.value.details())
+    admin = fresh.rest()
+    assert (admin.get(APPROVALS).body["total"], admin.get("/api/decisions").body["total"]) == (0, 0)
 
 
 def test_many_requests_are_opened_in_a_few_statements(fresh: Served) -> None:
@@ -183,7 +217,7 @@ def test_an_approval_is_denied(store: Served, admin: Rest) -> None:
     assert entry["activity_type"] == "approval_denied"
     assert entry["new_state"].keys() == {"status", "decided_at", "decided_by", "comment"}
     assert entry["activity_description"] == (
-        "`transaction.process` on `banking_api` by `payments-worker-prod` denied: FIN-2: unknown payee"
+        "`transaction.process` on `banking_api` by `finance-transaction-processor-prod` denied: FIN-2: unknown payee"
     )
 
 
