@@ -1,7 +1,7 @@
 """The registry's REST API: what agents are, what they may do, and what was done to them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -14,7 +14,9 @@ Record = dict[str, Any]
 
 AGENTS = "/api/agents/registry"
 SERVERS = "/api/agents/mcp/servers"
+APPROVALS = "/api/approvals"
 PAGE = 500
+NO_FILTER: Mapping[str, str | None] = {}
 USER_AGENT = f"ascend/{version('agent-pdp')}"
 
 # For what does the same when it is done twice.
@@ -84,7 +86,7 @@ class Registry:
     ) -> Iterator[Record]:
         """Every agent of this status, type and tag, by id."""
         wanted = {"status": status, "type": agent_type, "tag": tag}
-        return self._pages(AGENTS, "agents", {name: value for name, value in wanted.items() if value is not None})
+        return self._pages(AGENTS, "agents", wanted)
 
     def update(self, agent_id: str, /, *, if_revision: int | None = None, **fields: Any) -> Record:
         """The agent with these fields changed; `version_notes` says why.
@@ -141,6 +143,28 @@ class Registry:
                 return
             before = {"before": page[-1]["sequence"]}
 
+    def approvals(
+        self, *, status: str | None = None, agent_id: str | None = None, mine: bool = False
+    ) -> Iterator[Record]:
+        """Every approval of this status (pending, approved, denied, expired, used) and agent, newest first.
+
+        `mine`: only those that this key may decide.
+        """
+        wanted = {"status": status, "agent_id": agent_id, "mine": "true" if mine else None}
+        return self._pages(APPROVALS, "approvals", wanted)
+
+    def approval(self, approval_id: str) -> Record:
+        """The approval: what it is for, and what became of it."""
+        return self._call("GET", _approval(approval_id))
+
+    def approve(self, approval_id: str, comment: str = "") -> Record:
+        """The approval, given: the agent may do this action, once; `Conflict` where it is not pending any more."""
+        return self._call("POST", f"{_approval(approval_id)}/approve", {"comment": comment}, twice=False)
+
+    def deny(self, approval_id: str, comment: str) -> Record:
+        """The approval, refused for the reason in `comment`, which the agent is told; `Conflict` likewise."""
+        return self._call("POST", f"{_approval(approval_id)}/deny", {"comment": comment}, twice=False)
+
     def close(self) -> None:
         """Closes its connections."""
         self._pool.clear()
@@ -151,10 +175,10 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pages(self, path: str, noun: str, wanted: dict[str, str] | None = None) -> Iterator[Record]:
-        offset = 0
+    def _pages(self, path: str, noun: str, wanted: Mapping[str, str | None] = NO_FILTER) -> Iterator[Record]:
+        given, offset = {name: value for name, value in wanted.items() if value is not None}, 0
         while True:
-            query = urlencode({"limit": PAGE, "offset": offset, **(wanted or {})})
+            query = urlencode({"limit": PAGE, "offset": offset, **given})
             page = self._call("GET", f"{path}?{query}")
             yield from page[noun]
             offset += len(page[noun])
@@ -184,6 +208,10 @@ class Registry:
 
 def _agent(agent_id: str) -> str:
     return f"{AGENTS}/{quote(agent_id, safe='')}"
+
+
+def _approval(approval_id: str) -> str:
+    return f"{APPROVALS}/{quote(approval_id, safe='')}"
 
 
 def _read(data: bytes) -> Record | None:

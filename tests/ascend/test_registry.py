@@ -10,10 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
 import pytest
 
 import ascend
 from ascend import AscendClient, Registry
+from tests.registry_store.approving import record
+from tests.registry_store.reporting import Log, Reporter
 from tests.whole import Central, store
 
 T = TypeVar("T")
@@ -123,6 +126,32 @@ async def test_a_change_of_what_has_changed_since_is_refused(registry: Registry)
     assert rolled["version"] == "1.0.0"
 
 
+async def test_approvals_are_listed_and_decided(
+    central: Central, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, over as many pages as it takes; a denial says why."""
+    monkeypatch.setattr("ascend.registry.PAGE", 2)
+    asked = [record(agent_id=AGENT, params={"approvers": ["finance"]}) for _ in range(3)]
+    async with grpc.aio.insecure_channel(central.grpc_address) as channel:
+        await Reporter(channel, central.key_file.read_text()).send(Log().report(*asked))
+    first, second, third = (one["opens"]["approval_id"] for one in asked)
+    pending = await off(lambda: list(registry.approvals(status="pending", agent_id=AGENT)))
+    assert {one["approval_id"] for one in pending} == {first, second, third}
+    approved = await off(lambda: registry.approve(first, "FIN-1"))
+    assert (approved["status"], approved["comment"]) == ("approved", "FIN-1")
+    assert await off(lambda: registry.approval(first)) == approved
+    assert (await off(lambda: registry.deny(second, "FIN-2")))["status"] == "denied"
+    with pytest.raises(ascend.Conflict, match="is denied"):
+        await off(lambda: registry.approve(second))
+    with pytest.raises(ascend.Invalid):
+        await off(lambda: registry.deny(third, ""))
+    with registry_of(central, await key(central, "approver")) as approver:
+        assert await off(lambda: list(approver.approvals(mine=True))) == []
+        with pytest.raises(ascend.NotAllowed, match="is for `finance` to decide"):
+            await off(lambda: approver.approve(third))
+    assert [one["approval_id"] for one in await off(lambda: list(registry.approvals(status="pending")))] == [third]
+
+
 async def test_every_refusal_has_its_type(central: Central, registry: Registry) -> None:
     """With the status, and every field that is wrong."""
     with pytest.raises(ascend.NotFound, match="no agent `nobody-prod`"):
@@ -196,10 +225,12 @@ def test_what_may_be_done_twice_is_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize(("status", "tries"), [(0, 1), (503, 1), (429, 2)])
 def test_what_would_be_done_twice_is_not(status: int, tries: int) -> None:
-    """A policy is not added again, nor is a change tried again whose tag the first try made stale."""
+    """A policy is not added again; nor what the first try may have decided, or made stale."""
     for call in (
         lambda registry: registry.add_policy(AGENT, policy_name="p", policy_action="block"),
         lambda registry: registry.update(AGENT, if_revision=7, tags=[]),
+        lambda registry: registry.approve("some id"),
+        lambda registry: registry.deny("some id", "why"),
     ):
         with answering(status) as (url, seen), Registry(url, "k") as registry:
             if tries == 1:
