@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from registry_store.settings import Settings
+from tests.registry_store.approving import opened, record
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served, served
 
@@ -63,6 +64,21 @@ parameters = {{ "path.policy_id" = {{ dictionary = "of_agent", probability = 0.5
 [[operations]]
 include-path = "/api/agents/policies/{{policy_id}}"
 parameters = {{ "path.policy_id" = {{ dictionary = "of_organisation", probability = 0.5 }} }}
+
+[dictionaries.asked]
+values = {approval_ids}
+
+[[operations]]
+include-path = "/api/approvals/{{approval_id}}"
+parameters = {{ "path.approval_id" = {{ dictionary = "asked", probability = 0.5 }} }}
+
+[[operations]]
+include-path = "/api/approvals/{{approval_id}}/approve"
+parameters = {{ "path.approval_id" = {{ dictionary = "asked", probability = 0.5 }} }}
+
+[[operations]]
+include-path = "/api/approvals/{{approval_id}}/deny"
+parameters = {{ "path.approval_id" = {{ dictionary = "asked", probability = 0.5 }} }}
 """
 
 
@@ -76,8 +92,13 @@ def examples(admin: Rest) -> dict[str, Any]:
     }
 
 
-def filled(admin: Rest) -> dict[str, str]:
-    """Registers the example's agent with a policy and the organisation's; returns the ids that were made."""
+def filled(store: Served, admin: Rest) -> dict[str, Any]:
+    """Registers the example's agent with a policy and the organisation's, for which a sidecar decides and asks.
+
+    Returns the ids that were made.
+    """
+    asked = [record(agent_id=AGENT_ID) for _ in range(20)]
+    report(store, decision(agent_id=AGENT_ID), decision("block"), *asked)
     shown = examples(admin)
     assert admin.post(REGISTRY, shown[f"POST {REGISTRY}"]).status == 201
     own = shown[f"POST {REGISTRY}/{{agent_id}}/policies"]
@@ -87,6 +108,7 @@ def filled(admin: Rest) -> dict[str, str]:
             "policy_id"
         ],
         "key_id": admin.post("/api/keys", shown["POST /api/keys"]).body["key_id"],
+        "approval_ids": [one["opens"]["approval_id"] for one in asked],
     }
 
 
@@ -95,8 +117,7 @@ def attacked(settings: Settings, folder: Path, *options: str, cover_wide: bool) 
     # Each route is asked with wrong keys, which must be told so rather than to wait.
     with served(replace(settings, most_failed_keys=1_000_000)) as store:
         admin = store.rest()
-        report(store, decision(agent_id=AGENT_ID), decision("block"))
-        config = CONFIG.format(wide=WIDE, cover_wide=str(cover_wide).lower(), **filled(admin))
+        config = CONFIG.format(wide=WIDE, cover_wide=str(cover_wide).lower(), **filled(store, admin))
         (folder / "schemathesis.toml").write_text(config)
         command = [SCHEMATHESIS, "--config-file", "schemathesis.toml", "run", "--checks", "all", "--no-color"]
         command += ["-H", f"Authorization: Bearer {admin.key}", *options, f"http://{admin.address}/openapi.json"]
@@ -125,6 +146,8 @@ def test_the_examples_work_as_printed(fresh: Served) -> None:
     """Each body that the description shows is accepted by a fresh store, once what it builds on is there."""
     admin = fresh.rest()
     ids: dict[str, str] = {}
+    for verb in ("approve", "deny"):
+        ids[f"/api/approvals/approval_id/{verb}"] = opened(fresh)
     asked = sorted(examples(admin).items(), key=lambda shown: _turn(*shown[0].split()))
     assert len(asked) > 15
     for route, body in asked:
@@ -142,8 +165,8 @@ def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest) -
     document = admin.get("/openapi.json").body
     admin.register("described-agent-prod")
     admin.put(f"{REGISTRY}/described-agent-prod", {"auto_approve_below": 10})
-    decided = decision(agent_id="described-agent-prod")
-    report(store, decided)
+    decided, asked = decision(agent_id="described-agent-prod"), record(agent_id="described-agent-prod")
+    report(store, decided, asked)
     own = f"{REGISTRY}/described-agent-prod"
     stop_id = admin.post("/api/agents/emergency-stop", {"agent_ids": ["described-agent-prod"]}).body["stop_id"]
     for path, shown in (
@@ -157,6 +180,8 @@ def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest) -
         (f"/api/agents/emergency-stops/{stop_id}", "/api/agents/emergency-stops/{stop_id}"),
         ("/api/decisions", "/api/decisions"),
         (f"/api/decisions/{decided['decision_id']}", "/api/decisions/{decision_id}"),
+        ("/api/approvals", "/api/approvals"),
+        (f"/api/approvals/{asked['opens']['approval_id']}", "/api/approvals/{approval_id}"),
         ("/api/keys", "/api/keys"),
         ("/api/sidecars", "/api/sidecars"),
         ("/readyz", "/readyz"),
@@ -173,6 +198,7 @@ def _turn(method: str, path: str) -> tuple[int, int]:
 
 
 def _with_ids(path: str, ids: dict[str, str]) -> str:
+    path = path.replace("{approval_id}", ids.get(path.replace("{approval_id}", "approval_id"), ""))
     for name in ("policy_id", "server_name"):
         path = path.replace(f"{{{name}}}", ids.get(f"{path.partition('/{' + name)[0]}/{name}", name))
     return path.replace("{agent_id}", AGENT_ID)
