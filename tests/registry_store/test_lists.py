@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from tests.registry_store.approving import record
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served
 
@@ -125,6 +126,7 @@ REQUESTS: dict[str, tuple[int, Callable[[Rest, str], Any]]] = {
     "activity": (4, lambda admin, path: admin.get(f"{path}/activity?limit=500")),
     "decisions": (4, lambda admin, path: admin.get("/api/decisions?limit=500")),
     "decisions of one": (4, lambda admin, path: admin.get("/api/decisions?agent_id=counted-00-prod&outcome=allow")),
+    "approvals": (4, lambda admin, path: admin.get("/api/approvals?limit=500&status=pending&mine=true")),
     "usage": (5, lambda admin, path: admin.get(f"{path}/usage")),
     "update": (11, lambda admin, path: admin.put(path, {"max_actions_per_day": next(VALUES), "tags": ["counted"]})),
 }
@@ -135,13 +137,14 @@ def test_a_request_takes_the_same_statements_for_one_as_for_many(fresh: Served) 
     """No query is made for each agent, policy, version, tag or entry of what is shown or changed."""
     admin, path = fresh.rest(), f"{REGISTRY}/counted-00-prod"
     admin.register("counted-00-prod", tags=["counted", "gone"])
-    report(fresh, decision(agent_id="counted-00-prod"))
+    report(fresh, decision(agent_id="counted-00-prod"), record())
     few = {name: taken(fresh, admin, path, name) for name in REQUESTS}
     for number in range(1, 12):
         admin.register(f"counted-{number:02}-prod", tags=["counted", f"other-{number}"])
         admin.put(path, {"auto_approve_below": number, "tags": ["counted", *map(str, range(number))]})
         admin.post(f"{path}/policies", {"policy_name": f"p{number}", "policy_action": "block"})
-        report(fresh, decision(agent_id="counted-00-prod"), decision("block", agent_id=f"counted-{number:02}-prod"))
+        others = decision("block", agent_id=f"counted-{number:02}-prod")
+        report(fresh, decision(agent_id="counted-00-prod"), others, record())
     many = {name: taken(fresh, admin, path, name) for name in REQUESTS}
     for name, (most, _) in REQUESTS.items():
         assert len(few[name]) == len(many[name]) <= most, "\n".join([name, *many[name]])
