@@ -8,15 +8,18 @@ import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests import console
 from tests.console import Command, Dev
 from tests.registry_store.conftest import settings_in
+from tests.registry_store.reporting import Log, decision, new_id, report
 from tests.registry_store.serving import Served, served
 
 # What differs from run to run; a later command may name what an earlier one printed.
 VARYING = re.compile(
-    r"(?P<key>owkai_[0-9a-f]{16}_[\w-]{43})"
+    r"(?P<uuid>\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b)"
+    r"|(?P<key>owkai_[0-9a-f]{16}_[\w-]{43})"
     r"|(?P<policy>\bpol_[0-9a-f]{32})"
     r"|(?P<stop>\bstop_[0-9a-f]{32})"
     r"|(?P<hash>\b[0-9a-f]{64}\b)"
@@ -27,9 +30,10 @@ VARYING = re.compile(
 
 
 class Session:
-    """The commands of one page, on one store."""
+    """The commands of one page, on one store, to which a sidecar has reported what `decided` says."""
 
     def __init__(self, store: Served) -> None:
+        report(store, *decided(), log=Log("payments-pod-1"))
         self._dev = Dev(store.running.http_address, "", "", store.key("admin", "root"))
         self._real: dict[str, str] = {}
 
@@ -44,6 +48,19 @@ class Session:
         if len(shown) == len(real):
             self._real |= {"".join(old): "".join(new) for old, new in zip(shown, real, strict=True)}
         return printed
+
+
+def decided() -> list[dict[str, Any]]:
+    """One decision of each outcome, the newest last; the last two ask people for an approval."""
+    book = {"action_type": "transaction.process", "resource": "ledger", "amount": 250.0, "estimated_cost_usd": 2.5}
+    pay = book | {"resource": "banking_api", "amount": 7500.0}
+    drain = pay | {"amount": 90000.0, "risk_score": 95}
+    return [
+        decision("block", action={"action_type": "database.drop", "resource": "ledger"}),
+        decision("allow", action=book, cost_micros=2_500_000),
+        decision("require_approval", action=pay, opens=new_id(), params={"approvers": ["finance-leads"]}),
+        decision("escalate", action=drain, opens=new_id()),
+    ]
 
 
 def runs(command: Command) -> bool:

@@ -18,11 +18,49 @@ from tests.registry_store.serving import WAIT_SECONDS, Served, in_own_loop
 AGENT = "finance-transaction-processor-prod"
 GENESIS = bytes(32)
 IDS = DecisionIds(secrets.randbits)
+RISKS = {"allow": 10, "require_approval": 50, "block": 50, "escalate": 95}
 REASONS = {
-    "allow": "RISK_BELOW_AUTO_APPROVE",
-    "require_approval": "RISK_NEEDS_APPROVAL",
-    "block": "ACTION_NOT_ALLOWED",
-    "escalate": "RISK_ABOVE_MAXIMUM",
+    "allow": ("RISK_BELOW_AUTO_APPROVE", "risk 10 is below 30"),
+    "require_approval": ("RISK_NEEDS_APPROVAL", "risk 50 is within 30 to 80, where a person approves"),
+    "block": ("RESOURCE_BLOCKED", "resource `ledger` is blocked for this agent"),
+    "escalate": ("RISK_ABOVE_MAXIMUM", "risk 95 is above the maximum of 80"),
+}
+
+
+ACTION: dict[str, Any] = {
+    "agent_id": AGENT,
+    "action_type": "database.read",
+    "resource": "ledger",
+    "resource_id": "",
+    "risk_score": None,
+    "amount": None,
+    "estimated_cost_usd": None,
+    "data_classifications": [],
+    "mcp_server": "",
+    "tool": "",
+    "environment": "",
+    "attributes": {},
+    "mfa_verified": False,
+}
+ANSWER: dict[str, Any] = {
+    "outcome": "",
+    "reason": "",
+    "message": "",
+    "decision_id": "",
+    "risk_score": 0,
+    "mfa_required": False,
+    "policy": None,
+    "action_params": {},
+    "shadow": [],
+    "rate_remaining": {"minute": 99, "hour": 999, "day": 9999},
+    "budget_remaining_usd": None,
+    "retry_after": None,
+    "approval_id": None,
+    "approval_expires_at": None,
+    "agent_version": "1.1.0",
+    "registry_revision": 4,
+    "staleness": 0.2,
+    "source": "live",
 }
 
 
@@ -33,21 +71,21 @@ def decision(
     at: datetime | None = None,
     opens: str | None = None,
     action: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """The record of a decision made at `at`, by default now; `opens`: the id of the approval that it opens."""
     at = at or datetime.now(UTC)
-    asked = {"agent_id": agent_id, "action_type": "database.read", "resource": "ledger", **(action or {})}
-    decision_id = IDS.next(at.timestamp()) if at > datetime.now(UTC) - timedelta(hours=1) else old_id(at)
+    asked = ACTION | {"agent_id": agent_id} | (action or {})
+    decision_id = new_id(at) if at < datetime.now(UTC) - timedelta(hours=1) else IDS.next(at.timestamp())
     digest = hashlib.sha256(canonical(asked).encode()).hexdigest()
-    answer = {
+    answer = ANSWER | {
         "outcome": outcome,
-        "reason": REASONS[outcome],
-        "message": f"decided to {outcome}",
+        "reason": REASONS[outcome][0],
+        "message": REASONS[outcome][1],
         "decision_id": decision_id,
-        "risk_score": 10,
-        "policy": None,
-        "action_params": {},
+        "risk_score": RISKS[outcome],
+        "action_params": params or {},
         "approval_id": opens,
         "approval_expires_at": instant(at + timedelta(hours=1)) if opens else None,
     }
@@ -66,9 +104,9 @@ def decision(
     }
 
 
-def old_id(at: datetime) -> str:
-    """An id of that time, also where a later one was given already."""
-    return DecisionIds(secrets.randbits).next(at.timestamp())
+def new_id(at: datetime | None = None) -> str:
+    """An id of this time, by default now, also where a later one was given already."""
+    return DecisionIds(secrets.randbits).next((at or datetime.now(UTC)).timestamp())
 
 
 def gap(first: int, last: int, records: int | None = None) -> dict[str, Any]:

@@ -1,15 +1,22 @@
 """Decisions as sidecars report them: each kept once, in a log that is followed."""
 
 import asyncio
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 
+from pdp import record
+from pdp.core.model import Action
+from pdp.record import Entry, Opens
+from pdp.redaction import Redaction
+from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.decision_reports import MOST_BYTES, MOST_RECORDS, MOST_SEQUENCE
 from registry_store.documents import same
 from registry_store.v1 import sync_pb2 as pb
-from tests.registry_store.reporting import GENESIS, Log, decision, gap, reporter
+from tests.registry_store.reporting import GENESIS, Log, decision, gap, new_id, reporter
 from tests.registry_store.serving import Served, in_thread
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -47,6 +54,29 @@ async def test_a_report_is_kept_with_all_that_it_says(fresh: Served) -> None:
     assert shown == said | {"node_id": "node-1", "sequence": 1}
     assert received_at >= said["decided_at"]
     assert log_of(fresh) == (1, log.hash.hex(), 0, 0)
+
+
+async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> None:
+    """A record of the sidecar's own making comes in and opens its approval; those of these tests have its members."""
+    approval_id, decision_id = new_id(), new_id()
+    action = Action("payments-worker-prod", "transaction.process", "banking_api", attributes={"\0": [None, 0.5, "x"]})
+    answer = pdp_pb.EvaluateResponse(
+        outcome=pdp_pb.OUTCOME_REQUIRE_APPROVAL,
+        reason=pdp_pb.REASON_RISK_NEEDS_APPROVAL,
+        decision_id=decision_id,
+        approval_id=approval_id,
+    )
+    answer.approval_expires_at.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    opens = Opens(approval_id, bytes(32), 3600)
+    entry = Entry(action, answer, time.time(), 1e-5, False, "key-1", "", 0, opens)
+    written = record.document(entry, Redaction())
+    async with reporter(fresh) as sidecar:
+        assert await sidecar.send(Log().report(written)) == 1
+    shown = (await in_thread(fresh.rest().get, f"/api/decisions/{decision_id}")).body
+    assert fresh.sql("SELECT approval_id FROM approvals") == [(approval_id,)]
+    said = decision()
+    assert shown.keys() - {"node_id", "sequence", "received_at"} == said.keys()
+    assert all(shown[name].keys() == said[name].keys() for name in ("action", "answer"))
 
 
 async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> None:
