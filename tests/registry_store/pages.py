@@ -6,6 +6,7 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from tests import console
 from tests.console import Command, Dev
 from tests.registry_store.conftest import settings_in
-from tests.registry_store.reporting import Log, decision, new_id, report
+from tests.registry_store.reporting import IDS, Log, decision, report
 from tests.registry_store.serving import Served, served
 
 # What differs from run to run; a later command may name what an earlier one printed.
@@ -55,11 +56,12 @@ def decided() -> list[dict[str, Any]]:
     book = {"action_type": "transaction.process", "resource": "ledger", "amount": 250.0, "estimated_cost_usd": 2.5}
     pay = book | {"resource": "banking_api", "amount": 7500.0}
     drain = pay | {"amount": 90000.0, "risk_score": 95}
+    first, second = (IDS.next(time.time()) for _ in range(2))
     return [
         decision("block", action={"action_type": "database.drop", "resource": "ledger"}),
         decision("allow", action=book, cost_micros=2_500_000),
-        decision("require_approval", action=pay, opens=new_id(), params={"approvers": ["finance-leads"]}),
-        decision("escalate", action=drain, opens=new_id()),
+        decision("require_approval", action=pay, opens=first, params={"approvers": ["finance-leads"]}),
+        decision("escalate", action=drain, opens=second),
     ]
 
 
