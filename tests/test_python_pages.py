@@ -1,6 +1,6 @@
-"""The programs of docs/client.md print what stands below them.
+"""The Python programs of a page print what stands below them.
 
-`python -m tests.test_client_page` writes what they print into the page.
+`python -m tests.test_python_pages` writes what they print into the pages.
 """
 
 import os
@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import console
 
-PAGE = Path(__file__).parent.parent / "docs" / "client.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = ["client.md", "approvals.md"]
 PROGRAM = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```\n", re.DOTALL)
 MARK = "=== the next program ==="
-VARYING = (re.compile(r'its ETag is "\d+"'), 'its ETag is "<revision>"')
+VARYING = re.compile(r'(?<=its ETag is )"\d+"')
 
 
 def printed(page: str) -> list[str]:
@@ -33,16 +36,25 @@ def printed(page: str) -> list[str]:
     return ended.stdout.split(f"{MARK}\n")
 
 
-def test_every_program_of_the_page_prints_what_it_shows() -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_every_program_of_a_page_prints_what_it_shows(name: str) -> None:
     """In their order, against a fresh registry and sidecar."""
-    page = PAGE.read_text()
+    page = (DOCS / name).read_text()
     assert page.count("```python") == len(PROGRAM.findall(page))
-    assert [VARYING[0].sub(VARYING[1], text) for text in printed(page)] == [
-        VARYING[0].sub(VARYING[1], shown) for _, shown in PROGRAM.findall(page)
-    ]
+    assert [steady(text) for text in printed(page)] == [steady(shown) for _, shown in PROGRAM.findall(page)]
+
+
+def steady(text: str) -> str:
+    """A text without what differs from run to run."""
+    return console.steady(VARYING.sub('"<revision>"', text))
+
+
+def rewritten(page: str) -> str:
+    """The page with what its programs print now."""
+    outputs = iter(printed(page))
+    return PROGRAM.sub(lambda found: f"```python\n{found[1]}```\n\n```\n{next(outputs)}```\n", page)
 
 
 if __name__ == "__main__":
-    outputs = iter(printed(PAGE.read_text()))
-    text = PROGRAM.sub(lambda found: f"```python\n{found[1]}```\n\n```\n{next(outputs)}```\n", PAGE.read_text())
-    PAGE.write_text(text)
+    for path in (DOCS / name for name in PAGES):
+        path.write_text(rewritten(path.read_text()))
