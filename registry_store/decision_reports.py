@@ -1,10 +1,10 @@
 """What a sidecar reports: messages → entries of its decision log, each checked by itself."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
 from typing import Any
 
 from pdp.core import strict_json
@@ -133,7 +133,7 @@ def _entry(record: pb.DecisionRecord, path: str, problems: list[Problem]) -> Ent
 
 def _content(raw: bytes, path: str, problems: list[Problem]) -> Decision | Gap | None:
     try:
-        document = _storable(strict_json.loads(raw))
+        document = _storable(raw, strict_json.loads(raw))
     except ValueError as error:
         problems.append(Problem(path, f"is not JSON: {str(error).lower()}"))
         return None
@@ -180,14 +180,18 @@ def _known(document: Any, fields: Mapping[str, Field]) -> Any:
     return {name: document[name] for name in fields if name in document}
 
 
-def _storable(value: Any) -> Any:
-    """The value as both databases keep it, `ValueError` where they cannot.
+def _storable(raw: bytes, value: Any) -> Any:
+    """The value of this JSON as both databases keep it, `ValueError` where they cannot.
 
     PostgreSQL keeps no NUL, and what an agent sent must not keep its decision out of the log: it is kept as its symbol.
     """
-    if depth_exceeds(value, MOST_DEPTH):
+    if raw.count(b"[") + raw.count(b"{") > MOST_DEPTH and depth_exceeds(value, MOST_DEPTH):
         raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
-    return _without_nul(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:  # `1e999` is read as infinite
+        raise ValueError("it holds a number that is too large") from None
+    return _without_nul(value) if b"\\u0000" in raw else value
 
 
 def _without_nul(value: Any) -> Any:
@@ -197,8 +201,6 @@ def _without_nul(value: Any) -> Any:
         return {_without_nul(name): _without_nul(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_without_nul(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        raise ValueError("it holds a number that is too large")
     return value
 
 

@@ -1,0 +1,191 @@
+"""What requests about decisions take at 10,000 of them and at a million, on SQLite and on PostgreSQL.
+
+python -m benchmarks.decisions_scale [ROUNDS]
+
+Both stores of a kind answer over HTTP and gRPC on this machine; requests to the two alternate, so that whatever else
+the machine does falls on both alike. Medians; the ratio must stay below 3. Then what deleting the oldest half takes.
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from registry_store import migrate, monitor
+from registry_store.database import connect
+from registry_store.settings import Settings, database_url
+from tests import postgresql
+from tests.postgresql import Cluster
+from tests.registry_store.reporting import Log, decision, report
+from tests.registry_store.serving import Answer, Rest, Served, in_own_loop, served
+
+SMALL, LARGE = 10_000, 1_000_000
+AGENTS = 100
+BATCH = 1_000
+MOST_RATIO = 3.0
+ID = {
+    "sqlite": "printf('%08x-%04x-7000-8000-%012x', ms >> 16, ms & 65535, n)",
+    "postgresql": "lpad(to_hex(ms >> 16), 8, '0') || '-' || lpad(to_hex(ms & 65535), 4, '0') || '-7000-8000-'"
+    " || lpad(to_hex(n), 12, '0')",
+}
+OLD = {"sqlite": "datetime('now', '-80 days')", "postgresql": "now() - interval '80 days'"}
+TIDY = {"sqlite": "ANALYZE", "postgresql": "VACUUM ANALYZE"}  # as a server's own housekeeping does a minute later
+NUMBERS = {
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {decisions})",
+    "postgresql": "WITH numbers AS (SELECT n FROM generate_series(1, {decisions}) n)",
+}
+# One each second up to now, the older half of which came in 80 days ago; the first agent is never blocked.
+FILL = """
+INSERT INTO decisions
+    (decision_id, node_id, sequence, agent_id, outcome, dry_run, decided_at, received_at, document)
+{numbers}, timed AS (SELECT n, {now} - ({decisions} - n) * 1000 AS ms FROM numbers)
+SELECT {id}, 'node-0', n, 'agent-' || n % {agents} || '-prod',
+    CASE WHEN n % {agents} = 0 OR n % 20 < 18 THEN 'allow' WHEN n % 20 = 18 THEN 'block' ELSE 'escalate' END,
+    dry_run, decided_at,
+    CASE WHEN n <= {decisions} / 2 THEN {old} ELSE received_at END, document
+FROM timed, decisions
+"""
+
+
+class Filled(NamedTuple):
+    """A store with so many decisions, and an admin's and a sidecar's way to it."""
+
+    store: Served
+    admin: Rest
+    sidecar_key: str
+    decisions: int
+
+
+@contextmanager
+def filled(settings: Settings, kind: str, decisions: int) -> Iterator[Filled]:
+    """A store with one decision that was reported, and copies of it."""
+    with served(settings) as store:
+        started = time.perf_counter()
+        admin = store.rest()
+        admin.register("agent-0-prod")
+        report(store, decision(agent_id="agent-0-prod", attributes={"note": "x" * 300}), key=store.key("sidecar"))
+        values = {"decisions": decisions, "agents": AGENTS, "now": int(time.time() * 1000)}
+        run(store, FILL.format(numbers=NUMBERS[kind].format(decisions=decisions), id=ID[kind], old=OLD[kind], **values))
+        run(store, TIDY[kind])
+        print(f"{kind}, {decisions:,} decisions: made in {time.perf_counter() - started:.0f} s", flush=True)
+        yield Filled(store, admin, store.key("sidecar"), decisions)
+
+
+def run(store: Served, statement: str) -> None:
+    """Execute a statement beside the store's own, in a transaction of its own, however long it takes."""
+    database = store.running._store.database
+
+    async def work() -> None:
+        if database.is_sqlite:
+            async with database.engine.begin() as connection:
+                await connection.exec_driver_sql(statement)
+            return
+        connection = await connect(database.url, patient=True)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run_coroutine_threadsafe(work(), store.loop).result(900)
+
+
+def check(answer: Answer) -> None:
+    """Stop at an answer that is not the one to be measured."""
+    if answer.status != 200:
+        sys.exit(f"{answer.status}: {answer.body}")
+
+
+def requests() -> dict[str, Callable[[Filled, int], None]]:
+    """What is measured: a name, and the request number n."""
+
+    def list_(query: str) -> Callable[[Filled, int], None]:
+        return lambda filled, _: check(filled.admin.get(f"/api/decisions?limit=50&{query}"))
+
+    hour_ago = f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    logs: dict[int, Log] = {}
+
+    def receive(filled: Filled, n: int) -> None:
+        log = logs.setdefault(filled.decisions, Log("node-1"))
+        said = [decision(agent_id=f"agent-{(n + each) % AGENTS}-prod") for each in range(BATCH)]
+        report(filled.store, *said, log=log, key=filled.sidecar_key)
+
+    return {
+        "list, first page": list_(""),
+        "list, 5,000 left out": list_("offset=5000"),
+        "list by agent": list_("agent_id=agent-7-prod"),
+        "list by outcome": list_("outcome=escalate"),
+        "list by agent and outcome": list_("agent_id=agent-7-prod&outcome=allow"),
+        "list by agent and outcome, none": list_("agent_id=agent-0-prod&outcome=block"),
+        "list of the last hour": list_(f"since={hour_ago}"),
+        "list by agent and outcome until then": list_(f"agent_id=agent-7-prod&outcome=allow&until={hour_ago}"),
+        "read": lambda filled, _: check(filled.admin.get(f"/api/decisions/{newest(filled)}")),
+        "usage": lambda filled, _: check(filled.admin.get("/api/agents/registry/agent-0-prod/usage")),
+        f"report of {BATCH:,}": receive,
+    }
+
+
+def newest(filled: Filled) -> str:
+    """The id of the newest decision."""
+    found: str = filled.admin.get("/api/decisions?limit=1").body["decisions"][0]["decision_id"]
+    return found
+
+
+def measure(small: Filled, large: Filled, rounds: int) -> Iterator[tuple[str, float, float]]:
+    """For each request its median at both sizes, in ms."""
+    for name, call in requests().items():
+        taken: tuple[list[float], list[float]] = ([], [])
+        for n in range(rounds + 3):
+            for filled, times in ((small, taken[0]), (large, taken[1])):
+                started = time.perf_counter()
+                call(filled, n)
+                times.append((time.perf_counter() - started) * 1000)
+        yield name, statistics.median(taken[0][3:]), statistics.median(taken[1][3:])
+
+
+def tidied(filled: Filled) -> float:
+    """Seconds that deleting the older half takes, in batches, once it is 90 days old."""
+    store = filled.store.running._store
+    started = time.perf_counter()
+    work = monitor.tidy(store.database, store.settings.retention(), datetime.now(UTC) + timedelta(days=20))
+    asyncio.run_coroutine_threadsafe(work, filled.store.loop).result(900)
+    return time.perf_counter() - started
+
+
+def settings_of(kind: str, cluster: Cluster, folder: Path, decisions: int) -> Settings:
+    """Settings of a store on a new database."""
+    if kind == "sqlite":
+        return Settings(f"sqlite:///{folder / f'{decisions}.db'}", "127.0.0.1:0", "127.0.0.1:0")
+    url = cluster.url(cluster.create())
+    in_own_loop(migrate.migrated(database_url(url)))
+    return Settings(url, "127.0.0.1:0", "127.0.0.1:0", pepper_file=folder / f"{decisions}.pepper")
+
+
+def compare(kind: str, cluster: Cluster, rounds: int) -> float:
+    """Print the table of one database; returns the worst ratio."""
+    worst = 0.0
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        small, large = (
+            stack.enter_context(filled(settings_of(kind, cluster, folder, size), kind, size)) for size in (SMALL, LARGE)
+        )
+        print(f"\n{f'{kind}: median of {rounds}, ms':38}{SMALL:>10,}{LARGE:>11,}{'ratio':>8}")
+        for name, at_small, at_large in measure(small, large, rounds):
+            worst = max(worst, at_large / at_small)
+            print(f"{name:38}{at_small:10.1f}{at_large:11.1f}{at_large / at_small:8.2f}", flush=True)
+        print(f"{LARGE // 2:,} old ones deleted in {tidied(large):.0f} s\n", flush=True)
+    return worst
+
+
+def main(rounds: int = 20) -> None:
+    """Print both tables; exit code 1 when a request takes three times as long or more."""
+    with postgresql.cluster() as cluster:
+        worst = max(compare(kind, cluster, rounds) for kind in ("sqlite", "postgresql"))
+    sys.exit(worst >= MOST_RATIO)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
