@@ -107,14 +107,7 @@ class ApprovalService:
         while standing is None or not standing.final:
             standing = await watch.news()
             if standing is not None:
-                await self._send(context, _message(standing))
-
-    async def _send(self, context: Context, message: pb.Approval) -> None:
-        try:
-            async with asyncio.timeout(self._pace.send):
-                await context.write(message)
-        except TimeoutError:
-            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
+                await context.write(_message(standing))
 
 
 def _id(approval_id: str) -> str:

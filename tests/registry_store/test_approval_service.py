@@ -179,7 +179,7 @@ async def test_whoever_waits_hears_that_the_time_is_up(settings: Settings, monke
     monkeypatch.setattr("registry_store.approval_clock.PERIOD_SECONDS", 3600)
     with served(settings) as store:
         admin = await in_thread(store.rest)
-        approval_id = await in_thread(opened, store, timeout=1)
+        approval_id = await in_thread(opened, store, timeout=1, at=datetime.now(UTC) - timedelta(seconds=0.3))
         async with sidecar(store) as node:
             assert (await node.watch(approval_id).states())[-1] == "expired"
             answer = await node.use(approval_id)
@@ -195,13 +195,15 @@ async def test_whoever_waits_hears_that_the_time_is_up(settings: Settings, monke
         assert await in_thread(store.sql, "SELECT status FROM approvals") == [("expired",)]
 
 
-async def test_the_clock_marks_by_itself(fresh: Served) -> None:
-    """Within about a second, counted, with what is pending shown."""
-    admin = await in_thread(fresh.rest)
-    await in_thread(opened, fresh, timeout=1)
-    await in_thread(opened, fresh)
-    await until_metric(admin, 'registry_store_approvals_total{state="expired"}', 1)
-    await until_metric(admin, "registry_store_approvals_pending", 1)
+async def test_the_clock_marks_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each second, counted, with what is pending shown."""
+    monkeypatch.setattr("registry_store.approval_clock.PERIOD_SECONDS", 0.05)
+    with served(settings) as store:
+        admin = await in_thread(store.rest)
+        await in_thread(opened, store, timeout=1, at=datetime.now(UTC) - timedelta(seconds=0.3))
+        await in_thread(opened, store)
+        await until_metric(admin, 'registry_store_approvals_total{state="expired"}', 1)
+        await until_metric(admin, "registry_store_approvals_pending", 1)
 
 
 def test_the_clock_marks_a_little_at_a_time(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,9 +313,31 @@ def two(settings: Settings) -> Iterator[tuple[Served, Served]]:
         yield one, other
 
 
-async def test_a_decision_through_one_store_reaches_those_who_wait_at_another(two: tuple[Served, Served]) -> None:
-    """On PostgreSQL by a notification; on SQLite, which has none, by the next look."""
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_a_decision_through_one_store_wakes_those_who_wait_at_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notification, and not the poll, brings it."""
+    monkeypatch.setattr("registry_store.approval_feed.POLL_SECONDS", 3600)
+    with served(settings) as one, served(settings) as other:
+        admin = await in_thread(other.rest)
+        await until_metric(admin, "registry_store_notified", 1)
+        approval_id = await in_thread(opened, one)
+        async with sidecar(other) as node:
+            watching = node.watch(approval_id)
+            assert state(await watching.next()) == "pending"
+            await in_thread(approve, await in_thread(one.rest), approval_id)
+            assert state(await watching.next()) == "approved"
+
+
+async def test_looking_now_and_then_finds_what_nothing_wakes(
+    two: tuple[Served, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on SQLite, which notifies no other store, or behind a pooler that drops notifications."""
+    monkeypatch.setattr("registry_store.approval_feed.POLL_SECONDS", 0.05)
     one, other = two
+    for feed in (one.running._store.approval_feed, other.running._store.approval_feed):
+        feed.wake = lambda: None  # type: ignore[method-assign]
     admin = await in_thread(one.rest)
     approval_id = await in_thread(opened, one)
     async with sidecar(other) as node:
@@ -321,6 +345,17 @@ async def test_a_decision_through_one_store_reaches_those_who_wait_at_another(tw
         assert state(await watching.next()) == "pending"
         await in_thread(approve, admin, approval_id)
         assert state(await watching.next()) == "approved"
+
+
+async def test_what_is_restored_from_a_backup_is_read_anew(fresh: Served) -> None:
+    """When the log goes back, whatever it said before counts no longer."""
+    approval_id = await in_thread(opened, fresh)
+    async with sidecar(fresh) as node:
+        watching = node.watch(approval_id)
+        assert state(await watching.next()) == "pending"
+        await in_thread(fresh.sql, "UPDATE approvals SET status = 'denied'")
+        await in_thread(fresh.sql, "UPDATE meta SET activity_sequence = activity_sequence - 1")
+        assert await watching.states() == ["denied"]
 
 
 def test_each_transition_happens_once_however_many_want_it(two: tuple[Served, Served], settings: Settings) -> None:
