@@ -64,7 +64,8 @@ async def receive(session: AsyncSession, report: Report, at: datetime) -> Receiv
     """
     log = await _locked(session, report.node_id, at)
     new = await _insert(session, report, at)
-    kept = [decision for decision in report.decisions if decision.decision_id in new]
+    by_id = {decision.decision_id: decision for decision in reversed(report.decisions)}
+    kept = [decision for decision_id, decision in by_id.items() if decision_id in new]
     received = _follow(log, report, new)
     received.kept = Counter(decision.outcome for decision in kept)
     log.missing = min(log.missing + received.missing, MOST_SEQUENCE)

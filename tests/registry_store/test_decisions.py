@@ -191,10 +191,13 @@ async def test_the_last_record_under_another_hash_is_a_break(fresh: Served) -> N
 
 
 async def test_a_decision_under_two_names_is_kept_once(fresh: Served) -> None:
-    """A sidecar that lost its name, but not its log, reports what is known: nothing is kept or counted again."""
+    """A sidecar that lost its name, but not its log, reports what is known: nothing is kept or counted again.
+
+    Nor where it stands in one report twice.
+    """
     said = [decision(cost_micros=5) for _ in range(3)]
     async with reporter(fresh) as sidecar:
-        await sidecar.send(Log("old").report(*said))
+        await sidecar.send(Log("old").report(*said, said[0]))
         await sidecar.send(Log("new").report(*said, decision(cost_micros=5)))
     assert len(kept(fresh)) == 4
     assert counted(fresh) == {"allow": (4, 20)}
