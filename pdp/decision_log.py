@@ -44,12 +44,18 @@ class DecisionLog:
         self._folder = folder
         self._clock = clock
         self._segment_bytes = min(MOST_SEGMENT_BYTES, most_bytes // SEGMENTS)
+        self._cursor: tuple[Path, Cursor] | None = None
         self._owed: list[bytes] = []
+        self._to_cut: list[tuple[Path, int]] = []
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kept_path = folder / "kept"
-        self.kept = _read_number(self._kept_path)
-        self._segments, self._head = self._recovered()
-        self._cursor: tuple[Path, Cursor] | None = None
+        self.kept = self._read_kept()
+        self._segments: list[Segment] = []
+        self._head = Head()
+        self._recover(self.kept)
+        with suppress(OSError):  # whoever appends next meets it too
+            for _ in self.append(deque()):
+                pass
 
     @property
     def last(self) -> int:
@@ -80,17 +86,20 @@ class DecisionLog:
             try:
                 yield self._append_some(items)
             except Damaged as error:
-                self._repair(self._segments[-1], error)
+                self._repair(error)
+        self._cut_damaged()
 
     def after(self, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
         """The oldest records after `sequence`, of one file."""
         for segment in self._segments:
             if segment.end.sequence > sequence:
                 try:
-                    return self._read(segment, sequence, most_records, most_bytes)
+                    records = self._read(segment, sequence, most_records, most_bytes)
                 except Damaged as error:
-                    self._repair(segment, error)
+                    self._repair(error)
                     return self.after(sequence, most_records, most_bytes)
+                if records:
+                    return records
         return []
 
     def keep(self, sequence: int) -> None:
@@ -98,11 +107,7 @@ class DecisionLog:
         self.kept = max(self.kept, sequence)
         while len(self._segments) > 1 and self._segments[0].end.sequence <= self.kept:
             self._remove(self._segments[0])
-        # Unflushed: after a crash an older number stands here, and records are sent twice.
-        temporary = self._kept_path.with_suffix(".new")
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(b"%d\n" % self.kept)
-        temporary.replace(self._kept_path)
+        self._note(self.kept)
 
     def refuse(self, record: Record) -> None:
         """Lay aside a record that the store will not have, as if it had it; a gap record tells of it."""
@@ -125,7 +130,7 @@ class DecisionLog:
             sequence,
             self.last,
         )
-        if self._segments and self._segments[-1].end == self._segments[-1].start:
+        if self._segments and self._segments[-1].is_empty:
             self._remove(self._segments[-1])
         old, kept = list(self._segments), self.kept
         self._head = Head(max(sequence, self.last), self._head.hash)
@@ -138,6 +143,13 @@ class DecisionLog:
             if segment in self._segments:
                 self._remove(segment)
         self.keep(sequence)
+
+    def _note(self, kept: int) -> None:
+        # Unflushed: after a crash an older number stands here, and records are sent twice.
+        temporary = self._kept_path.with_suffix(".new")
+        with open(temporary, "wb", opener=_private) as file:
+            file.write(b"%d\n" % kept)
+        temporary.replace(self._kept_path)
 
     def _append_some(self, items: deque[Item]) -> list[Record]:
         segment = self._active()
@@ -158,7 +170,7 @@ class DecisionLog:
 
     def _active(self) -> Segment:
         newest = self._segments[-1] if self._segments else None
-        if newest is None or newest.size >= self._segment_bytes or newest.end.hash != self._head.hash:
+        if newest is None or newest.size >= self._segment_bytes or not newest.is_open:
             newest = Segment.create(self._folder, self._head)
             self._segments.append(newest)
         return newest
@@ -208,69 +220,72 @@ class DecisionLog:
         segment.path.unlink(missing_ok=True)
         self._segments.remove(segment)
 
-    def _recovered(self) -> tuple[list[Segment], Head]:
-        """The files as the last life of this folder left them, and where the chain has come to."""
+    def _read_kept(self) -> int:
+        """The position as it was noted; where that is lost, what is not here any more counts as sent."""
+        with suppress(OSError, ValueError):
+            return max(0, int(self._kept_path.read_bytes()[:32]))
+        kept = next((int(path.stem) - 1 for path in segments.paths(self._folder)), 0)
+        self._note(kept)
+        return kept
+
+    def _recover(self, taken: int) -> None:
+        """Take in the files as they are, and tell of what is not there any more of the sequences up to `taken`."""
         opened: list[Segment] = []
         told: list[tuple[int, int]] = []
         lost: list[tuple[int, int]] = []
-        end: Head | None = None
+        right = Head(self.kept, b"kept")  # the newest record that is not lost
         files = segments.paths(self._folder)
         for path in files:
             found = segments.scan(path)
+            segment, before = found.segment, int(path.stem) - 1
             torn = path == files[-1] and b"\n" not in found.rest  # a write that the last life did not finish
-            if found.rest and not torn:
+            if torn:
+                segments.cut(path, segment.size if segment else 0)
+            elif found.rest:
                 self._set_aside(path, found, "it is not what was written")
-            elif found.segment is None:
-                path.unlink()
-            if found.segment is not None:
-                opened.append(found.segment)
             told += found.told
-            start = found.segment.start if found.segment else Head(int(path.stem) - 1, b"")
-            if end is not None and start.hash != end.hash:
-                lost.append((end.sequence + 1, start.sequence))
-            end = found.segment.end if found.segment else start
-            if path == files[-1] and not torn:
-                taken = end.sequence + len(found.rest.removesuffix(b"\n").split(b"\n")) if found.rest else end.sequence
-                lost.append((end.sequence + 1, taken))
-                end = Head(taken, end.hash)
-        for first, last in lost:
+            if segment is None:
+                right = Head(right.sequence, b"lost")
+            else:
+                opened.append(segment)
+                if segment.start.hash != right.hash:
+                    lost.append((right.sequence + 1, segment.start.sequence))
+                right = Head(right.sequence, segment.start.hash) if segment.is_empty else segment.end
+                before = segment.end.sequence
+            taken = max(taken, before if torn else found.taken(before))
+        for first, last in [*lost, (right.sequence + 1, taken)]:
             if not any(known <= first and last <= until for known, until in told):
                 self._tell_lost(first, last)
-        taken = max(self.kept, end.sequence if end else 0)
-        return opened, Head(taken, opened[-1].end.hash if opened else Head().hash)
+        self._segments, self._head = opened, Head(taken, opened[-1].end.hash if opened else Head().hash)
 
-    def _repair(self, segment: Segment, error: Exception) -> None:
-        """Leave of a damaged file what is right, and tell of the rest."""
-        found = segments.scan(segment.path, segment.size) if segment.path.exists() else None
-        if found is not None:
-            self._set_aside(segment.path, found, str(error))
-        right = found.segment if found is not None else None
-        self._tell_lost((right.end if right else segment.start).sequence + 1, segment.end.sequence)
-        self._cursor = None
-        if right is None:
-            self._segments.remove(segment)
-        else:
-            segment.end, segment.size = right.end, right.size
+    def _repair(self, error: Damaged) -> None:
+        """Take in anew what is on the disk, which is not what this process left there."""
+        log.error("the decision log changed on the disk: %s", error)
+        before, self._cursor = self.damaged, None
+        self._recover(self.last)
+        self.damaged = max(self.damaged, before + 1)
 
     def _set_aside(self, path: Path, found: Found, why: str) -> None:
+        """Copy a damaged file. It is cut only once the log tells of what it lacks, so that no crash hides that."""
         self.damaged += 1
-        aside = segments.set_aside(path, found.segment.size if found.segment else 0)
+        aside = segments.copy_aside(path)
         log.error("the decision log's %s is damaged, %s; set aside as %s", quote(path.name), why, quote(aside.name))
         for old in sorted(self._folder.glob("*.damaged"))[:-MOST_ASIDE]:
             old.unlink()
+        if found.segment is not None:
+            found.segment.is_open = False
+        self._to_cut.append((path, found.segment.size if found.segment else 0))
+
+    def _cut_damaged(self) -> None:
+        while self._to_cut:
+            segments.cut(*self._to_cut[0])
+            self._to_cut.pop(0)
 
     def _tell_lost(self, first: int, last: int) -> None:
         first = max(first, self.kept + 1)
         if first <= last:
             self.dropped += last - first + 1
             self._owed.append(gap(first, last, self._clock()))
-
-
-def _read_number(path: Path) -> int:
-    """The number in a file; 0 when there is none to trust."""
-    with suppress(OSError, ValueError):
-        return max(0, int(path.read_bytes()[:32]))
-    return 0
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ its hash, and its document, which is JSON and so has no line break in it.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -54,13 +55,16 @@ class Cursor(NamedTuple):
 
 @dataclass(slots=True)
 class Segment:
-    """One file: where the chain was before it and after it, and how many of its bytes count."""
+    """One file: where the chain was before it and after it, how many of its bytes count, where the first record is,
+    and whether records may be added.
+    """
 
     path: Path
     start: Head
     end: Head
     size: int
     first: int
+    is_open: bool = True
 
     @classmethod
     def create(cls, folder: Path, start: Head) -> "Segment":
@@ -72,6 +76,11 @@ class Segment:
             _write(file, header, 0)
         sync_folder(folder)
         return cls(path, start, start, len(header), len(header))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no record."""
+        return self.end == self.start
 
     @property
     def beginning(self) -> Cursor:
@@ -108,6 +117,13 @@ class Found(NamedTuple):
     segment: Segment | None
     told: list[tuple[int, int]]
     rest: bytes
+
+    def taken(self, sequence: int) -> int:
+        """The newest sequence that what is not right any more can have taken, after `sequence`."""
+        for line in self.rest.removesuffix(b"\n").split(b"\n") if self.rest else ():
+            number = re.match(rb"[0-9]{1,18} ", line)
+            sequence = max(sequence + 1, int(number[0]) if number else 0)
+        return sequence
 
 
 def name(start: Head) -> str:
@@ -158,19 +174,22 @@ def sealed(head: Head, sequence: int, document: bytes) -> Record:
     return Record(sequence, document, head.hash, digest.digest())
 
 
-def set_aside(path: Path, right: int) -> Path:
-    """Keep the damaged file at `path` under another name, and of it only the first `right` bytes; 0: nothing."""
+def copy_aside(path: Path) -> Path:
+    """Keep a copy of the damaged file at `path` for people to look at."""
     aside = path.with_suffix(".damaged")
-    if right:
-        shutil.copyfile(path, aside)
-        aside.chmod(0o600)
+    shutil.copyfile(path, aside)
+    aside.chmod(0o600)
+    return aside
+
+
+def cut(path: Path, right: int) -> None:
+    """Leave of the file at `path` its first `right` bytes; 0: nothing."""
+    if not right:
+        path.unlink(missing_ok=True)
+    elif path.exists():
         with _opened(path, os.O_WRONLY) as file:
             os.ftruncate(file, right)
             os.fsync(file)
-    else:
-        path.replace(aside)
-    sync_folder(path.parent)
-    return aside
 
 
 def sync_folder(folder: Path) -> None:
