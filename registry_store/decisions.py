@@ -24,7 +24,7 @@ MOST_COUNTED = 10_000
 
 @dataclass(slots=True)
 class Received:
-    """What a report brought: `sequence` up to which the sidecar's log is kept now."""
+    """What a report brought: `sequence` is the newest that is kept now of a log of this name."""
 
     sequence: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -168,7 +168,7 @@ def _follow(log: DecisionLog, report: Report, new: Set[str]) -> Received:
     A repeat whose decision was not kept, or the last record with another hash, is of another log under the same name:
     that of a folder that was copied, or set back.
     """
-    received = Received(sequence=report.entries[-1].sequence)
+    received = Received()
     for entry in report.entries:
         is_new = isinstance(entry.content, Reported) and entry.content.decision_id in new
         if entry.sequence <= log.sequence:
@@ -183,6 +183,7 @@ def _follow(log: DecisionLog, report: Report, new: Set[str]) -> Received:
             log.sequence, log.hash = entry.sequence, entry.hash
         if forked:
             received.breaks.append(entry.sequence)
+    received.sequence = log.sequence
     return received
 
 

@@ -84,14 +84,14 @@ async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> Non
     log = Log()
     records = log.records(*(decision(cost_micros=7) for _ in range(6)))
     async with reporter(fresh) as sidecar:
-        for cut in (slice(0, 3), slice(0, 3), slice(1, 5), slice(5, 6), slice(0, 6)):
-            request = pb.ReportDecisionsRequest(node_id="node-1", records=records[cut])
-            assert await sidecar.send(request) == records[cut][-1].sequence
+        for first, last, newest in ((0, 3, 3), (0, 3, 3), (1, 5, 5), (0, 2, 5), (5, 6, 6), (0, 6, 6)):
+            request = pb.ReportDecisionsRequest(node_id="node-1", records=records[first:last])
+            assert await sidecar.send(request) == newest
     assert len(kept(fresh)) == 6
     assert counted(fresh) == {"allow": (6, 42)}
     assert log_of(fresh) == (6, log.hash.hex(), 0, 0)
     assert metric(fresh, "registry_store_decisions_total", outcome="allow") == 6
-    assert metric(fresh, "registry_store_decision_repeats_total") == 3 + 2 + 6
+    assert metric(fresh, "registry_store_decision_repeats_total") == 3 + 2 + 2 + 6
 
 
 async def test_batches_at_once_are_kept_once(fresh: Served) -> None:
@@ -163,14 +163,17 @@ def log_document() -> bytes:
 
 
 async def test_a_log_that_was_set_back_loses_nothing(fresh: Served) -> None:
-    """A sidecar whose folder was restored uses sequences again: its new decisions are kept, and each is a break."""
+    """A sidecar whose folder was restored uses sequences again: its new decisions are kept, and each is a break.
+
+    The answer tells it up to where its log is known, so that it can go on from there.
+    """
     log = Log()
     before = log.report(*(decision() for _ in range(3)))
     restored = log.copy()
     async with reporter(fresh) as sidecar:
         await sidecar.send(before)
         await sidecar.send(log.report(*(decision() for _ in range(4))))
-        assert await sidecar.send(restored.report(decision(), decision())) == 5
+        assert await sidecar.send(restored.report(decision(), decision())) == 7
         assert log_of(fresh) == (7, log.hash.hex(), 0, 2)
         await sidecar.send(restored.report(decision(), decision()))
         assert log_of(fresh)[3] == 4
