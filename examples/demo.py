@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
 CHANGE_SECONDS = 10.0
 STOP_SECONDS = 10.0
+AGENTS = "/agents/registry"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 COLOURS = {"allow": "green", "require_approval": "yellow", "escalate": "magenta", "block": "red"}
 ACTIONS = (
@@ -57,9 +59,9 @@ class Registry(NamedTuple):
     pool: urllib3.PoolManager
     url: str
 
-    def call(self, method: str, path: str, body: object) -> dict[str, Any]:
-        """One request; `DemoError` unless it succeeds."""
-        response = self.pool.request(method, f"{self.url}/api/agents/registry{path}", body=json.dumps(body))
+    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One request to a path below /api; `DemoError` unless it succeeds."""
+        response = self.pool.request(method, f"{self.url}/api{path}", body=json.dumps(body) if body else None)
         if response.status >= 300:
             raise DemoError(f"{method} {path}: {response.status} {response.data.decode()}")
         answer: dict[str, Any] = response.json()
@@ -118,6 +120,7 @@ def show(stack: ExitStack, folder: Path) -> None:
     until(lambda: agent.evaluate(LARGE, dry_run=True).policy, CHANGE_SECONDS, "the policy did not arrive")
 
     decide(agent)
+    ask_a_person(registry, agent)
     change_policy(registry, agent, policy_id)
     meet_the_limit(registry, agent)
     lose_the_store(store, agent)
@@ -126,9 +129,9 @@ def show(stack: ExitStack, folder: Path) -> None:
 def register(registry: Registry) -> str:
     """Registers the financial agent with its policy, as the examples have them; answers the policy's id."""
     scene("Register an agent and its policy, over HTTP")
-    agent = registry.call("POST", "", example("financial-agent.json"))
+    agent = registry.call("POST", AGENTS, example("financial-agent.json"))
     console.print(f"agent  [bold]{agent['agent_id']}[/bold], version {agent['version']}, {agent['status']}")
-    policy = registry.call("POST", f"/{agent['agent_id']}/policies", example("high-value-policy.json"))
+    policy = registry.call("POST", f"{AGENTS}/{agent['agent_id']}/policies", example("high-value-policy.json"))
     console.print(f"policy [bold]{policy['policy_name']}[/bold], for an action with")
     console.print(f"  {json.dumps(policy['conditions'])}")
     policy_id: str = policy["policy_id"]
@@ -157,12 +160,36 @@ def decide(agent: AscendClient) -> None:
         raise DemoError(f"only {', '.join(seen)} appeared")
 
 
+def ask_a_person(registry: Registry, agent: AscendClient) -> None:
+    """Has the payment approved while the agent waits; then it passes, once."""
+    scene("Have a person approve the payment")
+    held = agent.evaluate(LARGE)
+    approvers = ", ".join(held.action_params["approvers"])
+    console.print(f"{LARGE.action_type} of {LARGE.amount:,.0f}: {coloured(held)} of {approvers}")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(agent.wait_for_approval, held, CHANGE_SECONDS)
+        until(lambda: newest_pending(registry) == held.approval_id, CHANGE_SECONDS, "nobody was asked")
+        registry.call("POST", f"/approvals/{held.approval_id}/approve", {"comment": "invoice 4711 checked"})
+        approval, seconds = timed(waiting.result)
+    console.print(f"{approval.state} ({approval.comment}); the agent was told {seconds * 1e3:.1f} ms later")
+    first, second = (agent.evaluate(LARGE, approval_id=held.approval_id) for _ in range(2))
+    console.print(f"the same again: {coloured(first)} {first.reason}; and once more: {coloured(second)}")
+    if (first.reason, bool(second)) != ("APPROVED", False):
+        raise DemoError(f"the approval was not used once: {first.message}, {second.message}")
+
+
+def newest_pending(registry: Registry) -> str:
+    """The id of the approval that people were asked for last."""
+    pending = registry.call("GET", "/approvals?status=pending&limit=1")["approvals"]
+    return pending[0]["approval_id"] if pending else ""
+
+
 def change_policy(registry: Registry, agent: AscendClient, policy_id: str) -> None:
     """Raises the policy's amount, and times how long the old decision lasts after the answer."""
     scene("Change the policy")
     before = agent.evaluate(LARGE)
     conditions = {"action_type": "transaction.process", "amount_above": 20000}
-    registry.call("PUT", f"/{agent.agent_id}/policies/{policy_id}", {"conditions": conditions})
+    registry.call("PUT", f"{AGENTS}/{agent.agent_id}/policies/{policy_id}", {"conditions": conditions})
     _, seconds = timed(
         lambda: until(
             lambda: agent.evaluate(LARGE, dry_run=True).outcome != before.outcome,
@@ -188,7 +215,9 @@ def meet_the_limit(registry: Registry, agent: AscendClient) -> None:
     if decision.reason != "RATE_LIMIT_EXCEEDED":
         raise DemoError(f"refused for {decision.reason}")
     console.print(f"{admitted} more pass, then {coloured(decision)} {decision.reason}:\n  {decision.message}")
-    registry.call("PUT", f"/{agent.agent_id}", {"max_actions_per_minute": 200, "version_notes": "demo: more room"})
+    registry.call(
+        "PUT", f"{AGENTS}/{agent.agent_id}", {"max_actions_per_minute": 200, "version_notes": "demo: more room"}
+    )
     until(lambda: agent.evaluate(READ, dry_run=True), CHANGE_SECONDS, "the new limit did not arrive")
     decision = agent.evaluate(READ)
     console.print(f"with a limit of 200: {coloured(decision)}, {decision.rate_remaining.minute} left this minute")

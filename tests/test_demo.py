@@ -29,13 +29,14 @@ def is_running(pid: int) -> bool:
 
 
 async def test_the_demo_shows_what_it_promises() -> None:
-    """All four outcomes, a change and how long it took, the limit, and decisions without the store."""
+    """All four outcomes, an approval, a change and how long it took, the limit, and decisions without the store."""
     process = await demo()
     async with asyncio.timeout(2 * BOUND_SECONDS):
         out = (await process.communicate())[0].decode()
     assert process.returncode == 0, out
     for outcome in ("allow", "require_approval", "escalate", "block"):
         assert f"│ {outcome} " in out
+    assert "the same again: allow APPROVED; and once more: require_approval" in out
     assert re.search(r"require_approval → allow,\s+[0-9.]+ ms after the registry's answer", out)
     assert "block RATE_LIMIT_EXCEEDED" in out
     assert "the store has ended with code 0\napi.read on banking_api: allow" in out
