@@ -20,7 +20,7 @@ class Echo:
         self.dropped = 0
         self._file = file
         self._most_bytes = most_bytes
-        self._waiting = 0
+        self.waiting = 0
         self._queue: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="decision-log-echo", daemon=True)
@@ -30,10 +30,10 @@ class Echo:
         """Have these written soon, or count them as dropped."""
         size = sum(map(len, documents))
         with self._lock:
-            if not self._thread.is_alive() or self._waiting + size > self._most_bytes:
+            if not self._thread.is_alive() or self.waiting + size > self._most_bytes:
                 self.dropped += len(documents)
                 return
-            self._waiting += size
+            self.waiting += size
         self._queue.put(documents)
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class Echo:
                 self._give_up(len(documents))
                 return
             with self._lock:
-                self._waiting -= sum(map(len, documents))
+                self.waiting -= sum(map(len, documents))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -62,7 +62,7 @@ class Echo:
 
     def _give_up(self, dropped: int) -> None:
         with self._lock:
-            self._waiting = self._most_bytes + 1  # from here on `put` has no room
+            self.waiting = self._most_bytes + 1  # from here on `put` has no room
             self.dropped += dropped
         while not self._queue.empty():
             self.dropped += len(self._queue.get())

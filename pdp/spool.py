@@ -222,7 +222,7 @@ class Spool:
             return 1
         if len(content) <= MOST_DOCUMENT_BYTES:
             return content
-        log.error("decision %s is larger than %d bytes, too large to log", entry.answer.decision_id, len(content))
+        log.error("decision %s takes %d bytes, too many to be logged", entry.answer.decision_id, len(content))
         return 1
 
     def _bound_unwritten(self) -> None:

@@ -3,8 +3,10 @@
 import shutil
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -108,8 +110,27 @@ class Lives(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+class MoreLives(Lives):
+    """The same, for as long as there is patience."""
+
+
 Lives.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+MoreLives.TestCase.settings = settings(max_examples=5000, stateful_step_count=50, deadline=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unflushed() -> Iterator[None]:
+    """Its crashes are those of a process, which the kernel's cache outlives; waiting for the disk shows nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _file: None)
+        patch.setattr("os.fdatasync", lambda _file: None)
+        yield
 
 
 class TestLives(Lives.TestCase):  # type: ignore[misc]  # Hypothesis makes the class at run time
     """Whatever happens, each record that was on the disk is sent as it was, or told to be lost."""
+
+
+@pytest.mark.soak
+class TestMoreLives(MoreLives.TestCase):  # type: ignore[misc]  # likewise
+    """Likewise, in longer and more lives."""
