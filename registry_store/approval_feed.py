@@ -156,7 +156,7 @@ class ApprovalFeed:
                 watch.end(NotFound(f"no approval `{approval_id}`"))
 
     def _tell_of_time(self, now: datetime) -> None:
-        for standing in [one for one in self._standings.values() if one.at(now) != one]:
+        for standing in [one for one in self._standings.values() if one.expires_at <= now and not one.final]:
             self._tell(standing.at(now))
 
     def _tell(self, standing: Standing) -> None:

@@ -54,19 +54,19 @@ class ApprovalService:
 
     async def _used(self, request: pb.UseApprovalRequest, caller: Caller) -> pb.UseApprovalResponse:
         approval_id, claim = _id(request.approval_id), _claim(request)
-        now = datetime.now(UTC)
         async with self._store.database.reading() as session:
             approval = await approvals.get(session, approval_id)
-        # Only what will be granted is worth the writers' lock, under which it is judged anew.
-        if approvals.judge(approval, claim, now) is Use.GRANTED and approval.use_id is None:
-            actor = Actor(caller.name, "system", now, caller.key_id)
-            return await retried(self._use_up, approval_id, claim, actor)
-        return _answer(approvals.judge(approval, claim, now), approvals.standing_of(approval, now))
+        now = datetime.now(UTC)
+        verdict = approvals.judge(approval, claim, now)
+        if verdict is Use.GRANTED and approval.use_id is None:  # only that is worth the writers' lock
+            return await retried(self._use_up, approval_id, claim, caller)
+        return _answer(verdict, approvals.standing_of(approval, now))
 
-    async def _use_up(self, approval_id: str, claim: Claim, actor: Actor) -> pb.UseApprovalResponse:
+    async def _use_up(self, approval_id: str, claim: Claim, caller: Caller) -> pb.UseApprovalResponse:
         async with self._store.database.writing() as session:
             approval = await approvals.get(session, approval_id)
             first = approval.use_id is None
+            actor = Actor(caller.name, "system", datetime.now(UTC), caller.key_id)
             verdict = await approvals.use(session, approval, claim, actor)
         if first and verdict is Use.GRANTED:
             self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
