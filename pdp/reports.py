@@ -14,7 +14,7 @@ from registry_store.v1 import sync_pb2 as pb
 
 MOST_RECORDS = 1000
 REST_SECONDS = 1.0
-"""Between batches that are not full, so that a thousand sidecars are no burden; an urgent record does not wait."""
+"""Once all is sent, so that a thousand sidecars are no burden; an urgent record does not wait for it."""
 DRAIN_SECONDS = 1.0
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 
@@ -45,10 +45,10 @@ class Reporter:
         while True:
             self._spool.flushed.clear()
             self._spool.urgent.clear()
-            sent: int = await self._retrying(self._send_next)
-            if sent == 0:
+            sent: list[Record] = await self._retrying(self._send_next)
+            if not sent:
                 await self._spool.flushed.wait()
-            elif sent < MOST_RECORDS:
+            elif sent[-1].sequence == self._spool.last:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(REST_SECONDS):
                         await self._spool.urgent.wait()
@@ -65,7 +65,7 @@ class Reporter:
         metrics.watch_total("pdp_decisions_shipped", "Records that the store has kept", lambda: self.shipped)
         metrics.watch_total("pdp_decisions_refused", "Records that the store would not have", lambda: self.refused)
 
-    async def _send_next(self) -> int:
+    async def _send_next(self) -> list[Record]:
         records = await self._next()
         if records:
             await self._uplink.here()
@@ -73,7 +73,7 @@ class Reporter:
             if self._away:
                 self._away = False
                 log.info("decisions are sent again")
-        return len(records)
+        return records
 
     async def _next(self) -> list[Record]:
         records = await self._spool.unsent(MOST_RECORDS)

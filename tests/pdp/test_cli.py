@@ -94,6 +94,9 @@ async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> 
         ("--drain-seconds=x", "pdp: Invalid value for '--drain-seconds'"),
         ("--log-level=loud", "pdp: Invalid value for '--log-level'"),
         ("--data-dir=/dev/null/x", "pdp: `--data-dir`: cannot use `/dev/null/x`: Not a directory"),
+        ("--redact=a..b", "pdp: `--redact`: `a..b` is not a dotted path, as `customer.ssn` or `cards.*.number`"),
+        ("--log-bytes=1", "pdp: `--log-bytes`: `1` is not within 1048576 to 68719476736"),
+        ("--log-full=wait", "pdp: Invalid value for '--log-full'"),
         ("--surprise", "pdp: No such option"),
     ],
 )

@@ -70,6 +70,9 @@ def test_one_of_three_subscriptions_is_given(
         ({"tags": "finance,", "all_agents": False}, "`--tags`: [1]: is empty"),
         ({"drain_seconds": -1}, "`--drain-seconds`: `-1` is not within 0 to 3600"),
         ({"drain_seconds": float("nan")}, "`--drain-seconds`: `nan` is not within 0 to 3600"),
+        ({"log_bytes": 1000}, "`--log-bytes`: `1000` is not within 1048576 to 68719476736"),
+        ({"log_full": "wait"}, "`--log-full`: `wait` is not one of drop, block"),
+        ({"redact": ["customer..ssn"]}, "`--redact`: `customer..ssn` is not a dotted path, as `customer.ssn` or"),
         ({"key_file": Path("/nonexistent")}, "`--key-file`: cannot read `/nonexistent`: No such file or directory"),
     ],
 )
@@ -79,6 +82,15 @@ def test_a_wrong_setting_is_named(given: dict[str, Any], changes: dict[str, Any]
         Settings.from_text(**given | changes)
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
+
+
+def test_paths_to_redact_are_read_from_text(given: dict[str, Any]) -> None:
+    """As many as are given."""
+    redact = Settings.from_text(**given, redact=["customer.ssn", "cards.*.number"]).redact
+    assert redact({"customer": {"ssn": "1"}, "cards": [{"number": "2"}]}) == {
+        "customer": {"ssn": "[redacted]"},
+        "cards": [{"number": "[redacted]"}],
+    }
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"two words", b"k" * 2000, b"\xff\xfe"])

@@ -1,0 +1,265 @@
+"""Decisions from a sidecar to its store, both real, through restarts, kills and a store that is away."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from pdp.redaction import Redaction
+from pdp.settings import SettingsError
+from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from tests.programs import BIN, started
+from tests.waiting import BOUND_SECONDS, eventually_gives
+from tests.whole import AGENT, FINANCIAL, Answer, Central, settings, sidecar, store
+
+NOWHERE = "127.0.0.1:1"
+FREE = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
+
+
+async def register(central: Central) -> None:
+    answer = await central.rest.call("POST", "/api/agents/registry", FINANCIAL | FREE)
+    assert answer.status == 201, answer
+
+
+async def decisions(central: Central, count: int) -> list[dict[str, Any]]:
+    """What the store has of the agent, oldest first, once it has so many; nothing of it broken or missing."""
+
+    async def found() -> Answer:
+        return await central.rest.call("GET", f"/api/decisions?agent_id={AGENT}&limit=500")
+
+    page = await eventually_gives(found, lambda answer: answer.body["total"] >= count)
+    assert (page.body["total"], page.body["missing"], page.body["breaks"]) == (count, 0, 0)
+    one_by_one: list[dict[str, Any]] = page.body["decisions"]
+    while len(one_by_one) < count:
+        before = one_by_one[-1]["decision_id"]
+        path = f"/api/decisions?agent_id={AGENT}&limit=500&before={before}"
+        one_by_one += (await central.rest.call("GET", path)).body["decisions"]
+    return one_by_one[::-1]
+
+
+async def test_every_decision_is_with_the_store_as_it_was_answered(tmp_path: Path) -> None:
+    """Each outcome, dry runs too; each once, in order, attributes redacted."""
+    async with store(tmp_path) as central:
+        await register(central)
+        given = settings(tmp_path, central.grpc_address)
+        async with sidecar(given) as beside:
+            await beside.sidecar.reached(1)
+            answers = [
+                await beside.evaluate(risk_score=10),
+                await beside.evaluate(risk_score=85),
+                await beside.evaluate(resource="production_secrets"),
+                await beside.evaluate(risk_score=10, dry_run=True),
+            ]
+            found = await decisions(central, 4)
+    assert [one["decision_id"] for one in found] == [answer.decision_id for answer in answers]
+    assert [one["answer"]["outcome"] for one in found] == ["allow", "escalate", "block", "allow"]
+    assert [one["dry_run"] for one in found] == [False, False, False, True]
+    assert [one["sequence"] for one in found] == [1, 2, 3, 4]
+    assert found[0]["latency_seconds"] > 0
+
+
+async def test_attributes_that_are_redacted_never_leave_the_sidecar(tmp_path: Path) -> None:
+    """Neither to the disk nor to the store."""
+    async with store(tmp_path) as central:
+        await register(central)
+        given = settings(tmp_path, central.grpc_address, redact=Redaction.of(["customer.ssn"]))
+        async with sidecar(given) as beside:
+            await beside.sidecar.reached(1)
+            attributes = {"customer": {"ssn": "123-45-6789", "tier": 2}}
+            action = {"agent_id": AGENT, "action_type": "api.read", "resource": "banking_api", "attributes": attributes}
+            assert (await beside.http.call("POST", "/v1/evaluate", {"action": action})).status == 200
+            (found,) = await decisions(central, 1)
+    assert found["action"]["attributes"] == {"customer": {"ssn": "[redacted]", "tier": 2}}
+    assert not any(b"123-45-6789" in content for content in all_bytes(tmp_path))
+
+
+def all_bytes(folder: Path) -> list[bytes]:
+    """The content of every file in `folder`."""
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_decisions_that_were_made_while_the_store_was_away_come_with_its_return(tmp_path: Path) -> None:
+    """Also after the sidecar itself was started anew meanwhile."""
+    async with store(tmp_path) as central:
+        await register(central)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.sidecar.reached(1)
+            await beside.evaluate(risk_score=10)
+            await decisions(central, 1)
+    for _ in range(2):
+        async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+            for _ in range(20):
+                await beside.evaluate(risk_score=10)
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await beside.evaluate(risk_score=10)
+        found = await decisions(central, 42)
+        shipped = ("pdp_decisions_shipped_total", ())
+        await eventually_gives(beside.samples, lambda samples: samples[shipped] == 41)
+    assert [one["sequence"] for one in found] == list(range(1, 43))
+
+
+async def test_a_stop_sends_what_was_decided_last(tmp_path: Path) -> None:
+    """Nothing waits on the disk of a pod that may never come back."""
+    async with store(tmp_path) as central:
+        await register(central)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.sidecar.reached(1)
+            for _ in range(100):
+                await beside.evaluate(risk_score=10)
+        found = await central.rest.call("GET", f"/api/decisions?agent_id={AGENT}&limit=1")
+    assert found.body["total"] == 100
+
+
+def arguments(folder: Path, store_address: str) -> list[str]:
+    """The command line of a sidecar on free ports."""
+    return [
+        "serve",
+        f"--store={store_address}",
+        f"--key-file={folder / 'sidecar.key'}",
+        "--all-agents",
+        "--listen=127.0.0.1:0",
+        "--http=127.0.0.1:0",
+        f"--data-dir={folder / 'sidecar'}",
+        "--log-format=json",
+    ]
+
+
+@asynccontextmanager
+async def stub(address: str) -> AsyncIterator[PolicyDecisionPointStub]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield PolicyDecisionPointStub(channel)
+
+
+async def ask_until_it_dies(address: str, answered: list[str]) -> None:
+    """Decision after decision, as fast as they go, until there is no answer."""
+    action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
+    async with stub(address) as sidecar:
+        while True:
+            try:
+                answer = await sidecar.Evaluate(pb.EvaluateRequest(action=action), timeout=BOUND_SECONDS)
+            except grpc.aio.AioRpcError:
+                return
+            answered.append(answer.decision_id)
+
+
+def on_disk(folder: Path) -> list[str]:
+    """The decisions in the log as it lies there, in whole lines."""
+    whole = [line for path in sorted((folder / "sidecar" / "decisions").glob("*.log")) for line in lines_of(path)]
+    return [json.loads(line.split(b" ", 2)[2])["decision_id"] for line in whole]
+
+
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[1:-1]
+
+
+async def test_a_sidecar_that_is_killed_under_load_loses_no_decision_that_was_on_the_disk(tmp_path: Path) -> None:
+    """What it lost are the newest alone; after its return the store has the rest, in order, the chain unbroken."""
+    answered: list[str] = []
+    async with store(tmp_path) as central:
+        await register(central)
+        async with started("pdp", *arguments(tmp_path, central.grpc_address)) as program:
+            address = (await program.logged("listening"))["grpc"][0]
+            await program.logged("in sync")
+            load = [asyncio.create_task(ask_until_it_dies(address, answered)) for _ in range(8)]
+            await decisions_reach(central, 200)
+            program.process.send_signal(signal.SIGKILL)
+            await asyncio.gather(*load)
+            await program.process.wait()
+        written = on_disk(tmp_path)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.evaluate(risk_score=10)
+            found = [one["decision_id"] for one in await decisions(central, len(written) + 1)]
+    assert found[:-1] == written
+    assert written == sorted(written)
+    assert set(answered[: len(written) - 8]) <= set(written), "only the newest are lost"
+
+
+async def decisions_reach(central: Central, count: int) -> None:
+    path = f"/api/decisions?agent_id={AGENT}&limit=1"
+    await eventually_gives(lambda: central.rest.call("GET", path), lambda answer: answer.body["total"] >= count)
+
+
+async def test_a_full_log_that_may_lose_nothing_stops_decisions_until_there_is_room(tmp_path: Path) -> None:
+    """UNAVAILABLE and 503 while it is full; all of it is with the store in the end."""
+    async with store(tmp_path) as central:
+        await register(central)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.sidecar.reached(1)
+    action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
+    batch = pb.EvaluateBatchRequest(requests=[pb.EvaluateRequest(action=action)] * 200)
+    given: dict[str, Any] = {"log_bytes": 1 << 20, "log_full": "block"}
+    made = 0
+    async with sidecar(settings(tmp_path, NOWHERE, **given)) as beside:
+        refused: list[pb.EvaluateResult] = []
+        while not refused:
+            results = (await beside.stub.EvaluateBatch(batch, timeout=10)).results
+            refused = [result for result in results if result.HasField("error")]
+            made += len(results) - len(refused)
+            assert made < 5000, "a mebibyte is never full"
+        json_door = await beside.http.call("POST", "/v1/evaluate", {"action": {"agent_id": AGENT, "action_type": "x"}})
+    assert refused[0].error.message == "the decision log is full, and may lose nothing"
+    assert json_door.status == 503
+    async with (
+        store(tmp_path) as central,
+        sidecar(settings(tmp_path, central.grpc_address, **given)) as beside,
+    ):
+        await decisions(central, made)
+        assert (await beside.evaluate(risk_score=10)).outcome == pb.OUTCOME_ALLOW
+        await decisions(central, made + 1)
+
+
+async def test_a_folder_that_cannot_hold_the_log_stops_the_start(tmp_path: Path) -> None:
+    """With the setting's name."""
+    (tmp_path / "sidecar").mkdir()
+    (tmp_path / "sidecar" / "decisions").write_text("")
+    with pytest.raises(SettingsError, match="`--data-dir`: cannot use the decision log in .*: File exists"):
+        async with sidecar(settings(tmp_path, NOWHERE)):
+            pass
+
+
+@pytest.mark.parametrize("reader", ["reads", "is gone"])
+async def test_decisions_are_lines_on_standard_output_if_asked(tmp_path: Path, reader: str) -> None:
+    """The same documents that the store gets; a reader that goes away stops nothing."""
+    async with store(tmp_path) as central:
+        await register(central)
+        reading, writing = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            BIN / "pdp",
+            *arguments(tmp_path, central.grpc_address),
+            "--log-decisions",
+            stdout=writing,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(writing)
+        try:
+            assert process.stderr is not None
+            address = ""
+            async with asyncio.timeout(BOUND_SECONDS):
+                while b"in sync" not in (line := await process.stderr.readline()):
+                    address = json.loads(line).get("grpc", [address])[0]
+            if reader == "is gone":
+                os.close(reading)
+            async with stub(address) as asked:
+                action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
+                for _ in range(3):
+                    await asked.Evaluate(pb.EvaluateRequest(action=action), timeout=10)
+                found = await decisions(central, 3)
+                if reader == "reads":
+                    lines = (await asyncio.to_thread(os.read, reading, 1 << 20)).splitlines()
+                    assert [json.loads(line)["decision_id"] for line in lines] == [one["decision_id"] for one in found]
+                    os.close(reading)
+            process.terminate()
+            async with asyncio.timeout(BOUND_SECONDS):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
