@@ -19,7 +19,7 @@ from tests import postgresql
 from tests.postgresql import Cluster
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.reporting import Log, decision, new_id, reporter
-from tests.registry_store.serving import Served, in_own_loop, in_thread, served
+from tests.registry_store.serving import WAIT_SECONDS, Served, in_own_loop, in_thread, served
 from tests.registry_store.test_decisions import counted, kept, log_of
 from tests.waiting import eventually, eventually_gives
 
@@ -106,7 +106,8 @@ async def held(store: Served, node_id: str) -> AsyncIterator[None]:
             await release.wait()
 
     holding = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hold(), store.loop))
-    await ready.wait()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await ready.wait()
     try:
         yield
     finally:
