@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -291,11 +290,11 @@ async def test_a_wait_ends_after_its_time(settings: Settings) -> None:
 
 
 async def test_a_store_without_its_database_sends_those_who_wait_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once it has been silent for some seconds."""
     monkeypatch.setattr("registry_store.approval_feed.SILENCE_SECONDS", 0.0)
-    database = Database(database_url(f"sqlite:///{tmp_path / 'nowhere' / 'registry.db'}"))
+    database = Database(database_url("postgresql://nobody@127.0.0.1:1/nowhere"))
     feed = ApprovalFeed(database)
     running = asyncio.create_task(feed.run())
     with feed.watching(str(uuid4())) as watch, pytest.raises(ClosedError, match="database is out of reach"):
