@@ -1,7 +1,6 @@
 """What a sidecar reports: messages → entries of its decision log, each checked by itself."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -187,10 +186,6 @@ def _storable(raw: bytes, value: Any) -> Any:
     """
     if raw.count(b"[") + raw.count(b"{") > MOST_DEPTH and depth_exceeds(value, MOST_DEPTH):
         raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:  # `1e999` is read as infinite
-        raise ValueError("it holds a number that is too large") from None
     return _without_nul(value) if b"\\u0000" in raw else value
 
 

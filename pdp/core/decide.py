@@ -49,7 +49,10 @@ def decide(
     if agent.budget_micros is not None and usage.spent(local.day) + cost > agent.budget_micros:
         retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
         return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
-    return _judge(agent, server, action, risk, local, approved)
+    decision = _judge(agent, server, action, risk, local)
+    if approved and decision.outcome in NEEDING_A_PERSON:
+        _let_pass(decision, action)
+    return decision
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
@@ -113,9 +116,9 @@ def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) 
 
 
 def _judge(
-    agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime, approved: bool
+    agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime
 ) -> Decision:
-    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, MFA; and the approval."""
+    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, and MFA."""
     needs_mfa = risk > agent.requires_mfa_above and not action.mfa_verified
     policies = agent.policies
     shadow = _holding(policies.shadows, action, risk, local) if policies.shadows else ()
@@ -132,8 +135,6 @@ def _judge(
         outcome, reason = REQUIRE_APPROVAL, Reason.RISK_NEEDS_APPROVAL
     if outcome is ALLOW and needs_mfa:
         outcome, reason = REQUIRE_APPROVAL, Reason.MFA_REQUIRED
-    if approved and outcome in NEEDING_A_PERSON:
-        outcome, reason, needs_mfa = ALLOW, Reason.APPROVED, False
     cost = action.estimated_cost_micros or 0
     return Decision(
         outcome,
@@ -145,6 +146,12 @@ def _judge(
         cost if outcome is ALLOW else 0,
         shadow,
     )
+
+
+def _let_pass(decision: Decision, action: Action) -> None:
+    """Allow what was left to a person, who has approved it."""
+    decision.outcome, decision.reason, decision.mfa_required = ALLOW, Reason.APPROVED, False
+    decision.cost_micros = action.estimated_cost_micros or 0
 
 
 def _first_holding(

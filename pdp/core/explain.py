@@ -100,7 +100,7 @@ def explain(records: Records, action: Action, usage: History, now: Now, *, appro
 
 
 def walk(situation: Situation) -> Explanation:
-    """The procedure itself: the first stage that rules decides; MFA may hold back an allow, a person let pass the rest."""
+    """The procedure itself: the first stage that rules decides; MFA may hold back an allow; a person may let pass."""
     ruling: Ruling | None = None
     told = []
     for name, stage in STAGES:

@@ -2,20 +2,30 @@
 
 import json
 from collections import Counter
+from math import isinf
 from typing import Any, NoReturn
 
 
 def loads(raw: bytes) -> Any:
-    """The value of a JSON text. `ValueError` for NaN and Infinity, for half of a surrogate pair, for a name that stands
-    in an object twice, and for text nested too deep; the message fits after "is not JSON: ".
+    """The value of a JSON text. `ValueError` for NaN, Infinity and numbers read as that, for half of a surrogate pair,
+    for a name that stands in an object twice, and for text nested too deep; the message fits after "is not JSON: ".
     """
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+        value = json.loads(
+            raw, parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
+        )
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if b"\\ud" in raw.lower():
         json.dumps(value, ensure_ascii=False).encode()  # half of a pair has no UTF-8: UnicodeEncodeError
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"`{text[:20]}` is too large for a number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:
