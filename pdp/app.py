@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -33,6 +34,8 @@ from pdp.uplink import Uplink
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
 SAVE_SECONDS = 10.0
+SWITCH_SECONDS = 0.0005
+"""So long may a thread keep a decision waiting for Python's lock, which by itself is 5 ms."""
 TIMING = Timing()
 
 log = logging.getLogger(__name__)
@@ -77,6 +80,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs a sidecar until `stop` is set, or until one of its tasks fails, which is raised."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     async with running(settings) as sidecar:
         log.info(
             "listening for gRPC on %s, for HTTP on %s",

@@ -168,8 +168,7 @@ class Spool:
         return self._size.unsent + len(self._pending)
 
     async def _flush(self) -> bool:
-        entries, lost, urgent = self._pending, self._lost, self._urgent
-        self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
+        entries, lost, urgent = self._take()
         try:
             await self._in_thread(lambda: self._write(entries, lost))
         except Exception as error:
@@ -185,6 +184,12 @@ class Spool:
         if urgent:
             self.urgent.set()
         return True
+
+    def _take(self) -> tuple[deque[Entry], int, bool]:
+        """What waits, how much before it is lost, and whether there is a hurry; from now on nothing waits."""
+        taken = self._pending, self._lost, self._urgent
+        self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
+        return taken
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:

@@ -220,7 +220,7 @@ async def test_a_folder_that_cannot_hold_the_log_stops_the_start(tmp_path: Path)
     """With the setting's name."""
     (tmp_path / "sidecar").mkdir()
     (tmp_path / "sidecar" / "decisions").write_text("")
-    with pytest.raises(SettingsError, match="`--data-dir`: cannot use the decision log in .*: File exists"):
+    with pytest.raises(SettingsError, match=r"`--data-dir`: cannot use the decision log in .*: File exists"):
         async with sidecar(settings(tmp_path, NOWHERE)):
             pass
 

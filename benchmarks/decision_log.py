@@ -1,0 +1,141 @@
+"""What the decision log costs: on the decision's own path, in the thread that writes, and by that thread's being there.
+
+python -m benchmarks.decision_log
+"""
+
+import json
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pdp import wire
+from pdp.app import SWITCH_SECONDS
+from pdp.core.model import Action, Now
+from pdp.decision_log import DecisionLog
+from pdp.decision_point import DecisionPoint
+from pdp.metrics import Metrics
+from pdp.record import Entry, document
+from pdp.redaction import NOTHING
+from pdp.spool import Spool
+from pdp.state import Holder, Kind, RawRecord, Source, build
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+AGENT = json.loads((EXAMPLES / "financial-agent.json").read_text())
+POLICY = json.loads((EXAMPLES / "high-value-policy.json").read_text())
+ROUNDS, CALLS = 400, 50
+BATCHES = 50
+
+
+class Nowhere:
+    """A log that keeps nothing."""
+
+    full = False
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        """Forget it."""
+
+
+class Last(Nowhere):
+    """A log that keeps the newest entry."""
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        """Keep it."""
+        self.entry = entry
+
+
+def point(log: Nowhere | Spool) -> DecisionPoint:
+    """A decision point with one agent of one policy and no limits."""
+    limits = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
+    policies = [POLICY | {"policy_id": "p-1", "created_at": "2026-01-01T00:00:00.000000Z"}]
+    record = AGENT | limits | {"status": "active", "version": "1.0.0", "policies": policies}
+    state, _ = build([RawRecord(Kind.AGENT, AGENT["agent_id"], json.dumps(record).encode())], "epoch", 1)
+    holder = Holder()
+    holder.swap(state, Source.LIVE)
+    return DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), log)
+
+
+REQUEST = wire.Request(Action(AGENT["agent_id"], "api.read", "banking_api", risk_score=10))
+
+
+def micros(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Microseconds of one call: the best of many short rounds, so that what else runs here does not count."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        before()
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            work()
+        best = min(best, time.perf_counter() - started)
+    return best / CALLS * 1e6
+
+
+def on_the_path(folder: Path) -> None:
+    """What a decision takes without the log and with it."""
+    free, spool = point(Nowhere()), Spool(DecisionLog(folder, 1 << 30, time.time))
+    logged = point(spool)
+    without = micros(lambda: free.evaluate(REQUEST))
+    with_log = micros(lambda: logged.evaluate(REQUEST), spool._take)
+    print(f"a decision: {without:.1f} us without the log, {with_log:.1f} us with it")
+    spool._take()
+    spool.end()
+
+
+def in_the_thread(folder: Path, entry: Entry) -> None:
+    """What the thread takes for a record: to make, chain and write it, and to read it again to send it."""
+    written = document(entry, NOTHING)
+    batch = [written] * 1000
+    log = DecisionLog(folder, 1 << 30, time.time)
+    started = time.process_time()
+    for _ in range(BATCHES):
+        deque(log.append(deque(batch)), maxlen=0)
+    appended = (time.process_time() - started) / BATCHES / len(batch) * 1e6
+    started = time.process_time()
+    while records := log.after(log.kept, 1000, 2 << 20):
+        log.keep(records[-1].sequence)
+    read = (time.process_time() - started) / BATCHES / len(batch) * 1e6
+    made = micros(lambda: document(entry, NOTHING))
+    print(f"a record of {len(written)} bytes: {made:.1f} us to make, {appended:.1f} to write, {read:.1f} to read again")
+
+
+def lateness(switch_seconds: float, entry: Entry) -> None:
+    """How late an event loop comes to its turn while the thread makes records, by Python's switch interval."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            document(entry, NOTHING)
+
+    sys.setswitchinterval(switch_seconds)
+    thread = threading.Thread(target=write)
+    thread.start()
+    late = []
+    for _ in range(500):
+        started = time.perf_counter()
+        time.sleep(0.002)
+        late.append((time.perf_counter() - started - 0.002) * 1e3)
+    stop.set()
+    thread.join()
+    half = statistics.median(late)
+    print(f"late by {half:.2f} ms at the median, at a switch interval of {switch_seconds * 1e3:g} ms")
+
+
+def main() -> None:
+    """Print what each part takes."""
+    last = Last()
+    point(last).evaluate(REQUEST)
+    print(f"Python {platform.python_version()}")
+    with TemporaryDirectory() as folder:
+        on_the_path(Path(folder) / "path")
+        in_the_thread(Path(folder) / "thread", last.entry)
+    for switch_seconds in (sys.getswitchinterval(), SWITCH_SECONDS):
+        lateness(switch_seconds, last.entry)
+
+
+if __name__ == "__main__":
+    main()
