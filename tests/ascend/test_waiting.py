@@ -40,7 +40,7 @@ async def test_after_the_time_out_the_client_has_what_is_known() -> None:
     bench = Bench()
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
     async with waiting_client(bench) as client:
-        approval = await wait(client, "a1", 0.3)
+        approval = await wait(client, "a1", 2)
     assert (bool(approval), approval.state) == (False, ApprovalState.PENDING)
 
 
