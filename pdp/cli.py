@@ -12,6 +12,7 @@ import click
 
 from pdp import logs
 from pdp.core import strict_json
+from pdp.core.fields import quote
 from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, Settings, SettingsError, address
 
 if TYPE_CHECKING:
@@ -152,6 +153,20 @@ def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
 
     question = ask.Question(_address(target), timeout, ask.action(**action))
     return _tell(question.explain, as_json)
+
+
+@cli.command("verify-log")
+@option("--data-dir", required=True, type=FOLDER, help="The data folder of a sidecar, which may be running.")
+def verify_log(data_dir: Path) -> int:
+    """Check that a decision log is what was written. Exit code 1: it is not."""
+    from pdp import verify
+
+    folder = data_dir / "decisions"
+    if not folder.is_dir():
+        raise SettingsError("--data-dir", f"there is no decision log in {quote(str(data_dir))}")
+    verdict = verify.verify(folder)
+    click.echo("\n".join(verdict.lines))
+    return 0 if verdict.whole else 1
 
 
 def _tell(put: "Callable[[], Told]", as_json: bool) -> int:

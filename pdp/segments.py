@@ -110,11 +110,12 @@ class Segment:
 
 
 class Found(NamedTuple):
-    """What a file holds: a segment, unless its first line is wrong, the gaps that it tells of, and the bytes after
-    what is right.
+    """What a file holds: a segment, unless its first line is wrong, how many records, the gaps that it tells of, and
+    the bytes after what is right.
     """
 
     segment: Segment | None
+    records: int
     told: list[tuple[int, int]]
     rest: bytes
 
@@ -144,14 +145,15 @@ def scan(path: Path, most_bytes: int = MOST_FILE_BYTES) -> Found:
     try:
         start = _start(data[:first])
     except Damaged:
-        return Found(None, [], data)
-    segment, told = Segment(path, start, start, first, first), []
+        return Found(None, 0, [], data)
+    segment, records, told = Segment(path, start, start, first, first), 0, []
     with suppress(Damaged):
         for record, cursor in parsed(data[first:], segment.beginning):
             segment.end, segment.size = record.head, cursor.offset
+            records += 1
             if record.document.startswith(GAP):
                 told.append(_told(record.document))
-    return Found(segment, told, data[segment.size :])
+    return Found(segment, records, told, data[segment.size :])
 
 
 def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
