@@ -6,6 +6,7 @@ from the first to the last sequence that it names was given up, save what the st
 
 import logging
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -148,7 +149,7 @@ class DecisionLog:
         # Unflushed: after a crash an older number stands here, and records are sent twice.
         temporary = self._kept_path.with_suffix(".new")
         with open(temporary, "wb", opener=_private) as file:
-            file.write(b"%d\n" % kept)
+            file.write(b"%d %s\n" % (kept, _check(b"%d" % kept)))
         temporary.replace(self._kept_path)
 
     def _append_some(self, items: deque[Item]) -> list[Record]:
@@ -223,7 +224,9 @@ class DecisionLog:
     def _read_kept(self) -> int:
         """The position as it was noted; where that is lost, what is not here any more counts as sent."""
         with suppress(OSError, ValueError):
-            return max(0, int(self._kept_path.read_bytes()[:32]))
+            number, check = self._kept_path.read_bytes()[:64].split()
+            if check == _check(number):
+                return int(number)
         kept = next((int(path.stem) - 1 for path in segments.paths(self._folder)), 0)
         self._note(kept)
         return kept
@@ -286,6 +289,10 @@ class DecisionLog:
         if first <= last:
             self.dropped += last - first + 1
             self._owed.append(gap(first, last, self._clock()))
+
+
+def _check(number: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(number)
 
 
 def _private(path: str, flags: int) -> int:

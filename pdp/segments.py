@@ -19,6 +19,8 @@ MAGIC = b"pdp-decisions-1"
 GAP = b'{"gap":'
 MOST_FILE_BYTES = 1 << 30
 READ_BYTES = 2 << 20
+MOST_SKIPPED = 1 << 20
+"""A number in a damaged line that is further from the last one is not believed."""
 
 
 class Head(NamedTuple):
@@ -123,7 +125,8 @@ class Found(NamedTuple):
         """The newest sequence that what is not right any more can have taken, after `sequence`."""
         for line in self.rest.removesuffix(b"\n").split(b"\n") if self.rest else ():
             number = re.match(rb"[0-9]{1,18} ", line)
-            sequence = max(sequence + 1, int(number[0]) if number else 0)
+            told = int(number[0]) if number else 0
+            sequence = told if sequence < told <= sequence + MOST_SKIPPED else sequence + 1
         return sequence
 
 

@@ -49,12 +49,13 @@ def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> Non
     assert store.breaks == 0
 
 
-def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [b"", b"\0\0\0\0", b"9", b"9 00000000\n", b"4 a9 b"])
+def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path, noted: bytes) -> None:
     """The store has each once all the same."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(5)))
     ship(log, store)
-    (tmp_path / "decisions" / "kept").write_bytes(b"\0\0\0")
+    (tmp_path / "decisions" / "kept").write_bytes(noted)
     again = opened(tmp_path)
     assert again.unsent == 5
     ship(again, store)
@@ -220,6 +221,17 @@ def test_damage_is_told_and_set_aside_and_all_else_is_sent(
     assert log.damaged == 1
     assert len(files(tmp_path, "*.damaged")) == 1
     assert "is damaged" in caplog.text
+
+
+def test_a_number_that_damage_made_up_is_not_believed(tmp_path: Path) -> None:
+    """Sequences would soon come to their end."""
+    append(opened(tmp_path), map(document, range(3)))
+    with files(tmp_path)[0].open("ab") as file:
+        file.write(b"999999999999999999 what\nis this\n")
+    log, store = opened(tmp_path), Kept()
+    ship(log, store)
+    assert numbers(store) == [0, 1, 2]
+    assert (log.last, store.missing()) == (6, {4, 5})
 
 
 def test_damage_is_told_once(tmp_path: Path) -> None:
