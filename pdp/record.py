@@ -42,7 +42,7 @@ def document(entry: Entry, redact: Redaction) -> bytes:
     content = {
         "decision_id": entry.answer.decision_id,
         "decided_at": instant(entry.at),
-        "latency_seconds": entry.seconds,
+        "latency_seconds": round(entry.seconds, 9),
         "dry_run": entry.dry_run,
         "idempotency_key": entry.idempotency_key,
         "approval_id": entry.approval_id,

@@ -23,7 +23,9 @@ START_SECONDS = 60
 VARYING = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<decision id>"),
     (re.compile(r"\bpol_[0-9a-f]{32}\b"), "<policy id>"),
-    (re.compile(r'"staleness":[0-9.e-]+'), '"staleness":<seconds>'),
+    (re.compile(r'"staleness": ?[0-9.e-]+'), '"staleness":<seconds>'),
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<node id>"),
+    (re.compile(r'"latency_seconds": [0-9.e-]+'), '"latency_seconds": <seconds>'),
     (re.compile(r"\b20\d\d-\d\d-\d\dT[0-9:.]+Z"), "<time>"),
 )
 

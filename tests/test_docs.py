@@ -9,7 +9,7 @@ import pytest
 from tests import console
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/policies.md", "docs/sidecar.md"]
+PAGES = ["README.md", "docs/decision-log.md", "docs/policies.md", "docs/sidecar.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
