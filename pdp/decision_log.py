@@ -10,11 +10,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from pdp import segments
 from pdp.core.fields import quote
 from pdp.record import gap
+from pdp.recovery import Recovery
 from pdp.segments import Cursor, Damaged, Found, Head, Record, Segment, sealed
 
 MOST_DOCUMENT_BYTES = 1 << 20
@@ -46,7 +48,7 @@ class DecisionLog:
         self._clock = clock
         self._segment_bytes = min(MOST_SEGMENT_BYTES, most_bytes // SEGMENTS)
         self._cursor: tuple[Path, Cursor] | None = None
-        self._owed: list[bytes] = []
+        self._owed: deque[bytes] = deque()
         self._to_cut: list[tuple[Path, int]] = []
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kept_path = folder / "kept"
@@ -82,8 +84,6 @@ class DecisionLog:
     def append(self, items: deque[Item]) -> Iterator[list[Record]]:
         """Put items on the disk: takes from `items` what is there, and yields the records."""
         while items or self._owed:
-            items.extendleft(reversed(self._owed))
-            self._owed.clear()
             try:
                 yield self._append_some(items)
             except Damaged as error:
@@ -136,14 +136,21 @@ class DecisionLog:
         old, kept = list(self._segments), self.kept
         self._head = Head(max(sequence, self.last), self._head.hash)
         self._segments.append(Segment.create(self._folder, self._head))
-        for segment in old:
-            while segment in self._segments and (records := self._read(segment, kept, 1000, MOST_SEGMENT_BYTES)):
-                kept = records[-1].sequence
-                for _ in self.append(deque(record.document for record in records)):
-                    pass
-            if segment in self._segments:
-                self._remove(segment)
-        self.keep(sequence)
+        try:
+            for segment in old:
+                self._append_again(segment, kept)
+        except Damaged as error:  # the store's next answer leads here again
+            self._repair(error)
+        else:
+            self.keep(sequence)
+
+    def _append_again(self, segment: Segment, kept: int) -> None:
+        while segment in self._segments and (records := self._read(segment, kept, 1000, MOST_SEGMENT_BYTES)):
+            kept = records[-1].sequence
+            for _ in self.append(deque(record.document for record in records)):
+                pass
+        if segment in self._segments:
+            self._remove(segment)
 
     def _note(self, kept: int) -> None:
         # Unflushed: after a crash an older number stands here, and records are sent twice.
@@ -162,7 +169,8 @@ class DecisionLog:
             records.append(sealed(head, head.sequence + 1, document))
         segment.write(records)
         self._head = records[-1].head
-        for item in [items.popleft() for _ in range(taken)]:
+        for _ in range(taken):
+            item = self._owed.popleft() if self._owed else items.popleft()
             self.dropped += item if isinstance(item, int) else 0
         for victim in victims:
             self.dropped += victim.end.sequence - min(victim.end.sequence, max(self.kept, victim.start.sequence))
@@ -180,7 +188,7 @@ class DecisionLog:
         """The next records, as many as a file holds."""
         records: list[Record] = []
         head, size = self._head, 0
-        for item in items:
+        for item in chain(self._owed, items):
             sequence, document = head.sequence + 1, item
             if isinstance(document, int):
                 sequence, document = sequence + document, gap(sequence, head.sequence + document, self._clock())
@@ -233,33 +241,12 @@ class DecisionLog:
 
     def _recover(self, taken: int) -> None:
         """Take in the files as they are, and tell of what is not there any more of the sequences up to `taken`."""
-        opened: list[Segment] = []
-        told: list[tuple[int, int]] = []
-        lost: list[tuple[int, int]] = []
-        right = Head(self.kept, b"kept")  # the newest record that is not lost
-        files = segments.paths(self._folder)
-        for path in files:
-            found = segments.scan(path)
-            segment, before = found.segment, int(path.stem) - 1
-            torn = path == files[-1] and b"\n" not in found.rest  # a write that the last life did not finish
-            if torn:
-                segments.cut(path, segment.size if segment else 0)
-            elif found.rest:
-                self._set_aside(path, found, "it is not what was written")
-            told += found.told
-            if segment is None:
-                right = Head(right.sequence, b"lost")
-            else:
-                opened.append(segment)
-                if segment.start.hash != right.hash:
-                    lost.append((right.sequence + 1, segment.start.sequence))
-                right = Head(right.sequence, segment.start.hash) if segment.is_empty else segment.end
-                before = segment.end.sequence
-            taken = max(taken, before if torn else found.taken(before))
-        for first, last in [*lost, (right.sequence + 1, taken)]:
-            if not any(known <= first and last <= until for known, until in told):
-                self._tell_lost(first, last)
-        self._segments, self._head = opened, Head(taken, opened[-1].end.hash if opened else Head().hash)
+        found = Recovery(self._folder, self.kept, taken)
+        for path, damaged in found.damaged:
+            self._set_aside(path, damaged)
+        for first, last in found.untold():
+            self._tell_lost(first, last)
+        self._segments, self._head = found.segments, found.head
 
     def _repair(self, error: Damaged) -> None:
         """Take in anew what is on the disk, which is not what this process left there."""
@@ -268,11 +255,11 @@ class DecisionLog:
         self._recover(self.last)
         self.damaged = max(self.damaged, before + 1)
 
-    def _set_aside(self, path: Path, found: Found, why: str) -> None:
+    def _set_aside(self, path: Path, found: Found) -> None:
         """Copy a damaged file. It is cut only once the log tells of what it lacks, so that no crash hides that."""
         self.damaged += 1
         aside = segments.copy_aside(path)
-        log.error("the decision log's %s is damaged, %s; set aside as %s", quote(path.name), why, quote(aside.name))
+        log.error("the decision log's %s is damaged; kept as %s", quote(path.name), quote(aside.name))
         for old in sorted(self._folder.glob("*.damaged"))[:-MOST_ASIDE]:
             old.unlink()
         if found.segment is not None:
