@@ -17,7 +17,7 @@ from pdp.metrics import Metrics
 from pdp.record import Entry, document
 from pdp.redaction import NOTHING, Redaction
 from pdp.segments import Record
-from pdp.wire import MOST_ACTION_BYTES, Attributes
+from pdp.wire import Attributes
 
 FLUSH_SECONDS = 0.2
 RETRY_SECONDS = 1.0
@@ -26,7 +26,7 @@ MOST_BATCH_BYTES = 2 << 20
 ENTRY_BYTES = 2048
 """What an entry takes in memory, about, without what has no short bound."""
 ATTRIBUTE_WEIGHT = 8
-"""How much more attributes take in memory than on the wire, about."""
+"""How much more attributes take in memory than on the wire: texts no more, many small numbers this much."""
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ def _weight(entry: Entry) -> int:
     attributes = action.attributes
     if isinstance(attributes, Attributes):
         return weight + ATTRIBUTE_WEIGHT * attributes.byte_size()
-    return weight + MOST_ACTION_BYTES if attributes else weight
+    return weight + ATTRIBUTE_WEIGHT * len(repr(attributes)) if attributes else weight
 
 
 def _bytes(items: Iterable[Item]) -> int:
