@@ -17,7 +17,7 @@ from pdp import segments
 from pdp.core.fields import quote
 from pdp.record import gap
 from pdp.recovery import Recovery
-from pdp.segments import Cursor, Damaged, Found, Head, Record, Segment, sealed
+from pdp.segments import Cursor, Damaged, Found, Head, Record, Segment, Told, sealed
 
 MOST_DOCUMENT_BYTES = 1 << 20
 LINE_BYTES, GAP_BYTES = 100, 300
@@ -49,6 +49,7 @@ class DecisionLog:
         self._segment_bytes = min(MOST_SEGMENT_BYTES, most_bytes // SEGMENTS)
         self._cursor: tuple[Path, Cursor] | None = None
         self._owed: deque[bytes] = deque()
+        self._told: list[Told] = []
         self._to_cut: list[tuple[Path, int]] = []
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kept_path = folder / "kept"
@@ -108,6 +109,7 @@ class DecisionLog:
         self.kept = max(self.kept, sequence)
         while len(self._segments) > 1 and self._segments[0].end.sequence <= self.kept:
             self._remove(self._segments[0])
+        self._told = [told for told in self._told if told.sequence > self.kept]
         self._note(self.kept)
 
     def refuse(self, record: Record) -> None:
@@ -164,11 +166,12 @@ class DecisionLog:
         records = self._sealed(items)
         taken = len(records)
         victims = self._victims(sum(len(record.document) + LINE_BYTES for record in records))
-        if victims and victims[-1].end.sequence > self.kept:
-            head, document = records[-1].head, gap(self.kept + 1, victims[-1].end.sequence, self._clock())
-            records.append(sealed(head, head.sequence + 1, document))
+        for first, last in self._given_up(victims[-1].end.sequence) if victims else ():
+            head = records[-1].head
+            records.append(sealed(head, head.sequence + 1, gap(first, last, self._clock())))
         segment.write(records)
         self._head = records[-1].head
+        self._told += segments.gaps(records)
         for _ in range(taken):
             item = self._owed.popleft() if self._owed else items.popleft()
             self.dropped += item if isinstance(item, int) else 0
@@ -208,6 +211,19 @@ class DecisionLog:
             excess -= segment.size
         return victims
 
+    def _given_up(self, until: int) -> list[tuple[int, int]]:
+        """What is lost when the oldest files go, up to sequence `until`; with what only records in them tell of."""
+        lost = [(told.first, told.last) for told in self._told if self.kept < told.sequence <= until]
+        if until > self.kept:
+            lost.append((self.kept + 1, until))
+        joined: list[tuple[int, int]] = []
+        for first, last in sorted(lost):
+            if joined and first <= joined[-1][1] + 1:
+                joined[-1] = joined[-1][0], max(last, joined[-1][1])
+            else:
+                joined.append((first, last))
+        return joined
+
     def _read(self, segment: Segment, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
         cursor = segment.beginning
         if self._cursor is not None and self._cursor[0] == segment.path and self._cursor[1].head.sequence <= sequence:
@@ -246,7 +262,7 @@ class DecisionLog:
             self._set_aside(path, damaged)
         for first, last in found.untold():
             self._tell_lost(first, last)
-        self._segments, self._head = found.segments, found.head
+        self._segments, self._head, self._told = found.segments, found.head, found.told
 
     def _repair(self, error: Damaged) -> None:
         """Take in anew what is on the disk, which is not what this process left there."""

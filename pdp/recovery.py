@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdp import segments
-from pdp.segments import Found, Head, Segment
+from pdp.segments import Found, Head, Segment, Told
 
 
 class Recovery:
@@ -19,7 +19,7 @@ class Recovery:
         self._taken = taken
         self._right = Head(kept, b"kept")  # the newest record that is not lost
         self._lost: list[tuple[int, int]] = []
-        self._told: list[tuple[int, int]] = []
+        self.told: list[Told] = []
         paths = segments.paths(folder)
         for path in paths:
             self._take(path, segments.scan(path), is_newest=path == paths[-1])
@@ -33,7 +33,7 @@ class Recovery:
     def untold(self) -> Iterator[tuple[int, int]]:
         """The first and last sequence of what is lost and of which no record tells."""
         for first, last in self._lost:
-            if not any(known <= first and last <= until for known, until in self._told):
+            if not any(known <= first and last <= until for _, known, until in self.told):
                 yield first, last
 
     def _take(self, path: Path, found: Found, *, is_newest: bool) -> None:
@@ -45,7 +45,7 @@ class Recovery:
             self.damaged.append((path, found))
             newest = found.taken(newest)
         self._taken = max(self._taken, newest)
-        self._told += found.told
+        self.told += found.told
         if segment is None:
             self._right = Head(self._right.sequence, b"lost")
             return

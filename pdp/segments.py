@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,14 @@ class Segment:
         return parsed(whole, cursor)
 
 
+class Told(NamedTuple):
+    """That the record of this sequence tells that those numbered `first` to `last` are lost."""
+
+    sequence: int
+    first: int
+    last: int
+
+
 class Found(NamedTuple):
     """What a file holds: a segment, unless its first line is wrong, how many records, the gaps that it tells of, and
     the bytes after what is right.
@@ -118,7 +126,7 @@ class Found(NamedTuple):
 
     segment: Segment | None
     records: int
-    told: list[tuple[int, int]]
+    told: list[Told]
     rest: bytes
 
     def taken(self, sequence: int) -> int:
@@ -149,13 +157,13 @@ def scan(path: Path, most_bytes: int = MOST_FILE_BYTES) -> Found:
         start = _start(data[:first])
     except Damaged:
         return Found(None, 0, [], data)
-    segment, records, told = Segment(path, start, start, first, first), 0, []
+    segment, records = Segment(path, start, start, first, first), 0
+    told: list[Told] = []
     with suppress(Damaged):
         for record, cursor in parsed(data[first:], segment.beginning):
             segment.end, segment.size = record.head, cursor.offset
             records += 1
-            if record.document.startswith(GAP):
-                told.append(_told(record.document))
+            told += gaps([record])
     return Found(segment, records, told, data[segment.size :])
 
 
@@ -169,6 +177,11 @@ def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
         yield record, Cursor(head, offset)
     if torn:
         raise Damaged(f"what follows record {head.sequence} has no end")
+
+
+def gaps(records: Iterable[Record]) -> list[Told]:
+    """What records tell to be lost."""
+    return [_told(record) for record in records if record.document.startswith(GAP)]
 
 
 def sealed(head: Head, sequence: int, document: bytes) -> Record:
@@ -234,9 +247,9 @@ def _write(file: int, data: bytes, offset: int) -> None:
     os.fdatasync(file)
 
 
-def _told(document: bytes) -> tuple[int, int]:
-    gap = json.loads(document)["gap"]
-    return gap["first_sequence"], gap["last_sequence"]
+def _told(record: Record) -> Told:
+    gap = json.loads(record.document)["gap"]
+    return Told(record.sequence, gap["first_sequence"], gap["last_sequence"])
 
 
 def _existing(path: Path, flags: int) -> AbstractContextManager[int]:

@@ -25,7 +25,7 @@ def verify(folder: Path) -> Verdict:
         fault = _fault(found, before, is_newest=path == newest)
         faults += [f"{quote(path.name)}: {fault}"] if fault else []
         before = found.segment.end if found.segment else Head(0, b"")
-    gaps = [f"{first} to {last} had to give way" for found in files.values() for first, last in found.told]
+    gaps = [f"{first} to {last} had to give way" for found in files.values() for _, first, last in found.told]
     count = sum(found.records for found in files.values())
     summary = f"{count} records, {'and not all as they were written' if faults else 'all as they were written'}"
     return Verdict([*gaps, *faults, summary], not faults)

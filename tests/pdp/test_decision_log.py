@@ -120,6 +120,18 @@ def test_what_is_sent_does_not_give_way(tmp_path: Path) -> None:
     assert min(store.missing()) == 11
 
 
+def test_a_gap_whose_record_gives_way_is_told_again(tmp_path: Path) -> None:
+    """What the store has got since does not hide it."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=100) for number in range(300)])
+    log.keep(store.take(log.after(log.kept, 1, 1 << 20)))
+    assert store.sequence > 2
+    assert not store.gaps()
+    append(log, [document(number, size=100) for number in range(300, 900)])
+    ship(log, store)
+    assert store.missing() == set(range(1, log.last + 1)) - {record.sequence for record in store.records}
+
+
 def test_a_log_that_must_not_give_way_keeps_all(tmp_path: Path) -> None:
     """Whoever appends sees how much it holds, and stops."""
     log, store = opened(tmp_path, SMALL, give_way=False), Kept()
