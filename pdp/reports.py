@@ -84,8 +84,9 @@ class Reporter:
 
     async def _send(self, records: list[Record]) -> None:
         self._newest = max(self._newest, records[-1].sequence)
+        request = await asyncio.to_thread(_request, self._node_id, records)  # it takes a millisecond
         try:
-            kept = await self._uplink.report(_request(self._node_id, records))
+            kept = await self._uplink.report(request)
         except RefusedError as error:
             await self._send_parts(records, error)
             return

@@ -209,10 +209,11 @@ class Spool:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, measured)
 
-    def _write(self, entries: Iterable[Entry], lost: int) -> None:
+    def _write(self, entries: deque[Entry], lost: int) -> None:
         if lost:
             self._unwritten.append(lost)
-        self._unwritten.extend(map(self._item, entries))
+        while entries:
+            self._unwritten.append(self._item(entries.popleft()))
         self._bound_unwritten()
         for records in self._log.append(self._unwritten):
             self.logged += len(records)
