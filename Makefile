@@ -23,7 +23,7 @@ postgresql: install
 	@$(BIN)/python -m tests.postgresql installed || { apt-get update --quiet && apt-get install --quiet --yes postgresql; }
 
 soak: install
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
 
 mutation: install
 	$(BIN)/python -m pip install --quiet --editable '.[mutation]'

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from pdp.core.amounts import tenths
 from pdp.core.compile import CompiledAgent
 from pdp.core.fields import quote
 from pdp.core.model import Action, Decision, Outcome, Reason
-from pdp.core.stages import tenths
 
 Sentence = Callable[[CompiledAgent, Action, Decision], str]
 

@@ -12,11 +12,12 @@ from math import inf, isfinite, nextafter
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
+from pdp.core.amounts import dollars, tenths
 from pdp.core.conditions import Clause, clauses
 from pdp.core.fields import quote
 from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, ServerRecord, Status, Transport
 from pdp.core.situation import Situation, clause_held, policies_of
-from pdp.core.stages import WEEKDAYS, dollars, limits_of, tenths, thresholds
+from pdp.core.stages import WEEKDAYS, limits_of, thresholds
 
 MOST_NAMED = 8
 """How many of a rule's own names (resources, tools, …) are tried."""

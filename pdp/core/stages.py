@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from math import ceil, inf
+from math import inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from pdp.core.amounts import dollars, tenths
 from pdp.core.fields import quote
 from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, Status
 from pdp.core.situation import Situation, effective_risk, held, local_at, policies_of
@@ -230,13 +231,3 @@ def _listed(labels: Iterable[str]) -> str:
 
 def _name(outcome: Outcome) -> str:
     return outcome.name.lower()
-
-
-def dollars(micros: int) -> str:
-    """An amount as people write it: cents, or all six places where there is less than a cent."""
-    return f"{micros / 1_000_000:.2f} USD" if micros % 10_000 == 0 else f"{micros / 1_000_000:.6f} USD"
-
-
-def tenths(seconds: float) -> float:
-    """Seconds to one decimal place, rounded up, so that who waits as long as told has waited long enough."""
-    return ceil(seconds * 10) / 10

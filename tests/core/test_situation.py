@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from pdp.core.amounts import dollars, tenths
 from pdp.core.explain import walk
 from pdp.core.model import Action, AgentType, Mode, Now, Selector
 from pdp.core.situation import Situation, policies_of
-from pdp.core.stages import dollars, tenths
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record, server_record
 
