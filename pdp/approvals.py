@@ -101,7 +101,7 @@ class Approvals:
             if use.spent:
                 return Given(approval_id, Verdict.NOT_APPROVED, f"approval {quote(approval_id)} has been used")
             use.spent = True
-            return Given(approval_id, Verdict.GRANTED)
+            return Given(approval_id, Verdict.GRANTED, _said(answer.approval, "approved it"))
         if answer.use == pb.APPROVAL_USE_MISMATCH:
             return Given(approval_id, Verdict.MISMATCH)
         return Given(approval_id, Verdict.NOT_APPROVED, _told(answer.approval), answer.approval.expires_at)
@@ -196,11 +196,15 @@ def _told(approval: pb.Approval) -> str:
         case pb.APPROVAL_STATE_PENDING:
             return f"approval {name} is still pending"
         case pb.APPROVAL_STATE_DENIED:
-            return f"{quote(approval.decided_by)} denied approval {name}: {approval.comment}"
+            return _said(approval, f"denied approval {name}")
         case pb.APPROVAL_STATE_EXPIRED:
             return f"approval {name} has expired"
         case _:
             return f"approval {name} has been used"
+
+
+def _said(approval: pb.Approval, what: str) -> str:
+    return f"{quote(approval.decided_by)} {what}" + (f": {approval.comment}" if approval.comment else "")
 
 
 def _update(approval: pb.Approval) -> pdp_pb.ApprovalUpdate:

@@ -171,23 +171,24 @@ class DecisionPoint:
             return _Made(self._finished(None, action, decision, state, now))
         usage = self._usage.get(action.agent_id) or self._new_usage(action.agent_id, now)
         decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED))
-        needs_a_person = decision.outcome in NEEDING_A_PERSON
-        if needs_a_person and _is(given, Verdict.MISMATCH):
-            decision, needs_a_person = _mismatched(decision), False
+        if _is(given, Verdict.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
+            decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
             charge(agent, usage, decision, now)
         answer = self._finished(agent, action, decision, state, now)
         answer.agent_version = agent.version
         wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
-        cost_micros = 0 if request.dry_run else decision.cost_micros
-        if not needs_a_person:
-            return _Made(answer, cost_micros)
-        return _Made(answer, cost_micros, self._wait_for_a_person(answer, request, decision, now, given))
+        opens = self._told_of_people(answer, request, decision, now, given)
+        return _Made(answer, 0 if request.dry_run else decision.cost_micros, opens)
 
-    def _wait_for_a_person(
+    def _told_of_people(
         self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, given: Given | None
     ) -> Opens | None:
-        """Put the approval into the answer: the one that was given and does not count, or a new one."""
+        """Put into the answer who approved, or the approval that it waits for: the given one, or one that it opens."""
+        if given is not None and decision.reason is Reason.APPROVED:
+            answer.message = given.told
+        if decision.outcome not in NEEDING_A_PERSON:
+            return None
         if given is not None:
             wire.write_approval(answer, given.approval_id, given.expires_at)
             answer.message = f"{answer.message}; {given.told}"
@@ -237,10 +238,6 @@ def _key(request: wire.Request) -> str:
 
 def _is(given: Given | None, verdict: Verdict) -> bool:
     return given is not None and given.verdict is verdict
-
-
-def _mismatched(decision: Decision) -> Decision:
-    return replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
 
 
 def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:

@@ -58,7 +58,8 @@ class People:
         self.asked.append(request)
         self._check(request.approval_id, request.approval_id in self.granted)
         if request.approval_id in self.granted:
-            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_GRANTED)
+            approval = sync_pb2.Approval(decided_by="ann", comment="checked")
+            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_GRANTED, approval=approval)
         approval = self.states[request.approval_id]
         if approval.state == sync_pb2.APPROVAL_STATE_APPROVED:
             return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_MISMATCH)

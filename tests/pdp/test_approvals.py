@@ -70,7 +70,7 @@ async def test_an_approval_allows_the_action_once(bench: Bench) -> None:
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
         first, second = [await stub.Evaluate(request("a1")) for _ in range(2)]
-    assert told(first) == ("ALLOW", "APPROVED")
+    assert (*told(first), first.message) == ("ALLOW", "APPROVED", "`ann` approved it: checked")
     assert first.rate_remaining.minute == 99
     assert not first.approval_id
     assert told(second) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
