@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOTS_AT_ONCE = 4
 SNAPSHOTS_PER_SECOND = 50
+NOT_READ = (grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class _Stream:
         self._hello = hello
         self._subscription = subscription(hello.subscription)
         self._sending = asyncio.Lock()
+        self._stuck = False
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._history = store.feed.history
         self._revision = 0
@@ -217,11 +219,14 @@ class _Stream:
 
     async def _send(self, message: pb.StoreMessage) -> None:
         async with self._sending:
+            if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
+                raise Ended(*NOT_READ)
             try:
                 async with asyncio.timeout(self._pace.send):
                     await self._context.write(message)
             except TimeoutError:
-                raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time") from None
+                self._stuck = True
+                raise Ended(*NOT_READ) from None
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
         refused = refusals(message)

@@ -17,7 +17,7 @@ from registry_store.settings import Settings
 from registry_store.sync_service import PACE, Pace
 from registry_store.v1 import sync_pb2 as pb
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 20
 Result = TypeVar("Result")
 
 

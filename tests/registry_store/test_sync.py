@@ -16,6 +16,7 @@ from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.serving import (
     ALL,
+    WAIT_SECONDS,
     Rest,
     Served,
     document,
@@ -355,7 +356,7 @@ async def test_a_heartbeat_tells_the_newest_revision(store: Served) -> None:
 
 async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settings: Settings) -> None:
     """While one subscriber takes nothing, another gets its snapshot and each change."""
-    with served(settings, Pace(send=0.3)) as running:
+    with served(settings) as running:
         admin, address, key = running.rest(), running.running.grpc_address, running.key("sidecar")
         for number in range(20):
             await in_thread(admin.register, f"bulky-worker-{number}", allowed_resources=bulk(number))
@@ -366,7 +367,7 @@ async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settin
             await in_thread(admin.put, f"{REGISTRY}/bulky-worker-0", {"allowed_resources": ["one"]})
             (change,) = await other.changes_to(21)
             assert document(change.records[0])["allowed_resources"] == ["one"]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_SECONDS):
                 while {row["node_id"]: row["connected"] for row in await sidecars(admin)} != {
                     "stuck": False,
                     "other": True,
@@ -388,7 +389,7 @@ async def sidecars(admin: Rest) -> list[dict[str, object]]:
 
 async def eventually(admin: Rest, holds: object) -> dict[str, object]:
     """The first sidecar, once /api/sidecars is as wanted."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS):
         while True:
             body = (await in_thread(admin.get, "/api/sidecars")).body
             if body["sidecars"] and holds(body):  # type: ignore[operator]
