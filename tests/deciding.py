@@ -16,9 +16,7 @@ from pdp.state import Holder, Kind, RawRecord, Source, build
 from pdp.uplink import AwayError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
-
-NOON = 1_795_176_000.0
-"""Friday 2026-11-20, 12:00 UTC."""
+from tests.given import NOON
 
 
 class Kept:
@@ -109,13 +107,6 @@ class Bench:
         assert not refused, refused
         self.holder.swap(state, Source.LIVE)
         self.holder.confirm(self.now.boot)
-
-
-def agent(agent_id: str = "billing-reader-test", **fields: Any) -> dict[str, Any]:
-    """An active agent without rate limits, as the store would send it."""
-    limits = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
-    about = {"agent_id": agent_id, "display_name": agent_id, "status": "active", "version": "1.0.0"}
-    return about | limits | fields
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from ascend import Approval, ApprovalState, AscendClient
 from registry_store.v1 import sync_pb2
-from tests.deciding import NOON, Bench, listening
+from tests.deciding import Bench, listening
+from tests.given import NOON
 
 NOWHERE = "127.0.0.1:1"
 

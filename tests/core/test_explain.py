@@ -16,8 +16,8 @@ from pdp.core.situation import Records, Situation, local_at, policies_of
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record
 from tests.core.worlds import FOCI, Turn, World, sequences
-from tests.deciding import NOON
 from tests.decision_cases import Case, load
+from tests.given import NOON
 from tests.history import BruteForce, settle
 
 FOLDER = Path(__file__).parent / "explanations"

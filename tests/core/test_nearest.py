@@ -11,7 +11,7 @@ from pdp.core.nearest import Change, changes, merged
 from pdp.core.situation import Situation
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record, server_record
-from tests.deciding import NOON
+from tests.given import NOON
 
 ACTION = Action("some-agent", "api.read", risk_score=50)
 

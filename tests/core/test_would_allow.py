@@ -7,7 +7,7 @@ from pdp.core.model import Action, Now
 from pdp.core.records import read_agent
 from pdp.core.situation import Records
 from pdp.core.usage import Usage
-from tests.deciding import NOON, agent
+from tests.given import NOON, agent
 
 
 def suggestions(action: Action, **fields: Any) -> tuple[str, ...]:

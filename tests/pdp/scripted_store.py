@@ -11,7 +11,7 @@ import grpc
 
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncServicer, add_RegistrySyncServicer_to_server
-from tests.deciding import agent
+from tests.given import agent
 
 Context = grpc.aio.ServicerContext[pb.SidecarMessage, pb.StoreMessage]
 

@@ -11,7 +11,8 @@ from pdp import wire
 from pdp.approvals import MOST_WAITING
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
-from tests.deciding import NOON, Bench, agent, served
+from tests.deciding import Bench, served
+from tests.given import NOON, agent
 
 RISKY = {"risk_score": 50}
 

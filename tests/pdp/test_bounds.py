@@ -15,7 +15,8 @@ from pdp import decision_point, wire
 from pdp.core.errors import InvalidAction
 from pdp.idempotency import Answers
 from pdp.v1 import decision_pb2 as pb
-from tests.deciding import Bench, agent, served
+from tests.deciding import Bench, served
+from tests.given import agent
 
 MIB = 1 << 20
 

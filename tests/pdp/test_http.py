@@ -10,7 +10,8 @@ import pytest
 from pdp import http
 from pdp.listeners import bound_address, http_listener
 from pdp.settings import Address, SettingsError
-from tests.deciding import Bench, agent
+from tests.deciding import Bench
+from tests.given import agent
 from tests.whole import Answer, Http
 
 ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}

@@ -12,7 +12,7 @@ import pytest
 from pdp.last_good import LastGood, Saved, sole_user
 from pdp.settings import SettingsError, Subscription
 from pdp.state import Kind, RawRecord, State, build
-from tests.deciding import agent
+from tests.given import agent
 from tests.waiting import eventually
 
 CONFIRMED = 1_795_000_000.0

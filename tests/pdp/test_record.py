@@ -11,7 +11,7 @@ from pdp.core.model import Action
 from pdp.record import Entry, Opens, document, gap, instant
 from pdp.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pb
-from tests.deciding import NOON
+from tests.given import NOON
 
 
 def entry(action: Action, **changes: Any) -> Entry:

@@ -7,7 +7,7 @@ import pytest
 
 from pdp import replica
 from pdp.state import Kind, RawRecord
-from tests.deciding import agent
+from tests.given import agent
 
 
 async def test_a_large_state_is_built_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:

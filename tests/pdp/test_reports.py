@@ -20,7 +20,7 @@ from pdp.reports import Reporter
 from pdp.spool import Spool
 from pdp.uplink import Uplink
 from pdp.v1 import decision_pb2 as pdp_pb
-from tests.deciding import NOON
+from tests.given import NOON
 from tests.pdp.chains import opened
 from tests.pdp.reported_store import ReportedStore, connected_store
 from tests.waiting import eventually

@@ -15,7 +15,8 @@ from pdp.core.explain_text import render
 from pdp.core.model import Action
 from pdp.v1 import decision_pb2 as pb
 from pdp.wire import digest
-from tests.deciding import Bench, agent, served
+from tests.deciding import Bench, served
+from tests.given import agent
 
 Fields = dict[str, object]
 

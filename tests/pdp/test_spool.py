@@ -20,7 +20,7 @@ from pdp.record import Entry
 from pdp.redaction import Redaction
 from pdp.spool import ENTRY_BYTES, Spool
 from pdp.v1 import decision_pb2 as pb
-from tests.deciding import NOON
+from tests.given import NOON
 from tests.pdp.chains import Kept, opened, ship
 from tests.waiting import eventually
 

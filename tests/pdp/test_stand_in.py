@@ -9,7 +9,7 @@ from pdp.core.decide import decide
 from pdp.core.model import Action, Now, Outcome
 from pdp.core.usage import Usage
 from pdp.state import Kind, RawRecord, State, apply, build
-from tests.deciding import NOON, agent
+from tests.given import NOON, agent
 
 READABLE = {
     "policy_id": "pol_1",
