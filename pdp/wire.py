@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import isfinite
-from typing import Any, NamedTuple, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -36,6 +37,9 @@ MOST_CHARACTERS = {
 
 MOST_KEY_CHARACTERS = 256
 MOST_ID_CHARACTERS = 64
+
+_TEXTS = ("agent_id", *MOST_CHARACTERS)
+_texts_of = attrgetter(*_TEXTS)
 
 # Each item of a list takes two bytes on the wire at least, and each level of attributes four, so a smaller action
 # than this keeps every bound.
@@ -102,7 +106,7 @@ def read_action(message: pb.Action) -> Action:
         raise InvalidAction(Problem("action.agent_id", "is required"))
     if not message.action_type:
         raise InvalidAction(Problem("action.action_type", "is required"))
-    return Action(
+    action = Action(
         message.agent_id,
         message.action_type,
         message.resource,
@@ -117,6 +121,10 @@ def read_action(message: pb.Action) -> Action:
         Attributes(message.attributes) if message.HasField("attributes") else _NO_ATTRIBUTES,
         message.mfa_verified,
     )
+    # Whoever ends a text at its NUL would act on another one than was decided on.
+    if "\0" in "".join((*_texts_of(action), *action.data_classifications)):
+        _refuse_nul(action)
+    return action
 
 
 def write_decision(decision: Decision) -> pb.EvaluateResponse:
@@ -263,6 +271,11 @@ def _check_bounds(message: pb.Action, size: int) -> None:
         raise InvalidAction(Problem("action.data_classifications", f"has more than {MOST_CLASSIFICATIONS} items"))
     if _too_deep(message.attributes):
         raise InvalidAction(Problem("action.attributes", f"is nested more than {MOST_ATTRIBUTE_DEPTH} levels deep"))
+
+
+def _refuse_nul(action: Action) -> NoReturn:
+    held = [name for name in _TEXTS if "\0" in getattr(action, name)]
+    raise InvalidAction(Problem(f"action.{held[0] if held else 'data_classifications'}", "holds a NUL"))
 
 
 def _too_deep(attributes: Struct) -> bool:

@@ -210,6 +210,9 @@ MALFORMED = [
     ("action.data_classifications", {"data_classifications": ["x"] * 65}),
     ("action.attributes", {"attributes": nested(17)}),
     ("action", {"resource_id": "r", "data_classifications": ["x" * 66_000]}),
+    ("action.resource", {"resource": "vault\0"}),
+    ("action.agent_id", {"agent_id": "billing-reader-test\0"}),
+    ("action.data_classifications", {"data_classifications": ["public", "pii\0"]}),
     ("idempotency_key", {"idempotency_key": "k" * 257}),
     ("approval_id", {"approval_id": "a" * 65}),
 ]
