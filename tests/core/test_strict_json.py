@@ -11,6 +11,7 @@ from pdp.core.strict_json import loads
         (b'{"a": NaN}', "`NaN` is not a JSON number"),
         (b"-Infinity", "`-Infinity` is not a JSON number"),
         (b'{"a": [-1e999]}', "`-1e999` is too large for a number"),
+        (b"9" * 400 + b".5", f"`{'9' * 20}` is too large for a number"),
         (b'{"a": 1, "b": {"c": 1, "c": 1}}', "`c` stands in an object twice"),
         (b'{"a": 1, "b": 2, "a": 1}', "`a` stands in an object twice"),
         (b"[" * 100_000, "it is nested too deep"),
