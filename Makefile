@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test postgresql soak mutation check format protos drift roles
+.PHONY: install demo test postgresql soak mutation check lint format protos drift roles
 
 install: $(VENV)/.installed
 
@@ -29,11 +29,12 @@ mutation: install
 	$(BIN)/python -m pip install --quiet --editable '.[mutation]'
 	$(BIN)/python benchmarks/mutation.py
 
-check: install drift
+check: lint test
+
+lint: install drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 format: install
 	$(BIN)/ruff format .
