@@ -12,6 +12,7 @@ from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.record import Entry
 from pdp.service import DecisionService
+from pdp.spool import Spool
 from pdp.state import Holder, Kind, RawRecord, Source, build
 from pdp.uplink import AwayError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
@@ -83,15 +84,15 @@ class People:
 
 
 class Bench:
-    """A decision service whose records, clocks and people the test sets, and whose log it reads."""
+    """A decision service whose records, clocks and people the test sets, and whose log it reads where it gives none."""
 
-    def __init__(self) -> None:
+    def __init__(self, spool: Spool | None = None) -> None:
         self.now = Now(NOON, 1_000_000.0)
         self.holder = Holder()
         self.metrics = Metrics()
         self.log = Kept()
         self.people = People()
-        self.service = DecisionService(self.holder, self.metrics, lambda: self.now, self.log, self.people)
+        self.service = DecisionService(self.holder, self.metrics, lambda: self.now, spool or self.log, self.people)
         self._revision = 0
 
     def pass_seconds(self, seconds: float) -> None:

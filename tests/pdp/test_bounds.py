@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from pdp import decision_point, wire
 from pdp.core.errors import InvalidAction
+from pdp.decision_log import DecisionLog
 from pdp.idempotency import Answers
+from pdp.spool import Spool
 from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench, served
 from tests.given import agent
@@ -25,9 +28,13 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def check_stream(length: int) -> int:
-    """Put a stream through a sidecar, 1 % of it malformed; the growth of resident memory over its last four fifths."""
-    bench = Bench()
+async def check_stream(length: int, folder: Path) -> int:
+    """Put a stream through a sidecar, 1 % of it malformed; the growth of resident memory over its last four fifths.
+
+    Its decision log, which nobody empties, is small enough for the oldest to give way.
+    """
+    spool = Spool(DecisionLog(folder / "decisions", 8 * MIB, time.time))
+    bench = Bench(spool)
     bench.put(agent())
     bench.service.point.answers = Answers(most_bytes=MIB)
     memory = []
@@ -43,6 +50,7 @@ async def check_stream(length: int) -> int:
             yield pb.EvaluateStreamRequest(request=request)
 
     answered = 0
+    writing = asyncio.create_task(spool.run())
     async with served(bench.service) as stub:
         async for answer in stub.EvaluateStream(requests()):
             kind = "error" if answered % 100 == 99 else "response"
@@ -51,18 +59,21 @@ async def check_stream(length: int) -> int:
             if answered % (length // 5) == 0:
                 memory.append(resident_bytes())
     assert answered == length
+    spool.close()
+    await writing
+    spool.end()
     return memory[-1] - memory[0]
 
 
-async def test_a_stream_of_mixed_requests_is_answered_key_by_key() -> None:
+async def test_a_stream_of_mixed_requests_is_answered_key_by_key(tmp_path: Path) -> None:
     """Every request has its answer, the malformed hundredth too."""
-    await check_stream(3000)
+    await check_stream(3000, tmp_path)
 
 
 @pytest.mark.soak
-async def test_a_long_stream_leaves_memory_flat() -> None:
+async def test_a_long_stream_leaves_memory_flat(tmp_path: Path) -> None:
     """100,000 requests, each with its own key, grow the process by less than 8 MiB after the first fifth."""
-    assert await check_stream(100_000) < 8 * MIB
+    assert await check_stream(100_000, tmp_path) < 8 * MIB
 
 
 @pytest.mark.parametrize(
