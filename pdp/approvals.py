@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
-
 from pdp import wire
+from pdp.backoff import Backoff
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.uplink import AwayError, UnknownApprovalError
@@ -127,16 +126,17 @@ class Approvals:
             self.waiting -= 1
 
     async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
-        told, pause = 0, _Pause(PAUSE_FIRST, PAUSE_MOST)
+        told, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MOST), 1
         while True:
             async for approval in self._seen(approval_id):
                 if approval.state != told:
                     told = approval.state
-                    pause.over()
+                    silent = 1
                     yield _update(approval)
                 if told in FINAL:
                     return
-            await pause()
+            await asyncio.sleep(backoff.seconds(silent))
+            silent += 1
 
     async def _seen(self, approval_id: str) -> AsyncIterator[pb.Approval]:
         """What one stream from the store tells, or, where it tells nothing yet, what is known here."""
@@ -156,22 +156,6 @@ class Approvals:
 
     def _own(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
         return pb.Approval(approval_id=approval_id, state=state, expires_at=self._opened[approval_id])
-
-
-class _Pause:
-    """Waits longer from time to time, with full jitter."""
-
-    def __init__(self, first: float, most: float) -> None:
-        self._wait = wait_random_exponential(multiplier=first, max=most)
-        self._state = RetryCallState(AsyncRetrying(), None, (), {})
-
-    def over(self) -> None:
-        """Begin again with the shortest."""
-        self._state.attempt_number = 1
-
-    async def __call__(self) -> None:
-        await asyncio.sleep(self._wait(self._state))
-        self._state.attempt_number += 1
 
 
 def _remember(entries: OrderedDict[str, Kept], approval_id: str, value: Kept) -> Kept:

@@ -14,13 +14,13 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import grpc
-from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
+from pdp.backoff import Backoff
 from pdp.core.fields import quote
 from pdp.metrics import Metrics
 from pdp.replica import Broken, NotTaken, OutOfOrder, Records, Replica
 from pdp.settings import Address, SettingsError, Subscription
-from pdp.uplink import Uplink
+from pdp.uplink import Uplink, raise_if_cancelled
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
@@ -82,7 +82,7 @@ class Subscriber:
         self._metrics = metrics
         self._uplink = uplink
         self._timing = timing
-        self._backoff = wait_random_exponential(multiplier=timing.backoff_first, max=timing.backoff_most)
+        self._backoff = Backoff(timing.backoff_first, timing.backoff_most)
 
     async def run(self) -> None:
         """Follows the store from stream to stream, until cancelled."""
@@ -91,7 +91,7 @@ class Subscriber:
         while True:
             began = clock()
             broken = await self._one_stream()
-            _raise_if_cancelled()
+            raise_if_cancelled()
             self._metrics.sync_state("disconnected")
             settled = clock() - began >= self._timing.settled_after
             if broken is None and settled:
@@ -103,9 +103,7 @@ class Subscriber:
             self._metrics.reconnect()
 
     async def _back_off(self, failures: int, reason: str) -> None:
-        state = RetryCallState(AsyncRetrying(), None, (), {})
-        state.attempt_number = failures
-        delay = self._backoff(state)
+        delay = self._backoff.seconds(failures)
         log.warning("no sync with the store at %s: %s; again in %.1f s", self._node.store, reason, delay)
         await asyncio.sleep(delay)
 
@@ -249,14 +247,6 @@ class _Stream:
             subscription=_subscription(self._node.subscription),
             version=version("agent-pdp"),
         )
-
-
-def _raise_if_cancelled() -> None:
-    # grpc.aio loses a cancellation that comes while a call that fails is still being set up: `read` awaits a task of
-    # its own that ends as if nothing had happened. The event loop remembers it.
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def _snapshot(messages: Down) -> tuple[Records, int]:

@@ -106,13 +106,23 @@ async def _awaited(answer: Any, meanings: Meanings) -> Any:
     try:
         return await answer
     except grpc.aio.AioRpcError as error:
+        raise_if_cancelled()
         meaning = meanings.get(error.code())
         if meaning is None:
             raise AwayError(f"{error.code().name}: {error.details()}") from error
         raise meaning(error.details()) from error
     except asyncio.CancelledError:
         # A channel that is closed cancels its calls; whoever waits for one has not been cancelled for that.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+        raise_if_cancelled()
         raise AwayError(_ENDED) from None
+
+
+def raise_if_cancelled() -> None:
+    """Raise `CancelledError` if this task has been cancelled, which a call may have hidden.
+
+    grpc.aio loses a cancellation that comes while a call that fails is still being set up: `read` awaits a task of its
+    own that ends as if nothing had happened. The event loop remembers it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -154,3 +154,20 @@ async def test_a_watch_that_is_left_ends_at_the_store() -> None:
                 assert store.watched == 1
             await eventually(lambda: store.watched == 0)
         store.answering.set()
+
+
+async def test_a_cancellation_that_grpc_loses_is_none_of_the_stores() -> None:
+    """A call that fails while it is cancelled ends whoever awaits it, and does not seem to be an outage."""
+
+    async def losing() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()) from None
+
+    task = asyncio.create_task(module._awaited(losing(), {}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
