@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -41,7 +40,7 @@ def document(entry: Entry, redact: Redaction) -> bytes:
     """The record of a decision, as it is hashed and sent."""
     content = {
         "decision_id": entry.answer.decision_id,
-        "decided_at": instant(entry.at),
+        "decided_at": wire.instant(entry.at),
         "latency_seconds": round(entry.seconds, 9),
         "dry_run": entry.dry_run,
         "idempotency_key": entry.idempotency_key,
@@ -59,18 +58,13 @@ def document(entry: Entry, redact: Redaction) -> bytes:
 
 def gap(first: int, last: int, at: float) -> bytes:
     """The record that says that those numbered `first` to `last` had to give way before they were sent."""
-    range_ = {"first_sequence": first, "last_sequence": last, "records": last - first + 1, "at": instant(at)}
+    range_ = {"first_sequence": first, "last_sequence": last, "records": last - first + 1, "at": wire.instant(at)}
     return canonical({"gap": range_})
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
     """JSON with sorted keys and nothing between them, in UTF-8."""
     return _ENCODER.encode(content).encode()
-
-
-def instant(wall: float) -> str:
-    """A time in Unix seconds as RFC 3339 in UTC, to the microsecond."""
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

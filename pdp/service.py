@@ -77,7 +77,7 @@ class DecisionService:
             return self.point.evaluate(request, given)
         answer = self.point.evaluate(request)
         if answer.approval_id:
-            self.approvals.opened(answer.approval_id, answer.approval_expires_at.ToMicroseconds() / 1_000_000)
+            self.approvals.opened(answer.approval_id, wire.read_moment(answer.approval_expires_at))
         return answer
 
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:

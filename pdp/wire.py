@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
 from operator import attrgetter
@@ -162,6 +163,16 @@ def write_moment(message: Timestamp, seconds: float) -> None:
     message.FromMicroseconds(round(seconds * 1_000_000))
 
 
+def read_moment(message: Timestamp) -> float:
+    """A time in Unix seconds."""
+    return message.ToMicroseconds() / 1_000_000
+
+
+def instant(wall: float) -> str:
+    """A time in Unix seconds as RFC 3339 in UTC, to the microsecond."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
 def digest(action: Action) -> bytes:
     """The SHA-256 of an action in canonical JSON: equal for equal actions, whatever door they came by."""
     fields = {name: getattr(action, name) for name in Action.__slots__}
@@ -204,7 +215,9 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         },
         **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
         "approval_id": answer.approval_id or None,
-        "approval_expires_at": _moment(answer.approval_expires_at) if answer.HasField("approval_expires_at") else None,
+        "approval_expires_at": instant(read_moment(answer.approval_expires_at))
+        if answer.HasField("approval_expires_at")
+        else None,
         "agent_version": answer.agent_version or None,
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,
@@ -353,9 +366,8 @@ def _policy_part(policy: CompiledPolicy) -> pb.EvaluateResponse:
     return part
 
 
-def _moment(message: Timestamp) -> str:
-    """A time in UTC as RFC 3339 writes it, to the microsecond."""
-    return f"{message.ToDatetime().isoformat(timespec='microseconds')}Z"
+def _lapse(answer: pb.EvaluateResponse) -> str | None:
+    return instant(read_moment(answer.approval_expires_at)) if answer.HasField("approval_expires_at") else None
 
 
 def _policy_json(policy: pb.PolicyReference) -> dict[str, Any]:

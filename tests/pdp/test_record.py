@@ -8,9 +8,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from pdp import wire
 from pdp.core.model import Action
-from pdp.record import Entry, Opens, document, gap, instant
+from pdp.record import Entry, Opens, document, gap
 from pdp.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pb
+from pdp.wire import instant
 from tests.given import NOON
 
 

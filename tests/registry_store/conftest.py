@@ -66,6 +66,15 @@ def settings(settings_for: MakeSettings, tmp_path: Path) -> Settings:
     return settings_for(tmp_path)
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[tuple[Cluster, Settings]]:
+    """A server of the test's own, which it may stop, and settings of a store on it."""
+    with postgresql.cluster() as cluster:
+        url = cluster.url(cluster.create())
+        in_own_loop(migrate.migrated(database_url(url)))
+        yield cluster, settings_in(tmp_path, database=url, pepper_file=tmp_path / "registry.pepper")
+
+
 @pytest.fixture(scope="module")
 def store(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One store for the tests of a module; each test uses ids of its own."""

@@ -23,7 +23,6 @@ from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
 from tests import postgresql
 from tests.postgresql import Cluster
-from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import Rest, Served, Subscriber, document, in_own_loop, in_thread, served, subscriber
 from tests.waiting import eventually_gives
 
@@ -125,15 +124,6 @@ async def test_a_serialisation_failure_is_retried_but_not_for_ever(fresh: Served
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert await in_thread(fresh.sql, "SELECT last_value FROM tries") == [(3 + database.TRIES,)]
     assert await in_thread(fresh.sql, "SELECT count(*) FROM agents") == [(1,)]
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[tuple[Cluster, Settings]]:
-    """A server of the test's own, which it may stop, and settings of a store on it."""
-    with postgresql.cluster() as cluster:
-        url = cluster.url(cluster.create())
-        in_own_loop(migrate.migrated(database_url(url)))
-        yield cluster, settings_in(tmp_path, database=url, pepper_file=tmp_path / "registry.pepper")
 
 
 async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Cluster, Settings]) -> None:

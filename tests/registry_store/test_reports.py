@@ -2,24 +2,21 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 
 import grpc
 import pytest
 from sqlalchemy import select
 
-from registry_store import migrate, reports
-from registry_store.settings import Settings, database_url
+from registry_store import reports
+from registry_store.settings import Settings
 from registry_store.tables import DecisionLog
 from registry_store.v1 import sync_pb2 as pb
-from tests import postgresql
 from tests.postgresql import Cluster
-from tests.registry_store.conftest import settings_in
 from tests.registry_store.reporting import Log, decision, new_id, reporter
-from tests.registry_store.serving import WAIT_SECONDS, Served, in_own_loop, in_thread, served
+from tests.registry_store.serving import WAIT_SECONDS, Served, in_thread, served
 from tests.registry_store.test_decisions import counted, kept, log_of
 from tests.waiting import eventually, eventually_gives
 
@@ -66,15 +63,6 @@ async def test_two_stores_keep_what_comes_by_both_once(settings: Settings) -> No
         assert counted(one) == {"allow": (93, 93), "escalate": (3, 0)}
         assert {log_of(one, log.node_id)[:2] for log in logs} == {(32, log.hash.hex()) for log in logs}
         assert one.sql("SELECT count(*) FROM approvals") == [(3,)]
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[tuple[Cluster, Settings]]:
-    """A server of the test's own, which it may stop, and settings of a store on it."""
-    with postgresql.cluster() as cluster:
-        url = cluster.url(cluster.create())
-        in_own_loop(migrate.migrated(database_url(url)))
-        yield cluster, settings_in(tmp_path, database=url, pepper_file=tmp_path / "registry.pepper")
 
 
 async def test_without_the_database_a_report_is_unavailable(own: tuple[Cluster, Settings]) -> None:
