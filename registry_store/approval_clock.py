@@ -1,18 +1,14 @@
 """The end of approvals by the clock: marked as expired within about a second, a little at a time."""
 
-import asyncio
-import logging
-from datetime import UTC, datetime
-
-from sqlalchemy.exc import SQLAlchemyError
+from datetime import datetime
+from functools import partial
 
 from registry_store import approval_listing, approvals
 from registry_store.activity import Actor
 from registry_store.approvals import ApprovalState
 from registry_store.database import Database, retried
 from registry_store.metrics import Metrics
-
-logger = logging.getLogger(__name__)
+from registry_store.repeating import by_the_clock
 
 PERIOD_SECONDS = 1.0
 BATCH = 500
@@ -21,14 +17,7 @@ BATCH = 500
 
 async def run(database: Database, metrics: Metrics) -> None:
     """Mark what has expired each second, until cancelled; several stores on one database may."""
-    while True:
-        try:
-            await tick(database, metrics, datetime.now(UTC))
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("approvals that have expired cannot be marked: %s", error)
-        except Exception:
-            logger.exception("a fault while marking approvals that have expired")
-        await asyncio.sleep(PERIOD_SECONDS)
+    await by_the_clock(partial(tick, database, metrics), PERIOD_SECONDS, "marking approvals that have expired")
 
 
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:

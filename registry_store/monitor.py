@@ -1,19 +1,15 @@
 """What happens by the clock: what nobody can ask for any more is deleted, a little at a time."""
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store import changes, decisions, listing, usage
 from registry_store.database import Database, retried
+from registry_store.repeating import by_the_clock
 from registry_store.settings import Retention
-
-logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 60.0
 BATCH = 5_000
@@ -25,14 +21,7 @@ Delete = Callable[[AsyncSession, int], Awaitable[int]]
 
 async def run(database: Database, retention: Retention) -> None:
     """Tidy up each minute, until cancelled; several stores on one database may."""
-    while True:
-        try:
-            await tidy(database, retention, datetime.now(UTC))
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("the database cannot be tidied up: %s", error)
-        except Exception:
-            logger.exception("a fault while tidying up")
-        await asyncio.sleep(PERIOD_SECONDS)
+    await by_the_clock(partial(tidy, database, retention), PERIOD_SECONDS, "tidying up the database")
 
 
 async def tidy(database: Database, retention: Retention, now: datetime) -> None:

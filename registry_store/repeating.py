@@ -1,11 +1,29 @@
-"""What is done again and again while the store runs, and once more as it stops."""
+"""What is done again and again while the store runs: by the clock, or at its own pace and once more as it stops."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+
+logger = logging.getLogger(__name__)
 
 Act = Callable[[asyncio.Event], Awaitable[float]]
 """Gives the seconds until the next time; the event says that the end has come, and it raises nothing."""
+
+
+async def by_the_clock(act: Callable[[datetime], Awaitable[None]], seconds: float, doing: str) -> None:
+    """Act on the time now, wait and act anew until cancelled; what fails is logged as a failure of `doing` that."""
+    while True:
+        try:
+            await act(datetime.now(UTC))
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("%s failed: %s", doing, error)
+        except Exception:
+            logger.exception("a fault while %s", doing)
+        await asyncio.sleep(seconds)
 
 
 @asynccontextmanager

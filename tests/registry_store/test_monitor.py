@@ -1,7 +1,9 @@
 """What happens by the clock: what is too old is given up and deleted, a little at a time."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -11,10 +13,21 @@ from registry_store.changes import HELD_FOR
 from registry_store.cli import main
 from registry_store.settings import Settings
 from tests.registry_store.reporting import decision, report
-from tests.registry_store.serving import Rest, Served, served
+from tests.registry_store.serving import Rest, Served, in_thread, served
 from tests.registry_store.test_lists import statements
+from tests.waiting import eventually_gives
 
 REGISTRY = "/api/agents/registry"
+
+
+@pytest.fixture(autouse=True)
+def by_hand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store tidies up by itself between two lines of a test."""
+
+    async def rest(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(monitor, "run", rest)
 
 
 def tidy(store: Served, after: timedelta = timedelta()) -> None:
@@ -43,6 +56,16 @@ def test_changes_are_held_for_a_week(fresh: Served) -> None:
     fresh.rest().register("new-agent-prod")
     tidy(fresh)
     assert held(fresh) == (1, 3)
+
+
+async def test_a_store_tidies_up_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it starts, and so also where it never runs for long."""
+    with served(settings) as store:
+        await in_thread(fill, await in_thread(store.rest), 2)
+        await in_thread(store.sql, "UPDATE changes SET committed_at = '2020-01-01 00:00:00.000000'")
+    monkeypatch.undo()
+    with served(settings) as store:
+        await eventually_gives(partial(in_thread, held, store), (0, 2).__eq__)
 
 
 def test_the_age_of_each_change_counts(fresh: Served) -> None:

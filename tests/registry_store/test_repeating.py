@@ -1,8 +1,12 @@
 """Work that is repeated while the store runs."""
 
 import asyncio
+from datetime import UTC, datetime
 
-from registry_store.repeating import repeated
+import pytest
+from sqlalchemy.exc import SQLAlchemyError
+
+from registry_store.repeating import by_the_clock, repeated
 from tests.waiting import eventually
 
 
@@ -48,3 +52,30 @@ async def test_work_under_way_hears_of_the_end() -> None:
     async with asyncio.timeout(20), repeated(act):
         await began.wait()
     assert heard == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "said"),
+    [
+        (SQLAlchemyError("away"), "WARNING", "counting failed: away"),
+        (TimeoutError("too slow"), "WARNING", "counting failed: too slow"),
+        (ValueError("wrong"), "ERROR", "a fault while counting"),
+    ],
+)
+async def test_what_is_done_by_the_clock_goes_on_after_a_failure(
+    error: Exception, level: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told the time as it begins, and its failure is logged."""
+    began = datetime.now(UTC)
+    times: list[datetime] = []
+
+    async def act(now: datetime) -> None:
+        times.append(now)
+        if len(times) == 1:
+            raise error
+
+    task = asyncio.create_task(by_the_clock(act, 0, "counting"))
+    await eventually(lambda: len(times) > 2)
+    task.cancel()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, said)]
+    assert began <= times[0] <= times[1] <= datetime.now(UTC)
