@@ -1,10 +1,10 @@
 """What a decision record says of the approval that it asks for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import Problem
 from pdp.core.fields import Field, join, read_fields
 from pdp.core.kinds import Json, OrNull, Text, Whole
 from pdp.core.records import AGENT_ID, PARAMS
@@ -62,20 +62,10 @@ class Request(NamedTuple):
     expires_at: datetime
 
 
-def read(documents: Sequence[Mapping[str, Any]]) -> dict[str, Request]:
-    """What these decision records ask for, by approval id, the first of each; `InvalidRecord` with every fault."""
-    problems: list[Problem] = []
-    asked: dict[str, Request] = {}
-    for index, document in enumerate(documents):
-        if document.get("opens") is not None:
-            request = _read(document, f"documents[{index}]", problems)
-            asked.setdefault(request.approval_id, request)
-    if problems:
-        raise InvalidRecord(problems)
-    return asked
-
-
-def _read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Request:
+def read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Request | None:
+    """What this decision record asks for, None where that is nothing; adds every fault to `problems`, under `path`."""
+    if document.get("opens") is None:
+        return None
     record = _members(document, RECORD, path, problems)
     action = _members(record["action"], ACTION, join(path, "action"), problems)
     answer = _members(record["answer"], ANSWER, join(path, "answer"), problems)

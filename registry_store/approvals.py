@@ -1,7 +1,7 @@
 """Approvals: what sidecars ask people for; each is decided once, by a person or by the clock, and used once."""
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.fields import Field, quote
 from pdp.core.kinds import Text
 from pdp.core.records import PROSE
-from registry_store import activity, approval_requests
+from registry_store import activity
 from registry_store.activity import Actor, Subject
 from registry_store.approval_requests import Request
 from registry_store.documents import Document, to_json
@@ -78,14 +78,15 @@ RUNNING = (ApprovalState.PENDING.value, ApprovalState.APPROVED.value)
 
 
 async def open_requested(
-    session: AsyncSession, node_id: str, documents: Sequence[Mapping[str, Any]], at: datetime
+    session: AsyncSession, node_id: str, requests: Sequence[Request], at: datetime
 ) -> list[Approval]:
-    """Open what these decision records ask for and is not there yet; returns what was opened.
+    """Open what is asked for and is not there yet, of one id the first; returns what was opened.
 
-    The session holds the writers' lock. A document that opens nothing is passed over; `InvalidRecord` names every
-    fault by its path, as `documents[3].opens.approval_id`. What arrives after its time is opened as expired.
+    The session holds the writers' lock. What arrives after its time is opened as expired.
     """
-    asked = approval_requests.read(documents)
+    asked: dict[str, Request] = {}
+    for request in requests:
+        asked.setdefault(request.approval_id, request)
     known = set(await session.scalars(select(Approval.approval_id).where(Approval.approval_id.in_(asked))))
     opened = [_opened(request, node_id, at) for approval_id, request in asked.items() if approval_id not in known]
     actor = Actor(node_id, "system", at)

@@ -13,6 +13,7 @@ from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exce
 from pdp.core.model import Outcome
 from pdp.core.records import AGENT_ID
 from registry_store import approval_requests, decision_ids
+from registry_store.approval_requests import Request
 from registry_store.keys import Moment
 from registry_store.sync_messages import MOST_PROBLEMS, MOST_TEXT
 from registry_store.v1 import sync_pb2 as pb
@@ -31,7 +32,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that is reported; `document` is all that the sidecar wrote of it."""
+    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote."""
 
     decision_id: str
     decided_at: datetime
@@ -39,6 +40,7 @@ class Decision:
     outcome: str
     dry_run: bool
     cost_micros: int
+    opens: Request | None
     document: Document
 
 
@@ -82,7 +84,7 @@ class Report:
     @property
     def asks(self) -> bool:
         """Whether any of them asks for an approval."""
-        return any(decision.document["opens"] is not None for decision in self.decisions)
+        return any(decision.opens is not None for decision in self.decisions)
 
 
 def read_report(message: pb.ReportDecisionsRequest) -> Report:
@@ -149,10 +151,9 @@ def _decision(document: Document, path: str, problems: list[Problem]) -> Decisio
     values = read_fields(_known(document, DECISION), DECISION, path, problems)
     action = read_fields(_known(values["action"], _ACTION), _ACTION, f"{path}.action", problems)
     answer = read_fields(_known(values["answer"], _ANSWER), _ANSWER, f"{path}.answer", problems)
-    if not problems:
-        _check_opens(document, path, problems)
     if problems:
         return None
+    opens = approval_requests.read(document, path, problems)
     return Decision(
         values["decision_id"],
         values["decided_at"],
@@ -160,16 +161,9 @@ def _decision(document: Document, path: str, problems: list[Problem]) -> Decisio
         answer["outcome"].name.lower(),
         values["dry_run"],
         values["cost_micros"],
+        opens,
         document,
     )
-
-
-def _check_opens(document: Document, path: str, problems: list[Problem]) -> None:
-    try:
-        approval_requests.read([document])
-    except InvalidRecord as error:
-        here = [problem._replace(path=problem.path.replace("documents[0]", path, 1)) for problem in error.problems]
-        problems.extend(here)
 
 
 def _known(document: Any, fields: Mapping[str, Field]) -> Any:

@@ -64,7 +64,9 @@ async def receive(session: AsyncSession, report: Report, at: datetime) -> Receiv
     """
     log = await _locked(session, report.node_id, at)
     new = await _insert(session, report, at)
-    by_id = {decision.decision_id: decision for decision in reversed(report.decisions)}
+    by_id: dict[str, Reported] = {}
+    for decision in report.decisions:
+        by_id.setdefault(decision.decision_id, decision)
     kept = [decision for decision_id, decision in by_id.items() if decision_id in new]
     received = _follow(log, report, new)
     received.kept = Counter(decision.outcome for decision in kept)
@@ -72,8 +74,8 @@ async def receive(session: AsyncSession, report: Report, at: datetime) -> Receiv
     log.breaks += len(received.breaks)
     log.updated_at = at
     await usage.count(session, kept)
-    if opening := [decision.document for decision in kept if decision.document["opens"] is not None]:
-        opened = await approvals.open_requested(session, report.node_id, opening, at)
+    if asked := [decision.opens for decision in kept if decision.opens is not None]:
+        opened = await approvals.open_requested(session, report.node_id, asked, at)
         received.opened = [approval.status for approval in opened]
     return received
 

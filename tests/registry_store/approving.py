@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from registry_store import approvals
+from pdp.core.errors import InvalidRecord, Problem
+from registry_store import approval_requests, approvals
 from registry_store.documents import canonical, instant
 from registry_store.tables import Approval
 from registry_store.v1 import sync_pb2 as pb
@@ -51,9 +52,15 @@ def sha256(action: dict[str, Any]) -> bytes:
 def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
     """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
 
+    problems: list[Problem] = []
+    read = [approval_requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
+    if problems:
+        raise InvalidRecord(problems)
+    requests = [request for request in read if request is not None]
+
     async def work() -> list[Approval]:
         async with store.running._store.database.writing() as session:
-            return await approvals.open_requested(session, node_id, records, at or datetime.now(UTC))
+            return await approvals.open_requested(session, node_id, requests, at or datetime.now(UTC))
 
     return [approval.approval_id for approval in store.run(work())]
 

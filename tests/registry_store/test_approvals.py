@@ -187,7 +187,7 @@ def test_a_malformed_request_is_refused_by_its_path(store: Served, path: str, va
     part[name] = value
     with pytest.raises(InvalidRecord) as refused:
         open_all(store, good, bad)
-    assert f"documents[1].{path}" in [problem.path for problem in refused.value.problems]
+    assert f"records[1].{path}" in [problem.path for problem in refused.value.problems]
     assert open_all(store, good) == [good["opens"]["approval_id"]]
 
 
