@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS = 30.0
-STOP_SECONDS = 30.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 MEMORY_BYTES = 2 * 1024**3
 MISSING = "PostgreSQL is not installed; the tests of it need: apt-get install --yes postgresql"
 QUICK = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BIN = Path(sys.executable).parent
-BOUND_SECONDS = 30.0
+BOUND_SECONDS = 60.0
 
 
 class Ended(NamedTuple):

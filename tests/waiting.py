@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-BOUND_SECONDS = 20.0
+BOUND_SECONDS = 60.0
 
 T = TypeVar("T")
 

@@ -65,9 +65,10 @@ def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", a
     return [approval.approval_id for approval in store.run(work())]
 
 
-def opened(store: Served, **fields: Any) -> str:
-    """Open one approval; returns its id."""
-    (approval_id,) = open_all(store, record(**fields))
+def opened(store: Served, at: datetime | None = None, **fields: Any) -> str:
+    """Open one approval at the instant at which it is asked for, by default now; returns its id."""
+    at = at or datetime.now(UTC)
+    (approval_id,) = open_all(store, record(at=at, **fields), at=at)
     return approval_id
 
 

@@ -9,7 +9,7 @@ from registry_store import migrate
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster
-from tests.registry_store.serving import Rest, Served, in_own_loop, served
+from tests.registry_store.serving import PATIENT, Rest, Served, in_own_loop, served
 
 MakeSettings = Callable[[Path], Settings]
 
@@ -78,7 +78,7 @@ def own(tmp_path: Path) -> Iterator[tuple[Cluster, Settings]]:
 @pytest.fixture(scope="module")
 def store(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One store for the tests of a module; each test uses ids of its own."""
-    with served(settings_for(tmp_path_factory.mktemp("store"))) as running:
+    with served(settings_for(tmp_path_factory.mktemp("store")), PATIENT) as running:
         yield running
         check_counts(running)
 
@@ -92,7 +92,7 @@ def admin(store: Served) -> Rest:
 @pytest.fixture
 def fresh(settings: Settings) -> Iterator[Served]:
     """A store on a new database."""
-    with served(settings) as running:
+    with served(settings, PATIENT) as running:
         yield running
         check_counts(running)
 

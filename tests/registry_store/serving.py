@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,7 +17,9 @@ from registry_store.settings import Settings
 from registry_store.sync_service import PACE, Pace
 from registry_store.v1 import sync_pb2 as pb
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
+PATIENT = Pace(silence=60.0, send=60.0)
+"""No stream ends for that a test, or its store, has stood still for some seconds."""
 Result = TypeVar("Result")
 
 
@@ -128,10 +130,10 @@ def served(
         if isinstance(got[0], BaseException):
             raise got[0]
         yield got[0]
-        got[0].loop.call_soon_threadsafe(stop[0].set)
     finally:
-        if isinstance(got[0], Served) and thread.is_alive():
-            got[0].loop.call_soon_threadsafe(stop[0].set)
+        if isinstance(got[0], Served):
+            with suppress(RuntimeError):  # the loop is closed: the store has ended by itself
+                got[0].loop.call_soon_threadsafe(stop[0].set)
         thread.join(WAIT_SECONDS)
         assert not thread.is_alive()
     if len(got) > 1 and isinstance(got[1], BaseException):

@@ -61,10 +61,10 @@ async def send(store: Served, request: pb.ReportDecisionsRequest) -> int:
         return await sidecar.send(request)
 
 
-def tick(store: Served, after: timedelta = timedelta()) -> None:
-    """Let the clock's end of approvals act, as of so much later."""
+def tick(store: Served, now: datetime) -> None:
+    """Let the clock's end of approvals act, as of `now`."""
     inner = store.running._store
-    store.run(approval_clock.tick(inner.database, inner.metrics, datetime.now(UTC) + after))
+    store.run(approval_clock.tick(inner.database, inner.metrics, now))
 
 
 def test_a_request_is_opened_once(store: Served, admin: Rest) -> None:
@@ -366,14 +366,15 @@ def test_an_agents_key_sees_its_own(store: Served, admin: Rest) -> None:
 
 
 def test_the_clock_ends_what_nobody_decides_or_uses(fresh: Served) -> None:
-    """To the instant for whoever asks, before it is marked; then once in the log, for each."""
+    """To the instant; then once in the log, for each."""
     admin = fresh.rest()
-    pending, approved, later = (opened(fresh, timeout=timeout) for timeout in (60, 60, 3600))
-    approve(admin, approved)
-    tick(fresh, timedelta(seconds=59))
-    assert read(admin, pending)["status"] == "pending"
-    tick(fresh, timedelta(seconds=61))
-    tick(fresh, timedelta(seconds=61))
+    pending, approved, later = (opened(fresh, timeout=timeout) for timeout in (3600, 3600, 7200))
+    use_until = datetime.fromisoformat(approve(admin, approved)["expires_at"])
+    decide_until = datetime.fromisoformat(read(admin, pending)["expires_at"])
+    tick(fresh, decide_until - timedelta(microseconds=1))
+    assert [read(admin, one)["status"] for one in (pending, approved)] == ["pending", "approved"]
+    for moment in (decide_until, use_until, use_until):
+        tick(fresh, moment)
     assert [read(admin, one)["status"] for one in (pending, approved, later)] == ["expired", "expired", "pending"]
     for approval_id, before, why in ((pending, "pending", "nobody decided"), (approved, "approved", "was not used")):
         entry = entries(admin, approval_id)[-1]
