@@ -102,8 +102,10 @@ class Authentication:
             async with self._database.beside() as session:
                 rows = [{"id": key_id, "at": moment} for key_id, moment in sorted(saving.items())]
                 await (await session.connection()).execute(_SAVE, rows)
-        except Exception as error:
+        except BaseException as error:
             self._unsaved = saving | self._unsaved
+            if not isinstance(error, Exception):  # cancelled, as the store stops: it saves once more then
+                raise
             logger.warning("when keys were last used cannot be saved: %s", error)
 
     def _remember(self, mark: str, key_id: str, now: datetime) -> None:

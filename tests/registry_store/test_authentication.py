@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 
+from registry_store import authentication, peers
 from registry_store.authentication import MOST_REMEMBERED, WINDOW_SECONDS, Failures, network
 from registry_store.settings import Settings
-from tests.registry_store.serving import ALL, Rest, Served, in_thread, served, subscriber
+from registry_store.store import Store
+from tests.registry_store.serving import ALL, PATIENT, Rest, Served, in_thread, served, subscriber
 
 REGISTRY = "/api/agents/registry"
 WRONG = f"owkai_0123456789abcdef_{'x' * 43}"
@@ -119,8 +121,9 @@ def test_when_a_key_was_last_used_is_known(store: Served, admin: Rest) -> None:
     assert after.headers["etag"] == before.headers["etag"]
 
 
-def test_when_a_key_was_last_used_survives_a_restart(settings: Settings) -> None:
+def test_when_a_key_was_last_used_survives_a_restart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is saved when the store stops, in one write however often the key was used, which makes no revision."""
+    monkeypatch.setattr(authentication, "SAVE_SECONDS", 3600)
     with served(settings) as store:
         viewer = store.rest("viewer")
         for _ in range(5):
@@ -144,30 +147,58 @@ def test_revoking_honours_if_match(admin: Rest) -> None:
     assert admin.delete(path, If_Match=tag).status == 412
 
 
-async def test_a_revoked_keys_open_stream_ends_within_a_second(store: Served, admin: Rest) -> None:
-    """Wherever the key was revoked: over REST at this store, or in the database beside it."""
-    for revoke in ("rest", "database"):
-        key = store.key("sidecar")
-        key_id = key.split("_")[1]
+async def test_what_a_stop_cuts_off_is_saved_all_the_same(settings: Settings) -> None:
+    """A store that stops saves once more, also what was being saved as it was told to."""
+
+    async def cut_off(inner: Store) -> None:
+        async with inner.database.writing():
+            saving = asyncio.create_task(inner.authentication.save())
+            await asyncio.sleep(0)  # it has begun, and waits for its turn to write
+            saving.cancel()
+            await asyncio.wait([saving])
+        assert saving.cancelled()
+
+    with served(settings) as store:
+        viewer = await in_thread(store.rest, "viewer")
+        await in_thread(viewer.get, REGISTRY)
+        await in_thread(store.run, cut_off(store.running._store))
+    with served(settings) as store:
+        (saved,) = store.sql("SELECT last_used_at FROM keys WHERE role = 'viewer'")
+        assert saved != (None,)
+
+
+async def test_revoking_a_key_here_ends_its_open_stream_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without waiting until the keys of open streams are looked at again."""
+    monkeypatch.setattr(peers, "KEY_CHECK_SECONDS", 3600)  # of every store that runs: no other is asked for this
+    with served(settings, PATIENT) as store:
+        admin, key = await in_thread(store.rest), await in_thread(store.key, "sidecar")
         async with subscriber(store.running.grpc_address, key) as sidecar:
             await sidecar.hello(ALL)
             await sidecar.snapshot()
-            if revoke == "rest":
-                await in_thread(admin.delete, f"/api/keys/{key_id}")
-            else:
-                statement = f"UPDATE keys SET revoked_at = created_at WHERE key_id = '{key_id}'"
-                await in_thread(store.sql, statement)
-            async with asyncio.timeout(1):
-                code, _ = await sidecar.ended()
-        assert code is grpc.StatusCode.UNAUTHENTICATED
+            await in_thread(admin.delete, f"/api/keys/{key.split('_')[1]}")
+            assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_an_expired_keys_open_stream_ends(store: Served) -> None:
+async def test_a_key_that_was_revoked_elsewhere_loses_its_open_stream_within_a_second(fresh: Served) -> None:
+    """By another store on the database, say: they are looked at twice a second."""
+    assert peers.KEY_CHECK_SECONDS <= 0.5
+    key = fresh.key("sidecar")
+    async with subscriber(fresh.running.grpc_address, key) as sidecar:
+        await sidecar.hello(ALL)
+        await sidecar.snapshot()
+        statement = f"UPDATE keys SET revoked_at = created_at WHERE key_id = '{key.split('_')[1]}'"
+        await in_thread(fresh.sql, statement)
+        assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_an_expired_keys_open_stream_ends(fresh: Served) -> None:
     """Expiry ends a stream as revocation does."""
-    key = store.key("sidecar")
-    async with subscriber(store.running.grpc_address, key) as sidecar:
+    key = fresh.key("sidecar")
+    async with subscriber(fresh.running.grpc_address, key) as sidecar:
         await sidecar.hello(ALL)
         await sidecar.snapshot()
         statement = f"UPDATE keys SET expires_at = created_at WHERE key_id = '{key.split('_')[1]}'"
-        await in_thread(store.sql, statement)
+        await in_thread(fresh.sql, statement)
         assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
