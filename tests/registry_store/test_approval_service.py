@@ -190,7 +190,7 @@ async def test_whoever_waits_hears_that_the_time_is_up(settings: Settings, monke
         refused = await in_thread(admin.post, f"{APPROVALS}/{approval_id}/approve")
         assert (refused.status, refused.body["detail"]) == (409, f"approval `{approval_id}` is expired")
         assert await in_thread(store.sql, "SELECT status FROM approvals") == [("pending",)]
-        await in_thread(tick, store)
+        await in_thread(tick, store, datetime.now(UTC))
         assert await in_thread(store.sql, "SELECT status FROM approvals") == [("expired",)]
 
 
@@ -209,18 +209,20 @@ def test_the_clock_marks_a_little_at_a_time(fresh: Served, monkeypatch: pytest.M
     """No transaction marks more than a batch, and all batches together mark everything."""
     monkeypatch.setattr(approval_clock, "BATCH", 2)
     for _ in range(5):
-        opened(fresh, timeout=60)
+        opened(fresh)
+    late = datetime.now(UTC) + timedelta(hours=1)
     with statements(fresh, of="tick") as seen:
-        tick(fresh, timedelta(seconds=61))
+        tick(fresh, late)
     assert fresh.sql("SELECT count(*) FROM approvals WHERE status = 'expired'") == [(5,)]
     assert len([one for one in seen if "meta" in one and one.startswith("UPDATE")]) == 3
     with statements(fresh, of="tick") as seen:
-        tick(fresh, timedelta(seconds=61))
+        tick(fresh, late)
     assert len(seen) == 2, "nothing to mark takes no lock"
 
 
-async def test_many_who_wait_are_told_by_one_reading(fresh: Served) -> None:
+async def test_many_who_wait_are_told_by_one_reading(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a commit costs does not grow with those who wait: only what has changed is read."""
+    monkeypatch.setattr("registry_store.approval_feed.POLL_SECONDS", 3600)
     admin = await in_thread(fresh.rest)
     ids = [await in_thread(opened, fresh) for _ in range(30)]
     async with sidecar(fresh) as node:
@@ -232,7 +234,7 @@ async def test_many_who_wait_are_told_by_one_reading(fresh: Served) -> None:
             assert state(await waiting[0].next()) == state(await waiting[30].next()) == "approved"
         reading = [statement for statement in seen if "FROM approvals" in statement]
         assert len(reading) == 1
-        assert len(seen) <= 3 * 3, "three for a reading, of which the poll may add some"
+        assert len(seen) <= 3 * 3, "three for a reading, of which notifications may add some"
         assert await metric(admin, "registry_store_approval_watchers") == 60
     await until_metric(admin, "registry_store_approval_watchers", 0)
 
