@@ -78,6 +78,14 @@ def ended_by(error: Exception) -> Ended:
     return Ended(grpc.StatusCode.INTERNAL, "internal error")
 
 
+async def begin(context: Context) -> None:
+    """Send the metadata of a stream before any message of it, so that a status can be sent whenever it ends.
+
+    By itself gRPC sends them with the first message, and where the write of that is given up it sends no status at all.
+    """
+    await context.send_initial_metadata(())
+
+
 async def close(context: Context, ended: Ended) -> None:
     """Send the status that ends a stream, also where the caller is gone or does not take even that."""
     with suppress(TimeoutError, grpc.aio.InternalError):

@@ -16,7 +16,7 @@ from registry_store import changes, subscriptions
 from registry_store.changes import Kind
 from registry_store.feed import Step, step_from
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, close, ended_by
+from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, begin, close, ended_by
 from registry_store.sidecars import Sidecar
 from registry_store.store import Store
 from registry_store.sync_messages import check_hello, chunks, record_message, refusals, subscription
@@ -78,6 +78,7 @@ class RegistrySync:
             caller = await authenticated(self.store, context)
             stream = _Stream(self, context, caller, await _hello(context, self.pace.silence))
             with self.streams.opened(caller, stream.end):
+                await begin(context)
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
         except Exception as error:
             return ended_by(error)
