@@ -17,6 +17,12 @@ REPORT = pb.ReportDecisionsRequest(node_id="node-1")
 USE = pb.UseApprovalRequest(approval_id="a-1")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this machine pauses, the store's word is waited for."""
+    monkeypatch.setattr(module, "USE_SECONDS", 3600)
+
+
 async def states(watch: AsyncIterator[pb.Approval]) -> list[int]:
     return [approval.state async for approval in watch]
 
