@@ -26,10 +26,10 @@ WAIT_AGAIN_SECONDS = 0.5
 UNAVAILABLE = "PDP_UNAVAILABLE"
 NOT_REGISTERED = "AGENT_NOT_REGISTERED"
 
-# A sidecar that restarts is found again within a second.
+# A sidecar that restarts is found again within a second. `min_reconnect_backoff_ms` stays as it is: it bounds how long
+# a connection may take to be made, and a sidecar that stands still for a moment is not away.
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

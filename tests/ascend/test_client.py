@@ -50,7 +50,10 @@ async def off(call: Callable[[], T]) -> T:
 
 def client(address: str, **changes: Any) -> AscendClient:
     return AscendClient(
-        **({"api_key": "owkai_none", "agent_id": AGENT, "agent_name": "Test", "pdp_address": address} | changes)
+        **(
+            {"api_key": "owkai_none", "agent_id": AGENT, "agent_name": "Test", "pdp_address": address, "timeout": 60.0}
+            | changes
+        )
     )
 
 
@@ -127,9 +130,9 @@ async def test_without_a_sidecar_the_fail_mode_decides(fail_mode: str) -> None:
 
 
 async def test_a_sidecar_that_does_not_answer_in_time_is_no_answer() -> None:
-    """The time-out is a block like every other error."""
+    """The time-out is a block like every other error; until then a sidecar that stands still is waited for."""
     mute = socket.create_server(("127.0.0.1", 0))
-    with mute, client(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.05) as agent:
+    with mute, client(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.5) as agent:
         decision = await off(lambda: agent.evaluate_action("api.read"))
     assert not decision
     assert (decision.reason, decision.error_code) == ("PDP_UNAVAILABLE", "DEADLINE_EXCEEDED")

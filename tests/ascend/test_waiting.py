@@ -41,7 +41,10 @@ async def test_after_the_time_out_the_client_has_what_is_known() -> None:
     bench = Bench()
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
     async with waiting_client(bench) as client:
-        approval = await wait(client, "a1", 2)
+        for seconds in (0.2, 1, 5, 25):
+            approval = await wait(client, "a1", seconds)
+            if approval.state is not ApprovalState.UNKNOWN:
+                break  # else the machine was too slow for the time-out
     assert (bool(approval), approval.state) == (False, ApprovalState.PENDING)
 
 
