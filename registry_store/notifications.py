@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 
 import asyncpg
 from sqlalchemy import URL
@@ -11,6 +12,7 @@ from registry_store.database import CHANNEL, connect
 
 logger = logging.getLogger(__name__)
 
+LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 CHECK_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
@@ -29,7 +31,7 @@ class Notifications:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except LOST as error:
                 logger.warning("other stores' commits are found by polling alone: %s", error)
             except Exception:
                 logger.exception("a fault while listening: other stores' commits are found by polling alone")
@@ -47,7 +49,8 @@ class Notifications:
                 await connection.execute("SELECT 1")  # a peer that went silent is found by the time-out
         finally:
             self.heard = False
-            await connection.close(timeout=CLOSE_SECONDS)
+            with suppress(*LOST):  # it is cut off then; raised from here, this would hide that `run` was cancelled
+                await connection.close(timeout=CLOSE_SECONDS)
 
 
 async def _within(wait: Coroutine[None, None, object], seconds: float) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,15 @@ from sqlalchemy import make_url
 
 from registry_store import database, migrate
 from registry_store.cli import main
+from registry_store.notifications import Notifications
 from registry_store.settings import Settings, database_url
-from registry_store.sync_service import Pace
-from registry_store.v1 import sync_pb2 as pb
 from tests import postgresql
 from tests.postgresql import Cluster
-from tests.registry_store.serving import Rest, Served, Subscriber, document, in_own_loop, in_thread, served, subscriber
-from tests.waiting import eventually_gives
+from tests.registry_store.serving import PATIENT, Rest, Served, document, in_own_loop, in_thread, served, subscriber
+from tests.waiting import eventually, eventually_gives
 
 REGISTRY = "/api/agents/registry"
-QUICK = Pace(heartbeat=0.1, silence=2.0)
+BEATING = replace(PATIENT, heartbeat=0.1)
 
 
 @pytest.fixture(scope="module", params=["postgresql"])
@@ -41,7 +42,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 def two(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, Served]]:
     """Two stores on one database, which poll so seldom that only notifications can wake them."""
     monkeypatch.setattr("registry_store.feed.POLL_SECONDS", 3600)
-    with served(settings) as one, served(settings) as other:
+    monkeypatch.setattr("registry_store.notifications.CHECK_SECONDS", 3600)
+    with served(settings, PATIENT) as one, served(settings, PATIENT) as other:
         yield one, other
 
 
@@ -57,14 +59,18 @@ async def test_a_change_through_one_store_wakes_the_subscribers_of_another(two: 
     """A notification, and not the poll, brings it; and listening is taken up again after its connection is lost."""
     one, other = two
     admin = one.rest()
-    await notified(other)
+    for store in two:
+        await notified(store)
     async with subscriber(other.running.grpc_address, other.key("sidecar")) as sidecar:
         await sidecar.hello()
         await sidecar.snapshot()
         await in_thread(admin.register, "payments-worker-prod")
         (change,) = await sidecar.changes_to(1)
         assert document(change.records[0])["agent_id"] == "payments-worker-prod"
-        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'LISTEN %'"
+        ended = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query ILIKE 'LISTEN %' AND datname = current_database()"
+        )
         assert len(await in_thread(one.sql, ended)) == 2
         await in_thread(admin.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
         (change,) = await sidecar.changes_to(2)
@@ -75,7 +81,7 @@ async def test_polling_finds_what_no_notification_tells(settings: Settings, monk
     """Behind a pooler that drops notifications the change comes with the next poll."""
     monkeypatch.setattr("registry_store.database.CHANNEL", "nobody_listens")
     monkeypatch.setattr("registry_store.feed.POLL_SECONDS", 0.05)
-    with served(settings) as one, served(settings) as other:
+    with served(settings, PATIENT) as one, served(settings, PATIENT) as other:
         admin = one.rest()
         async with subscriber(other.running.grpc_address, other.key("sidecar")) as sidecar:
             await sidecar.hello()
@@ -84,26 +90,50 @@ async def test_polling_finds_what_no_notification_tells(settings: Settings, monk
             await sidecar.changes_to(1)
 
 
+async def test_listening_ends_although_its_connection_takes_long_to_close(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that stops waits for no answer of its database, and does not take its absence for another outage."""
+    monkeypatch.setattr("registry_store.notifications.CLOSE_SECONDS", 0.0)
+    listening = Notifications(settings.url(), lambda: None)
+    task = asyncio.create_task(listening.run())
+    await eventually(lambda: listening.heard)
+    task.cancel()
+    await eventually(task.done)
+    assert task.cancelled()
+
+
 async def test_a_deadlock_is_retried_and_the_change_is_made_once(
     fresh: Served, settings: Settings, cluster: Cluster
 ) -> None:
     """The transaction that PostgreSQL ends is run again whole, and the caller hears of nothing."""
     admin = fresh.rest()
     await in_thread(admin.register, "contended-agent-prod")
+    log = cluster.folder / "log"
+    before = log.read_text().count("deadlock detected")
     async with transaction(settings) as other:
-        await other.execute("SET deadlock_timeout = '10s'")  # so that the store's transaction is the one that is ended
+        await other.execute("SET deadlock_timeout = '1h'")  # so that the store's transaction is the one that is ended
         await other.execute("SELECT * FROM agents FOR UPDATE")
-        path = f"{REGISTRY}/contended-agent-prod"
-        change = asyncio.create_task(in_thread(admin.put, path, {"auto_approve_below": 20}))
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        await eventually_gives(lambda: other.fetchval(waiting), lambda number: number == 1)
-        await other.execute("SELECT * FROM meta FOR UPDATE")
+        async with transaction(settings) as first:  # so that the store's wait is the one that closes the circle
+            await first.execute("LOCK TABLE activity IN EXCLUSIVE MODE")
+            path = f"{REGISTRY}/contended-agent-prod"
+            change = asyncio.create_task(in_thread(admin.put, path, {"auto_approve_below": 20}))
+            await waiting(first, "$1 = ANY(pg_blocking_pids(pid))", first.get_server_pid())
+            circle = asyncio.create_task(other.execute("SELECT * FROM meta FOR UPDATE"))
+            await waiting(first, "pid = $1", other.get_server_pid())
+        await circle
     answer = await change
     assert (answer.status, answer.body["version"], answer.body["revision"]) == (200, "1.1.0", 2)
-    assert "deadlock detected" in (cluster.folder / "log").read_text()
+    assert log.read_text().count("deadlock detected") == before + 1
     assert await in_thread(fresh.sql, "SELECT count(*), max(activity_type) FROM activity WHERE sequence > 2") == [
         (1, "updated")
     ]
+
+
+async def waiting(connection: asyncpg.Connection[asyncpg.Record], who: str, pid: int) -> None:
+    """Wait until such a transaction waits for a lock."""
+    asked = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND {who}"
+    await eventually_gives(lambda: connection.fetchval(asked, pid), bool)
 
 
 async def test_a_serialisation_failure_is_retried_but_not_for_ever(fresh: Served) -> None:
@@ -129,7 +159,7 @@ async def test_a_serialisation_failure_is_retried_but_not_for_ever(fresh: Served
 async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Cluster, Settings]) -> None:
     """Requests are told when to try again, streams end; then all goes on, and nothing is lost."""
     cluster, settings = own
-    with served(settings, QUICK) as store:
+    with served(settings, BEATING) as store:
         admin, key = store.rest(), store.key("sidecar")
         await in_thread(admin.register, "outage-survivor-prod")
         path = f"{REGISTRY}/outage-survivor-prod"
@@ -141,34 +171,21 @@ async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Clus
                 answer = await in_thread(call, path)
                 assert (answer.status, answer.headers["retry-after"]) == (503, "1")
                 assert answer.headers["content-type"] == "application/problem+json"
-            assert await ended_while_beating(sidecar) is grpc.StatusCode.UNAVAILABLE
+            feed = store.running._store.feed
+            feed.confirmed_at -= BEATING.silence  # so long has the database been silent now
+            assert (await sidecar.ended())[0] is grpc.StatusCode.UNAVAILABLE
         async with subscriber(store.running.grpc_address, key) as early:
             assert (await early.ended())[0] is grpc.StatusCode.UNAVAILABLE
         cluster.start()
         await eventually_gives(lambda: in_thread(admin.get, path), lambda answer: answer.status == 200)
         await notified(store)
+        await eventually(lambda: time.monotonic() - feed.confirmed_at < BEATING.silence)
         assert (await in_thread(admin.put, path, {"default_risk_score": 7})).status == 200
         async with subscriber(store.running.grpc_address, key) as sidecar:
             await sidecar.hello(epoch=epoch, revision=1)
             assert (await sidecar.next()).welcome.resumed
             (change,) = await sidecar.changes_to(2)
             assert document(change.records[0])["default_risk_score"] == 7
-
-
-async def ended_while_beating(sidecar: Subscriber) -> grpc.StatusCode:
-    """The status with which the store ends a stream whose sidecar is alive."""
-
-    async def beat() -> None:
-        while True:
-            await sidecar.send(heartbeat=pb.Heartbeat())
-            await asyncio.sleep(QUICK.heartbeat)
-
-    beating = asyncio.create_task(beat())
-    try:
-        return (await sidecar.ended())[0]
-    finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
 
 
 def test_a_store_is_not_ready_without_its_database(
@@ -180,7 +197,7 @@ def test_a_store_is_not_ready_without_its_database(
     monkeypatch.setattr("registry_store.feed.POLL_SECONDS", 0.05)
     with served(settings) as store:
         anyone = store.rest(None)
-        assert anyone.get("/readyz").status == 200
+        in_own_loop(until(anyone, 200))
         cluster.stop()
         in_own_loop(until(anyone, 503))
         assert anyone.get("/healthz").status == 200
