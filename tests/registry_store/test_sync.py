@@ -2,20 +2,26 @@
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import pytest
 from click.testing import CliRunner
 
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from registry_store import monitor
+from registry_store import monitor, sync_service
 from registry_store.cli import main
+from registry_store.feed import Feed
 from registry_store.settings import Settings
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.serving import (
     ALL,
+    PATIENT,
     WAIT_SECONDS,
     Rest,
     Served,
@@ -158,13 +164,13 @@ async def test_what_cannot_be_resumed_gets_a_snapshot(store: Served, claim: dict
 
 async def test_a_store_that_starts_again_goes_on_where_it_stopped(settings: Settings) -> None:
     """Epoch, revisions, records and keys survive a restart on the same database."""
-    with served(settings) as first:
+    with served(settings, PATIENT) as first:
         key, rest = first.key("sidecar"), first.rest()
         await in_thread(rest.register, "payments-worker-prod")
         async with subscriber(first.running.grpc_address, key) as sidecar:
             await sidecar.hello()
             epoch = (await sidecar.snapshot()).welcome.epoch
-    with served(settings) as second:
+    with served(settings, PATIENT) as second:
         rest = Rest(second.running.http_address, rest.key)
         await in_thread(rest.put, f"{REGISTRY}/payments-worker-prod", {"default_risk_score": 7})
         async with subscriber(second.running.grpc_address, key) as sidecar:
@@ -176,7 +182,7 @@ async def test_a_store_that_starts_again_goes_on_where_it_stopped(settings: Sett
 
 async def test_stopping_the_store_ends_its_streams_cleanly(settings: Settings) -> None:
     """A sidecar of a store that drains hears OK, and so reconnects at once."""
-    with served(settings) as running:
+    with served(settings, PATIENT) as running:
         key, address = running.key("sidecar"), running.running.grpc_address
         started = asyncio.get_running_loop().create_future()
 
@@ -328,9 +334,12 @@ async def test_a_restored_database_begins_a_new_epoch(fresh: Served, settings: S
     ) == [("epoch_renewed", "cli")]
 
 
-async def test_a_silent_sidecar_is_given_up(settings: Settings) -> None:
+async def test_a_silent_sidecar_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream without a heartbeat from below ends with DEADLINE_EXCEEDED."""
-    with served(settings, Pace(silence=0.2)) as running:
+    # As long as its database has just answered, the store itself is not taken to be silent.
+    monkeypatch.setattr(Feed, "confirmed_at", property(lambda _: time.monotonic(), lambda *_: None), raising=False)
+    paced(monkeypatch, lambda _: replace(PATIENT, silence=0.2))
+    with served(settings, PATIENT) as running:
         async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
             await sidecar.hello()
             assert (await sidecar.ended())[0] is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -338,7 +347,7 @@ async def test_a_silent_sidecar_is_given_up(settings: Settings) -> None:
 
 async def test_a_stream_ends_by_itself(settings: Settings) -> None:
     """At the end of its lifetime a stream ends with OK, and sidecars spread over the stores."""
-    with served(settings, Pace(lifetime=(0.1, 0.2))) as running:
+    with served(settings, replace(PATIENT, lifetime=(0.1, 0.2))) as running:
         async with subscriber(running.running.grpc_address, running.key("sidecar")) as sidecar:
             await sidecar.hello()
             assert (await sidecar.ended())[0] is grpc.StatusCode.OK
@@ -354,9 +363,12 @@ async def test_a_heartbeat_tells_the_newest_revision(store: Served) -> None:
     assert message.heartbeat.revision == revision
 
 
-async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settings: Settings) -> None:
+async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While one subscriber takes nothing, another gets its snapshot and each change."""
-    with served(settings) as running:
+    paced(monkeypatch, lambda node_id: replace(PATIENT, send=0.5) if node_id == "stuck" else PATIENT)
+    with served(settings, PATIENT) as running:
         admin, address, key = running.rest(), running.running.grpc_address, running.key("sidecar")
         for number in range(20):
             await in_thread(admin.register, f"bulky-worker-{number}", allowed_resources=bulk(number))
@@ -376,6 +388,17 @@ async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(settin
                     await asyncio.sleep(0.05)
             dropped = 'streams_ended_total{status="resource_exhausted"} 1.0'
             await eventually_gives(lambda: in_thread(admin.get, "/metrics"), lambda answer: dropped in answer.body)
+
+
+def paced(monkeypatch: pytest.MonkeyPatch, pace_of: Callable[[str], Pace]) -> None:
+    """From its hello on, a stream has the times that its node's id gives it."""
+    opened = sync_service._Stream.__init__
+
+    def at_its_pace(stream: sync_service._Stream, *given: Any) -> None:
+        opened(stream, *given)
+        stream._pace = pace_of(stream._hello.node_id)
+
+    monkeypatch.setattr(sync_service._Stream, "__init__", at_its_pace)
 
 
 def bulk(number: int) -> list[str]:

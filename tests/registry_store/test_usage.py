@@ -1,13 +1,15 @@
 """What is known of an agent at work."""
 
-from datetime import UTC, datetime, timedelta
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from registry_store import usage
+from registry_store import monitor, usage
 from registry_store.documents import instant
 from registry_store.subscriptions import Subscription
 from registry_store.usage import MOST_MICROS, Told
@@ -16,6 +18,18 @@ from tests.registry_store.serving import ALL, Served, in_thread, named, subscrib
 from tests.waiting import eventually
 
 REGISTRY = "/api/agents/registry"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_for_ever() -> Iterator[None]:
+    """No store deletes by itself what is told here, which is of one day, whenever that is by now."""
+
+    async def rest(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "run", rest)
+        yield
 
 
 async def test_usage_tells_which_sidecars_decide_for_an_agent(fresh: Served) -> None:
@@ -57,22 +71,31 @@ def told(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> Told
     return store.run(work())
 
 
-def test_usage_is_null_until_something_is_reported(fresh: Served) -> None:
+NOW = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC)
+
+
+class Noon:
+    """A clock that stands, so that no day ends between a report and what is told of it."""
+
+    @staticmethod
+    def now(_zone: tzinfo) -> datetime:
+        return NOW
+
+
+def test_usage_is_null_until_something_is_reported(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then what nothing was reported of is zero; an error rate there is none yet."""
+    monkeypatch.setattr("registry_store.rest.usage.datetime", Noon)
     admin = fresh.rest()
     admin.register("idle-agent-prod")
     path = f"{REGISTRY}/idle-agent-prod/usage"
     names = ("actions_last_minute", "actions_last_hour", "actions_last_day", "decisions_today", "spent_today_usd")
     assert [admin.get(path).body[name] for name in names] == [None] * 5
-    report(fresh, decision("block", agent_id="idle-agent-prod"))
+    report(fresh, decision("block", agent_id="idle-agent-prod", at=NOW))
     nothing = dict.fromkeys(REASONS, 0)
     assert [admin.get(path).body[name] for name in names] == [0, 0, 0, nothing | {"block": 1}, 0]
-    report(fresh, decision(agent_id="idle-agent-prod", cost_micros=1_250_000))
+    report(fresh, decision(agent_id="idle-agent-prod", at=NOW, cost_micros=1_250_000))
     assert [admin.get(path).body[name] for name in names] == [1, 1, 1, nothing | {"block": 1, "allow": 1}, 1.25]
     assert admin.get(path).body["error_rate"] is None
-
-
-NOW = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
