@@ -45,8 +45,8 @@ class Kit:
             self.spool.append(entry(number, **fields), urgent=False)
 
     async def until_written(self, last: int) -> None:
-        """Waits until this is the newest sequence on the disk."""
-        await eventually(lambda: self.log.last == last)
+        """Waits until this is the newest sequence on the disk, and the spool knows."""
+        await eventually(lambda: self.spool.last == last)
 
     async def until_failed_again(self) -> None:
         """Waits until the disk has failed with all that was decided so far."""
@@ -176,10 +176,14 @@ def broken(folder: Path) -> None:
     (folder / "decisions").write_text("")
 
 
-def mended(folder: Path) -> None:
-    """It is one again."""
-    (folder / "decisions").unlink()
-    (folder / "elsewhere").rename(folder / "decisions")
+def mended(folder: Path, spool: Spool) -> None:
+    """It is one again; done by the log's own thread, so that no try makes a new one in between."""
+
+    def put_back() -> None:
+        (folder / "decisions").unlink()
+        (folder / "elsewhere").rename(folder / "decisions")
+
+    spool._thread.submit(put_back).result()
 
 
 async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,7 +195,7 @@ async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
         await eventually(lambda: kit.spool.failures >= 3)
         kit.decide(range(5, 10))
         assert kit.metric("pdp_spool_failures_total") >= 3
-        mended(tmp_path)
+        mended(tmp_path, kit.spool)
         await kit.until_written(10)
     assert numbers(kit.shipped()) == list(range(10))
     told = [record.message for record in caplog.records if record.name == "pdp.spool"]
@@ -208,7 +212,7 @@ async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> Non
         for number in range(50):
             kit.decide([number])
             await kit.until_failed_again()
-        mended(tmp_path)
+        mended(tmp_path, kit.spool)
         await eventually(lambda: kit.log.last)
     store = kit.shipped()
     assert numbers(store) == list(range(50 - len(numbers(store)), 50))
@@ -262,7 +266,7 @@ async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_pat
             kit.decide([made])
             made += 1
             await kit.until_failed_again()
-        mended(tmp_path)
+        mended(tmp_path, kit.spool)
         await eventually(lambda: not kit.spool.full)
     assert numbers(kit.shipped()) == list(range(made))
     assert kit.metric("pdp_decisions_dropped_total") == 0
