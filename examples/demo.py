@@ -25,9 +25,9 @@ from ascend import AgentAction, AscendClient, Decision, Outcome
 
 EXAMPLES = Path(__file__).parent
 BIN = Path(sys.executable).parent
-START_SECONDS = 30.0
-CHANGE_SECONDS = 10.0
-STOP_SECONDS = 10.0
+START_SECONDS = 60.0
+CHANGE_SECONDS = 30.0
+STOP_SECONDS = 30.0
 AGENTS = "/agents/registry"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 COLOURS = {"allow": "green", "require_approval": "yellow", "escalate": "magenta", "block": "red"}

@@ -18,6 +18,8 @@ PDP = str(Path(sys.executable).with_name("pdp"))
 BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
 SHOWN_ONLY = ("make ", ".venv/bin/pdp dev", "export KEY=", "docker ", "kubectl ")
 START_SECONDS = 60
+PAGE_SECONDS = 300
+"""For all commands of a page in one shell."""
 
 # What differs from run to run, and what stands for it in a comparison.
 VARYING = (

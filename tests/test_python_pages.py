@@ -29,7 +29,7 @@ def printed(page: str) -> list[str]:
             env=os.environ | {"KEY": dev.key, "PDP_ADDRESS": dev.sidecar_grpc},
             capture_output=True,
             text=True,
-            timeout=console.START_SECONDS,
+            timeout=console.PAGE_SECONDS,
             check=False,
         )
     assert ended.returncode == 0, ended.stderr

@@ -5,7 +5,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests import console
+from tests.ports import reserved
 
 PAGES = ("docs/gitops.md", "docs/audit.md")
 MARK = "=== the next command ==="
@@ -39,7 +39,7 @@ def printed(page: str) -> list[str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=console.START_SECONDS,
+            timeout=console.PAGE_SECONDS,
             check=False,
         )
     return ended.stdout.split(f"{MARK}\n")[:-1]
@@ -49,16 +49,10 @@ def printed(page: str) -> list[str]:
 def workplace() -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
     """A folder, the environment of a shell in it, and what stands for the addresses of the page."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with console.dev() as dev, TemporaryDirectory() as folder:
+    with console.dev() as dev, TemporaryDirectory() as folder, reserved() as http, reserved() as grpc:
         (Path(folder) / "examples").symlink_to(console.ROOT / "examples")
-        addresses = {"127.0.0.1:8080": dev.registry, "127.0.0.1:8090": free(), "127.0.0.1:50090": free()}
+        addresses = {"127.0.0.1:8080": dev.registry, "127.0.0.1:8090": http, "127.0.0.1:50090": grpc}
         yield folder, os.environ | {"KEY": dev.key, "PATH": path}, addresses
-
-
-def free() -> str:
-    """An address of this machine on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def steady(text: str) -> str:
