@@ -6,7 +6,7 @@
 import json
 import re
 import sys
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,10 +31,10 @@ VARYING = re.compile(
 
 
 class Session:
-    """The commands of one page, on one store, to which a sidecar has reported what `decided` says."""
+    """The commands of one page, on one store, to which a sidecar has reported what it `decided` at this time."""
 
-    def __init__(self, store: Served) -> None:
-        report(store, *decided(), log=Log("payments-pod-1"))
+    def __init__(self, store: Served, at: datetime) -> None:
+        report(store, *decided(at), log=Log("payments-pod-1"))
         self._dev = Dev(store.running.http_address, "", "", store.key("admin", "root"))
         self._real: dict[str, str] = {}
 
@@ -51,17 +51,17 @@ class Session:
         return printed
 
 
-def decided() -> list[dict[str, Any]]:
+def decided(at: datetime) -> list[dict[str, Any]]:
     """One decision of each outcome, the newest last; the last two ask people for an approval."""
     book = {"action_type": "transaction.process", "resource": "ledger", "amount": 250.0, "estimated_cost_usd": 2.5}
     pay = book | {"resource": "banking_api", "amount": 7500.0}
     drain = pay | {"amount": 90000.0, "risk_score": 95}
-    first, second = (IDS.next(time.time()) for _ in range(2))
+    first, second = (IDS.next(at.timestamp()) for _ in range(2))
     return [
-        decision("block", action={"action_type": "database.drop", "resource": "ledger"}),
-        decision("allow", action=book, cost_micros=2_500_000),
-        decision("require_approval", action=pay, opens=first, params={"approvers": ["finance-leads"]}),
-        decision("escalate", action=drain, opens=second),
+        decision("block", at=at, action={"action_type": "database.drop", "resource": "ledger"}),
+        decision("allow", at=at, action=book, cost_micros=2_500_000),
+        decision("require_approval", at=at, action=pay, opens=first, params={"approvers": ["finance-leads"]}),
+        decision("escalate", at=at, action=drain, opens=second),
     ]
 
 
@@ -97,7 +97,7 @@ def main(names: list[str]) -> None:
     for name in names:
         with TemporaryDirectory() as folder, served(settings_in(Path(folder))) as store:
             path = Path(name)
-            path.write_text(rewritten(path.read_text(), Session(store)))
+            path.write_text(rewritten(path.read_text(), Session(store, datetime.now(UTC))))
 
 
 if __name__ == "__main__":

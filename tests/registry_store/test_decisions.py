@@ -13,9 +13,11 @@ from pdp.core.model import Action
 from pdp.record import Entry, Opens
 from pdp.redaction import Redaction
 from pdp.v1 import decision_pb2 as pdp_pb
+from registry_store import reports
 from registry_store.decision_reports import MOST_BYTES, MOST_RECORDS, MOST_SEQUENCE
 from registry_store.documents import same
 from registry_store.v1 import sync_pb2 as pb
+from tests.registry_store import serving
 from tests.registry_store.reporting import GENESIS, Log, decision, gap, new_id, reporter
 from tests.registry_store.serving import Served, in_thread
 
@@ -94,8 +96,9 @@ async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> Non
     assert metric(fresh, "registry_store_decision_repeats_total") == 3 + 2 + 2 + 6
 
 
-async def test_batches_at_once_are_kept_once(fresh: Served) -> None:
+async def test_batches_at_once_are_kept_once(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stale and fresh connections of one sidecar, and other sidecars, at the same time: nothing twice, nothing lost."""
+    monkeypatch.setattr(reports, "WAIT_SECONDS", serving.WAIT_SECONDS)  # none is sent away, however slow the disk is
     logs = [Log(f"node-{number}") for number in range(4)]
     batches = [[log.report(*(decision(cost_micros=1) for _ in range(20))) for _ in range(3)] for log in logs]
     async with reporter(fresh) as sidecar:
