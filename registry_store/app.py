@@ -41,6 +41,11 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 10
 BACKLOG = 1024
+IDLE_SECONDS = 75
+"""How long a connection is kept that nobody uses: longer than load balancers do, most of them for 60 s.
+
+A request that is sent as the store closes its connection is lost, and only the one who sends it can avoid that.
+"""
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second store on the port shall fail, not share it
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
@@ -178,6 +183,7 @@ async def _http(store: Store) -> AsyncIterator[str]:
         lifespan="off",
         log_config=None,
         access_log=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=round(store.settings.drain_seconds),
     )
     server = _HttpServer(config)

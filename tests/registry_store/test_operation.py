@@ -1,5 +1,6 @@
 """Starting, stopping and administering a store from the command line; its probes and its schema."""
 
+import asyncio
 import signal
 import socket
 import stat
@@ -7,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,8 @@ from sqlalchemy import create_engine
 
 from registry_store.cli import main
 from registry_store.settings import load_pepper
-from tests.registry_store.serving import Rest, Served
+from tests.registry_store.serving import WAIT_SECONDS, Rest, Served
 
-WAIT_SECONDS = 20
 PROGRAM = [sys.executable, "-m", "registry_store"]
 
 
@@ -157,6 +158,24 @@ def test_the_probes_and_metrics_need_no_key(store: Served) -> None:
     assert counted["/api/agents/registry/{agent_id}", "200"] == 3
     assert counted["none", "404"] == 3
     assert counted["/api/agents/registry", "201"] == 1
+
+
+def test_a_connection_is_kept_while_nothing_is_asked(fresh: Served) -> None:
+    """For longer than a load balancer's minute, so that no call meets the store just as it hangs up."""
+
+    async def pass_seconds(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+        await asyncio.sleep(0)
+
+    with closing(HTTPConnection(fresh.running.http_address, timeout=WAIT_SECONDS)) as connection:
+        connection.connect()
+        connection.auto_open = 0
+        for seconds in (0, 60):
+            fresh.run(pass_seconds(seconds))
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read() == b'{"status":"ok"}'
 
 
 def test_programs_that_start_at_once_share_one_pepper(tmp_path: Path) -> None:
