@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from registry_store.rest import operations
 from registry_store.settings import Settings
 from tests.registry_store.approving import opened, record
 from tests.registry_store.reporting import decision, report
-from tests.registry_store.serving import Rest, Served, served
+from tests.registry_store.serving import WAIT_SECONDS, Rest, Served, served
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 REGISTRY = "/api/agents/registry"
@@ -120,6 +121,7 @@ def attacked(settings: Settings, folder: Path, *options: str, cover_wide: bool) 
         config = CONFIG.format(wide=WIDE, cover_wide=str(cover_wide).lower(), **filled(store, admin))
         (folder / "schemathesis.toml").write_text(config)
         command = [SCHEMATHESIS, "--config-file", "schemathesis.toml", "run", "--checks", "all", "--no-color"]
+        command += ["--request-timeout", str(WAIT_SECONDS)]
         command += ["-H", f"Authorization: Bearer {admin.key}", *options, f"http://{admin.address}/openapi.json"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
@@ -160,8 +162,9 @@ def test_the_examples_work_as_printed(fresh: Served) -> None:
             ids |= {"stop_id": answer.body["stop_id"]} if "stop_id" in answer.body else {}
 
 
-def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest) -> None:
+def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every member of a record and of a page is in the description, and the other way round."""
+    monkeypatch.setattr(operations, "MOST_DATABASE_AGE_SECONDS", WAIT_SECONDS)
     document = admin.get("/openapi.json").body
     admin.register("described-agent-prod")
     admin.put(f"{REGISTRY}/described-agent-prod", {"auto_approve_below": 10})

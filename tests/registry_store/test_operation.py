@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 from registry_store.cli import main
+from registry_store.rest import operations
 from registry_store.settings import load_pepper
 from tests.registry_store.serving import WAIT_SECONDS, Rest, Served
 
@@ -139,8 +140,9 @@ def test_migrating_twice_is_harmless_and_a_newer_schema_is_refused(tmp_path: Pat
     assert (ended.exit_code, "newer than this program" in ended.stderr) == (2, True)
 
 
-def test_the_probes_and_metrics_need_no_key(store: Served) -> None:
+def test_the_probes_and_metrics_need_no_key(store: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """healthz, readyz and metrics answer anyone; the metrics parse and count requests by route."""
+    monkeypatch.setattr(operations, "MOST_DATABASE_AGE_SECONDS", WAIT_SECONDS)
     anyone, admin = store.rest(None), store.rest()
     admin.register("measured-prod")
     for number in range(3):

@@ -14,11 +14,12 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
+from registry_store import webhooks
 from registry_store.cli import main
 from registry_store.settings import Settings, load_secret
 from registry_store.webhooks import NotDelivered, Webhook, is_public
 from tests.registry_store.conftest import settings_in
-from tests.registry_store.serving import served
+from tests.registry_store.serving import WAIT_SECONDS, served
 from tests.registry_store.test_audit import Log, until
 
 SECRET = b"s" * 32
@@ -44,6 +45,7 @@ def receiver(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """One whose certificate is trusted."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", WAIT_SECONDS)  # what comes too late is a failure, and comes twice
     with receiving(authority) as found:
         yield found
 
