@@ -58,8 +58,9 @@ class Running:
         raise AssertionError(f"ended without saying {text!r}: {self.lines}")
 
     async def stopped(self) -> int:
-        """Its exit code after SIGTERM."""
-        self.process.terminate()
+        """Its exit code after SIGTERM, which it may have had before."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
         async with asyncio.timeout(BOUND_SECONDS):
             return await self.process.wait()
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,7 @@ import pytest
 
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from tests.ports import reserved
 from tests.programs import run, started
 from tests.waiting import eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Http, settings, sidecar, store
@@ -35,11 +37,10 @@ def serve_arguments(folder: Path, store_address: str = NOWHERE) -> list[str]:
 
 async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:
     """On SIGTERM the probe says no, the open stream is still answered, and the exit code is 0."""
-    async with (
-        store(tmp_path) as central,
-        started("pdp", *serve_arguments(tmp_path, central.grpc_address)) as program,
-    ):
+    async with store(tmp_path) as central, AsyncExitStack() as life:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+        arguments = [*serve_arguments(tmp_path, central.grpc_address), "--drain-seconds=3600"]
+        program = await life.enter_async_context(started("pdp", *arguments))
         addresses = await program.logged("listening")
         http = Http(addresses["http"])
         await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 200)
@@ -68,11 +69,11 @@ async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> 
     (tmp_path / "sidecar.key").write_text(made.out)
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
-        port = central.grpc_address
-    async with (
-        started("registry-store", "serve", database, "--http=127.0.0.1:0", f"--grpc={port}") as program,
-        sidecar(settings(tmp_path, port)) as beside,
-    ):
+    async with AsyncExitStack() as life:
+        address = life.enter_context(reserved())
+        serve = ["serve", database, "--http=127.0.0.1:0", f"--grpc={address}"]
+        program = await life.enter_async_context(started("registry-store", *serve))
+        beside = await life.enter_async_context(sidecar(settings(tmp_path, address)))
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
         program.process.kill()
         await program.process.wait()
@@ -136,7 +137,8 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
-        common = ["evaluate", f"--target={beside.sidecar.grpc_address}", f"--agent={AGENT}", "--resource=banking_api"]
+        target = f"--target={beside.sidecar.grpc_address}"
+        common = ["evaluate", target, "--timeout=3600", f"--agent={AGENT}", "--resource=banking_api"]
         told = await run("pdp", *common, "--action=api.read", "--risk=10", "--dry-run")
         as_json = await run("pdp", *common, "--action=api.read", "--risk=85", "--json")
         full = await run(
@@ -185,6 +187,7 @@ async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
         await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
         action = [f"--agent={AGENT}", "--action=transaction.process", "--resource=banking_api", "--amount=15000"]
         target = f"--target={beside.sidecar.grpc_address}"
+        action.append("--timeout=3600")
         told = await run("pdp", "explain", target, *action)
         as_json = await run("pdp", "explain", target, *action, "--json")
         malformed = await run("pdp", "explain", target, "--agent=x", "--action=api.read")
@@ -211,7 +214,8 @@ async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
 
 async def test_evaluate_without_a_sidecar_is_exit_code_1() -> None:
     """There is no decision then, and the line says so."""
-    ended = await run("pdp", "evaluate", "--agent=agent-a", "--action=api.read", PDP_ADDRESS=NOWHERE)
+    asked = ["evaluate", "--agent=agent-a", "--action=api.read", "--timeout=3600"]
+    ended = await run("pdp", *asked, PDP_ADDRESS=NOWHERE)
     assert ended.code == 1
     assert ended.err.startswith("pdp: UNAVAILABLE: ")
     assert ended.err.count("\n") == 1

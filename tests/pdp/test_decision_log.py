@@ -205,7 +205,7 @@ def test_a_torn_last_line_is_cut_off_and_the_chain_goes_on(tmp_path: Path, caplo
         whole = max(0, sum(end <= length for end in ends) - 1)
         assert numbers(store) == [*range(whole), 100], length
         assert (store.breaks, log.damaged, store.gaps()) == (0, 0, [])
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("pdp")]
 
 
 def flipped(path: Path, offset: int) -> None:

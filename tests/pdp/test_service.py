@@ -14,11 +14,13 @@ from pdp.core.explain import explain
 from pdp.core.explain_text import render
 from pdp.core.model import Action
 from pdp.v1 import decision_pb2 as pb
-from pdp.wire import digest
+from pdp.wire import digest, read_request
 from tests.deciding import Bench, served
 from tests.given import agent
 
 Fields = dict[str, object]
+SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
+"""Without the probe the client's window stays at its least, 64 KiB, and is soon full."""
 
 
 def request(**fields: object) -> pb.EvaluateRequest:
@@ -331,8 +333,7 @@ async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
     bench.put(agent())
     sent = 5_000
     answered = 0
-    # Without the probe the client's window stays at its least, 64 KiB, and is soon full.
-    async with served(bench.service, ("grpc.http2.bdp_probe", 0)) as stub:
+    async with served(bench.service, SMALL_WINDOW) as stub:
         call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(sent)))
         decided = await settled(lambda: decisions(bench))
         assert 0 < decided < sent
@@ -344,13 +345,14 @@ async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
 async def test_a_cancelled_stream_leaves_counts_and_metrics_equal(bench: Bench) -> None:
     """What was counted against the limit is just what the metrics say was decided."""
     bench.put(agent(max_actions_per_minute=1_000_000))
-    async with served(bench.service) as stub:
+    async with served(bench.service, SMALL_WINDOW) as stub:
         call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(10_000)))
         for _ in range(10):
             await call.read()
         call.cancel()
-        decided = await settled(lambda: decisions(bench))
-        left = (await stub.Evaluate(request(dry_run=True))).rate_remaining.minute
+        await settled(lambda: decisions(bench))
+        decided = decisions(bench)
+        left = bench.service.point.evaluate(read_request(request(dry_run=True))).rate_remaining.minute
     assert 10 <= decided < 10_000
     assert left == 1_000_000 - decided
 
