@@ -18,13 +18,16 @@ from pdp.sync import Timing
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.settings import Settings as StoreSettings
-from tests.waiting import eventually_gives
+from registry_store.sync_service import Pace
+from tests.waiting import BOUND_SECONDS, eventually_gives
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FINANCIAL: dict[str, Any] = json.loads((EXAMPLES / "financial-agent.json").read_text())
 HIGH_VALUE: dict[str, Any] = json.loads((EXAMPLES / "high-value-policy.json").read_text())
 AGENT = FINANCIAL["agent_id"]
-QUICK = Timing(heartbeat=0.2, backoff_first=0.05, backoff_most=0.2)
+QUICK = Timing(heartbeat=0.2, dead_after=BOUND_SECONDS, backoff_first=0.05, backoff_most=0.2)
+PATIENT = Pace(silence=BOUND_SECONDS, send=BOUND_SECONDS)
+"""A connection that is given up for a pause is soon there again, but what is asked meanwhile is not answered."""
 
 
 class Answer(NamedTuple):
@@ -40,7 +43,7 @@ class Http:
     def __init__(self, address: str, key: str = "") -> None:
         self.address = address
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._pool = urllib3.PoolManager(retries=False, timeout=10)
+        self._pool = urllib3.PoolManager(retries=False, timeout=BOUND_SECONDS)
 
     async def call(self, method: str, path: str, body: object = None) -> Answer:
         """One request, with JSON or the bytes given as its body."""
@@ -77,7 +80,9 @@ class Beside:
         """One decision about the financial agent, on a resource that it may use."""
         dry_run = fields.pop("dry_run", False)
         action = {"agent_id": AGENT, "action_type": action_type, "resource": "banking_api"} | fields
-        return await self.stub.Evaluate(pb.EvaluateRequest(action=pb.Action(**action), dry_run=dry_run), timeout=5)
+        return await self.stub.Evaluate(
+            pb.EvaluateRequest(action=pb.Action(**action), dry_run=dry_run), timeout=BOUND_SECONDS
+        )
 
     async def reason(self, **fields: Any) -> str:
         """The reason of a dry run, without its prefix; the status of the error if there is one."""
@@ -107,7 +112,7 @@ async def store(folder: Path, grpc_address: str = "127.0.0.1:0") -> AsyncIterato
     settings = StoreSettings(
         database=f"sqlite:///{folder / 'registry.db'}", http="127.0.0.1:0", grpc=grpc_address, auto_activate=True
     )
-    async with registry_store.app.running(settings) as running:
+    async with registry_store.app.running(settings, PATIENT) as running:
         key_file = folder / "sidecar.key"
         key_file.write_text(await running.create_key("sidecar", "test"))
         rest = Http(running.http_address, await running.create_key("admin", "test"))
