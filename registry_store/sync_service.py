@@ -222,12 +222,16 @@ class _Stream:
         async with self._sending:
             if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
                 raise Ended(*NOT_READ)
+            writing = asyncio.create_task(self._context.write(message))
             try:
-                async with asyncio.timeout(self._pace.send):
-                    await self._context.write(message)
-            except TimeoutError:
-                self._stuck = True
-                raise Ended(*NOT_READ) from None
+                # Unlike `timeout` this looks at the write at last: it may be the store that stood still for so long.
+                await asyncio.wait([writing], timeout=self._pace.send)
+                self._stuck = not writing.done()
+            finally:
+                writing.cancel()
+            if self._stuck:
+                raise Ended(*NOT_READ)
+            await writing
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
         refused = refusals(message)

@@ -1,6 +1,7 @@
-"""How streams end that are cut off as they begin."""
+"""How streams end that are cut off as they begin, and that they go on after the store itself has stood still."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -9,7 +10,7 @@ from registry_store.approval_feed import Watch
 from registry_store.approval_service import ApprovalService
 from registry_store.peers import Context
 from registry_store.settings import Settings
-from registry_store.sync_service import Pace
+from registry_store.sync_service import Pace, _Stream
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.approving import opened, sidecar
 from tests.registry_store.serving import in_thread, served, subscriber
@@ -41,3 +42,44 @@ async def test_a_subscription_ends_also_while_its_first_message_is_on_its_way(se
         async with subscriber(store.running.grpc_address, await in_thread(store.key, "sidecar")) as node:
             await node.hello()
             assert (await node.ended())[0] is grpc.StatusCode.OK
+
+
+class StandingStill:
+    """A call's context; the store stands still for two seconds while the first message is on its way."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._first = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        await self._context.write(message)
+        if self._first:
+            self._first = False
+            loop = asyncio.get_running_loop()
+            written, now = loop.create_future(), loop.time
+
+            def stand_still() -> None:
+                loop.time = lambda: now() + 2  # type: ignore[method-assign]
+                loop.call_soon(written.set_result, None)
+
+            loop.call_soon(stand_still)
+            await written
+
+
+async def test_who_reads_is_not_dropped_because_the_store_stood_still(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than a subscriber may take to read: the message was taken meanwhile."""
+    begin: Any = _Stream.__init__
+    monkeypatch.setattr(
+        _Stream, "__init__", lambda self, service, context, *more: begin(self, service, StandingStill(context), *more)
+    )
+    with served(settings, Pace(silence=60.0)) as store:
+        async with subscriber(store.running.grpc_address, await in_thread(store.key, "sidecar")) as node:
+            await node.hello()
+            assert (await node.snapshot()).records == []
+            while (await node.read()).WhichOneof("message") != "heartbeat":
+                pass
