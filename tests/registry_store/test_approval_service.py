@@ -91,7 +91,8 @@ async def test_what_is_not_approved_is_not_granted(store: Served, admin: Rest) -
             assert answer.approval.approval_id == approval_id
         answer = await node.use(denied)
         assert (answer.approval.decided_by, answer.approval.comment) == ("tester", "FIN-3")
-        assert answer.approval.expires_at == pytest.approx(datetime.now(UTC).timestamp() + 3600, abs=60)
+        until = (await in_thread(read, admin, denied))["expires_at"]
+        assert datetime.fromtimestamp(answer.approval.expires_at, UTC) == datetime.fromisoformat(until)
 
 
 @pytest.mark.parametrize(
