@@ -34,7 +34,7 @@ class Echo:
                 self.dropped += len(documents)
                 return
             self.waiting += size
-        self._queue.put(documents)
+            self._queue.put(documents)  # under the lock: what comes after a failure would be counted by nobody
 
     def close(self) -> None:
         """Wait for what was put to be written, for a second at most."""
@@ -64,5 +64,5 @@ class Echo:
         with self._lock:
             self.waiting = self._most_bytes + 1  # from here on `put` has no room
             self.dropped += dropped
-        while not self._queue.empty():
-            self.dropped += len(self._queue.get())
+            while not self._queue.empty():
+                self.dropped += len(self._queue.get())

@@ -111,13 +111,15 @@ class Spool:
             event.set()
 
     def end(self) -> None:
-        """Let go of the threads, and tell what could not be written."""
+        """Tell what could not be written, and let go of the threads: of the log's once it does nothing any more, for
+        whoever has the folder next must find it left alone.
+        """
         left = len(self._pending) + self._lost + sum(item if isinstance(item, int) else 1 for item in self._unwritten)
         if left:
             log.error("the decision log could not be written before the stop: %d decisions are lost", left)
         if self._echo is not None:
             self._echo.close()
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()
 
     @property
     def last(self) -> int:

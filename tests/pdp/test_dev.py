@@ -61,7 +61,8 @@ async def test_what_is_registered_is_decided_at_once() -> None:
         ]
         registry.close()
         door.close()
-        told = await run("pdp", "evaluate", f"--agent={AGENT}", "--action=api.read", PDP_TARGET=printed["sidecar gRPC"])
+        asked = ["evaluate", f"--agent={AGENT}", "--action=api.read", "--timeout=3600"]
+        told = await run("pdp", *asked, PDP_TARGET=printed["sidecar gRPC"])
     assert answers == [
         ("allow", "RISK_BELOW_AUTO_APPROVE"),
         ("escalate", "RISK_ABOVE_MAXIMUM"),

@@ -1,7 +1,11 @@
 """Decisions as lines for whoever reads standard output, at no cost for anything else."""
 
+import errno
 import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +63,30 @@ async def test_a_reader_that_is_gone_is_told_once(pipe: tuple[int, int], caplog:
     assert [record.message for record in caplog.records if record.name == "pdp.echo"] == [
         "decisions are not written to standard output any more: Broken pipe"
     ]
+
+
+async def test_what_comes_as_the_reader_goes_is_counted(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where writing fails between the look at the room and the place in the queue."""
+    failing = threading.Event()
+
+    class Slow(queue.Queue[Sequence[bytes]]):
+        def put(self, item: Sequence[bytes], *_: object) -> None:
+            if item == [b"two"]:
+                failing.set()
+                echo._thread.join(0.2)
+            super().put(item)
+
+    def write(_data: bytes) -> None:
+        failing.wait()
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("pdp.echo.queue", SimpleNamespace(SimpleQueue=Slow))
+    echo = Echo(pipe[1])
+    monkeypatch.setattr(echo, "_write", write)
+    echo.put([b"one"])
+    echo.put([b"two"])
+    await eventually(lambda: echo.dropped == 2)
+    echo.close()
 
 
 def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -131,6 +132,15 @@ async def test_the_last_decisions_are_written_at_the_end(tmp_path: Path, monkeyp
     async with running(kit.spool):
         kit.decide(range(5))
     assert numbers(kit.shipped()) == list(range(5))
+
+
+async def test_the_end_leaves_nobody_at_the_log(tmp_path: Path) -> None:
+    """What its thread has in hand is done by then, also where nobody waits for it any more: the next life begins."""
+    kit, disk = Kit(tmp_path), threading.Event()
+    keeping = kit.spool._thread.submit(lambda: (disk.wait(), kit.log.keep(1)))
+    threading.Timer(0.1, disk.set).start()
+    kit.spool.end()
+    assert keeping.done()
 
 
 async def test_memory_is_bounded_and_the_oldest_give_way_with_a_gap(tmp_path: Path) -> None:
