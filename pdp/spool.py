@@ -34,12 +34,17 @@ Result = TypeVar("Result")
 
 
 class Size(NamedTuple):
-    """What the log held when its thread last had it in hand."""
+    """What the log held when its thread last had it in hand, and the thread beside it.
+
+    `taken` is how many entries it had taken ever, `unwritten` how many of these the disk does not have yet.
+    """
 
     last: int
     unsent: int
     bytes: int
+    taken: int
     unwritten: int
+    unwritten_bytes: int
     owes: bool
 
 
@@ -71,6 +76,8 @@ class Spool:
         self._weight = 0
         self._lost = 0
         self._urgent = False
+        self._handed = 0
+        self._taken = 0
         self._unwritten: deque[Item] = deque()
         self._some = asyncio.Event()
         self._now = asyncio.Event()
@@ -114,7 +121,7 @@ class Spool:
         """Tell what could not be written, and let go of the threads: of the log's once it does nothing any more, for
         whoever has the folder next must find it left alone.
         """
-        left = len(self._pending) + self._lost + sum(item if isinstance(item, int) else 1 for item in self._unwritten)
+        left = len(self._pending) + self._lost + self._handed - self._taken + sum(map(_count, self._unwritten))
         if left:
             log.error("the decision log could not be written before the stop: %d decisions are lost", left)
         if self._echo is not None:
@@ -167,7 +174,8 @@ class Spool:
             metrics.watch_total(*reading)
 
     def _depth(self) -> int:
-        return self._size.unsent + len(self._pending)
+        size = self._size
+        return size.unsent + size.unwritten + self._handed - size.taken + len(self._pending)
 
     async def _flush(self) -> bool:
         entries, lost, urgent = self._take()
@@ -190,6 +198,7 @@ class Spool:
     def _take(self) -> tuple[deque[Entry], int, bool]:
         """What waits, how much before it is lost, and whether there is a hurry; from now on nothing waits."""
         taken = self._pending, self._lost, self._urgent
+        self._handed += len(self._pending) + self._lost
         self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
         return taken
 
@@ -214,8 +223,10 @@ class Spool:
     def _write(self, entries: deque[Entry], lost: int) -> None:
         if lost:
             self._unwritten.append(lost)
+            self._taken += lost
         while entries:
             self._unwritten.append(self._item(entries.popleft()))
+            self._taken += 1
         self._bound_unwritten()
         for records in self._log.append(self._unwritten):
             self.logged += len(records)
@@ -239,12 +250,20 @@ class Spool:
         while excess > 0:
             item = self._unwritten.popleft()
             excess -= 0 if isinstance(item, int) else len(item)
-            lost += item if isinstance(item, int) else 1
+            lost += _count(item)
         if lost:
             self._unwritten.appendleft(lost)
 
     def _measured(self) -> Size:
-        return Size(self._log.last, self._log.unsent, self._log.bytes, _bytes(self._unwritten), self._log.owes)
+        return Size(
+            last=self._log.last,
+            unsent=self._log.unsent,
+            bytes=self._log.bytes,
+            taken=self._taken,
+            unwritten=sum(not isinstance(item, int) for item in self._unwritten),
+            unwritten_bytes=_bytes(self._unwritten),
+            owes=self._log.owes,
+        )
 
     def _fit(self) -> None:
         """Reckon how much may wait in memory, and have written what the log owes."""
@@ -252,8 +271,8 @@ class Spool:
             self._some.set()
         self._room = self._most_bytes
         if not self._log.gives_way:
-            self._room -= self._size.unwritten
-            self._room = min(self._room, self._log.most_bytes - self._size.bytes - self._size.unwritten)
+            self._room -= self._size.unwritten_bytes
+            self._room = min(self._room, self._log.most_bytes - self._size.bytes - self._size.unwritten_bytes)
             self.full = self._weight >= self._room
 
     def _overflow(self) -> None:
@@ -275,6 +294,10 @@ def _weight(entry: Entry) -> int:
     if isinstance(attributes, Attributes):
         return weight + ATTRIBUTE_WEIGHT * attributes.byte_size()
     return weight + ATTRIBUTE_WEIGHT * len(repr(attributes)) if attributes else weight
+
+
+def _count(item: Item) -> int:
+    return item if isinstance(item, int) else 1
 
 
 def _bytes(items: Iterable[Item]) -> int:

@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,17 @@ async def running(spool: Spool) -> AsyncIterator[None]:
         spool.end()
 
 
+@contextmanager
+def held(spool: Spool) -> Iterator[None]:
+    """A disk that takes its time, until the block is left."""
+    moving = threading.Event()
+    spool._thread.submit(moving.wait)
+    try:
+        yield
+    finally:
+        moving.set()
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.005)
@@ -112,6 +123,37 @@ async def test_appending_does_no_more_than_to_remember(tmp_path: Path) -> None:
     assert kit.log.last == 0
     assert kit.metric("pdp_spool_records") == 100
     kit.spool.end()
+
+
+async def test_a_decision_is_counted_wherever_it_waits(tmp_path: Path) -> None:
+    """In memory, in the hands of the thread, for a disk that fails, and on the disk."""
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        with held(kit.spool):
+            kit.decide(range(3))
+            await eventually(lambda: not kit.spool._pending)
+            kit.decide(range(3, 5))
+            assert kit.metric("pdp_spool_records") == 5
+            broken(tmp_path)
+        await kit.until_failed_again()
+        assert kit.metric("pdp_spool_records") == 5
+        mended(tmp_path, kit.spool)
+        await kit.until_written(5)
+        assert kit.metric("pdp_spool_records") == 5
+
+
+async def test_what_a_stop_leaves_in_its_hands_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the disk hangs for so long that nobody waits for it any more."""
+    kit = Kit(tmp_path)
+    with held(kit.spool):
+        work = asyncio.create_task(kit.spool.run())
+        kit.decide(range(4))
+        await eventually(lambda: not kit.spool._pending)
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+    kit.spool.end()
+    assert "the decision log could not be written before the stop: 4 decisions are lost" in caplog.text
 
 
 async def test_an_urgent_decision_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
