@@ -2,7 +2,8 @@
 
 The file: a magic line, a JSON header line, the records (kind, length of id, length of document, id, document), and
 the SHA-256 of all before it. It is written beside its place, flushed to the disk and renamed, so that a crash leaves
-either the old one or the new one. Its time of modification is when the store last confirmed what it holds.
+either the old one or the new one. Its time of modification is when the store last confirmed what it holds: that is set
+before it is renamed, so that no crash makes old data look new.
 """
 
 import asyncio
@@ -177,8 +178,13 @@ class LastGood:
             "subscription": self._subscription,
         }
         confirmed = self._confirmed_wall()
-        _replace(self._path, lambda file: write(file, header, state.records()))
-        os.utime(self._path, (confirmed, confirmed))
+
+        def fill(file: BinaryIO) -> None:
+            write(file, header, state.records())
+            file.flush()
+            os.utime(file.fileno(), (confirmed, confirmed))
+
+        _replace(self._path, fill)
 
     def _touch(self) -> None:
         confirmed = self._confirmed_wall()

@@ -69,6 +69,19 @@ async def test_what_was_saved_is_loaded(kept: Kept) -> None:
     assert saved.confirmed_wall == CONFIRMED
 
 
+async def test_a_state_never_looks_newer_than_it_is(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when it has its name it has the time at which the store confirmed it: a crash can come at any moment."""
+    replace, times = Path.replace, []
+
+    def seen(path: Path, target: Path) -> Path:
+        times.append(path.stat().st_mtime)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
+    await kept.save(state())
+    assert times == [CONFIRMED]
+
+
 async def test_a_state_without_records_is_a_state(kept: Kept) -> None:
     """An empty registry is data, and not the lack of it."""
     await kept.save(build([], "epoch-1", 1)[0])
