@@ -67,19 +67,24 @@ class Authentication:
         """Whose key this is; `NotAuthenticated` if nobody's, `TooManyFailures` after too many that were nobody's."""
         mark, seconds = self._pepper.hash(text), now.timestamp()
         address, key_id = network(source), keys.id_of(text)
-        if mark not in self._known:
+
+        def check_may_try() -> None:
             wait = max(self._of_sources.wait(address, seconds), self._of_keys.wait(key_id, seconds))
-            if wait:
+            if wait and mark not in self._known:
                 raise TooManyFailures(wait)
+
+        check_may_try()
         try:
             async with self._database.reading() as session:
                 found = await keys.authenticate(session, self._pepper, text, now)
         except LapsedKey:  # no guess
             raise
         except NotAuthenticated:
+            check_may_try()
             self._of_sources.note(address, seconds)
             self._of_keys.note(key_id, seconds)
             raise
+        check_may_try()  # again: of guesses that come at once, each has passed the first time
         self._remember(mark, found.key_id, now)
         return found
 

@@ -1,14 +1,18 @@
 """Wrong keys are counted and made to wait; when a key was last used is known; a revoked one ends its streams."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import grpc
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store import authentication, peers
+from registry_store import authentication, keys, peers
 from registry_store.authentication import MOST_REMEMBERED, WINDOW_SECONDS, Failures, network
+from registry_store.errors import NotAuthenticated, TooManyFailures
+from registry_store.keys import Caller, Pepper
 from registry_store.settings import Settings
 from registry_store.store import Store
 from tests.registry_store.serving import ALL, PATIENT, Rest, Served, in_thread, served, subscriber
@@ -85,6 +89,36 @@ def test_too_many_wrong_keys_are_a_429(settings: Settings) -> None:
         assert known.get("/healthz").status == 200
         refused = "registry_store_refused_keys_total 7.0"
         assert refused in known.get("/metrics").body
+
+
+async def test_guesses_that_come_at_once_are_counted_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred, three are told that they are wrong; the right one that came with them has to wait."""
+    look_up, looked_up = keys.authenticate, asyncio.Event()
+    with served(replace(settings, most_failed_keys=3)) as store:
+        right = await in_thread(store.key, "admin")
+        authentication = store.running._store.authentication
+
+        async def the_right_one_last(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
+            if text == right:
+                await looked_up.wait()
+            return await look_up(session, pepper, text, now)
+
+        async def guess(text: str) -> str:
+            try:
+                await authentication.caller(text, "192.0.2.7", datetime.now(UTC))
+            except (NotAuthenticated, TooManyFailures) as error:
+                return type(error).__name__
+            return "let in"
+
+        async def guess_all() -> tuple[Counter[str], str]:
+            right_one = asyncio.create_task(guess(right))
+            wrong = await asyncio.gather(*(guess(f"owkai_{number:016x}_{'x' * 43}") for number in range(99)))
+            looked_up.set()
+            return Counter(wrong), await right_one
+
+        monkeypatch.setattr(keys, "authenticate", the_right_one_last)
+        told = await in_thread(store.run, guess_all())
+    assert told == ({"NotAuthenticated": 3, "TooManyFailures": 96}, "TooManyFailures")
 
 
 def test_a_lapsed_key_is_no_guess(settings: Settings) -> None:
