@@ -204,8 +204,8 @@ class _Stream:
             welcome = pb.Welcome(epoch=meta.epoch, revision=meta.revision, resumed=False)
             await self._send(pb.StoreMessage(welcome=welcome))
             total = await subscriptions.count(session, self._subscription)
-            begin = pb.SnapshotBegin(revision=meta.revision, records=total)
-            await self._send(pb.StoreMessage(snapshot_begin=begin))
+            head = pb.SnapshotBegin(revision=meta.revision, records=total)
+            await self._send(pb.StoreMessage(snapshot_begin=head))
             self._sidecar.sent(meta.revision, 0.0, None)
             sha256 = hashlib.sha256()
             async with aclosing(chunks(subscriptions.snapshot(session, self._subscription))) as pieces:
@@ -223,6 +223,7 @@ class _Stream:
             if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
                 raise Ended(*NOT_READ)
             writing = asyncio.create_task(self._context.write(message))
+            writing.add_done_callback(_seen)  # also where the stream has ended, and nobody awaits it
             try:
                 # Unlike `timeout` this looks at the write at last: it may be the store that stood still for so long.
                 await asyncio.wait([writing], timeout=self._pace.send)
@@ -277,3 +278,9 @@ async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
         why = f"nothing was heard for {seconds:g} s"
         raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return message if isinstance(message, pb.SidecarMessage) else None
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Look at how it ended, so that asyncio does not log that nobody did."""
+    if not task.cancelled():
+        task.exception()
