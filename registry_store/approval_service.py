@@ -18,7 +18,7 @@ from registry_store.approvals import ApprovalState, Claim, Standing, Use
 from registry_store.database import retried
 from registry_store.errors import NotFound
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, OpenStreams, answered, authenticated, begin, close, ended_by
+from registry_store.peers import SERVICE, Context, Ended, OpenStreams, answered, authenticated, close, ended_by
 from registry_store.store import Store
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
@@ -81,12 +81,9 @@ class ApprovalService:
         """Why the stream ends before its time, if it does."""
         try:
             caller = await authenticated(self._store, context)
-            with (
-                self._store.approval_feed.watching(_id(request.approval_id)) as watch,
-                self._streams.opened(caller, watch.end),
-            ):
-                await begin(context)
-                await self._follow_for_its_time(watch, context)
+            with self._store.approval_feed.watching(_id(request.approval_id)) as watch:
+                async with self._streams.opened(context, caller, watch.end):
+                    await self._follow_for_its_time(watch, context)
         except ClosedError as error:
             return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
         except FullError as error:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -78,14 +78,6 @@ def ended_by(error: Exception) -> Ended:
     return Ended(grpc.StatusCode.INTERNAL, "internal error")
 
 
-async def begin(context: Context) -> None:
-    """Send the metadata of a stream before any message of it, so that a status can be sent whenever it ends.
-
-    By itself gRPC sends them with the first message, and where the write of that is given up it sends no status at all.
-    """
-    await context.send_initial_metadata(())
-
-
 async def close(context: Context, ended: Ended) -> None:
     """Send the status that ends a stream, also where the caller is gone or does not take even that."""
     with suppress(TimeoutError, grpc.aio.InternalError):
@@ -100,11 +92,13 @@ class OpenStreams:
         self._store = store
         self._ends: dict[Callable[[Ended], None], Caller] = {}
 
-    @contextmanager
-    def opened(self, caller: Caller, end: Callable[[Ended], None]) -> Iterator[None]:
+    @asynccontextmanager
+    async def opened(self, context: Context, caller: Caller, end: Callable[[Ended], None]) -> AsyncIterator[None]:
         """While the block runs, a stream of this caller is open, which `end` closes from outside."""
         self._ends[end] = caller
         try:
+            # By itself gRPC sends these with the first message, and no status where the write of that is given up.
+            await context.send_initial_metadata(())
             yield
         finally:
             del self._ends[end]

@@ -16,7 +16,7 @@ from registry_store import changes, subscriptions
 from registry_store.changes import Kind
 from registry_store.feed import Step, step_from
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, begin, close, ended_by
+from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, close, ended_by
 from registry_store.sidecars import Sidecar
 from registry_store.store import Store
 from registry_store.sync_messages import check_hello, chunks, record_message, refusals, subscription
@@ -77,8 +77,7 @@ class RegistrySync:
         try:
             caller = await authenticated(self.store, context)
             stream = _Stream(self, context, caller, await _hello(context, self.pace.silence))
-            with self.streams.opened(caller, stream.end):
-                await begin(context)
+            async with self.streams.opened(context, caller, stream.end):
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
         except Exception as error:
             return ended_by(error)
@@ -204,8 +203,8 @@ class _Stream:
             welcome = pb.Welcome(epoch=meta.epoch, revision=meta.revision, resumed=False)
             await self._send(pb.StoreMessage(welcome=welcome))
             total = await subscriptions.count(session, self._subscription)
-            head = pb.SnapshotBegin(revision=meta.revision, records=total)
-            await self._send(pb.StoreMessage(snapshot_begin=head))
+            begin = pb.SnapshotBegin(revision=meta.revision, records=total)
+            await self._send(pb.StoreMessage(snapshot_begin=begin))
             self._sidecar.sent(meta.revision, 0.0, None)
             sha256 = hashlib.sha256()
             async with aclosing(chunks(subscriptions.snapshot(session, self._subscription))) as pieces:
