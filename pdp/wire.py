@@ -215,9 +215,7 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         },
         **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
         "approval_id": answer.approval_id or None,
-        "approval_expires_at": instant(read_moment(answer.approval_expires_at))
-        if answer.HasField("approval_expires_at")
-        else None,
+        "approval_expires_at": _lapse(answer),
         "agent_version": answer.agent_version or None,
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,

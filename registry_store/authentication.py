@@ -69,8 +69,10 @@ class Authentication:
         address, key_id = network(source), keys.id_of(text)
 
         def check_may_try() -> None:
+            if mark in self._known:
+                return
             wait = max(self._of_sources.wait(address, seconds), self._of_keys.wait(key_id, seconds))
-            if wait and mark not in self._known:
+            if wait:
                 raise TooManyFailures(wait)
 
         check_may_try()
