@@ -18,7 +18,7 @@ from pdp.sync import Timing
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.settings import Settings as StoreSettings
-from registry_store.sync_service import Pace
+from tests.registry_store.serving import PATIENT
 from tests.waiting import BOUND_SECONDS, eventually_gives
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -26,7 +26,6 @@ FINANCIAL: dict[str, Any] = json.loads((EXAMPLES / "financial-agent.json").read_
 HIGH_VALUE: dict[str, Any] = json.loads((EXAMPLES / "high-value-policy.json").read_text())
 AGENT = FINANCIAL["agent_id"]
 QUICK = Timing(heartbeat=0.2, dead_after=BOUND_SECONDS, backoff_first=0.05, backoff_most=0.2)
-PATIENT = Pace(silence=BOUND_SECONDS, send=BOUND_SECONDS)
 """A connection that is given up for a pause is soon there again, but what is asked meanwhile is not answered."""
 
 
@@ -53,6 +52,10 @@ class Http:
         response = await asyncio.to_thread(self._pool.request, method, url, body=data, headers=headers)
         is_json = "json" in response.headers.get("content-type", "")
         return Answer(response.status, json.loads(response.data) if is_json else response.data.decode())
+
+    async def until_probed(self, status: int) -> Answer:
+        """The first answer of `/readyz` with this status."""
+        return await eventually_gives(lambda: self.call("GET", "/readyz"), lambda answer: answer.status == status)
 
     def close(self) -> None:
         """Closes its connections."""

@@ -43,7 +43,7 @@ async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:
         program = await life.enter_async_context(started("pdp", *arguments))
         addresses = await program.logged("listening")
         http = Http(addresses["http"])
-        await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 200)
+        await http.until_probed(200)
         async with grpc.aio.insecure_channel(addresses["grpc"][0]) as channel:
             call = PolicyDecisionPointStub(channel).EvaluateStream()
             action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
@@ -51,7 +51,7 @@ async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:
             await call.write(request)
             assert (await call.read()).result.response.outcome == pb.OUTCOME_ALLOW
             program.process.terminate()
-            draining = await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 503)
+            draining = await http.until_probed(503)
             await call.write(request)
             assert (await call.read()).result.response.outcome == pb.OUTCOME_ALLOW
             await call.done_writing()

@@ -144,7 +144,7 @@ async def stub(address: str) -> AsyncIterator[PolicyDecisionPointStub]:
 async def ready(address: str) -> None:
     """Waits until the sidecar with this HTTP port decides; what it logs comes in no certain order."""
     http = Http(address)
-    await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 200)
+    await http.until_probed(200)
     http.close()
 
 

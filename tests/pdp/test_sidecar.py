@@ -301,7 +301,7 @@ async def test_calls_in_flight_are_answered_before_the_stop(tmp_path: Path) -> N
             await call.write(stream_request(1))
             assert (await call.read()).sequence == 1
             stopping = asyncio.create_task(life.pop_all().aclose())
-            draining = await eventually_gives(lambda: http.call("GET", "/readyz"), lambda answer: answer.status == 503)
+            draining = await http.until_probed(503)
             await call.write(stream_request(2))
             assert (await call.read()).sequence == 2
             assert not stopping.done()

@@ -82,6 +82,12 @@ async def ending(line: Line) -> None:
     await eventually(line.acknowledgements)
 
 
+async def resuming(line: Line) -> None:
+    """What the sidecar has is the newest; then heartbeats."""
+    await line.send(welcome=pb.Welcome(epoch="e1", revision=5, resumed=True))
+    await line.beat(5)
+
+
 async def test_a_snapshot_then_each_change_from_one_revision_to_the_next() -> None:
     """Records come, change and go in order, and every revision is acknowledged."""
 
@@ -144,12 +150,12 @@ async def test_after_a_break_it_resumes_from_its_revision() -> None:
         await ending(line)
         await line.context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
 
-    async def resuming(line: Line) -> None:
+    async def changing(line: Line) -> None:
         await line.send(welcome=pb.Welcome(epoch="e1", revision=6, resumed=True))
         await line.change(5, 6, record("agent-b"))
         await line.beat(6)
 
-    async with following(breaking, resuming) as sidecar:
+    async with following(breaking, changing) as sidecar:
         await eventually(lambda: sidecar.revision == 6)
         hello = sidecar.store.lines[1].hello
     assert (hello.epoch, hello.revision) == ("e1", 5)
@@ -158,11 +164,6 @@ async def test_after_a_break_it_resumes_from_its_revision() -> None:
 
 async def test_a_resumed_stream_without_changes_confirms_what_is_in_force() -> None:
     """Data from the disk is live as soon as the store says that nothing has changed."""
-
-    async def resuming(line: Line) -> None:
-        await line.send(welcome=pb.Welcome(epoch="e1", revision=5, resumed=True))
-        await line.beat(5)
-
     async with following(ending, resuming) as sidecar:
         await eventually(lambda: sidecar.revision == 5)
         current = sidecar.holder.current
@@ -289,8 +290,7 @@ async def test_a_stream_that_falls_silent_is_given_up() -> None:
 
     async def silent(line: Line) -> None:
         if line.hello.revision:
-            await line.send(welcome=pb.Welcome(epoch="e1", revision=5, resumed=True))
-            await line.beat(5)
+            await resuming(line)
         await line.snapshot(5, record("agent-a"))
         await asyncio.Event().wait()
 
@@ -327,11 +327,6 @@ async def test_heartbeats_go_up_with_the_revision_in_force() -> None:
 
 async def test_when_the_store_ends_the_stream_the_next_one_comes_at_once() -> None:
     """A clean end is no failure: it waits for no back-off, which here would be longer than the test may take."""
-
-    async def resuming(line: Line) -> None:
-        await line.send(welcome=pb.Welcome(epoch="e1", revision=5, resumed=True))
-        await line.beat(5)
-
     patient = replace(QUICK, backoff_first=1e6, backoff_most=1e6)
     async with following(ending, resuming, timing=patient) as sidecar:
         await eventually(lambda: len(sidecar.store.lines) == 2)

@@ -51,7 +51,6 @@ def sha256(action: dict[str, Any]) -> bytes:
 
 def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
     """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
-
     problems: list[Problem] = []
     read = [approval_requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
     if problems:

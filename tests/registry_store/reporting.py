@@ -6,9 +6,11 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import pytest
 
 from pdp.core.ids import DecisionIds
 from registry_store.documents import canonical, instant
@@ -173,6 +175,11 @@ async def reporter(store: Served, key: str | None = None, role: str = "sidecar")
     """A sidecar connected to the store, with a key of its own unless one is given."""
     async with grpc.aio.insecure_channel(store.running.grpc_address) as channel:
         yield Reporter(channel, key or await asyncio.to_thread(store.key, role))
+
+
+def tell_usage_as_of(at: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time of what REST tells of usage stand, so that no minute or day ends after what is reported."""
+    monkeypatch.setattr("registry_store.rest.usage.datetime", SimpleNamespace(now=lambda _zone: at))
 
 
 def report(store: Served, *documents: dict[str, Any] | bytes, log: Log | None = None, key: str | None = None) -> int:

@@ -248,6 +248,11 @@ def document(record: pb.Record) -> Any:
     return json.loads(record.document) if record.document else None
 
 
+async def never(*_: object) -> None:
+    """In place of what a store does by the clock: it does it not."""
+    await asyncio.Event().wait()
+
+
 async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A blocking call, without blocking the subscriber."""
     return await asyncio.to_thread(function, *args, **kwargs)

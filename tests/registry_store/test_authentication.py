@@ -218,21 +218,19 @@ async def test_revoking_a_key_here_ends_its_open_stream_at_once(
 async def test_a_key_that_was_revoked_elsewhere_loses_its_open_stream_within_a_second(fresh: Served) -> None:
     """By another store on the database, say: they are looked at twice a second."""
     assert peers.KEY_CHECK_SECONDS <= 0.5
-    key = fresh.key("sidecar")
-    async with subscriber(fresh.running.grpc_address, key) as sidecar:
-        await sidecar.hello(ALL)
-        await sidecar.snapshot()
-        statement = f"UPDATE keys SET revoked_at = created_at WHERE key_id = '{key.split('_')[1]}'"
-        await in_thread(fresh.sql, statement)
-        assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert await end_of_a_stream_whose_key_is(fresh, "revoked_at = created_at") is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_an_expired_keys_open_stream_ends(fresh: Served) -> None:
     """Expiry ends a stream as revocation does."""
-    key = fresh.key("sidecar")
-    async with subscriber(fresh.running.grpc_address, key) as sidecar:
+    assert await end_of_a_stream_whose_key_is(fresh, "expires_at = created_at") is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def end_of_a_stream_whose_key_is(store: Served, changed: str) -> grpc.StatusCode:
+    """The status that ends an open stream once its key is changed so in the database."""
+    key = store.key("sidecar")
+    async with subscriber(store.running.grpc_address, key) as sidecar:
         await sidecar.hello(ALL)
         await sidecar.snapshot()
-        statement = f"UPDATE keys SET expires_at = created_at WHERE key_id = '{key.split('_')[1]}'"
-        await in_thread(fresh.sql, statement)
-        assert (await sidecar.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
+        await in_thread(store.sql, f"UPDATE keys SET {changed} WHERE key_id = '{key.split('_')[1]}'")
+        return (await sidecar.ended())[0]

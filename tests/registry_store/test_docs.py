@@ -3,13 +3,13 @@
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from registry_store.rest.routes import routes
 from tests import console
 from tests.registry_store import pages
+from tests.registry_store.reporting import tell_usage_as_of
 from tests.registry_store.serving import Served, in_own_loop
 from tests.waiting import eventually
 
@@ -23,7 +23,7 @@ def test_every_command_of_the_page_prints_what_it_shows(fresh: Served, monkeypat
     However long that takes: what counts by the minute and by the day is asked for as of when the decisions were made.
     """
     at = datetime.now(UTC)
-    monkeypatch.setattr("registry_store.rest.usage.datetime", SimpleNamespace(now=lambda _zone: at))
+    tell_usage_as_of(at, monkeypatch)
     session = pages.Session(fresh, at)
     for command in COMMANDS:
         follow(fresh)

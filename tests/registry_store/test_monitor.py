@@ -1,6 +1,5 @@
 """What happens by the clock: what is too old is given up and deleted, a little at a time."""
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,7 +12,7 @@ from registry_store.changes import HELD_FOR
 from registry_store.cli import main
 from registry_store.settings import Settings
 from tests.registry_store.reporting import decision, report
-from tests.registry_store.serving import Rest, Served, in_thread, served
+from tests.registry_store.serving import Rest, Served, in_thread, never, served
 from tests.registry_store.test_lists import statements
 from tests.waiting import eventually_gives
 
@@ -23,11 +22,7 @@ REGISTRY = "/api/agents/registry"
 @pytest.fixture(autouse=True)
 def by_hand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No store tidies up by itself between two lines of a test."""
-
-    async def rest(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(monitor, "run", rest)
+    monkeypatch.setattr(monitor, "run", never)
 
 
 def tidy(store: Served, after: timedelta = timedelta()) -> None:

@@ -1,8 +1,7 @@
 """What is known of an agent at work."""
 
-import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,8 +12,8 @@ from registry_store import monitor, usage
 from registry_store.documents import instant
 from registry_store.subscriptions import Subscription
 from registry_store.usage import MOST_MICROS, Told
-from tests.registry_store.reporting import REASONS, decision, report
-from tests.registry_store.serving import ALL, Served, in_thread, named, subscriber
+from tests.registry_store.reporting import REASONS, decision, report, tell_usage_as_of
+from tests.registry_store.serving import ALL, Served, in_thread, named, never, subscriber
 from tests.waiting import eventually
 
 REGISTRY = "/api/agents/registry"
@@ -23,12 +22,8 @@ REGISTRY = "/api/agents/registry"
 @pytest.fixture(scope="module", autouse=True)
 def kept_for_ever() -> Iterator[None]:
     """No store deletes by itself what is told here, which is of one day, whenever that is by now."""
-
-    async def rest(*_: object) -> None:
-        await asyncio.Event().wait()
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor, "run", rest)
+        patch.setattr(monitor, "run", never)
         yield
 
 
@@ -74,17 +69,9 @@ def told(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> Told
 NOW = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC)
 
 
-class Noon:
-    """A clock that stands, so that no day ends between a report and what is told of it."""
-
-    @staticmethod
-    def now(_zone: tzinfo) -> datetime:
-        return NOW
-
-
 def test_usage_is_null_until_something_is_reported(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then what nothing was reported of is zero; an error rate there is none yet."""
-    monkeypatch.setattr("registry_store.rest.usage.datetime", Noon)
+    tell_usage_as_of(NOW, monkeypatch)
     admin = fresh.rest()
     admin.register("idle-agent-prod")
     path = f"{REGISTRY}/idle-agent-prod/usage"
