@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.decision_log import Nowhere
 from pdp import wire
 from pdp.core.model import Action, Now
+from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
-from pdp.service import DecisionService
 from pdp.state import Holder, Kind, RawRecord, Source, build
 
 MIB = 1 << 20
@@ -41,7 +42,7 @@ def main(agents: int = 10_000, keys: int = 100) -> None:
     print(f"their records: {loaded - before:.1f} MiB, {(loaded - before) * 1024 / agents:.2f} KiB each")
     holder = Holder()
     holder.swap(state, Source.LIVE)
-    point = DecisionService(holder, Metrics(), lambda: Now(time.time(), time.monotonic())).point
+    point = DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), Nowhere())
     for name in names:
         point.evaluate(wire.Request(Action(name, "api.read", "banking_api", risk_score=10)))
     counted = resident_mib()
