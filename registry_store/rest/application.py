@@ -5,11 +5,10 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry_store.metrics import Metrics
-from registry_store.rest import problems
+from registry_store.rest import documentation, problems
 from registry_store.rest.openapi import described
 from registry_store.rest.routes import ROUTERS, allowed
 from registry_store.store import Store
@@ -17,11 +16,12 @@ from registry_store.store import Store
 
 def application(store: Store) -> FastAPI:
     """The REST interface of this store."""
-    app = FastAPIOffline(
+    app = FastAPI(
         title="registry-store",
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
         redirect_slashes=False,  # a redirected request would be another one than the client sent
+        docs_url=None,
         redoc_url=None,
     )
     app.openapi = partial(described, app)  # type: ignore[method-assign]  # FastAPI's own way to describe it otherwise
@@ -29,6 +29,7 @@ def application(store: Store) -> FastAPI:
     problems.install(app, allowed)
     for router in ROUTERS:
         app.include_router(router)
+    documentation.install(app)
     app.add_middleware(Measured, metrics=store.metrics)
     return app
 

@@ -1,0 +1,35 @@
+"""The page `/docs`, on which the interface can be tried, with its scripts from this package alone.
+
+The route closes over nothing: FastAPI keeps the functions that it has seen for as long as the process lives.
+"""
+
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+ASSETS = Path(fastapi_offline.__file__).parent / "static"
+ASSETS_PATH = "/docs/assets"
+
+_router = APIRouter(include_in_schema=False)
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page and what it needs."""
+    app.include_router(_router)
+    app.mount(ASSETS_PATH, StaticFiles(directory=ASSETS))
+
+
+@_router.get("/docs")
+async def docs(request: Request) -> HTMLResponse:
+    """A page that shows every route and sends requests."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=f"{request.app.title}: REST interface",
+        swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
+    )
