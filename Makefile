@@ -1,6 +1,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# More than the cores of a small machine: the tests wait for sockets and disks half of their time.
+WORKERS ?= 3
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
 .PHONY: install demo test postgresql soak mutation check lint format protos drift roles
@@ -17,7 +19,7 @@ demo: install
 
 test: install
 	@$(BIN)/python -m tests.postgresql
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 postgresql: install
 	@$(BIN)/python -m tests.postgresql installed || { apt-get update --quiet && apt-get install --quiet --yes postgresql; }

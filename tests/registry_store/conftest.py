@@ -1,6 +1,10 @@
 """Stores for tests, on SQLite and on PostgreSQL: what is asked of the one is asked of the other."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +19,22 @@ MakeSettings = Callable[[Path], Settings]
 
 
 def settings_in(folder: Path, **changed: object) -> Settings:
-    """Settings of a store on SQLite in this folder, on free ports."""
-    values = {"database": f"sqlite:///{folder / 'registry.db'}", "http": "127.0.0.1:0", "grpc": "127.0.0.1:0"}
+    """Settings of a store on SQLite in this folder, on free ports; the database is there, at the newest schema."""
+    database = folder / "registry.db"
+    if "database" not in changed and not database.exists():
+        shutil.copyfile(_sqlite_template(), database)
+    values = {"database": f"sqlite:///{database}", "http": "127.0.0.1:0", "grpc": "127.0.0.1:0"}
     return Settings(**{**values, **changed})  # type: ignore[arg-type]
+
+
+@cache
+def _sqlite_template() -> Path:
+    """A database at the newest schema, to be copied: migrating each time takes longer than most tests."""
+    folder = tempfile.mkdtemp(prefix="registry-template-")
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "registry.db"
+    in_own_loop(migrate.migrated(database_url(f"sqlite:///{path}")))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -113,7 +113,7 @@ async def test_a_malformed_use_is_refused(store: Served, fields: dict[str, Any],
     assert why in str(refused.value.details())
 
 
-@pytest.mark.parametrize("approval_id", [str(uuid4()), "", "x", "\0", "y" * 100_000])
+@pytest.mark.parametrize("approval_id", ["01a1f8f3-33e7-7000-846e-bc85f8577904", "", "x", "\0", "y" * 100_000])
 async def test_what_nobody_asked_for_is_not_found(store: Served, approval_id: str) -> None:
     """Also what no approval can be called."""
     async with sidecar(store) as node:
