@@ -3,15 +3,22 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # More than the cores of a small machine: the tests wait for sockets and disks half of their time.
 WORKERS ?= 3
+# Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
+LOCKED := --quiet --require-hashes --only-binary :all:
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test postgresql soak mutation check lint format protos drift roles
+.PHONY: install demo test postgresql soak mutation check lint format protos drift roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+$(VENV)/.locked: requirements/build.txt requirements/dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install $(LOCKED) --requirement requirements/build.txt --requirement requirements/dev.txt
+	@touch $@
+
+# Without build isolation and dependencies nothing is fetched that no lock names.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: install
@@ -28,7 +35,7 @@ soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
 
 mutation: install
-	$(BIN)/python -m pip install --quiet --editable '.[mutation]'
+	$(BIN)/python -m pip install $(LOCKED) --requirement requirements/mutation.txt
 	$(BIN)/python benchmarks/mutation.py
 
 check: lint test
@@ -56,3 +63,30 @@ drift: install
 	for name in $(GENERATED); do for end in _pb2.py _pb2.pyi _pb2_grpc.py; do \
 	    cmp $$new/$$name$$end $$name$$end || { echo "generated code is stale: run make protos"; exit 1; }; \
 	done; done
+
+UV := .venv-lock/bin/uv
+
+$(UV): requirements/lock.txt
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install $(LOCKED) --requirement requirements/lock.txt
+	@touch $@
+
+COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --annotation-style line --custom-compile-command 'make lock'
+
+# The lock with everything comes first: the others have its versions.
+lock: $(UV)
+	$(COMPILE) --extra mutation --output-file requirements/mutation.txt pyproject.toml
+	$(COMPILE) --extra dev --constraint requirements/mutation.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra store --constraint requirements/mutation.txt --output-file requirements/store.txt pyproject.toml
+	$(COMPILE) --constraint requirements/mutation.txt --output-file requirements/sidecar.txt pyproject.toml
+	$(COMPILE) --group build --constraint requirements/mutation.txt --output-file requirements/build.txt
+	$(COMPILE) --group lock --output-file requirements/lock.txt
+
+test-newest: RESOLUTION := highest
+test-lowest: RESOLUTION := lowest-direct
+test-newest test-lowest: test-%: $(UV)
+	$(PYTHON) -m venv --clear .venv-$*
+	$(UV) pip install --quiet --python .venv-$*/bin/python --resolution $(RESOLUTION) --upgrade --editable '.[dev]'
+	@.venv-$*/bin/python -m tests.postgresql
+	.venv-$*/bin/python -m pytest -n $(WORKERS) --dist loadscope
