@@ -16,6 +16,7 @@ from pdp.core.fields import join
 
 DEEPEST = 64
 """Levels of nesting: more than any record has."""
+TOO_DEEP = f"nested more than {DEEPEST} levels deep"
 MOST_DIGITS = 400
 TAG = "tag:yaml.org,2002:"
 NUMBER = r"-?(?:0|[1-9][0-9]*)"
@@ -98,7 +99,10 @@ def documents(text: str) -> Iterator[Document]:
                     yield found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise BadYaml(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
+        message = f"not YAML: {error.problem or error.context}"
+        if "nesting" in message:  # libyaml has a bound too, and may meet it first: it reads ahead within a line
+            message = TOO_DEEP
+        raise BadYaml(mark.line + 1 if mark else 1, message) from None
     except yaml.YAMLError as error:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         raise BadYaml(line, f"not YAML: {str(error).partition(chr(10))[0]}") from None
@@ -128,7 +132,7 @@ class _Reader:
     def value(self, event: yaml.Event, path: str, depth: int) -> Any:
         self._document.lines.setdefault(path, _line(event))
         if depth > DEEPEST:  # here and not as a problem: whatever follows is deep too
-            raise BadYaml(_line(event), f"nested more than {DEEPEST} levels deep")
+            raise BadYaml(_line(event), TOO_DEEP)
         match event:
             case yaml.AliasEvent():
                 return self._problem(path, "is an alias: write it out")

@@ -117,6 +117,7 @@ def test_what_json_cannot_say_is_a_problem_of_its_line(text: str, line: int, pat
         ("a: 1\nb: \x01\n", 2, "not YAML: "),
         ("a:\n  " + "[" * 100_000, 2, "nested more than 64 levels deep"),
         ("- " * 10_000, 1, "nested more than 64 levels deep"),
+        ("[" * 1_100, 1, "nested more than 64 levels deep"),
     ],
 )
 def test_what_is_no_yaml_is_refused_by_its_line(text: str, line: int, message: str) -> None:
