@@ -6,6 +6,7 @@ default. Files end in .yaml or .yml, in any subfolder, and may hold several docu
 
 import hashlib
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def read(folder: Path) -> list[Object]:
         raise CannotStart(f"`{folder}` is not a folder")
     objects: dict[tuple[str, str], tuple[Object, str]] = {}
     faults: list[Fault] = []
-    for file in _files(folder):
+    for file in _files(folder, faults):
         for found, line in _objects(file, faults):
             key = (found.kind.name, found.id)
             if key in objects:
@@ -111,8 +112,11 @@ def write(folder: Path, objects: Iterable[Object]) -> int:
 
     Organisation policies share one file, in their order: that is how those of one priority are evaluated.
     """
-    if folder.is_dir() and next(_files(folder), None) is not None:
+    faults: list[Fault] = []
+    if folder.is_dir() and _files(folder, faults):
         raise CannotStart(f"`{folder}` holds YAML already: export to an empty folder")
+    if faults:
+        raise CannotStart(str(faults[0]))
     names = _Names()
     shared: list[Document] = []
     number = 0
@@ -155,11 +159,34 @@ def _write(path: Path, *documents: Document) -> None:
     path.write_text(yaml_form.dump(*documents), encoding="utf-8")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix in ENDINGS and not hidden and path.is_file():
-            yield path
+def _files(folder: Path, faults: list[Fault]) -> list[Path]:
+    """The YAML files of a folder, ordered by path; whatever may hold YAML and cannot be read is a fault.
+
+    Nothing is skipped for being unreadable: `apply --prune` would retire the agents that it declares.
+    """
+    files = []
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
+                files += [path] if path.suffix in ENDINGS else []
+            elif stat.S_ISDIR(mode) and (path == folder or not path.is_symlink()):
+                pending += [inside for inside in path.iterdir() if not inside.name.startswith(".")]
+            elif stat.S_ISDIR(mode):
+                faults.append(_unread(path, "is a symlink to a folder: only symlinks to files are followed"))
+            elif path.suffix in ENDINGS:
+                faults.append(_unread(path, "is not a regular file"))
+        except FileNotFoundError:
+            faults.append(_unread(path, "is a symlink to what is not there"))
+        except OSError as error:
+            faults.append(_unread(path, f"cannot be read: {error.strerror}"))
+    return sorted(files)
+
+
+def _unread(path: Path, message: str) -> Fault:
+    return Fault(path, 1, Problem("", message))
 
 
 def _objects(file: Path, faults: list[Fault]) -> Iterator[tuple[Object, int]]:

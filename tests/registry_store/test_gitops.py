@@ -243,6 +243,20 @@ def test_every_problem_of_every_file_is_told_before_anything_is_done(repository:
     assert repository.admin.get("/api/agents/mcp/servers").body["total"] == 0
 
 
+def test_a_file_that_cannot_be_read_prunes_no_agent(repository: Repository) -> None:
+    """A symlink whose target is gone is an error that names it; its agent is not taken for one that was removed."""
+    repository.write(SERVER)
+    repository.write(AGENT, name="agent.yaml")
+    repository.apply("--yes")
+    (repository.folder / "agent.yaml").rename(repository.folder.parent / "moved.yaml")
+    (repository.folder / "agent.yaml").symlink_to("elsewhere.yaml")
+    ended = repository.apply("--prune", "--yes")
+    file = repository.folder / "agent.yaml"
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert ended.stderr == f"{file}:1: is a symlink to what is not there\n"
+    assert repository.admin.get(f"{REGISTRY}/{AGENT['agent_id']}").body["status"] == "active"
+
+
 def test_what_changed_since_the_plan_is_not_overwritten(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +323,20 @@ def test_an_export_is_the_folder_that_makes_it(repository: Repository, tmp_path:
         ),
     }
     assert repository.export(exported).exit_code == 2
+
+
+def test_an_export_writes_through_no_symlink(repository: Repository, tmp_path: Path) -> None:
+    """One whose target is gone would otherwise have the export written to wherever it points."""
+    repository.write(AGENT)
+    repository.apply("--yes")
+    exported = tmp_path / "exported"
+    (exported / "agents").mkdir(parents=True)
+    file = exported / "agents" / f"{AGENT['agent_id']}.yaml"
+    file.symlink_to(tmp_path / "elsewhere.yaml")
+    ended = repository.export(exported)
+    assert ended.exit_code == 2
+    assert f"{file}:1: is a symlink to what is not there" in ended.stderr
+    assert not (tmp_path / "elsewhere.yaml").exists()
 
 
 def test_an_export_makes_the_same_registry_elsewhere(repository: Repository, tmp_path: Path) -> None:
