@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.errors import InvalidRecord, Problem
 from pdp.core.fields import Field, Schema, quote, read_fields
 from pdp.core.kinds import Choice, ListOf, OrNull
-from pdp.core.records import AGENT_ID, NAME
+from pdp.core.records import AGENT_ID, NAME, TAGS
 from registry_store import activity
 from registry_store.activity import Actor, Subject
 from registry_store.changes import meta
@@ -24,6 +24,8 @@ from registry_store.tables import Key
 
 PREFIX = "owkai"
 MOST_GROUPS = 64
+MAX_AGENTS = 1_000
+"""As many as a subscription may name."""
 
 
 class Role(Enum):
@@ -58,19 +60,31 @@ KEY_BODY: dict[str, Field] = {
     "groups": Field(
         ListOf(NAME, MOST_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
     ),
+    "agents": Field(
+        OrNull(ListOf(AGENT_ID, MAX_AGENTS, 1)),
+        None,
+        about="Of role sidecar alone: the agents that it may sync, report of and use approvals of; null: any",
+    ),
+    "tags": Field(
+        OrNull(ListOf(TAGS.item, TAGS.most, 1)),
+        None,
+        about="Of role sidecar alone, in place of `agents`: it may do so for agents with one of these tags; null: any",
+    ),
     "expires_at": Field(OrNull(Moment()), None, about="null: never"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key."""
+    """The holder of a valid key; a sidecar's is bound to `agents`, to `tags`, or (both None) to nothing."""
 
     key_id: str
     name: str
     role: Role
     agent_id: str | None
     groups: tuple[str, ...] = ()
+    agents: frozenset[str] | None = None
+    tags: frozenset[str] | None = None
 
 
 class Pepper:
@@ -103,6 +117,8 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
         role=values["role"].value,
         agent_id=values["agent_id"],
         groups=list(values["groups"]),
+        agents=_list(values["agents"]),
+        tags=_list(values["tags"]),
         hash=pepper.hash(text),
         created_at=actor.at,
         created_by=actor.name,
@@ -121,7 +137,15 @@ async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: da
         raise NotAuthenticated("the key is unknown")
     if not is_valid(key, now):
         raise LapsedKey("the key is revoked" if key.revoked_at else "the key has expired")
-    return Caller(key.key_id, key.name, Role(key.role), key.agent_id, tuple(key.groups))
+    return Caller(
+        key.key_id,
+        key.name,
+        Role(key.role),
+        key.agent_id,
+        tuple(key.groups),
+        None if key.agents is None else frozenset(key.agents),
+        None if key.tags is None else frozenset(key.tags),
+    )
 
 
 def id_of(text: str) -> str:
@@ -214,11 +238,20 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
         problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
     if values["groups"] and values["role"] is not Role.APPROVER:
         problems.append(Problem("groups", "only a key of role approver belongs to groups"))
+    for bound in ("agents", "tags"):
+        if values[bound] and values["role"] is not Role.SIDECAR:
+            problems.append(Problem(bound, "only a key of role sidecar is bound to agents or tags"))
+    if values["agents"] and values["tags"]:
+        problems.append(Problem("tags", "a key is bound to `agents` or to `tags`, not to both"))
     if values["expires_at"] is not None and values["expires_at"] <= now:
         problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
     if problems:
         raise InvalidRecord(problems)
     return values
+
+
+def _list(names: Collection[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 def _moment(value: Any) -> datetime | None:
@@ -236,6 +269,8 @@ def _state(key: Key) -> dict[str, Any]:
         "role": key.role,
         "agent_id": key.agent_id,
         "groups": key.groups,
+        "agents": key.agents,
+        "tags": key.tags,
         "expires_at": key.expires_at,
     }
 

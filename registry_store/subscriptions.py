@@ -30,7 +30,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Named agents, or agents with any of `tags`, or (both None) all; what is the organisation's always."""
+    """Named agents, agents with any of `tags`, those that are both, or (both None) all; the organisation's always."""
 
     agent_ids: frozenset[str] | None = None
     tags: frozenset[str] | None = None
@@ -39,8 +39,8 @@ class Subscription:
         """What to send of a record that changed: its document, `GONE`, or None for nothing."""
         if record.kind is not Kind.AGENT:
             return record.document
-        if self.agent_ids is not None:
-            return record.document if record.id in self.agent_ids else None
+        if self.agent_ids is not None and record.id not in self.agent_ids:
+            return None
         if self.tags is None or not self.tags.isdisjoint(record.tags):
             return record.document
         return None if self.tags.isdisjoint(record.former_tags) else GONE
@@ -53,15 +53,14 @@ class Subscription:
 
     def covers(self, agent_id: str, tags: Collection[str]) -> bool:
         """Whether it takes in an agent of this id and these tags."""
-        if self.agent_ids is not None:
-            return agent_id in self.agent_ids
+        if self.agent_ids is not None and agent_id not in self.agent_ids:
+            return False
         return self.tags is None or not self.tags.isdisjoint(tags)
 
     def describe(self) -> dict[str, Any]:
         """The subscription as REST shows it."""
-        if self.agent_ids is not None:
-            return {"agents": sorted(self.agent_ids)}
-        return {"tags": sorted(self.tags)} if self.tags is not None else {"all": True}
+        parts = {"agents": self.agent_ids, "tags": self.tags}
+        return {name: sorted(part) for name, part in parts.items() if part is not None} or {"all": True}
 
 
 async def count(session: AsyncSession, subscription: Subscription) -> int:
@@ -110,11 +109,13 @@ def _with_former(record: Record, touched: Touched) -> Record:
 
 
 def _of_agents(subscription: Subscription) -> Any:
+    condition = Agent.agent_id != ""
     if subscription.agent_ids is not None:
-        return Agent.agent_id.in_(subscription.agent_ids)
+        condition = Agent.agent_id.in_(subscription.agent_ids)
     if subscription.tags is not None:
-        return exists().where(AgentTag.agent_id == Agent.agent_id, AgentTag.tag.in_(subscription.tags))
-    return Agent.agent_id != ""
+        tagged = exists().where(AgentTag.agent_id == Agent.agent_id, AgentTag.tag.in_(subscription.tags))
+        condition = and_(condition, tagged)
+    return condition
 
 
 async def _named_agents(session: AsyncSession, agent_ids: Sequence[str]) -> list[Record]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 JsonDocument = JSON().with_variant(JSONB(), "postgresql")
+JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class Instant(TypeDecorator[datetime]):
@@ -240,6 +241,9 @@ class Key(Base):
     agent_id: Mapped[str | None]
     groups: Mapped[list[str]] = mapped_column(server_default="[]", default=list)
     """Whose approvals an approver's key decides, beside those that name it."""
+    agents: Mapped[list[str] | None] = mapped_column(JsonOrNull)
+    """The agents that a sidecar's key may sync and report of; with neither these nor `tags`: every agent."""
+    tags: Mapped[list[str] | None] = mapped_column(JsonOrNull)
     hash: Mapped[str]
     created_at: Mapped[datetime]
     created_by: Mapped[str]
@@ -305,11 +309,15 @@ class Decision(Base):
 
 
 class DecisionLog(Base):
-    """How far the decision log of one sidecar has come in, and what of it is missing for ever."""
+    """Whose the node id of a sidecar is, how far its decision log has come in, and what of it is missing for ever."""
 
     __tablename__ = "decision_logs"
 
     node_id: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str | None]
+    """The name of the keys that the node id belongs to; null: it will be that of the key that uses it next."""
+    seen_at: Mapped[datetime | None]
+    """When it last connected, to within a day."""
     sequence: Mapped[int]
     hash: Mapped[str]
     missing: Mapped[int]
@@ -317,6 +325,7 @@ class DecisionLog(Base):
     breaks: Mapped[int]
     """Times that a record did not follow from the one before it by its hash."""
     updated_at: Mapped[datetime]
+    """When it last reported."""
 
 
 class Usage(Base):

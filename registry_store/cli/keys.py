@@ -12,6 +12,7 @@ from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, pla
 from registry_store.keys import Pepper, Role
 from registry_store.migrate import opened
 from registry_store.settings import Settings, load_pepper
+from registry_store.tables import Key
 
 
 @click.group()
@@ -26,22 +27,31 @@ def keys() -> None:
 @option("--name", required=True, help="Who holds the key; the activity log shows it.")
 @option("--agent-id", help="Of role agent alone: the agent that it is.")
 @option("--group", multiple=True, help="Of role approver alone: a group whose approvals it decides; may be repeated.")
+@option("--agents", metavar="ID,…", help="Of role sidecar alone: the agents that it may sync and report of.")
+@option("--tags", metavar="TAG,…", help="Of role sidecar alone: it may do so for agents with one of these tags.")
 @option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
 @plainly
-def create(database: str, pepper_file: Path | None, group: tuple[str, ...], **body: str | None) -> None:
+def create(
+    database: str,
+    pepper_file: Path | None,
+    group: tuple[str, ...],
+    agents: str | None,
+    tags: str | None,
+    **body: str | None,
+) -> None:
     """Create a key and print it, alone; it cannot be read again."""
-    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body | {"groups": group})))
+    lists = {"groups": group, "agents": _names(agents), "tags": _names(tags)}
+    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body | lists)))
 
 
 @keys.command("list")
 @DATABASE
 @plainly
 def list_keys(database: str) -> None:
-    """List keys: id, role, state, name, groups."""
+    """List keys: id, role, state, name, and its groups or what it is bound to."""
     for key in asyncio.run(_all(Settings(database))):
         state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
-        groups = f"  ({', '.join(key.groups)})" if key.groups else ""
-        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{groups}")
+        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{_scope(key)}")
 
 
 @keys.command()
@@ -51,6 +61,18 @@ def list_keys(database: str) -> None:
 def revoke(database: str, key_id: str) -> None:
     """Revoke a key: it opens nothing from now on."""
     asyncio.run(_revoke(Settings(database), key_id))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _scope(key: Key) -> str:
+    if key.groups:
+        return f"  ({', '.join(key.groups)})"
+    if key.agents:
+        return f"  (agents {', '.join(key.agents)})"
+    return f"  (tags {', '.join(key.tags)})" if key.tags else ""
 
 
 async def _create(settings: Settings, body: dict[str, Any]) -> str:

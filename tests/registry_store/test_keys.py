@@ -75,6 +75,17 @@ def test_an_expired_key_is_401(store: Served, admin: Rest) -> None:
         ({"role": "approver", "name": "x", "groups": ["finance", "finance"]}, "groups[1]"),
         ({"role": "approver", "name": "x", "groups": [""]}, "groups[0]"),
         ({"role": "approver", "name": "x", "groups": [str(number) for number in range(65)]}, "groups"),
+        ({"role": "viewer", "name": "x", "agents": ["some-agent-prod"]}, "agents"),
+        ({"role": "admin", "name": "x", "tags": ["finance"]}, "tags"),
+        ({"role": "sidecar", "name": "x", "agents": []}, "agents"),
+        ({"role": "sidecar", "name": "x", "tags": []}, "tags"),
+        ({"role": "sidecar", "name": "x", "agents": "some-agent-prod"}, "agents"),
+        ({"role": "sidecar", "name": "x", "agents": ["some-agent-prod", "x"]}, "agents[1]"),
+        ({"role": "sidecar", "name": "x", "agents": ["some-agent-prod"] * 2}, "agents[1]"),
+        ({"role": "sidecar", "name": "x", "agents": [f"agent-{number}" for number in range(1001)]}, "agents"),
+        ({"role": "sidecar", "name": "x", "tags": [f"tag-{number}" for number in range(65)]}, "tags"),
+        ({"role": "sidecar", "name": "x", "tags": ["x" * 129]}, "tags[0]"),
+        ({"role": "sidecar", "name": "x", "agents": ["some-agent-prod"], "tags": ["finance"]}, "tags"),
         ({"role": "viewer", "name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00"}, "expires_at"),
         ({"role": "viewer", "name": "x", "expires_at": "soon"}, "expires_at"),
@@ -112,6 +123,46 @@ def test_keys_of_groups_are_made_on_the_command_line(settings: Settings) -> None
     assert listed == f"{key_id}  approver  valid    fiona  (finance approvers, risk)\n"
     refused = CliRunner().invoke(main, ["keys", "create", "--role", "viewer", "--name", "x", "--group", "risk", *where])
     assert (refused.exit_code, "only a key of role approver belongs to groups" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "bound", [{"agents": ["payroll-agent-prod", "ledger-agent-prod"]}, {"tags": ["finance", "b c"]}]
+)
+def test_a_sidecars_key_is_bound_to_agents_or_tags(admin: Rest, bound: dict[str, list[str]]) -> None:
+    """As its record, the list of keys and the log show; to nothing unless it is said."""
+    made = admin.post("/api/keys", {"role": "sidecar", "name": "pod", **bound}).body
+    unbound = {"agents": None, "tags": None}
+    listed = admin.get("/api/keys?limit=1").body["keys"][0]
+    entry = admin.get("/api/activity?limit=1&type=key_created").body["activities"][0]
+    for shown in (made, admin.get(f"/api/keys/{made['key_id']}").body, listed, entry["new_state"]):
+        assert {name: shown[name] for name in unbound} == unbound | bound
+    other = admin.post("/api/keys", {"role": "sidecar", "name": "pod", **unbound}).body
+    assert {name: other[name] for name in unbound} == unbound
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["--agents", "payroll-agent-prod, ledger-agent-prod"], "  (agents payroll-agent-prod, ledger-agent-prod)"),
+        (["--tags", "finance,eu"], "  (tags finance, eu)"),
+        ([], ""),
+    ],
+)
+def test_bound_keys_are_made_on_the_command_line(settings: Settings, options: list[str], shown: str) -> None:
+    """The names with commas between them; the list tells them."""
+    where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
+    made = CliRunner().invoke(main, ["keys", "create", "--role", "sidecar", "--name", "pod", *options, *where])
+    assert made.exit_code == 0, made.output
+    listed = CliRunner().invoke(main, ["keys", "list", *where[:2]]).stdout
+    assert listed == f"{made.stdout.split('_')[1]}  sidecar   valid    pod{shown}\n"
+
+
+@pytest.mark.parametrize("options", [["--agents", ""], ["--tags", ""], ["--agents", "a-b-c", "--tags", "d"]])
+def test_what_binds_to_nothing_or_to_both_makes_no_key(settings: Settings, options: list[str]) -> None:
+    """An empty variable must not make a key that is bound to nothing."""
+    where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
+    refused = CliRunner().invoke(main, ["keys", "create", "--role", "sidecar", "--name", "pod", *options, *where])
+    assert (refused.exit_code, refused.stdout) == (2, "")
 
 
 @pytest.mark.parametrize("role", ["approver", "viewer", "agent", "sidecar"])
