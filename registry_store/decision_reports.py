@@ -15,7 +15,8 @@ from pdp.core.records import AGENT_ID
 from registry_store import approval_requests, decision_ids
 from registry_store.approval_requests import Request
 from registry_store.keys import Moment
-from registry_store.sync_messages import MOST_PROBLEMS, MOST_TEXT
+from registry_store.nodes import NODE_ID
+from registry_store.sync_messages import MOST_PROBLEMS
 from registry_store.v1 import sync_pb2 as pb
 
 MOST_RECORDS = 1_000
@@ -23,9 +24,12 @@ MOST_BYTES = 4 * 1024 * 1024
 """Of the documents of one report together."""
 MOST_MESSAGE_BYTES = MOST_BYTES + MOST_RECORDS * 128 + 1024
 """Of one report: what stands around a document takes less than 128 bytes."""
-MOST_SEQUENCE = 2**48
+MOST_SEQUENCE = 2**53
+"""The whole numbers up to here are exact in every reader of JSON."""
 MOST_DEPTH = 64
 HASH_BYTES = 32
+REASONS_OF_STRANGERS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
+"""Reasons for which a sidecar blocks before it knows the agent."""
 
 Document = dict[str, Any]
 
@@ -42,6 +46,12 @@ class Decision:
     cost_micros: int
     opens: Request | None
     document: Document
+
+    @property
+    def is_of_stranger(self) -> bool:
+        """Whether it says no more than that the sidecar let an agent that it does not know do nothing."""
+        reason = self.document["answer"].get("reason")
+        return self.outcome == "block" and not self.cost_micros and reason in REASONS_OF_STRANGERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class Report:
 def read_report(message: pb.ReportDecisionsRequest) -> Report:
     """The report in a message; `InvalidRecord` names what is malformed, as `records[3].document.answer.outcome`."""
     problems: list[Problem] = []
-    _NODE_ID.read(message.node_id, "node_id", problems)
+    NODE_ID.read(message.node_id, "node_id", problems)
     if not 1 <= len(message.records) <= MOST_RECORDS:
         problems.append(Problem("records", f"has not 1 to {MOST_RECORDS} items"))
     elif sum(len(record.document) for record in message.records) > MOST_BYTES:
@@ -206,7 +216,6 @@ class _Object:
         return {"type": "object"}
 
 
-_NODE_ID = Text(MOST_TEXT, 1)
 _SEQUENCE = Whole(1, MOST_SEQUENCE)
 _COUNT = Whole(0, MOST_SEQUENCE)
 _TEXT = Text(MOST_BYTES)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store import approvals, decision_ids, usage
+from pdp.core.errors import InvalidRecord, Problem
+from registry_store import approvals, decision_ids, nodes, usage
 from registry_store.database import inserting
 from registry_store.decision_reports import MOST_SEQUENCE, Gap, Report
 from registry_store.decision_reports import Decision as Reported
@@ -17,9 +18,15 @@ from registry_store.documents import instant
 from registry_store.errors import NotFound
 from registry_store.tables import Decision, DecisionLog
 
-GENESIS = "0" * 64
 MOST_COUNTED = 10_000
 """So many a list counts; it says whether there are more."""
+MAX_FIRST = 2**40
+"""The highest sequence that the first report of a sidecar may have: a thousand decisions a second for 35 years."""
+MAX_AHEAD, MAX_AHEAD_PER_SECOND = 2**20, 2**17
+"""How far a later one may run ahead of what is kept: so far, and more for each second since the last report.
+
+A sidecar that had to give up records leaves a hole in its sequences, but only of what it can have decided meanwhile.
+"""
 
 
 @dataclass(slots=True)
@@ -57,12 +64,16 @@ class Page:
     exact: bool
 
 
-async def receive(session: AsyncSession, report: Report, at: datetime) -> Received:
+async def receive(session: AsyncSession, report: Report, owner: str, at: datetime) -> Received:
     """Keep what is new of a report, count it, and open the approvals that it asks for.
 
-    Where it `asks` for any, the session is one that `writing` gives.
+    `owner` is the name of the key that it came with: `NotAllowed` if the sidecar's node id is not that name's.
+    `InvalidRecord` where its sequences are too far ahead. Where it `asks` for any approvals, the session is one that
+    `writing` gives.
     """
-    log = await _locked(session, report.node_id, at)
+    log = await nodes.locked(session, report.node_id, at)
+    nodes.take(log, owner)
+    _check_sequences(log, report, at)
     new = await _insert(session, report, at)
     by_id: dict[str, Reported] = {}
     for decision in report.decisions:
@@ -116,8 +127,9 @@ async def delete_before(session: AsyncSession, most: int, moment: datetime) -> i
 
 
 async def forget_logs(session: AsyncSession, moment: datetime) -> None:
-    """Forget the sidecars that have reported nothing since."""
-    await session.execute(delete(DecisionLog).where(DecisionLog.updated_at < moment))
+    """Forget the sidecars that have neither reported nor connected since."""
+    unseen = or_(DecisionLog.seen_at.is_(None), DecisionLog.seen_at < moment)
+    await session.execute(delete(DecisionLog).where(DecisionLog.updated_at < moment, unseen))
 
 
 def document(decision: Decision) -> dict[str, Any]:
@@ -130,15 +142,15 @@ def document(decision: Decision) -> dict[str, Any]:
     return decision.document | came
 
 
-async def _locked(session: AsyncSession, node_id: str, at: datetime) -> DecisionLog:
-    """The sidecar's log; whoever else receives of it waits until this transaction ends."""
-    wanted = select(DecisionLog).where(DecisionLog.node_id == node_id).with_for_update()
-    found = await session.scalar(wanted)
-    if found is None:
-        start = {"node_id": node_id, "sequence": 0, "hash": GENESIS, "missing": 0, "breaks": 0, "updated_at": at}
-        await (await session.connection()).execute(inserting(session, DecisionLog).on_conflict_do_nothing(), [start])
-        found = (await session.scalars(wanted)).one()
-    return found
+def _check_sequences(log: DecisionLog, report: Report, at: datetime) -> None:
+    """Raise `InvalidRecord` where sequences are so far ahead that they would leave the sidecar none to go on with."""
+    seconds = max(0.0, (at - log.updated_at).total_seconds())
+    bound = log.sequence + MAX_AHEAD + int(MAX_AHEAD_PER_SECOND * seconds) if log.sequence else MAX_FIRST
+    if report.entries[-1].sequence <= bound:
+        return
+    index, entry = next((index, entry) for index, entry in enumerate(report.entries) if entry.sequence > bound)
+    said = f"`{entry.sequence}` is too far ahead of `{log.sequence}`, up to which records are kept"
+    raise InvalidRecord([Problem(f"records[{index}].sequence", said)])
 
 
 async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[str]:

@@ -13,7 +13,7 @@ import grpc
 from pdp.core.errors import InvalidRecord
 from registry_store import keys
 from registry_store.database import is_unavailable
-from registry_store.errors import NotAuthenticated, NotFound, TooManyFailures
+from registry_store.errors import NotAllowed, NotAuthenticated, NotFound, TooManyFailures
 from registry_store.keys import Caller, Role
 from registry_store.store import Store
 
@@ -70,6 +70,8 @@ def ended_by(error: Exception) -> Ended:
         return error
     if isinstance(error, InvalidRecord):
         return Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    if isinstance(error, NotAllowed):
+        return Ended(grpc.StatusCode.PERMISSION_DENIED, str(error))
     if isinstance(error, NotFound):
         return Ended(grpc.StatusCode.NOT_FOUND, str(error))
     if is_unavailable(error):

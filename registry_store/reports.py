@@ -6,12 +6,16 @@ from datetime import UTC, datetime
 
 import grpc
 
-from registry_store import decisions
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import quote
+from registry_store import decisions, scopes
 from registry_store.database import retried
-from registry_store.decision_reports import Report, read_report
+from registry_store.decision_reports import Decision, Report, read_report
 from registry_store.decisions import Received
+from registry_store.keys import Caller
 from registry_store.peers import SERVICE, Context, Ended, answered
 from registry_store.store import Store
+from registry_store.sync_messages import MOST_PROBLEMS
 from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -41,9 +45,9 @@ class DecisionReports:
         return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report})
 
     async def _report(self, request: pb.ReportDecisionsRequest, context: Context) -> pb.ReportDecisionsResponse:
-        return await answered(self._store, context, lambda _caller: self._in_turn(request))
+        return await answered(self._store, context, lambda caller: self._in_turn(request, caller))
 
-    async def _in_turn(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+    async def _in_turn(self, request: pb.ReportDecisionsRequest, caller: Caller) -> pb.ReportDecisionsResponse:
         if self._waiting >= MOST_WAITING:
             raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
         self._waiting += 1
@@ -55,21 +59,46 @@ class DecisionReports:
         finally:
             self._waiting -= 1
         try:
-            return await self._received(request)
+            return await self._received(request, caller)
         finally:
             self._places.release()
 
-    async def _received(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+    async def _received(self, request: pb.ReportDecisionsRequest, caller: Caller) -> pb.ReportDecisionsResponse:
         report = await asyncio.to_thread(read_report, request)  # megabytes of JSON: other callers shall not wait
-        received = await retried(self._keep, report, datetime.now(UTC))
+        await self._check_scope(report, caller)
+        received = await retried(self._keep, report, caller.name, datetime.now(UTC))
         self._count(received)
         _tell(report, received)
         return pb.ReportDecisionsResponse(sequence=received.sequence)
 
-    async def _keep(self, report: Report, at: datetime) -> Received:
+    async def _check_scope(self, report: Report, caller: Caller) -> None:
+        """Raise `InvalidRecord` for decisions of agents that the caller may not sync, which it then lays aside.
+
+        Blocks of agents that the sidecar did not know are part of its log, whoever they are.
+        """
+        spoken_of = {decision.agent_id for decision in report.decisions if not decision.is_of_stranger}
+        async with self._store.database.reading() as session:
+            foreign = await scopes.outside_lately(session, caller, spoken_of)
+        problems = [
+            Problem(
+                f"records[{index}].document.action.agent_id", f"{quote(said.agent_id)} is not the key's to report of"
+            )
+            for index, entry in enumerate(report.entries)
+            if isinstance(said := entry.content, Decision) and said.agent_id in foreign and not said.is_of_stranger
+        ]
+        if problems:
+            logger.warning(
+                "a key named `%s` reported decisions of %d agents that it may not sync, as sidecar `%s`",
+                caller.name,
+                len(foreign),
+                report.node_id,
+            )
+            raise InvalidRecord(problems[:MOST_PROBLEMS])
+
+    async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
         database = self._store.database
         async with database.writing() if report.asks else database.beside() as session:
-            return await decisions.receive(session, report, at)
+            return await decisions.receive(session, report, owner, at)
 
     def _count(self, received: Received) -> None:
         metrics = self._store.metrics

@@ -11,6 +11,7 @@ from registry_store.subscriptions import Subscription
 
 MOST_REMEMBERED = 10_000
 MOST_UNACKNOWLEDGED = 1_000
+MAX_REFUSALS = 1_000
 
 Records = frozenset[tuple[Kind, str]]
 
@@ -58,6 +59,8 @@ class Sidecar:
                 self.refusals.pop(key, None)
         self.acknowledged_revision = max(self.acknowledged_revision, revision)
         self.refusals |= {(refusal.kind, refusal.id): refusal for refusal in refusals}
+        while len(self.refusals) > MAX_REFUSALS:
+            del self.refusals[next(iter(self.refusals))]
         return [moment for moment in commits if moment]
 
 

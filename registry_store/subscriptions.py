@@ -35,6 +35,11 @@ class Subscription:
     agent_ids: frozenset[str] | None = None
     tags: frozenset[str] | None = None
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it is part of what was asked for, which is never both names and tags."""
+        return self.agent_ids is not None and self.tags is not None
+
     def view(self, record: Record) -> bytes | None:
         """What to send of a record that changed: its document, `GONE`, or None for nothing."""
         if record.kind is not Kind.AGENT:

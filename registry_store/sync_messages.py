@@ -3,8 +3,10 @@
 from collections.abc import AsyncGenerator
 
 from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID, TAGS
 from registry_store.changes import Kind
+from registry_store.nodes import NODE_ID
 from registry_store.sidecars import Refusal
 from registry_store.subscriptions import Record, Subscription
 from registry_store.v1 import sync_pb2 as pb
@@ -13,16 +15,16 @@ CHUNK_BYTES = 256 * 1024
 MOST_NAMED = 1_000
 MOST_REFUSALS = 1_000
 MOST_PROBLEMS = 20
-MOST_TEXT = 128
+MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
+"""Characters of a refusal that are kept."""
+VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
 
 
 def check_hello(hello: pb.Hello) -> None:
-    """Raise `InvalidRecord` unless its names are of a length that can be kept."""
-    problems = [
-        Problem(f"hello.{name}", f"has not {least} to {MOST_TEXT} characters")
-        for name, least, text in (("node_id", 1, hello.node_id), ("version", 0, hello.version))
-        if not least <= len(text) <= MOST_TEXT
-    ]
+    """Raise `InvalidRecord` unless its names are such as can be kept and logged."""
+    problems: list[Problem] = []
+    NODE_ID.read(hello.node_id, "hello.node_id", problems)
+    VERSION.read(hello.version, "hello.version", problems)
     if problems:
         raise InvalidRecord(problems)
 
@@ -55,7 +57,11 @@ def refusals(message: pb.Acknowledgement) -> list[Refusal]:
     """What the sidecar refuses, cut to what is kept."""
     kinds = {kind.value for kind in Kind}
     return [
-        Refusal(Kind(refusal.kind), refusal.id, tuple(refusal.problems[:MOST_PROBLEMS]))
+        Refusal(
+            Kind(refusal.kind),
+            refusal.id[:MAX_REFUSED_ID],
+            tuple(problem[:MAX_PROBLEM] for problem in refusal.problems[:MOST_PROBLEMS]),
+        )
         for refusal in message.refusals[:MOST_REFUSALS]
         if refusal.kind in kinds
     ]

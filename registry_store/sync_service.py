@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 
 import grpc
 
-from registry_store import changes, subscriptions
+from registry_store import changes, nodes, scopes, subscriptions
 from registry_store.changes import Kind
 from registry_store.feed import Step, step_from
 from registry_store.keys import Caller
 from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, close, ended_by
 from registry_store.sidecars import Sidecar
 from registry_store.store import Store
+from registry_store.subscriptions import Subscription
 from registry_store.sync_messages import check_hello, chunks, record_message, refusals, subscription
 from registry_store.v1 import sync_pb2 as pb
 
@@ -76,25 +77,48 @@ class RegistrySync:
     async def _serve(self, context: Context) -> Ended:
         try:
             caller = await authenticated(self.store, context)
-            stream = _Stream(self, context, caller, await _hello(context, self.pace.silence))
+            hello = await _hello(context, self.pace.silence)
+            stream = _Stream(self, context, caller, hello, await self._admitted(caller, hello))
             async with self.streams.opened(context, caller, stream.end):
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
         except Exception as error:
             return ended_by(error)
         return Ended(grpc.StatusCode.OK, "")
 
+    async def _admitted(self, caller: Caller, hello: pb.Hello) -> Subscription:
+        """What the sidecar follows, which may be less than what it asks for; its node id is the key's from now on."""
+        wanted = subscription(hello.subscription)
+        followed = scopes.narrowed(caller, wanted)
+        await nodes.claim(self.store.database, hello.node_id, caller.name, datetime.now(UTC))
+        if followed != wanted:
+            await self._tell_left_out(caller, hello.node_id, wanted)
+        return followed
+
+    async def _tell_left_out(self, caller: Caller, node_id: str, wanted: Subscription) -> None:
+        async with self.store.database.reading() as session:
+            left_out = sorted(await scopes.outside(session, caller, wanted.agent_ids or frozenset()))
+        if left_out:
+            logger.warning(
+                "sidecar `%s` gets nothing of %d agents that carry none of its key's tags, the first of them `%s`",
+                node_id,
+                len(left_out),
+                left_out[0],
+            )
+
 
 class _Stream:
     """One subscriber: whatever of its tasks ends first ends the stream."""
 
-    def __init__(self, service: RegistrySync, context: Context, caller: Caller, hello: pb.Hello) -> None:
+    def __init__(
+        self, service: RegistrySync, context: Context, caller: Caller, hello: pb.Hello, followed: Subscription
+    ) -> None:
         self.caller = caller
         self._store = store = service.store
         self._pace = service.pace
         self._gate = service.gate
         self._context = context
         self._hello = hello
-        self._subscription = subscription(hello.subscription)
+        self._subscription = followed
         self._sending = asyncio.Lock()
         self._stuck = False
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -166,7 +190,9 @@ class _Stream:
 
     async def _begin(self) -> None:
         epoch, hello = self._store.feed.epoch, self._hello
-        step = await self._step_from(hello.revision) if hello.revision and hello.epoch == epoch else None
+        # What is narrower than it asked for may have been wider when it last connected, and no change tells of that.
+        may_resume = hello.revision and hello.epoch == epoch and not self._subscription.is_narrowed
+        step = await self._step_from(hello.revision) if may_resume else None
         if step is None:
             async with self._gate.turn():
                 await self._send_snapshot()

@@ -46,5 +46,6 @@ MCP_SERVER_CHANGE = {"blocked_tools": ["delete_file", "move_file"]}
 KEY = {"name": "payments cluster", "role": "sidecar", "expires_at": "2100-01-01T00:00:00Z"}
 EMERGENCY_STOP = {"tags": ["finance"], "reason": "SEC-1044: unexplained transfers"}
 RELEASE = {"stop_id": "stop_0123456789abcdef0123456789abcdef", "reason": "SEC-1044: explained"}
+RELEASE_NODE = {"reason": "OPS-9: the cluster has a key of a new name", "key_name": "payments cluster 2"}
 APPROVE = {"comment": "FIN-881: the payee was called back"}
 DENY = {"comment": "FIN-882: the payee does not know of it"}

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics, /api/sidecars: how the store itself is doing."""
+"""/healthz, /readyz, /metrics: how the store itself is doing."""
 
 import time
 from typing import Any
@@ -8,11 +8,9 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pdp.core.fields import Schema
-from registry_store import sidecars
-from registry_store.rest.access import Reader, store_of
-from registry_store.rest.answers import Limit, Offset, gives, page
+from registry_store.rest.access import store_of
 from registry_store.rest.problems import MEDIA_TYPE, problem
-from registry_store.rest.schemas import COUNT, page_of, record, ref
+from registry_store.rest.schemas import COUNT, record, ref
 
 router = APIRouter(tags=["operations"])
 
@@ -52,13 +50,3 @@ async def readyz(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(store_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get(
-    "/api/sidecars",
-    responses=gives(422, about="A page of sidecars, by node id", schema=page_of("sidecars", ref("Sidecar"))),
-)
-async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
-    """List the sidecars of this store: what each has acknowledged, and what it refuses."""
-    rows, total = store_of(request).sidecars.page(limit, offset)
-    return page("sidecars", [sidecars.document(row) for row in rows], total, limit, offset)

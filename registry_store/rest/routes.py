@@ -18,6 +18,7 @@ from registry_store.rest import (
     mcp_servers,
     operations,
     policies,
+    sidecars,
     usage,
     versions,
 )
@@ -36,6 +37,7 @@ ROUTERS = (
     approvals.router,
     decisions.router,
     keys.router,
+    sidecars.router,
     operations.router,
 )
 

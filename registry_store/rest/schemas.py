@@ -117,6 +117,12 @@ SIDECAR = record(
     acknowledged_revision=COUNT,
     refusals={"type": "array", "items": record({}, kind=TEXT, id=TEXT, problems=TEXTS)},
 )
+NODE = record(
+    {},
+    node_id=TEXT,
+    key_name=or_null(TEXT)
+    | {"description": "The name of the keys that it belongs to; null: that of the next to use it"},
+)
 VERSION_RECORD = record(
     {}, version=VERSION_NAME, is_active=FLAG, version_notes=TEXT, created_at=MOMENT, created_by=TEXT
 )
@@ -201,5 +207,6 @@ COMPONENTS: dict[str, Schema] = {
     "Decision": DECISION_RECORD,
     "Activity": ENTRY,
     "Sidecar": SIDECAR,
+    "Node": NODE,
     "Problem": PROBLEM,
 }

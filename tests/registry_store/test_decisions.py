@@ -244,7 +244,7 @@ ONE = decision()
 MALFORMED = {
     "node_id: is empty": pb.ReportDecisionsRequest(records=Log().records(ONE)),
     "node_id: is longer than 128 characters": Log("x" * 129).report(ONE),
-    "node_id: holds a NUL": Log("a\0b").report(ONE),
+    "node_id: `a\0b` is not letters, digits": Log("a\0b").report(ONE),
     "records: has not 1 to 1000 items": Log().report(),
     "records[0].sequence: `0` is not within 1 to": Log(sequence=-1).report(ONE),
     f"records[0].sequence: `{MOST_SEQUENCE + 1}` is not within": Log(sequence=MOST_SEQUENCE).report(ONE),
@@ -324,5 +324,6 @@ async def test_only_a_sidecar_or_an_admin_reports(store: Served) -> None:
     for role in ("approver", "viewer", "agent"):
         async with reporter(store, role=role) as sidecar:
             assert (await sidecar.refused(request))[0] is grpc.StatusCode.PERMISSION_DENIED
+    request = Log("admins-own").report(decision(agent_id="refused-agent-prod"))
     async with reporter(store, role="admin") as sidecar:
         assert await sidecar.send(request) == 1

@@ -11,6 +11,7 @@ from registry_store import migrate
 from registry_store.database import Database
 from registry_store.settings import Settings
 from registry_store.tables import Base
+from tests.registry_store.reporting import Log, decision, report
 from tests.registry_store.serving import Rest, Served, served
 
 REGISTRY = "/api/agents/registry"
@@ -79,6 +80,23 @@ async def test_data_survives_every_step_down_and_up_again(settings: Settings) ->
         assert shown(store, admin.key) == before
         Rest(store.running.http_address, admin.key).register("later-agent-prod", tags=["red"])
         assert Rest(store.running.http_address, admin.key).get(f"{REGISTRY}?tag=red").body["total"] == 3
+
+
+async def test_a_key_that_is_bound_opens_nothing_below_the_revision_that_knows_of_it(settings: Settings) -> None:
+    """A program that does not know what a key is bound to would let it sync every agent; others stay valid."""
+    with served(settings) as store:
+        admin = store.rest()
+        bounds: list[dict[str, list[str]]] = [{}, {"agents": ["kept-agent-prod"]}, {"tags": ["red"]}]
+        made = [admin.post("/api/keys", {"role": "sidecar", "name": "pod", **bound}).body for bound in bounds]
+        report(store, decision(), log=Log("node-1"), key=made[0]["key"])
+    await move(settings, "0005")
+    await move(settings, "head")
+    with served(settings) as store:
+        rest = Rest(store.running.http_address, admin.key)
+        shown = [rest.get(f"/api/keys/{one['key_id']}").body for one in made]
+        assert [one["revoked_at"] is None for one in shown] == [True, False, False]
+        assert {(one["agents"], one["tags"]) for one in shown} == {(None, None)}
+        assert store.sql("SELECT node_id, owner, sequence FROM decision_logs") == [("node-1", None, 1)]
 
 
 async def test_the_way_down_ends_with_nothing(settings: Settings) -> None:

@@ -11,12 +11,13 @@ import pytest
 from registry_store.rest import operations
 from registry_store.settings import Settings
 from tests.registry_store.approving import opened, record
-from tests.registry_store.reporting import decision, report
+from tests.registry_store.reporting import Log, decision, report
 from tests.registry_store.serving import WAIT_SECONDS, Rest, Served, served
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 REGISTRY = "/api/agents/registry"
 AGENT_ID = "finance-transaction-processor-prod"
+NODE_ID = "payments-pod-1"
 WIDE = [
     "POST /api/agents/registry",
     "PUT /api/agents/registry/{agent_id}",
@@ -47,6 +48,10 @@ expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "42
 [[operations]]
 include-name = "DELETE /api/keys/{{key_id}}"
 parameters = {{ "path.key_id" = "{key_id}" }}
+
+[[operations]]
+include-name = "POST /api/sidecars/{{node_id}}/release"
+parameters = {{ "path.node_id" = "{node_id}" }}
 
 [[operations]]
 include-name = {wide}
@@ -99,7 +104,7 @@ def filled(store: Served, admin: Rest) -> dict[str, Any]:
     Returns the ids that were made.
     """
     asked = [record(agent_id=AGENT_ID) for _ in range(20)]
-    report(store, decision(agent_id=AGENT_ID), decision("block"), *asked)
+    report(store, decision(agent_id=AGENT_ID), decision("block"), *asked, log=Log(NODE_ID))
     shown = examples(admin)
     assert admin.post(REGISTRY, shown[f"POST {REGISTRY}"]).status == 201
     own = shown[f"POST {REGISTRY}/{{agent_id}}/policies"]
@@ -109,6 +114,7 @@ def filled(store: Served, admin: Rest) -> dict[str, Any]:
             "policy_id"
         ],
         "key_id": admin.post("/api/keys", shown["POST /api/keys"]).body["key_id"],
+        "node_id": NODE_ID,
         "approval_ids": [one["opens"]["approval_id"] for one in asked],
     }
 
@@ -150,6 +156,7 @@ def test_the_examples_work_as_printed(fresh: Served) -> None:
     ids: dict[str, str] = {}
     for verb in ("approve", "deny"):
         ids[f"/api/approvals/approval_id/{verb}"] = opened(fresh)
+    report(fresh, decision(), log=Log(NODE_ID))
     asked = sorted(examples(admin).items(), key=lambda shown: _turn(*shown[0].split()))
     assert len(asked) > 15
     for route, body in asked:
@@ -204,7 +211,7 @@ def _with_ids(path: str, ids: dict[str, str]) -> str:
     path = path.replace("{approval_id}", ids.get(path.replace("{approval_id}", "approval_id"), ""))
     for name in ("policy_id", "server_name"):
         path = path.replace(f"{{{name}}}", ids.get(f"{path.partition('/{' + name)[0]}/{name}", name))
-    return path.replace("{agent_id}", AGENT_ID)
+    return path.replace("{agent_id}", AGENT_ID).replace("{node_id}", NODE_ID)
 
 
 def _compare(value: Any, schema: Any, document: Any) -> None:
