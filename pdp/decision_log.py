@@ -113,8 +113,12 @@ class DecisionLog:
         self._note(self.kept)
 
     def refuse(self, record: Record) -> None:
-        """Lay aside a record that the store will not have, as if it had it; a gap record tells of it."""
-        self._owed.append(gap(record.sequence, record.sequence, self._clock()))
+        """Lay aside a record that the store will not have, as if it had it; a gap record tells of it.
+
+        A gap record itself leaves none: where the store refuses those as well, each would only lead to the next.
+        """
+        if not record.document.startswith(segments.GAP):
+            self._owed.append(gap(record.sequence, record.sequence, self._clock()))
         path = self._folder / "refused.jsonl"
         with suppress(FileNotFoundError):
             if path.stat().st_size > MOST_REFUSED_BYTES:

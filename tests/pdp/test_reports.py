@@ -193,6 +193,23 @@ async def test_a_record_that_the_store_will_not_have_holds_up_no_other(
     assert "the store will not have record 3 of the decision log: records[0].document: is malformed" in caplog.text
 
 
+async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_other(tmp_path: Path) -> None:
+    """A gap record that is refused leaves none: the log comes to rest, and what follows is sent."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.malformed = lambda record: record.document.startswith(b'{"gap"') or record.sequence == 3
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await eventually(lambda: sidecar.metric("pdp_decisions_refused_total") == 2)
+        await eventually(lambda: sidecar.metric("pdp_spool_records") == 0)
+        assert not sidecar.log.owes
+        sidecar.decide(range(10, 13))
+        await sidecar.until_arrived(12)
+        assert sidecar.metric("pdp_decisions_refused_total") == 2
+        assert sidecar.spool.last == 14
+    lines = (tmp_path / "decisions" / "refused.jsonl").read_bytes().splitlines()
+    assert [line.startswith(b'{"gap"') for line in lines] == [False, True]
+
+
 async def test_a_store_that_keeps_nothing_is_not_pressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer without progress is no reason to ask at once again, nor to believe that anything is kept."""
     async with sending(tmp_path) as sidecar:

@@ -1,0 +1,91 @@
+"""A sidecar whose node id is another key's, or whose numbers were sent far ahead: both real, sidecar and store."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pdp.settings import Subscription
+from tests.pdp.test_decisions_up import register
+from tests.waiting import eventually, eventually_gives
+from tests.whole import AGENT, Answer, Central, settings, sidecar, store
+
+
+def change(folder: Path, statement: str) -> None:
+    """What an older store, or an admin, has made of the database."""
+    with closing(sqlite3.connect(folder / "registry.db")) as connection, connection:
+        connection.execute(statement)
+
+
+async def decisions_reach(central: Central, count: int) -> None:
+    """Waits until the store has so many decisions."""
+
+    async def found() -> Answer:
+        return await central.rest.call("GET", "/api/decisions")
+
+    await eventually_gives(found, lambda answer: answer.body["total"] == count)
+
+
+async def test_a_sidecar_whose_numbers_were_sent_far_ahead_goes_on(tmp_path: Path) -> None:
+    """Its log is numbered on after what an older store took from elsewhere under its node id."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.sidecar.reached(1)
+        await beside.evaluate(risk_score=10)
+        await decisions_reach(central, 1)
+        change(tmp_path, f"UPDATE decision_logs SET sequence = {2**48}")
+        for count in (2, 3, 4):
+            await beside.evaluate(risk_score=10)
+            await decisions_reach(central, count)
+        await eventually_gives(beside.samples, lambda samples: samples["pdp_spool_records", ()] == 0)
+        assert (await beside.samples())["pdp_decisions_refused_total", ()] == 0
+
+
+async def test_a_sidecar_without_its_node_id_waits_until_an_admin_releases_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on deciding, says why it is cut off, keeps what it decides, and sends that once the id is its own."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.sidecar.reached(1)
+        await beside.evaluate(risk_score=10)
+        await decisions_reach(central, 1)
+        change(tmp_path, "UPDATE decision_logs SET owner = 'another'")
+        await beside.evaluate(risk_score=10)
+        await eventually(lambda: "decisions wait on the disk and cannot be sent: PERMISSION_DENIED" in caplog.text)
+        node_id = (tmp_path / "sidecar" / "node-id").read_text()
+        assert f"node id `{node_id}` is that of keys of another name; an admin can release it" in caplog.text
+        released = await central.rest.call("POST", f"/api/sidecars/{node_id}/release", {"reason": "OPS-2"})
+        assert released.status == 200
+        await decisions_reach(central, 2)
+        assert (await beside.samples())["pdp_decisions_refused_total", ()] == 0
+
+
+async def test_a_sidecar_with_another_key_does_not_come_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It tells of the key's file and of the store's reason, and tries again with pauses that grow."""
+    async with store(tmp_path) as central:
+        await register(central)
+        async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+            await beside.sidecar.reached(1)
+        body = {"role": "sidecar", "name": "another"}
+        central.key_file.write_text((await central.rest.call("POST", "/api/keys", body)).body["key"])
+        async with sidecar(settings(tmp_path, central.grpc_address)):
+            await eventually(lambda: caplog.text.count("it does not let the key in `--key-file` sync (node id `") >= 2)
+
+
+async def test_a_sidecar_with_a_bound_key_decides_for_its_agents_alone(tmp_path: Path) -> None:
+    """Also of a block of an agent that it does not know the store gets the record."""
+    async with store(tmp_path) as central:
+        await register(central)
+        other = {"agent_id": "other-agent-prod", "display_name": "Other"}
+        assert (await central.rest.call("POST", "/api/agents/registry", other)).status == 201
+        body = {"role": "sidecar", "name": "bound", "agents": [AGENT]}
+        central.key_file.write_text((await central.rest.call("POST", "/api/keys", body)).body["key"])
+        given = settings(tmp_path, central.grpc_address, subscription=Subscription(agents=(AGENT,)))
+        async with sidecar(given) as beside:
+            await beside.sidecar.reached(2)
+            await beside.evaluate(risk_score=10)
+            assert await beside.reason(agent_id="other-agent-prod") == "AGENT_NOT_REGISTERED"
+            await decisions_reach(central, 2)
+            assert (await beside.samples())["pdp_decisions_refused_total", ()] == 0
