@@ -1,4 +1,7 @@
-"""How the sidecar logs: one line an event on standard error, plain for people or JSON for machines."""
+"""How the sidecar logs: one line an event on standard error, plain for people or JSON for machines.
+
+What comes from outside cannot break a line, and so cannot pass for an entry of its own; tracebacks are set in.
+"""
 
 import json
 import logging
@@ -6,8 +9,26 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from pdp.core.printable import indented, printable
+
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+
+
+class Plain(logging.Formatter):
+    """A line for people, with what would not show in it escaped."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
+        return indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - the library's name
+        return indented(stack_info)
 
 
 class JsonLines(logging.Formatter):
@@ -29,7 +50,7 @@ class JsonLines(logging.Formatter):
 def configure(level: str, form: str) -> None:
     """Sends every log line from `level` up to standard error, as `plain` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(PLAIN))
+    handler.setFormatter(JsonLines() if form == "json" else Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,13 +1,12 @@
 """`serve`, `migrate` and `new-epoch`: the store itself, its database's schema, and its database restored."""
 
 import asyncio
-import logging
 import signal
 from typing import Any
 
 import click
 
-from registry_store import epochs
+from registry_store import epochs, logs
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
 from registry_store.migrate import migrated, opened
 from registry_store.settings import Settings
@@ -48,8 +47,7 @@ MOST_DAYS = 36_500
 @plainly
 def serve(**settings: Any) -> None:
     """Run the store until SIGTERM or SIGINT; then drain and stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logs.configure()
     asyncio.run(_serve(Settings(**settings)))
 
 

@@ -1,0 +1,56 @@
+"""What comes from outside cannot pass for an entry of either program's log."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+import pdp.logs
+import registry_store.logs
+
+HOSTILE = "n\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\r\x1b[2J\x85\u2028\u202e\x00\ud800"
+ESCAPED = "n\\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\\r\\x1b[2J\\x85\\u2028\\u202e\\x00\\ud800"
+
+
+@pytest.fixture(params=[pdp.logs.Plain, registry_store.logs.Plain], ids=["pdp", "registry_store"])
+def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """What a log in the plain form of one of the programs has come to."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(request.param())
+    log = logging.getLogger("tests.hostile")
+    log.addHandler(handler)
+    yield written
+    log.removeHandler(handler)
+
+
+def test_a_message_is_one_line(lines: io.StringIO) -> None:
+    """Line breaks and whatever else does not show are escapes; text in any language is left as it is."""
+    log = logging.getLogger("tests.hostile")
+    log.warning("sidecar `%s` refuses `%s`", HOSTILE, "Überweisung 决定")
+    (line,) = lines.getvalue().splitlines()
+    assert line.endswith(f"sidecar `{ESCAPED}` refuses `Überweisung 决定`")
+    assert line.isprintable()
+
+
+def test_a_traceback_is_set_in(lines: io.StringIO) -> None:
+    """Also where the error's own text has line breaks: no line but the first begins like an entry."""
+    log = logging.getLogger("tests.hostile")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        log.exception("a fault")
+    first, *others = lines.getvalue().removesuffix("\n").split("\n")
+    assert first.endswith("a fault")
+    assert others
+    assert all(line.startswith("  ") and line.isprintable() for line in others)
+
+
+def test_json_is_one_line_as_well() -> None:
+    """JSON escapes by itself."""
+    record = logging.makeLogRecord({"msg": "sidecar %s", "args": (HOSTILE,)})
+    line = pdp.logs.JsonLines().format(record)
+    assert line.isprintable()
+    assert json.loads(line)["message"] == f"sidecar {HOSTILE}"
