@@ -11,6 +11,8 @@ An API key has one role. `itself`: an agent's key reaches the agent that it belo
 yet becomes that of the first agent that it registers. A request without a valid key is a 401, one that the role does
 not cover a 403. Over gRPC, `registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
 
+A sidecar's key may be bound to agents or to tags: it then syncs, reports of and uses approvals of no other agents.
+
 An approver's key decides on approvals that name it or one of its groups, or nobody; of others it is a 403 as well.
 
 Made by `make roles` from the routes; do not edit.
