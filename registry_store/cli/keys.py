@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pdp.core.printable import printable
 from registry_store import keys as api_keys
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, plainly
 from registry_store.keys import Pepper, Role
@@ -51,7 +52,7 @@ def list_keys(database: str) -> None:
     """List keys: id, role, state, name, and its groups or what it is bound to."""
     for key in asyncio.run(_all(Settings(database))):
         state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
-        click.echo(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{_scope(key)}")
+        click.echo(printable(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{_scope(key)}"))
 
 
 @keys.command()

@@ -145,6 +145,7 @@ def test_a_sidecars_key_is_bound_to_agents_or_tags(admin: Rest, bound: dict[str,
     [
         (["--agents", "payroll-agent-prod, ledger-agent-prod"], "  (agents payroll-agent-prod, ledger-agent-prod)"),
         (["--tags", "finance,eu"], "  (tags finance, eu)"),
+        (["--tags", "a\n0123456789abcdef  admin"], "  (tags a\\n0123456789abcdef  admin)"),
         ([], ""),
     ],
 )
