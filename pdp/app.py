@@ -109,7 +109,7 @@ class _Program:
 
     def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog) -> None:
         self._settings = settings
-        self._holder = Holder()
+        self._holder = Holder(settings.max_staleness, settings.stale_mode)
         self._health = health.aio.HealthServicer()
         self.data_in = asyncio.Event()
         self._draining = False

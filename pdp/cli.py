@@ -13,7 +13,7 @@ import click
 from pdp import logs
 from pdp.core import strict_json
 from pdp.core.fields import quote
-from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, Settings, SettingsError, address
+from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, STALE_MODES, Settings, SettingsError, address
 
 if TYPE_CHECKING:
     from pdp.ask import Told
@@ -97,6 +97,8 @@ def cli() -> None:
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
 @option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the decision log, the node's id.")
+@option("--max-staleness", type=float, metavar="SECONDS", help="Age of the registry data above which it is stale.")
+@option("--stale-mode", type=click.Choice(STALE_MODES), help="What stale data does to decisions; block by default.")
 @option("--drain-seconds", default=10.0, help="How long a stop waits for calls in flight.")
 @option("--reflection", is_flag=True, help="Serve gRPC reflection.")
 @option("--log-bytes", default=256 << 20, help="Most that the decision log takes on the disk.")

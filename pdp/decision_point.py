@@ -11,12 +11,12 @@ from typing import NamedTuple, Protocol
 from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import NEEDING_A_PERSON, charge, decide
+from pdp.core.decide import NEEDING_A_PERSON, approval_helps, charge, decide
 from pdp.core.errors import InvalidAction, Problem
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
-from pdp.core.model import Action, Decision, Now, Outcome, Reason
+from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
 from pdp.idempotency import Answers, Remembered
@@ -62,6 +62,7 @@ class Question(NamedTuple):
     action: Action
     usage: Usage
     now: Now
+    stale: StaleMode | None
     answer: pb.EvaluateResponse
 
 
@@ -111,7 +112,7 @@ class DecisionPoint:
             return False
         usage = self._usage.get(action.agent_id, _UNUSED)
         try:
-            return decide(agent, state.servers, action, usage, now).outcome in NEEDING_A_PERSON
+            return approval_helps(decide(agent, state.servers, action, usage, now, stale=self._holder.stale(now.boot)))
         except Exception:
             return False
 
@@ -120,7 +121,7 @@ class DecisionPoint:
         state, now = self._state(), self._clock()
         usage = deepcopy(self._usage.get(action.agent_id, _UNUSED))
         made = self._decided(state, wire.Request(action, dry_run=True), now, None)
-        return Question(state, action, usage, now, made.answer)
+        return Question(state, action, usage, now, self._holder.stale(now.boot), made.answer)
 
     def _loggable_state(self) -> State:
         if self._log.full:
@@ -163,14 +164,14 @@ class DecisionPoint:
         return self.answers.get(request.action.agent_id, _key(request), now.boot)
 
     def _decided(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
-        action = request.action
+        action, stale = request.action, self._holder.stale(now.boot)
         agent = state.agents.get(action.agent_id)
         if agent is None:
             _check_agent_id(action.agent_id)
-            decision = decide(None, state.servers, action, _UNUSED, now)
+            decision = decide(None, state.servers, action, _UNUSED, now, stale=stale)
             return _Made(self._finished(None, action, decision, state, now))
         usage = self._usage.get(action.agent_id) or self._new_usage(action.agent_id, now)
-        decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED))
+        decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED), stale=stale)
         if _is(given, Verdict.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
@@ -187,7 +188,7 @@ class DecisionPoint:
         """Put into the answer who approved, or the approval that it waits for: the given one, or one that it opens."""
         if given is not None and decision.reason is Reason.APPROVED:
             answer.message = given.told
-        if decision.outcome not in NEEDING_A_PERSON:
+        if not approval_helps(decision):
             return None
         if given is not None:
             wire.write_approval(answer, given.approval_id, given.expires_at)
@@ -213,8 +214,7 @@ class DecisionPoint:
         answer = wire.write_decision(decision)
         answer.message = message(agent, action, decision)
         answer.decision_id = self._ids.next(now.wall)
-        staleness = max(0.0, now.boot - self._holder.confirmed_at)
-        wire.write_provenance(answer, state.revision, self._holder.source, staleness)
+        wire.write_provenance(answer, state.revision, self._holder.source, self._holder.staleness(now.boot))
         return answer
 
 

@@ -19,7 +19,7 @@ def explained(question: Question) -> pb.ExplainResponse:
     a story about a decision that is not the one in force.
     """
     records = question.state.uncompiled(question.action.agent_id)
-    explanation = explain(records, question.action, question.usage, question.now)
+    explanation = explain(records, question.action, question.usage, question.now, stale=question.stale)
     answer = question.answer
     if (explanation.outcome.value, explanation.reason.value) != (answer.outcome, answer.reason):
         raise DisagreementError(f"decided {answer.outcome} {answer.reason}, but explained {explanation}")

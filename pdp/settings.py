@@ -8,12 +8,15 @@ from typing import NamedTuple, Self
 
 from pdp.core.errors import Problem
 from pdp.core.fields import Problems, quote
+from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
 from pdp.redaction import NOTHING, BadPathError, Redaction
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("plain", "json")
 LOG_FULL = ("drop", "block")
+STALE_MODES = tuple(mode.value for mode in StaleMode)
+MAX_STALENESS_SECONDS = 30 * 86_400
 LEAST_LOG_BYTES, MOST_LOG_BYTES = 1 << 20, 64 << 30
 MOST_AGENTS = 1000
 MOST_KEY_BYTES = 1024
@@ -60,6 +63,8 @@ class Settings:
 
     `log_bytes` bounds the decision log, and `log_full` says whether, when it is full, the oldest records give way
     (drop) or decisions are refused (block). `redact` keeps attributes out of it, and `log_decisions` prints it as well.
+    Registry data that the store has not confirmed for more than `max_staleness` seconds is stale (None: it never is),
+    and `stale_mode` says what then becomes of decisions.
     """
 
     store: Address
@@ -74,6 +79,8 @@ class Settings:
     log_full: str = "drop"
     redact: Redaction = NOTHING
     log_decisions: bool = False
+    max_staleness: float | None = None
+    stale_mode: StaleMode = StaleMode.BLOCK
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -87,6 +94,9 @@ class Settings:
             raise SettingsError("--log-bytes", f"`{self.log_bytes}` is not within {within}")
         if self.log_full not in LOG_FULL:
             raise SettingsError("--log-full", f"{quote(self.log_full)} is not one of {', '.join(LOG_FULL)}")
+        if self.max_staleness is not None and not 0 < self.max_staleness <= MAX_STALENESS_SECONDS:
+            within = f"above 0 and at most {MAX_STALENESS_SECONDS}"
+            raise SettingsError("--max-staleness", f"`{self.max_staleness:g}` is not {within}")
         read_key(self.key_file)
 
     @classmethod
@@ -107,6 +117,8 @@ class Settings:
         log_full: str = "drop",
         redact: Iterable[str] = (),
         log_decisions: bool = False,
+        max_staleness: float | None = None,
+        stale_mode: str | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -122,6 +134,8 @@ class Settings:
             log_full=log_full,
             redact=_redaction(redact),
             log_decisions=log_decisions,
+            max_staleness=max_staleness,
+            stale_mode=_stale_mode(stale_mode, max_staleness),
         )
 
 
@@ -168,6 +182,16 @@ def read_key(path: Path) -> str:
     if not key or len(key) > MOST_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
         raise SettingsError("--key-file", f"{quote(str(path))} does not hold one API key and nothing else")
     return key.decode()
+
+
+def _stale_mode(text: str | None, max_staleness: float | None) -> StaleMode:
+    if text is None:
+        return StaleMode.BLOCK
+    if text not in STALE_MODES:
+        raise SettingsError("--stale-mode", f"{quote(text)} is not one of {', '.join(STALE_MODES)}")
+    if max_staleness is None:
+        raise SettingsError("--stale-mode", "requires `--max-staleness`")
+    return StaleMode(text)
 
 
 def _redaction(paths: Iterable[str]) -> Redaction:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.model import Selector
+from pdp.core.model import Selector, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
 from pdp.stand_in import stand_in
@@ -175,21 +175,28 @@ _COMPILE: Mapping[Kind, Callable[[RawRecord], Compiled]] = {
 
 
 class Source(IntEnum):
-    """Where the state came from; the values are those of `pdp.v1.Source`."""
+    """Whether the store's stream confirms the state in force now; the values are those of `pdp.v1.Source`."""
 
     LIVE = 1
     CACHED = 2
 
 
 class Holder:
-    """The one mutable cell: the state in force, where it came from, and when the store last confirmed it."""
+    """The one mutable cell: the state in force, and how it stands with the store.
 
-    __slots__ = ("confirmed_at", "current", "source")
+    Data that the store has not confirmed for more than `max_staleness` seconds (None: no maximum) is stale, and
+    `stale_mode` says what then becomes of decisions.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("confirmed_at", "current", "key_revoked", "max_staleness", "source", "stale_mode")
+
+    def __init__(self, max_staleness: float | None = None, stale_mode: StaleMode = StaleMode.BLOCK) -> None:
         self.current: State | None = None
         self.source = Source.CACHED
         self.confirmed_at = 0.0
+        self.key_revoked = False
+        self.max_staleness = max_staleness
+        self.stale_mode = stale_mode
 
     def swap(self, state: State, source: Source) -> None:
         """Put a state in force."""
@@ -199,3 +206,21 @@ class Holder:
     def confirm(self, boot: float) -> None:
         """Note that the store confirmed the state at `boot`, seconds of the boot clock."""
         self.confirmed_at = boot
+
+    def staleness(self, boot: float) -> float:
+        """Seconds since the store last confirmed the state."""
+        return max(0.0, boot - self.confirmed_at)
+
+    def stale(self, boot: float) -> StaleMode | None:
+        """What becomes of a decision at `boot` if the state is stale by then; None if it is not."""
+        if self.max_staleness is None or self.staleness(boot) <= self.max_staleness:
+            return None
+        return self.stale_mode
+
+    def standing(self, boot: float) -> str:
+        """How the state stands with the store, in one word, the gravest first."""
+        if self.key_revoked:
+            return "key_revoked"
+        if self.stale(boot) is not None:
+            return "stale"
+        return self.source.name.lower()

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from pdp.core.model import Now
+from pdp.core.model import Now, StaleMode
 from pdp.metrics import Metrics
 from pdp.record import Entry
 from pdp.service import DecisionService
@@ -98,6 +98,11 @@ class Bench:
     def pass_seconds(self, seconds: float) -> None:
         """Move both clocks on."""
         self.now = Now(self.now.wall + seconds, self.now.boot + seconds)
+
+    def age(self, mode: StaleMode | None) -> None:
+        """Let the registry data be older than allowed, in this mode; None: the store confirms it now."""
+        self.holder.max_staleness, self.holder.stale_mode = (None, StaleMode.BLOCK) if mode is None else (60.0, mode)
+        self.holder.confirm(self.now.boot - (0.0 if mode is None else 61.0))
 
     def put(self, *agents: dict[str, Any], servers: list[dict[str, Any]] | None = None) -> None:
         """Put these agents and MCP servers in force, and nothing else."""

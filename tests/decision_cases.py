@@ -11,8 +11,8 @@ differs from an active agent without limits that reads an API with risk 10 on Fr
 A row holds fields of the action beside `expect` (outcome and reason) and, where it matters, `risk`, `policy`, `shadow`
 (names), `mfa_required`, `params`, `retry_after`, and after it `remaining` (minute, hour, day) and `budget_left`. `at`,
 or in steps `after` (seconds on both clocks) and `wall_jump` (seconds on the wall clock alone), sets its time; `times`
-repeats it; `approved`: a person has approved it. What only an explanation tells (`detail` of the deciding stage,
-`would_allow`) stands in cases of its own.
+repeats it; `approved`: a person has approved it; `stale`: the registry data is too old, and this is the mode. What only
+an explanation tells (`detail` of the deciding stage, `would_allow`) stands in cases of its own.
 """
 
 import json
@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from pdp import wire
-from pdp.core.model import Action, Now
+from pdp.core.model import Action, Now, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
 from pdp.state import Kind, RawRecord, State, build
@@ -44,7 +44,7 @@ ACTION = {
 }
 EXPECTED = {"risk", "policy", "shadow", "mfa_required", "params", "retry_after", "remaining", "budget_left"}
 EXPECTED |= {"detail", "would_allow"}
-TIMING = {"at", "after", "wall_jump", "times", "dry_run", "approved"}
+TIMING = {"at", "after", "wall_jump", "times", "dry_run", "approved", "stale"}
 CASE = {"it", "agent", "policies", "organisation", "servers", "conditions", "on_missing", "action", "at"}
 HOLDS = {True: "block POLICY_MATCHED", False: "allow RISK_BELOW_AUTO_APPROVE"}
 
@@ -57,6 +57,7 @@ class Step:
     now: Now
     dry_run: bool
     approved: bool
+    stale: StaleMode | None
     expected: dict[str, Any]
 
     def asked(self) -> Action:
@@ -168,7 +169,8 @@ def _steps(rows: list[dict[str, Any]], action: dict[str, Any], at: str) -> Itera
             now = Now(now.wall + after + row.get("wall_jump", 0), now.boot + after)
             fields = action | {name: row[name] for name in row.keys() & ACTION}
             given = {name: value for name, value in fields.items() if value is not None}
-            yield Step(given, now, row.get("dry_run", False), row.get("approved", False), _expected(row))
+            stale = StaleMode(row["stale"]) if "stale" in row else None
+            yield Step(given, now, row.get("dry_run", False), row.get("approved", False), stale, _expected(row))
 
 
 def _expected(row: dict[str, Any]) -> dict[str, Any]:

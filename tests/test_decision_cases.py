@@ -84,6 +84,7 @@ def _steps(case: Case, sidecar: Sidecar) -> Iterator[Step]:
     sidecar.bench.holder.swap(case.state(), Source.LIVE)
     for step in case.steps:
         sidecar.bench.now = step.now
+        sidecar.bench.age(step.stale)
         sidecar.bench.people.granted.add(_approval(step))
         yield step
 

@@ -8,7 +8,7 @@ from math import inf
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
 from pdp.core.localtime import LocalTime, local_time, next_midnight
-from pdp.core.model import Action, Decision, Now, Outcome, Reason
+from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.usage import Usage
 
 Servers = Mapping[str, CompiledServer]
@@ -25,15 +25,19 @@ def decide(
     now: Now,
     *,
     approved: bool = False,
+    stale: StaleMode | None = None,
 ) -> Decision:
     """The decision on `action` at `now`; `approved`: a person has approved it.
 
-    Nothing is counted: `charge` does that for an answer that is given.
+    `stale` is the mode where the registry data is older than allowed, None where it is not. Nothing is counted:
+    `charge` does that for an answer that is given.
     """
     if agent is None:
-        return Decision(BLOCK, Reason.AGENT_NOT_REGISTERED)
+        return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
     server = servers.get(action.mcp_server) if action.mcp_server else None
     risk = _effective_risk(agent, server, action)
+    if stale is StaleMode.BLOCK:
+        return Decision(BLOCK, Reason.REGISTRY_STALE, risk)
     if not agent.active:
         return Decision(BLOCK, Reason.AGENT_NOT_ACTIVE, risk)
     forbidden = _forbidden(agent, server, action)
@@ -50,9 +54,16 @@ def decide(
         retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
         return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
     decision = _judge(agent, server, action, risk, local)
-    if approved and decision.outcome in NEEDING_A_PERSON:
+    if stale is StaleMode.ESCALATE and decision.outcome is not BLOCK:
+        decision.outcome, decision.reason, decision.cost_micros = ESCALATE, Reason.REGISTRY_STALE, 0
+    elif approved and decision.outcome in NEEDING_A_PERSON:
         _let_pass(decision, action)
     return decision
+
+
+def approval_helps(decision: Decision) -> bool:
+    """Whether an approval would turn the decision into an allow: none passes stage 0."""
+    return decision.outcome in NEEDING_A_PERSON and decision.reason is not Reason.REGISTRY_STALE
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:

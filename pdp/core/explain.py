@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from pdp.core.conditions import MISSING, Clause, clauses
 from pdp.core.fields import quote
-from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason
+from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason, StaleMode
 from pdp.core.nearest import Change, changes, merged
 from pdp.core.situation import History, Records, Situation, clause_held, held, policies_of, value_seen
-from pdp.core.stages import STAGES, Ruling, deciding_policy, mfa
+from pdp.core.stages import STAGES, Finding, Ruling, deciding_policy, mfa, registry_data
 
 MOST_POLICIES_READ = 50_000
 """Over all changes that are tried, so that an agent with thousands of policies is explained in about a second."""
@@ -85,22 +85,43 @@ class Explanation:
     would_allow: tuple[str, ...] = ()
 
 
-def explain(records: Records, action: Action, usage: History, now: Now, *, approved: bool = False) -> Explanation:
+def explain(
+    records: Records,
+    action: Action,
+    usage: History,
+    now: Now,
+    *,
+    approved: bool = False,
+    stale: StaleMode | None = None,
+) -> Explanation:
     """Why `action` is decided as it is at `now`, and the nearest changes after which it is allowed; counts nothing."""
     if records.agent is None:
-        detail = f"no agent {quote(action.agent_id)} is registered here"
-        unreached = tuple(StageVerdict(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[1:])
-        stages = (StageVerdict("agent", Verdict.DECIDED, detail), *unreached)
-        return Explanation(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED, stages=stages)
-    situation = Situation(records.agent, records.organisation, records.servers, action, deepcopy(usage), now, approved)
+        return _unregistered(action, stale)
+    situation = Situation(
+        records.agent, records.organisation, records.servers, action, deepcopy(usage), now, approved, stale
+    )
     explanation = walk(situation)
     return replace(
         explanation, policies=_policies(situation, explanation), would_allow=_would_allow(situation, explanation)
     )
 
 
+def _unregistered(action: Action, stale: StaleMode | None) -> Explanation:
+    """The action of an agent without records: only the first two stages can be asked."""
+    freshness = registry_data(stale)
+    told = [_verdict(STAGES[0][0], freshness)]
+    if freshness.ruling is None:
+        told.append(StageVerdict("agent", Verdict.DECIDED, f"no agent {quote(action.agent_id)} is registered here"))
+    told += [StageVerdict(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[len(told) :]]
+    outcome, reason, _ = freshness.ruling or Ruling(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED)
+    return Explanation(outcome, reason, stages=tuple(told))
+
+
 def walk(situation: Situation) -> Explanation:
-    """The procedure itself: the first stage that rules decides; MFA may hold back an allow; a person may let pass."""
+    """The procedure itself: the first stage that rules decides; MFA may hold back an allow; a person may let pass.
+
+    Stale data escalates what is not blocked, and no person lets that pass.
+    """
     ruling: Ruling | None = None
     told = []
     for name, stage in STAGES:
@@ -108,16 +129,24 @@ def walk(situation: Situation) -> Explanation:
             told.append(StageVerdict(name, Verdict.NOT_REACHED, ""))
             continue
         finding = stage(situation)
-        told.append(StageVerdict(name, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail))
+        told.append(_verdict(name, finding))
         ruling = finding.ruling or ruling
-    if situation.approved and ruling is not None and ruling.outcome in (Outcome.REQUIRE_APPROVAL, Outcome.ESCALATE):
+    ruling = ruling or NO_RULING
+    if situation.stale is StaleMode.ESCALATE and ruling.outcome is not Outcome.BLOCK:
+        ruling = Ruling(Outcome.ESCALATE, Reason.REGISTRY_STALE)
+        told[0] = told[0]._replace(verdict=Verdict.DECIDED)
+    elif situation.approved and ruling.outcome in (Outcome.REQUIRE_APPROVAL, Outcome.ESCALATE):
         ruling = Ruling(Outcome.ALLOW, Reason.APPROVED)
-    return _explanation(situation, ruling or NO_RULING, tuple(told))
+    return _explanation(situation, ruling, tuple(told))
+
+
+def _verdict(stage: str, finding: Finding) -> StageVerdict:
+    return StageVerdict(stage, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail)
 
 
 def _explanation(situation: Situation, ruling: Ruling, told: tuple[StageVerdict, ...]) -> Explanation:
     outcome, reason, retry_after = ruling
-    if reason < Reason.POLICY_MATCHED:  # blocked before any policy was asked
+    if reason < Reason.POLICY_MATCHED or situation.stale is StaleMode.BLOCK:  # blocked before any policy was asked
         return Explanation(outcome, reason, situation.risk, retry_after=retry_after, stages=told)
     needs_mfa = outcome is not Outcome.BLOCK and reason is not Reason.APPROVED and mfa(situation).ruling is not None
     return Explanation(
@@ -202,12 +231,14 @@ def _chain(situation: Situation, explanation: Explanation, left: Iterator[int]) 
     return [", and ".join(told)]
 
 
-def _reach(explanation: Explanation) -> tuple[float, int]:
-    """How far the procedure came: by the stage that decided, and by the policy."""
+def _reach(explanation: Explanation) -> tuple[float, int, bool]:
+    """How far the procedure came: by the stage that decided, by the policy, and by whether its data is fresh."""
     if explanation.outcome is Outcome.ALLOW:
-        return inf, 0
-    decided = next(index for index, stage in enumerate(explanation.stages) if stage.verdict is Verdict.DECIDED)
-    return decided, explanation.policy.priority if explanation.policy else 0
+        return inf, 0, True
+    freshness, *later = explanation.stages
+    decided = next((index for index, stage in enumerate(later) if stage.verdict is Verdict.DECIDED), -1)
+    priority = explanation.policy.priority if explanation.policy else 0
+    return decided, priority, freshness.verdict is not Verdict.DECIDED
 
 
 def _json(value: object) -> str:

@@ -21,6 +21,8 @@ _INTERNAL_ERROR = "the decision failed inside the sidecar, so the action is bloc
 
 def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
     """Why an action was decided as it was, in one sentence."""
+    if decision.reason is Reason.REGISTRY_STALE:
+        return _stale(decision)
     if agent is not None:
         return _SENTENCES[decision.reason](agent, action, decision)
     if decision.reason is Reason.AGENT_NOT_REGISTERED:
@@ -36,6 +38,11 @@ def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
 def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
     name = decision.policy.policy_name if decision.policy else ""
     return f"policy {quote(name)} {_BY_OUTCOME[decision.outcome]}"
+
+
+def _stale(decision: Decision) -> str:
+    become = "blocked" if decision.outcome is Outcome.BLOCK else "escalated"
+    return f"the registry data is older than this sidecar may decide from, so the action is {become}"
 
 
 _SENTENCES: dict[Reason, Sentence] = {

@@ -42,6 +42,7 @@ class Reason(IntEnum):
     APPROVED = 18
     APPROVAL_MISMATCH = 19
     INTERNAL_ERROR = 20
+    REGISTRY_STALE = 21
 
 
 class AgentType(Enum):
@@ -77,6 +78,14 @@ class Mode(Enum):
 class OnMissing(Enum):
     NO_MATCH = "no_match"
     MATCH = "match"
+
+
+class StaleMode(Enum):
+    """What becomes of decisions from registry data that is older than allowed."""
+
+    SERVE = "serve"
+    ESCALATE = "escalate"
+    BLOCK = "block"
 
 
 class Transport(Enum):

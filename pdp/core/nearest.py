@@ -50,7 +50,8 @@ Dimension = Callable[[Situation, list[Clause]], Iterator[Change]]
 
 def changes(situation: Situation, reason: Reason, policy: PolicyRecord | None) -> Iterator[Change]:
     """The changes that bear on why the action was decided."""
-    bearing = _bearing(situation, policy) if reason >= Reason.POLICY_MATCHED else []
+    by_policy = reason >= Reason.POLICY_MATCHED and reason is not Reason.REGISTRY_STALE
+    bearing = _bearing(situation, policy) if by_policy else []
     operators = [name for clause in bearing for name in clause.name.split(", ") if name in _BY_OPERATOR]
     for dimension in dict.fromkeys((*_BY_REASON.get(reason, ()), *map(_BY_OPERATOR.__getitem__, operators))):
         yield from dimension(situation, bearing)
@@ -84,6 +85,10 @@ def _act(situation: Situation, **fields: Any) -> Situation:
 
 def _active(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
     yield Change("the agent active", "", situation._replace(agent=replace(situation.agent, status=Status.ACTIVE)))
+
+
+def _confirmed(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+    yield Change("the registry data confirmed by the store", "", situation._replace(stale=None))
 
 
 def _registered(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
@@ -283,6 +288,7 @@ _BY_REASON: Mapping[Reason, tuple[Dimension, ...]] = {
     Reason.RISK_ABOVE_MAXIMUM: (_risks,),
     Reason.RISK_NEEDS_APPROVAL: (_risks,),
     Reason.MFA_REQUIRED: (_mfa, _risks),
+    Reason.REGISTRY_STALE: (_confirmed,),
 }
 _BY_OPERATOR: Mapping[str, Dimension] = {
     "risk_above": _risks,

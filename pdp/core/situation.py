@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pdp.core.conditions import MISSING, Clause, clauses
 from pdp.core.fields import quote
 from pdp.core.localtime import LocalTime
-from pdp.core.model import Action, AgentRecord, Mode, Now, OnMissing, PolicyRecord, ServerRecord
+from pdp.core.model import Action, AgentRecord, Mode, Now, OnMissing, PolicyRecord, ServerRecord, StaleMode
 from pdp.core.usage import Limits
 
 
@@ -33,7 +33,10 @@ class Records(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """An action put to a registered agent's rules, with what was used before it, the time, and people's word."""
+    """An action put to a registered agent's rules, with what was used before it, the time, and people's word.
+
+    `stale` is the mode where the registry data is older than allowed, None where it is not.
+    """
 
     agent: AgentRecord
     organisation: tuple[PolicyRecord, ...]
@@ -42,6 +45,7 @@ class Situation(NamedTuple):
     usage: History
     now: Now
     approved: bool = False
+    stale: StaleMode | None = None
 
     @property
     def server(self) -> ServerRecord | None:

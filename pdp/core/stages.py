@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pdp.core.amounts import dollars, tenths
 from pdp.core.fields import quote
-from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, Status
+from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, StaleMode, Status
 from pdp.core.situation import Situation, effective_risk, held, local_at, policies_of
 from pdp.core.usage import Limits
 
@@ -28,6 +28,17 @@ class Finding(NamedTuple):
 
     detail: str
     ruling: Ruling | None = None
+
+
+def registry_data(stale: StaleMode | None) -> Finding:
+    """Whether the registry data is too old to decide from; to escalate, the later stages are asked first."""
+    if stale is None:
+        return Finding("fresh enough to decide from")
+    if stale is StaleMode.SERVE:
+        return Finding("older than allowed, and decided from all the same")
+    if stale is StaleMode.ESCALATE:
+        return Finding("older than allowed, so what no later stage blocks is escalated")
+    return _block(Reason.REGISTRY_STALE, "older than allowed, so everything is blocked")
 
 
 def _agent(situation: Situation) -> Finding:
@@ -174,6 +185,7 @@ def mfa(situation: Situation) -> Finding:
 
 
 STAGES: tuple[tuple[str, Callable[[Situation], Finding]], ...] = (
+    ("registry data", lambda situation: registry_data(situation.stale)),
     ("agent", _agent),
     ("action type", _action_type),
     ("resource", _resource),

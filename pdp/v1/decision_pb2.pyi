@@ -42,6 +42,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_APPROVED: _ClassVar[Reason]
     REASON_APPROVAL_MISMATCH: _ClassVar[Reason]
     REASON_INTERNAL_ERROR: _ClassVar[Reason]
+    REASON_REGISTRY_STALE: _ClassVar[Reason]
 
 class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -96,6 +97,7 @@ REASON_MFA_REQUIRED: Reason
 REASON_APPROVED: Reason
 REASON_APPROVAL_MISMATCH: Reason
 REASON_INTERNAL_ERROR: Reason
+REASON_REGISTRY_STALE: Reason
 SOURCE_UNSPECIFIED: Source
 SOURCE_LIVE: Source
 SOURCE_CACHED: Source

@@ -37,7 +37,7 @@ def test_there_are_at_least_150_cases() -> None:
 def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
     action = step.asked()
     agent = state.agents.get(action.agent_id)
-    decision = decide(agent, state.servers, action, usage, step.now, approved=step.approved)
+    decision = decide(agent, state.servers, action, usage, step.now, approved=step.approved, stale=step.stale)
     answer = wire.write_decision(decision)
     if agent is not None:
         if not step.dry_run:
@@ -49,7 +49,7 @@ def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
 
 def _reference_answer(records: Records, history: BruteForce, step: Step) -> Answer:
     action, now = step.asked(), step.now
-    explanation = explain(records, action, history, now, approved=step.approved)
+    explanation = explain(records, action, history, now, approved=step.approved, stale=step.stale)
     answer = {
         "outcome": explanation.outcome.name.lower(),
         "reason": explanation.reason.name,

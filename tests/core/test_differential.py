@@ -29,14 +29,15 @@ class Duel:
         self.now = now
         self.usage, self.history = Usage(), BruteForce()
 
-    def decide(self, action: Action, *, dry_run: bool, approved: bool) -> Decision:
+    def decide(self, turn: Turn, action: Action) -> Decision:
         """Decide both ways, hold the answers and the counts equal, and give the answer."""
-        decision = decide(self.agent, self.world.state.servers, action, self.usage, self.now, approved=approved)
-        situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now, approved)
+        people = {"approved": turn.approved, "stale": turn.stale}
+        decision = decide(self.agent, self.world.state.servers, action, self.usage, self.now, **people)
+        situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now, **people)
         explanation = walk(situation)
         assert comparable(decision) == comparable(explanation)
         day = local_at(self.record.time_window_timezone, self.now.wall).day
-        if not dry_run:
+        if not turn.dry_run:
             charge(self.agent, self.usage, decision, self.now)
             settle(self.history, explanation, day, self.now)
         limits = limits_of(self.record)
@@ -70,7 +71,7 @@ def fight(sequence: Sequence) -> None:
         after, jump = (last.retry_after, 0.0) if again else (turn.after, turn.jump)
         refused_for = last.reason if again else None
         duel.now = Now(duel.now.wall + after + jump, duel.now.boot + after)
-        last = duel.decide(action, dry_run=turn.dry_run, approved=turn.approved)
+        last = duel.decide(turn, action)
         event(last.reason.name)
         set_back = set_back or jump < 0
         if refused_for is Reason.BUDGET_EXCEEDED and set_back:

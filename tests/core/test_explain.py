@@ -27,7 +27,7 @@ def explanations(case: Case) -> list[Explanation]:
     """The steps of a case explained one after the other, each counted."""
     records, history, found = case.records(), BruteForce(), []
     for step in case.steps:
-        explanation = explain(records, step.asked(), history, step.now)
+        explanation = explain(records, step.asked(), history, step.now, stale=step.stale)
         zone = records.agent.time_window_timezone if records.agent else "UTC"
         settle(history, explanation, local_at(zone, step.now.wall).day, step.now)
         found.append(explanation)
@@ -53,16 +53,17 @@ def compiled(situation: Situation) -> Decision:
     policies = [*policies_of(situation, Mode.ENFORCE), *policies_of(situation, Mode.SHADOW)]
     agent = CompiledAgent(situation.agent, PolicySet(map(CompiledPolicy, policies)))
     servers = {name: CompiledServer(server) for name, server in situation.servers.items()}
-    return decide(agent, servers, situation.action, situation.usage, situation.now)
+    return decide(agent, servers, situation.action, situation.usage, situation.now, stale=situation.stale)
 
 
 @given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
 def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]]) -> None:
     """The fast path decides each change as the reference did, and no change is told that does not allow."""
     world, now, turns = sequence
+    stale = turns[0].stale
     assert world.records.agent is not None
-    situation = Situation(world.records.agent, *world.records[1:], turns[0].action, Usage(), now)
-    explanation = explain(world.records, turns[0].action, situation.usage, now)
+    situation = Situation(world.records.agent, *world.records[1:], turns[0].action, Usage(), now, stale=stale)
+    explanation = explain(world.records, turns[0].action, situation.usage, now, stale=stale)
     assert (explanation.outcome is Outcome.ALLOW) <= (explanation.would_allow == ())
     allowed = set()
     for change in changes(situation, explanation.reason, explanation.policy):
@@ -76,14 +77,14 @@ def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]
 
 @given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
 def test_every_stage_and_every_policy_is_told(sequence: tuple[World, Now, list[Turn]]) -> None:
-    """Twelve stages, those after the deciding one not reached; every policy that binds, in order; one decides."""
+    """Thirteen stages, those after the deciding one not reached; every policy that binds, in order; one decides."""
     world, now, turns = sequence
     explanation = explain(world.records, turns[0].action, Usage(), now)
     verdicts = [stage.verdict for stage in explanation.stages]
-    assert len(verdicts) == 12
+    assert len(verdicts) == 13
     first = verdicts.index(Verdict.DECIDED)
     assert set(verdicts[:first]) <= {Verdict.PASSED}
-    assert set(verdicts[first + 1 : 11]) <= {Verdict.NOT_REACHED}
+    assert set(verdicts[first + 1 : 12]) <= {Verdict.NOT_REACHED}
     assert all(bool(stage.detail) == (stage.verdict is not Verdict.NOT_REACHED) for stage in explanation.stages)
     decided = [policy.policy_id for policy in explanation.policies if policy.decided]
     assert decided == ([explanation.policy.policy_id] if explanation.policy else [])

@@ -32,6 +32,10 @@ ACTION = Action("billing", "api.read", "vault", data_classifications=("pii", "se
         (Reason.APPROVED, "a person approved it"),
         (Reason.APPROVAL_MISMATCH, "the approval was given for another action"),
         (Reason.INTERNAL_ERROR, "the decision failed inside the sidecar, so the action is blocked"),
+        (
+            Reason.REGISTRY_STALE,
+            "the registry data is older than this sidecar may decide from, so the action is blocked",
+        ),
     ],
 )
 def test_each_reason_has_its_sentence(reason: Reason, sentence: str) -> None:
@@ -61,8 +65,17 @@ def test_a_limit_that_never_passes_names_no_wait() -> None:
     assert message(AGENT, ACTION, decision) == "agent `billing` has used up its rate limit"
 
 
-def test_without_an_agent_there_are_two_sentences() -> None:
-    """It is not registered, or the decision failed before it was found."""
+def test_stale_data_escalates_in_so_many_words() -> None:
+    """Where it does not block."""
+    decision = Decision(Outcome.ESCALATE, Reason.REGISTRY_STALE, 85)
+    sentence = "the registry data is older than this sidecar may decide from, so the action is escalated"
+    assert message(AGENT, ACTION, decision) == sentence
+
+
+def test_without_an_agent_there_are_three_sentences() -> None:
+    """It is not registered, the data is stale, or the decision failed before the agent was found."""
+    stale = Decision(Outcome.BLOCK, Reason.REGISTRY_STALE)
+    assert message(None, ACTION, stale).endswith("so the action is blocked")
     unknown = Decision(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED)
     assert message(None, ACTION, unknown) == "no agent `billing` is registered with this sidecar"
     failed = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidRecord
-from pdp.core.model import Action, Now
+from pdp.core.model import Action, Now, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
 from pdp.state import Kind, RawRecord, State, build
@@ -251,6 +251,7 @@ class Turn:
     retry: bool
     dry_run: bool
     approved: bool
+    stale: StaleMode | None
 
 
 turns = st.builds(
@@ -262,6 +263,7 @@ turns = st.builds(
     st.booleans(),
     one([False, False, False, True]),
     one([False, False, True]),
+    one([None, None, None, None, *StaleMode]),
 )
 starts = st.builds(
     lambda wall, beside, boot: Now(wall + beside, boot),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pdp.core.model import StaleMode
 from pdp.settings import Address, Settings, SettingsError, Subscription, address, host_and_port, read_key
 
 
@@ -72,6 +73,11 @@ def test_one_of_three_subscriptions_is_given(
         ({"drain_seconds": float("nan")}, "`--drain-seconds`: `nan` is not within 0 to 3600"),
         ({"log_bytes": 1000}, "`--log-bytes`: `1000` is not within 1048576 to 68719476736"),
         ({"log_full": "wait"}, "`--log-full`: `wait` is not one of drop, block"),
+        ({"max_staleness": 0.0}, "`--max-staleness`: `0` is not above 0 and at most 2592000"),
+        ({"max_staleness": float("nan")}, "`--max-staleness`: `nan` is not above 0 and at most 2592000"),
+        ({"max_staleness": float("inf")}, "`--max-staleness`: `inf` is not above 0 and at most 2592000"),
+        ({"stale_mode": "block"}, "`--stale-mode`: requires `--max-staleness`"),
+        ({"stale_mode": "wait", "max_staleness": 5}, "`--stale-mode`: `wait` is not one of serve, escalate, block"),
         ({"redact": ["customer..ssn"]}, "`--redact`: `customer..ssn` is not a dotted path, as `customer.ssn` or"),
         ({"key_file": Path("/nonexistent")}, "`--key-file`: cannot read `/nonexistent`: No such file or directory"),
     ],
@@ -82,6 +88,15 @@ def test_a_wrong_setting_is_named(given: dict[str, Any], changes: dict[str, Any]
         Settings.from_text(**given | changes)
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("given_mode", "mode"), [(None, StaleMode.BLOCK), *((one.value, one) for one in StaleMode)])
+def test_stale_data_blocks_unless_another_mode_is_given(
+    given: dict[str, Any], given_mode: str | None, mode: StaleMode
+) -> None:
+    """Who sets a maximum and no mode gets the strictest."""
+    settings = Settings.from_text(**given, max_staleness=0.5, stale_mode=given_mode)
+    assert (settings.max_staleness, settings.stale_mode) == (0.5, mode)
 
 
 def test_paths_to_redact_are_read_from_text(given: dict[str, Any]) -> None:

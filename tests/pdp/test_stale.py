@@ -1,0 +1,152 @@
+"""Registry data that the store has not confirmed for too long, at the bench: the clocks stand until they are moved."""
+
+import json
+
+import pytest
+
+from pdp import wire
+from pdp.core.model import Now, StaleMode
+from pdp.state import Holder, Source
+from pdp.v1 import decision_pb2 as pb
+from registry_store.v1 import sync_pb2
+from tests.deciding import Bench, served
+from tests.given import agent
+
+ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read"}
+BOUND = 30.0
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.put(agent(max_actions_per_minute=100))
+    bench.holder.max_staleness = BOUND
+    return bench
+
+
+def request(risk_score: int = 10, **beside: object) -> pb.EvaluateRequest:
+    return pb.EvaluateRequest(action=pb.Action(**ACTION, risk_score=risk_score), **beside)
+
+
+def told(answer: pb.EvaluateResponse) -> tuple[str, str, float]:
+    """Outcome, reason and staleness."""
+    names = pb.Outcome.Name(answer.outcome), pb.Reason.Name(answer.reason)
+    return names[0].removeprefix("OUTCOME_"), names[1].removeprefix("REASON_"), answer.staleness
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "reason"),
+    [
+        (StaleMode.SERVE, "ALLOW", "RISK_BELOW_AUTO_APPROVE"),
+        (StaleMode.ESCALATE, "ESCALATE", "REGISTRY_STALE"),
+        (StaleMode.BLOCK, "BLOCK", "REGISTRY_STALE"),
+    ],
+)
+async def test_staleness_is_computed_as_each_decision_is_made(
+    bench: Bench, mode: StaleMode, outcome: str, reason: str
+) -> None:
+    """At the bound it is not stale, a moment later it is, though nothing but time has passed."""
+    bench.holder.stale_mode = mode
+    async with served(bench.service) as stub:
+        bench.pass_seconds(BOUND)
+        assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", BOUND)
+        bench.pass_seconds(0.125)
+        assert told(await stub.Evaluate(request())) == (outcome, reason, BOUND + 0.125)
+        bench.holder.confirm(bench.now.boot)
+        assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", 0.0)
+
+
+def test_without_a_maximum_nothing_is_ever_stale() -> None:
+    """It is off by default."""
+    assert Holder().stale(1e9) is None
+
+
+async def test_a_jump_of_the_wall_clock_makes_nothing_stale_or_fresh(bench: Bench) -> None:
+    """Only the boot clock counts."""
+    bench.now = Now(bench.now.wall + 1e6, bench.now.boot)
+    async with served(bench.service) as stub:
+        assert told(await stub.Evaluate(request()))[:2] == ("ALLOW", "RISK_BELOW_AUTO_APPROVE")
+        bench.now = Now(bench.now.wall - 2e6, bench.now.boot + BOUND + 1)
+        assert told(await stub.Evaluate(request()))[:2] == ("BLOCK", "REGISTRY_STALE")
+
+
+async def test_a_stale_escalation_opens_no_approval(bench: Bench) -> None:
+    """None could let the action pass while the data is stale, and once it is fresh the action is decided anew."""
+    bench.holder.stale_mode = StaleMode.ESCALATE
+    bench.pass_seconds(BOUND + 1)
+    async with served(bench.service) as stub:
+        answer = await stub.Evaluate(request(risk_score=50))
+    assert told(answer)[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert not answer.approval_id
+    assert [entry.opens for entry in bench.log.entries] == [None]
+    assert answer.rate_remaining.minute == 99
+
+
+async def test_an_approval_is_not_spent_on_stale_data(bench: Bench) -> None:
+    """It does not pass stage 0, the store is not asked to take it, and once the data is fresh it counts."""
+    bench.holder.stale_mode = StaleMode.ESCALATE
+    bench.people.granted.add("a1")
+    bench.pass_seconds(BOUND + 1)
+    async with served(bench.service) as stub:
+        stale = await stub.Evaluate(request(risk_score=50, approval_id="a1"))
+        assert not bench.people.asked
+        bench.holder.confirm(bench.now.boot)
+        fresh = await stub.Evaluate(request(risk_score=50, approval_id="a1"))
+    assert told(stale)[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert told(fresh)[:2] == ("ALLOW", "APPROVED")
+
+
+async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: Bench) -> None:
+    """What was granted a moment before lets nothing pass."""
+    bench.holder.stale_mode = StaleMode.ESCALATE
+    bench.people.granted.add("a1")
+    asked = wire.read_request(request(risk_score=50, approval_id="a1"))
+    given = await bench.service.approvals.take(asked)
+    bench.pass_seconds(BOUND + 1)
+    assert told(bench.service.point.evaluate(asked, given))[:2] == ("ESCALATE", "REGISTRY_STALE")
+
+
+async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) -> None:
+    """Where the data went stale after the store was asked: being stale never allows more."""
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
+    bench.holder.stale_mode = StaleMode.ESCALATE
+    asked = wire.read_request(request(risk_score=50, approval_id="a1"))
+    given = await bench.service.approvals.take(asked)
+    bench.pass_seconds(BOUND + 1)
+    assert told(bench.service.point.evaluate(asked, given))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
+
+
+@pytest.mark.parametrize("mode", list(StaleMode))
+@pytest.mark.parametrize("agent_id", ["billing-reader-test", "unknown-agent"])
+async def test_an_explanation_agrees_with_the_decision(bench: Bench, mode: StaleMode, agent_id: str) -> None:
+    """In each mode, also of an agent that is not registered; the first stage is told."""
+    bench.holder.stale_mode = mode
+    bench.pass_seconds(BOUND + 1)
+    asked = request(risk_score=50)
+    asked.action.agent_id = agent_id
+    async with served(bench.service) as stub:
+        explained = await stub.Explain(pb.ExplainRequest(action=asked.action))
+        answer = await stub.Evaluate(asked)
+    assert told(explained.decision) == told(answer)
+    assert explained.stages[0].stage == "registry data"
+    assert "older than allowed" in explained.stages[0].detail
+
+
+async def test_stale_decisions_are_logged_and_counted_by_their_reason(bench: Bench) -> None:
+    """As every other is; JSON has the reason's name."""
+    bench.pass_seconds(BOUND + 1)
+    _, answer = await bench.service.evaluate_json(json.dumps({"action": ACTION}).encode())
+    assert (answer["outcome"], answer["reason"], answer["source"]) == ("block", "REGISTRY_STALE", "live")
+    assert [entry.answer.reason for entry in bench.log.entries] == [pb.REASON_REGISTRY_STALE]
+    assert b'pdp_decisions_total{outcome="block",reason="REGISTRY_STALE"} 1.0' in bench.metrics.text()
+
+
+def test_how_the_data_stands_is_told_in_one_word(bench: Bench) -> None:
+    """The gravest first: a refused key, staleness, and then whether the stream confirms it."""
+    holder, boot = bench.holder, bench.now.boot
+    assert holder.standing(boot) == "live"
+    holder.source = Source.CACHED
+    assert holder.standing(boot) == "cached"
+    assert holder.standing(boot + BOUND + 1) == "stale"
+    holder.key_revoked = True
+    assert holder.standing(boot + BOUND + 1) == "key_revoked"
