@@ -124,10 +124,10 @@ class _Program:
         uplink = Uplink()
         self._spool = Spool(decisions, settings.redact, Echo() if settings.log_decisions else None)
         self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink)
-        self._replica = Replica(self._holder, self.metrics, lambda: now().boot, self._on_state)
+        self._replica = Replica(self._holder, self.metrics, self._on_state)
         node = Node(self.last_good.node_id(), settings.subscription, settings.store)
         key = partial(read_key, settings.key_file)
-        self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, timing=timing)
+        self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)
         self._watch()
 
@@ -239,7 +239,13 @@ class _Program:
         self.metrics.watch(
             "pdp_staleness_seconds",
             "Time since the store last confirmed the revision in force; +Inf while there is none",
-            lambda: now().boot - holder.confirmed_at if holder.current else math.inf,
+            lambda: holder.staleness(now().boot) if holder.current else math.inf,
+        )
+        self.metrics.watch("pdp_key_revoked", "1 while the store refuses the key", lambda: float(holder.key_revoked))
+        self.metrics.watch(
+            "pdp_clock_offset_seconds",
+            "How far the store's clock is ahead of this one; NaN until it has told its time",
+            lambda: self._subscriber.store_clock.offset,
         )
         self._spool.watch(self.metrics)
         self._reporter.watch(self.metrics)

@@ -38,7 +38,9 @@ def application(service: DecisionService, metrics: Metrics, not_ready: Callable[
 
     async def ready(_request: Request) -> Response:
         reason = not_ready()
-        return _json({"status": "ready"}) if reason is None else _json({"status": reason}, 503)
+        if reason is not None:
+            return _json({"status": reason}, 503)
+        return _json({"status": "ready"} | service.registry())
 
     routes = [
         Route("/v1/evaluate", evaluate, methods=["POST"]),

@@ -64,11 +64,10 @@ class Replica:
     because that does not compile here. While `fresh` is true, only a snapshot will do.
     """
 
-    def __init__(self, holder: Holder, metrics: Metrics, boot_clock: Callable[[], float], on_state: OnState) -> None:
+    def __init__(self, holder: Holder, metrics: Metrics, on_state: OnState) -> None:
         self.fresh = False
         self._holder = holder
         self._metrics = metrics
-        self._boot_clock = boot_clock
         self._on_state = on_state
         self._held_back: set[tuple[int, str]] = set()
 
@@ -100,18 +99,38 @@ class Replica:
         self._metrics.change()
         return self._put_in_force(changed, records, refused)
 
-    def confirm(self) -> None:
-        """Notes that the store holds just this revision now."""
-        self._holder.confirm(self._boot_clock())
-        if self._holder.current is not None and self._holder.source is not Source.LIVE:
-            self._holder.swap(self._holder.current, Source.LIVE)
+    def confirm(self, boot: float) -> None:
+        """Notes that the store held just this revision at `boot`, and that its stream is open."""
+        self._holder.confirm(boot)
+        self._holder.source = Source.LIVE
         self._metrics.sync_state("live")
+
+    def disconnected(self) -> None:
+        """Notes that nothing confirms what is in force any more."""
+        self._holder.source = Source.CACHED
+
+    def key_revoked(self, why: str) -> None:
+        """Notes that the store refuses the key; said once, until it takes the key again."""
+        if not self._holder.key_revoked:
+            self._holder.key_revoked = True
+            log.error(
+                "the store refuses the key in `--key-file` (%s): until there is a new key, no change and no emergency "
+                "stop arrives, and revision %d stays in force",
+                why,
+                self.revision,
+            )
+
+    def key_accepted(self) -> None:
+        """Notes that the store takes the key."""
+        if self._holder.key_revoked:
+            self._holder.key_revoked = False
+            log.info("the store accepts the key in `--key-file` again")
 
     def _put_in_force(self, state: State, records: Records, refused: Iterable[Refused]) -> Sequence[NotTaken]:
         not_taken = [*records.strange, *(NotTaken(*one) for one in refused)]
         self._held_back -= {(record.kind, record.id) for record in records.known}
         self._held_back |= {(one.kind, one.id) for one in not_taken}
-        self._holder.swap(state, Source.LIVE)
+        self._holder.swap(state, self._holder.source)
         self._on_state(state, not self._held_back)
         for one in not_taken:
             self._metrics.refused_record(one.kind_name)

@@ -37,6 +37,8 @@ class DecisionService:
     def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, store: Store) -> None:
         self.point = DecisionPoint(holder, metrics, clock, log)
         self.approvals = Approvals(store, clock)
+        self._holder = holder
+        self._clock = clock
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._explaining = asyncio.Semaphore(1)
@@ -57,6 +59,11 @@ class DecisionService:
     def stop_waiting(self) -> None:
         """End every call that waits for an approval; it can be waited for at another sidecar."""
         self._stopping.set()
+
+    def registry(self) -> dict[str, Any]:
+        """How the registry data in force stands with the store, for the readiness probe."""
+        boot = self._clock().boot
+        return {"registry": self._holder.standing(boot), "staleness": round(self._holder.staleness(boot), 3)}
 
     async def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """The JSON door: an HTTP status, and the answer or a problem (RFC 9457)."""

@@ -17,9 +17,11 @@ import grpc
 
 from pdp.backoff import Backoff
 from pdp.core.fields import quote
+from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.replica import Broken, NotTaken, OutOfOrder, Records, Replica
 from pdp.settings import Address, SettingsError, Subscription
+from pdp.store_clock import StoreClock, StreamClock
 from pdp.uplink import Uplink, raise_if_cancelled
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
@@ -74,8 +76,10 @@ class Subscriber:
         metrics: Metrics,
         uplink: Uplink,
         *,
+        clock: Callable[[], Now],
         timing: Timing = Timing(),
     ) -> None:
+        self.store_clock = StoreClock(clock)
         self._node = node
         self._key = key
         self._replica = replica
@@ -112,7 +116,8 @@ class Subscriber:
         try:
             key = self._key()
             async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
-                stream = _Stream(self._node, self._replica, self._metrics, self._timing)
+                clock = self.store_clock.stream()
+                stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
                 await stream.converse(channel, key, self._uplink)
         except OutOfOrder as error:
             self._replica.fresh = True
@@ -122,6 +127,8 @@ class Subscriber:
         except TimeoutError:
             return f"heard nothing of use for {self._timing.dead_after:g} s"
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._replica.key_revoked(error.details() or "")
             return _told(error)
         except Exception:
             log.exception("a fault while taking in the store's records")
@@ -132,13 +139,16 @@ class Subscriber:
 class _Stream:
     """One stream, from hello to its end."""
 
-    def __init__(self, node: Node, replica: Replica, metrics: Metrics, timing: Timing) -> None:
+    def __init__(self, node: Node, replica: Replica, metrics: Metrics, timing: Timing, clock: StreamClock) -> None:
         self._node = node
         self._replica = replica
         self._metrics = metrics
         self._timing = timing
+        self._clock = clock
         self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MOST_QUEUED)
         self._newest = 0
+        self._told_at = 0.0
+        """When the store told of `_newest`, by the boot clock."""
         self._behind_since: float | None = None
 
     async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
@@ -156,6 +166,7 @@ class _Stream:
                     async for message in messages:
                         await self._take(message)
         finally:
+            self._replica.disconnected()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,6 +176,8 @@ class _Stream:
         self._metrics.sync_state("catching_up")
         async with asyncio.timeout(self._timing.snapshot_most):
             welcome = (await _next(messages, "welcome")).welcome
+            self._replica.key_accepted()
+            self._hear(welcome)
             epoch, revision = self._replica.position
             if not welcome.resumed:
                 records, revision = await _snapshot(messages)
@@ -172,14 +185,16 @@ class _Stream:
             elif not revision or epoch != welcome.epoch or welcome.revision < revision:
                 raise OutOfOrder(f"the store resumed from revision {revision}, which it cannot have")
         log.info("in sync from revision %d of epoch %s on", revision, quote(welcome.epoch))
-        self._compare(max(welcome.revision, revision))
+        self._newest = max(welcome.revision, revision)
+        self._compare()
 
     async def _take(self, message: pb.StoreMessage) -> None:
         match message.WhichOneof("message"):
             case "change":
                 await self._advance(message.change)
             case "heartbeat":
-                self._compare(message.heartbeat.revision)
+                self._hear(message.heartbeat)
+                self._compare()
             case other:
                 raise OutOfOrder(f"`{other}` came between changes")
 
@@ -190,17 +205,22 @@ class _Stream:
         refused = await self._replica.advance(change.from_revision, change.to_revision, records)
         self._acknowledge(change.to_revision, refused)
         self._behind_since = None
-        self._compare(max(self._newest, change.to_revision))
+        self._newest = max(self._newest, change.to_revision)
+        self._compare()
 
-    def _compare(self, newest: int) -> None:
-        """Holds the revision that the store tells of against the one in force.
+    def _hear(self, message: pb.Welcome | pb.Heartbeat) -> None:
+        """Notes the newest revision that the store tells of, and when it was sent."""
+        self._newest, self._told_at = message.revision, self._clock.heard(message)
+
+    def _compare(self) -> None:
+        """Holds the revision that the store tells of against the one in force, which it confirms if they are the same.
 
         They may differ for a moment: what follows is under way, or it is another store that wrote what came last.
         """
-        self._newest, mine = newest, self._replica.revision
+        newest, mine = self._newest, self._replica.revision
         if newest == mine:
             self._behind_since = None
-            self._replica.confirm()
+            self._replica.confirm(self._told_at)
             return
         now = asyncio.get_running_loop().time()
         self._behind_since = self._behind_since or now

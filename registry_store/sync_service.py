@@ -173,7 +173,8 @@ class _Stream:
             if silence > self._pace.silence:
                 raise Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
             if silence < self._pace.silence / 2:
-                await self._send(pb.StoreMessage(heartbeat=pb.Heartbeat(revision=self._store.feed.revision)))
+                heartbeat = pb.Heartbeat(revision=self._store.feed.revision, **_clocks())
+                await self._send(pb.StoreMessage(heartbeat=heartbeat))
             await asyncio.sleep(self._pace.heartbeat)
 
     async def _follow(self) -> None:
@@ -197,7 +198,8 @@ class _Stream:
             async with self._gate.turn():
                 await self._send_snapshot()
             return
-        await self._send(pb.StoreMessage(welcome=pb.Welcome(epoch=epoch, revision=step.upto, resumed=True)))
+        welcome = pb.Welcome(epoch=epoch, revision=step.upto, resumed=True, **_clocks())
+        await self._send(pb.StoreMessage(welcome=welcome))
         self._revision = self._sidecar.acknowledged_revision = hello.revision
         if step.upto > step.after:
             await self._send_step(step)
@@ -226,7 +228,7 @@ class _Stream:
     async def _send_snapshot(self) -> None:
         async with self._store.database.reading() as session:
             meta = await changes.meta(session)
-            welcome = pb.Welcome(epoch=meta.epoch, revision=meta.revision, resumed=False)
+            welcome = pb.Welcome(epoch=meta.epoch, revision=meta.revision, resumed=False, **_clocks())
             await self._send(pb.StoreMessage(welcome=welcome))
             total = await subscriptions.count(session, self._subscription)
             begin = pb.SnapshotBegin(revision=meta.revision, records=total)
@@ -284,6 +286,11 @@ class _SnapshotGate:
             self._next = start + 1 / SNAPSHOTS_PER_SECOND
             await asyncio.sleep(start - time.monotonic())
             yield
+
+
+def _clocks() -> dict[str, float]:
+    """What a message tells of the time at which it is sent."""
+    return {"sent_at": time.time(), "uptime": time.monotonic()}
 
 
 async def _hello(context: Context, seconds: float) -> pb.Hello:

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cregistry_store/v1/sync.proto\x12\x11registry_store.v1\"\xb8\x01\n\x0eSidecarMessage\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.registry_store.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".registry_store.v1.AcknowledgementH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.registry_store.v1.HeartbeatH\x00\x42\t\n\x07message\"\xd8\x02\n\x0cStoreMessage\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.registry_store.v1.WelcomeH\x00\x12:\n\x0esnapshot_begin\x18\x02 \x01(\x0b\x32 .registry_store.v1.SnapshotBeginH\x00\x12:\n\x0esnapshot_chunk\x18\x03 \x01(\x0b\x32 .registry_store.v1.SnapshotChunkH\x00\x12\x36\n\x0csnapshot_end\x18\x04 \x01(\x0b\x32\x1e.registry_store.v1.SnapshotEndH\x00\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x19.registry_store.v1.ChangeH\x00\x12\x31\n\theartbeat\x18\x06 \x01(\x0b\x32\x1c.registry_store.v1.HeartbeatH\x00\x42\t\n\x07message\"\x81\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x35\n\x0csubscription\x18\x04 \x01(\x0b\x32\x1f.registry_store.v1.Subscription\x12\x0f\n\x07version\x18\x05 \x01(\t\"\xf5\x01\n\x0cSubscription\x12\x38\n\x06\x61gents\x18\x01 \x01(\x0b\x32&.registry_store.v1.Subscription.AgentsH\x00\x12\x34\n\x04tags\x18\x02 \x01(\x0b\x32$.registry_store.v1.Subscription.TagsH\x00\x12\x32\n\x03\x61ll\x18\x03 \x01(\x0b\x32#.registry_store.v1.Subscription.AllH\x00\x1a\x1b\n\x06\x41gents\x12\x11\n\tagent_ids\x18\x01 \x03(\t\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1a\x05\n\x03\x41llB\x07\n\x05scope\";\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\"S\n\x06Record\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.registry_store.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\x0c\"2\n\rSnapshotBegin\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\";\n\rSnapshotChunk\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.registry_store.v1.Record\"/\n\x0bSnapshotEnd\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"v\n\x06\x43hange\x12\x15\n\rfrom_revision\x18\x01 \x01(\x03\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.registry_store.v1.Record\x12\x14\n\x0c\x63ommitted_at\x18\x04 \x01(\x01\"Q\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\x08refusals\x18\x02 \x03(\x0b\x32\x1a.registry_store.v1.Refusal\"T\n\x07Refusal\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.registry_store.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08problems\x18\x03 \x03(\t\"\x1d\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\"]\n\x16ReportDecisionsRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x32\n\x07records\x18\x02 \x03(\x0b\x32!.registry_store.v1.DecisionRecord\"Y\n\x0e\x44\x65\x63isionRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\"+\n\x17ReportDecisionsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\x89\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .registry_store.v1.ApprovalState\x12\x12\n\ndecided_by\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x12\n\nexpires_at\x18\x05 \x01(\x01\"b\n\x12UseApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x15\n\raction_sha256\x18\x03 \x01(\x0c\x12\x0e\n\x06use_id\x18\x04 \x01(\t\"q\n\x13UseApprovalResponse\x12+\n\x03use\x18\x01 \x01(\x0e\x32\x1e.registry_store.v1.ApprovalUse\x12-\n\x08\x61pproval\x18\x02 \x01(\x0b\x32\x1b.registry_store.v1.Approval\"+\n\x14WatchApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t*\x81\x01\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11RECORD_KIND_AGENT\x10\x01\x12#\n\x1fRECORD_KIND_ORGANISATION_POLICY\x10\x02\x12\x1a\n\x16RECORD_KIND_MCP_SERVER\x10\x03*\xb8\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x17\n\x13\x41PPROVAL_STATE_USED\x10\x05*\x7f\n\x0b\x41pprovalUse\x12\x1c\n\x18\x41PPROVAL_USE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPROVAL_USE_GRANTED\x10\x01\x12\x19\n\x15\x41PPROVAL_USE_MISMATCH\x10\x02\x12\x1d\n\x19\x41PPROVAL_USE_NOT_APPROVED\x10\x03\x32\xff\x02\n\x0cRegistrySync\x12N\n\x04Sync\x12!.registry_store.v1.SidecarMessage\x1a\x1f.registry_store.v1.StoreMessage(\x01\x30\x01\x12h\n\x0fReportDecisions\x12).registry_store.v1.ReportDecisionsRequest\x1a*.registry_store.v1.ReportDecisionsResponse\x12\\\n\x0bUseApproval\x12%.registry_store.v1.UseApprovalRequest\x1a&.registry_store.v1.UseApprovalResponse\x12W\n\rWatchApproval\x12\'.registry_store.v1.WatchApprovalRequest\x1a\x1b.registry_store.v1.Approval0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cregistry_store/v1/sync.proto\x12\x11registry_store.v1\"\xb8\x01\n\x0eSidecarMessage\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.registry_store.v1.HelloH\x00\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\".registry_store.v1.AcknowledgementH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.registry_store.v1.HeartbeatH\x00\x42\t\n\x07message\"\xd8\x02\n\x0cStoreMessage\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.registry_store.v1.WelcomeH\x00\x12:\n\x0esnapshot_begin\x18\x02 \x01(\x0b\x32 .registry_store.v1.SnapshotBeginH\x00\x12:\n\x0esnapshot_chunk\x18\x03 \x01(\x0b\x32 .registry_store.v1.SnapshotChunkH\x00\x12\x36\n\x0csnapshot_end\x18\x04 \x01(\x0b\x32\x1e.registry_store.v1.SnapshotEndH\x00\x12+\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x19.registry_store.v1.ChangeH\x00\x12\x31\n\theartbeat\x18\x06 \x01(\x0b\x32\x1c.registry_store.v1.HeartbeatH\x00\x42\t\n\x07message\"\x81\x01\n\x05Hello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x35\n\x0csubscription\x18\x04 \x01(\x0b\x32\x1f.registry_store.v1.Subscription\x12\x0f\n\x07version\x18\x05 \x01(\t\"\xf5\x01\n\x0cSubscription\x12\x38\n\x06\x61gents\x18\x01 \x01(\x0b\x32&.registry_store.v1.Subscription.AgentsH\x00\x12\x34\n\x04tags\x18\x02 \x01(\x0b\x32$.registry_store.v1.Subscription.TagsH\x00\x12\x32\n\x03\x61ll\x18\x03 \x01(\x0b\x32#.registry_store.v1.Subscription.AllH\x00\x1a\x1b\n\x06\x41gents\x12\x11\n\tagent_ids\x18\x01 \x03(\t\x1a\x14\n\x04Tags\x12\x0c\n\x04tags\x18\x01 \x03(\t\x1a\x05\n\x03\x41llB\x07\n\x05scope\"\\\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07resumed\x18\x03 \x01(\x08\x12\x0f\n\x07sent_at\x18\x04 \x01(\x01\x12\x0e\n\x06uptime\x18\x05 \x01(\x01\"S\n\x06Record\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.registry_store.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\x0c\"2\n\rSnapshotBegin\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07records\x18\x02 \x01(\x03\";\n\rSnapshotChunk\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.registry_store.v1.Record\"/\n\x0bSnapshotEnd\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"v\n\x06\x43hange\x12\x15\n\rfrom_revision\x18\x01 \x01(\x03\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12*\n\x07records\x18\x03 \x03(\x0b\x32\x19.registry_store.v1.Record\x12\x14\n\x0c\x63ommitted_at\x18\x04 \x01(\x01\"Q\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12,\n\x08refusals\x18\x02 \x03(\x0b\x32\x1a.registry_store.v1.Refusal\"T\n\x07Refusal\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.registry_store.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x10\n\x08problems\x18\x03 \x03(\t\">\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07sent_at\x18\x02 \x01(\x01\x12\x0e\n\x06uptime\x18\x03 \x01(\x01\"]\n\x16ReportDecisionsRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x32\n\x07records\x18\x02 \x03(\x0b\x32!.registry_store.v1.DecisionRecord\"Y\n\x0e\x44\x65\x63isionRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\"+\n\x17ReportDecisionsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\x89\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .registry_store.v1.ApprovalState\x12\x12\n\ndecided_by\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12\x12\n\nexpires_at\x18\x05 \x01(\x01\"b\n\x12UseApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x15\n\raction_sha256\x18\x03 \x01(\x0c\x12\x0e\n\x06use_id\x18\x04 \x01(\t\"q\n\x13UseApprovalResponse\x12+\n\x03use\x18\x01 \x01(\x0e\x32\x1e.registry_store.v1.ApprovalUse\x12-\n\x08\x61pproval\x18\x02 \x01(\x0b\x32\x1b.registry_store.v1.Approval\"+\n\x14WatchApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t*\x81\x01\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11RECORD_KIND_AGENT\x10\x01\x12#\n\x1fRECORD_KIND_ORGANISATION_POLICY\x10\x02\x12\x1a\n\x16RECORD_KIND_MCP_SERVER\x10\x03*\xb8\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x17\n\x13\x41PPROVAL_STATE_USED\x10\x05*\x7f\n\x0b\x41pprovalUse\x12\x1c\n\x18\x41PPROVAL_USE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPROVAL_USE_GRANTED\x10\x01\x12\x19\n\x15\x41PPROVAL_USE_MISMATCH\x10\x02\x12\x1d\n\x19\x41PPROVAL_USE_NOT_APPROVED\x10\x03\x32\xff\x02\n\x0cRegistrySync\x12N\n\x04Sync\x12!.registry_store.v1.SidecarMessage\x1a\x1f.registry_store.v1.StoreMessage(\x01\x30\x01\x12h\n\x0fReportDecisions\x12).registry_store.v1.ReportDecisionsRequest\x1a*.registry_store.v1.ReportDecisionsResponse\x12\\\n\x0bUseApproval\x12%.registry_store.v1.UseApprovalRequest\x1a&.registry_store.v1.UseApprovalResponse\x12W\n\rWatchApproval\x12\'.registry_store.v1.WatchApprovalRequest\x1a\x1b.registry_store.v1.Approval0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'registry_store.v1.sync_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDKIND']._serialized_start=2225
-  _globals['_RECORDKIND']._serialized_end=2354
-  _globals['_APPROVALSTATE']._serialized_start=2357
-  _globals['_APPROVALSTATE']._serialized_end=2541
-  _globals['_APPROVALUSE']._serialized_start=2543
-  _globals['_APPROVALUSE']._serialized_end=2670
+  _globals['_RECORDKIND']._serialized_start=2291
+  _globals['_RECORDKIND']._serialized_end=2420
+  _globals['_APPROVALSTATE']._serialized_start=2423
+  _globals['_APPROVALSTATE']._serialized_end=2607
+  _globals['_APPROVALUSE']._serialized_start=2609
+  _globals['_APPROVALUSE']._serialized_end=2736
   _globals['_SIDECARMESSAGE']._serialized_start=52
   _globals['_SIDECARMESSAGE']._serialized_end=236
   _globals['_STOREMESSAGE']._serialized_start=239
@@ -52,37 +52,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIPTION_ALL']._serialized_start=949
   _globals['_SUBSCRIPTION_ALL']._serialized_end=954
   _globals['_WELCOME']._serialized_start=965
-  _globals['_WELCOME']._serialized_end=1024
-  _globals['_RECORD']._serialized_start=1026
-  _globals['_RECORD']._serialized_end=1109
-  _globals['_SNAPSHOTBEGIN']._serialized_start=1111
-  _globals['_SNAPSHOTBEGIN']._serialized_end=1161
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1163
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1222
-  _globals['_SNAPSHOTEND']._serialized_start=1224
-  _globals['_SNAPSHOTEND']._serialized_end=1271
-  _globals['_CHANGE']._serialized_start=1273
-  _globals['_CHANGE']._serialized_end=1391
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1393
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1474
-  _globals['_REFUSAL']._serialized_start=1476
-  _globals['_REFUSAL']._serialized_end=1560
-  _globals['_HEARTBEAT']._serialized_start=1562
-  _globals['_HEARTBEAT']._serialized_end=1591
-  _globals['_REPORTDECISIONSREQUEST']._serialized_start=1593
-  _globals['_REPORTDECISIONSREQUEST']._serialized_end=1686
-  _globals['_DECISIONRECORD']._serialized_start=1688
-  _globals['_DECISIONRECORD']._serialized_end=1777
-  _globals['_REPORTDECISIONSRESPONSE']._serialized_start=1779
-  _globals['_REPORTDECISIONSRESPONSE']._serialized_end=1822
-  _globals['_APPROVAL']._serialized_start=1825
-  _globals['_APPROVAL']._serialized_end=1962
-  _globals['_USEAPPROVALREQUEST']._serialized_start=1964
-  _globals['_USEAPPROVALREQUEST']._serialized_end=2062
-  _globals['_USEAPPROVALRESPONSE']._serialized_start=2064
-  _globals['_USEAPPROVALRESPONSE']._serialized_end=2177
-  _globals['_WATCHAPPROVALREQUEST']._serialized_start=2179
-  _globals['_WATCHAPPROVALREQUEST']._serialized_end=2222
-  _globals['_REGISTRYSYNC']._serialized_start=2673
-  _globals['_REGISTRYSYNC']._serialized_end=3056
+  _globals['_WELCOME']._serialized_end=1057
+  _globals['_RECORD']._serialized_start=1059
+  _globals['_RECORD']._serialized_end=1142
+  _globals['_SNAPSHOTBEGIN']._serialized_start=1144
+  _globals['_SNAPSHOTBEGIN']._serialized_end=1194
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1196
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1255
+  _globals['_SNAPSHOTEND']._serialized_start=1257
+  _globals['_SNAPSHOTEND']._serialized_end=1304
+  _globals['_CHANGE']._serialized_start=1306
+  _globals['_CHANGE']._serialized_end=1424
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1426
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1507
+  _globals['_REFUSAL']._serialized_start=1509
+  _globals['_REFUSAL']._serialized_end=1593
+  _globals['_HEARTBEAT']._serialized_start=1595
+  _globals['_HEARTBEAT']._serialized_end=1657
+  _globals['_REPORTDECISIONSREQUEST']._serialized_start=1659
+  _globals['_REPORTDECISIONSREQUEST']._serialized_end=1752
+  _globals['_DECISIONRECORD']._serialized_start=1754
+  _globals['_DECISIONRECORD']._serialized_end=1843
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_start=1845
+  _globals['_REPORTDECISIONSRESPONSE']._serialized_end=1888
+  _globals['_APPROVAL']._serialized_start=1891
+  _globals['_APPROVAL']._serialized_end=2028
+  _globals['_USEAPPROVALREQUEST']._serialized_start=2030
+  _globals['_USEAPPROVALREQUEST']._serialized_end=2128
+  _globals['_USEAPPROVALRESPONSE']._serialized_start=2130
+  _globals['_USEAPPROVALRESPONSE']._serialized_end=2243
+  _globals['_WATCHAPPROVALREQUEST']._serialized_start=2245
+  _globals['_WATCHAPPROVALREQUEST']._serialized_end=2288
+  _globals['_REGISTRYSYNC']._serialized_start=2739
+  _globals['_REGISTRYSYNC']._serialized_end=3122
 # @@protoc_insertion_point(module_scope)

@@ -108,14 +108,18 @@ class Subscription(_message.Message):
     def __init__(self, agents: _Optional[_Union[Subscription.Agents, _Mapping]] = ..., tags: _Optional[_Union[Subscription.Tags, _Mapping]] = ..., all: _Optional[_Union[Subscription.All, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("epoch", "revision", "resumed")
+    __slots__ = ("epoch", "revision", "resumed", "sent_at", "uptime")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     revision: int
     resumed: bool
-    def __init__(self, epoch: _Optional[str] = ..., revision: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...
+    sent_at: float
+    uptime: float
+    def __init__(self, epoch: _Optional[str] = ..., revision: _Optional[int] = ..., resumed: _Optional[bool] = ..., sent_at: _Optional[float] = ..., uptime: _Optional[float] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("kind", "id", "document")
@@ -180,10 +184,14 @@ class Refusal(_message.Message):
     def __init__(self, kind: _Optional[_Union[RecordKind, str]] = ..., id: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("revision",)
+    __slots__ = ("revision", "sent_at", "uptime")
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
     revision: int
-    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+    sent_at: float
+    uptime: float
+    def __init__(self, revision: _Optional[int] = ..., sent_at: _Optional[float] = ..., uptime: _Optional[float] = ...) -> None: ...
 
 class ReportDecisionsRequest(_message.Message):
     __slots__ = ("node_id", "records")

@@ -31,6 +31,10 @@ class Line:
     async def snapshot(self, revision: int, *records: pb.Record, epoch: str = "e1") -> None:
         """Welcomes with a snapshot, in chunks of one record."""
         await self.send(welcome=pb.Welcome(epoch=epoch, revision=revision))
+        await self.records(revision, *records)
+
+    async def records(self, revision: int, *records: pb.Record) -> None:
+        """The snapshot that follows a welcome."""
         await self.send(snapshot_begin=pb.SnapshotBegin(revision=revision, records=len(records)))
         for record in records:
             await self.send(snapshot_chunk=pb.SnapshotChunk(records=[record]))

@@ -1,10 +1,13 @@
 """The command line, as processes."""
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +16,7 @@ from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.ports import reserved
 from tests.programs import run, started
-from tests.waiting import eventually_gives
+from tests.waiting import BOUND_SECONDS, eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Http, settings, sidecar, store
 
 NOWHERE = "127.0.0.1:1"
@@ -84,6 +87,57 @@ async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> 
         assert await beside.reason(risk_score=10) == "RISK_BELOW_AUTO_APPROVE"
 
 
+async def test_when_the_store_is_killed_each_stale_mode_does_as_it_says(tmp_path: Path) -> None:
+    """Every answer up to the bound is as before, and every answer beyond it is as the mode has it."""
+    database, key_file = f"--database=sqlite:///{tmp_path / 'registry.db'}", tmp_path / "sidecar.key"
+    made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
+    async with store(tmp_path) as central:
+        assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+    key_file.write_text(made.out)
+    fresh = ("allow", "RISK_BELOW_AUTO_APPROVE")
+    modes = {"serve": fresh, "escalate": ("escalate", "REGISTRY_STALE"), "block": ("block", "REGISTRY_STALE")}
+    async with AsyncExitStack() as life:
+        address = life.enter_context(reserved())
+        serve = ["serve", database, "--http=127.0.0.1:0", f"--grpc={address}"]
+        central_program = await life.enter_async_context(started("registry-store", *serve))
+        asked = {}
+        for mode in modes:
+            own = [f"--data-dir={tmp_path / mode}", "--max-staleness=3", f"--stale-mode={mode}"]
+            program = await life.enter_async_context(started("pdp", *serve_arguments(tmp_path, address), *own))
+            asked[mode] = (await program.logged("listening"))["http"]
+            await _standing(asked[mode], "live")
+        central_program.process.kill()
+        await central_program.process.wait()
+        for mode, stale in modes.items():
+            async for answer in _until_older(asked[mode], 3):
+                expected = stale if answer["staleness"] > 3 else fresh
+                assert (answer["outcome"], answer["reason"]) == expected, answer
+            assert answer["source"] == "cached"
+            await _standing(asked[mode], "stale")
+
+
+async def _until_older(address: str, seconds: float) -> AsyncIterator[dict[str, Any]]:
+    """Answers to one action after the other, up to the first whose staleness is above `seconds`."""
+    action = {"agent_id": AGENT, "action_type": "api.read", "resource": "banking_api", "risk_score": 10}
+    http, staleness = Http(address), 0.0
+    async with asyncio.timeout(BOUND_SECONDS):
+        while staleness <= seconds:
+            answer = (await http.call("POST", "/v1/evaluate", {"action": action, "dry_run": True})).body
+            staleness = answer["staleness"]
+            yield answer
+            await asyncio.sleep(0.02)
+    http.close()
+
+
+async def _standing(address: str, standing: str) -> None:
+    http = Http(address)
+    ready = await eventually_gives(
+        lambda: http.call("GET", "/readyz"), lambda answer: answer.body.get("registry") == standing
+    )
+    assert (ready.status, ready.body["status"]) == (200, "ready")
+    http.close()
+
+
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
@@ -98,6 +152,10 @@ async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> 
         ("--redact=a..b", "pdp: `--redact`: `a..b` is not a dotted path, as `customer.ssn` or `cards.*.number`"),
         ("--log-bytes=1", "pdp: `--log-bytes`: `1` is not within 1048576 to 68719476736"),
         ("--log-full=wait", "pdp: Invalid value for '--log-full'"),
+        ("--max-staleness=x", "pdp: Invalid value for '--max-staleness'"),
+        ("--max-staleness=-1", "pdp: `--max-staleness`: `-1` is not above 0 and at most 2592000"),
+        ("--stale-mode=never", "pdp: Invalid value for '--stale-mode'"),
+        ("--stale-mode=serve", "pdp: `--stale-mode`: requires `--max-staleness`"),
         ("--surprise", "pdp: No such option"),
     ],
 )

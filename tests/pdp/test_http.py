@@ -100,7 +100,8 @@ async def test_a_client_that_goes_away_leaves_no_trace(bench: Bench, caplog: pyt
 
 async def test_the_probes(bench: Bench) -> None:
     """Alive is always yes; ready says why not."""
-    assert await call(bench, "GET", "/readyz") == Answer(200, {"status": "ready"})
+    ready = Answer(200, {"status": "ready", "registry": "live", "staleness": 0.0})
+    assert await call(bench, "GET", "/readyz") == ready
     assert await call(bench, "GET", "/readyz", not_ready="draining") == Answer(503, {"status": "draining"})
     assert await call(bench, "GET", "/healthz", not_ready="draining") == Answer(200, {"status": "alive"})
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pdp import app
+from pdp.core.model import StaleMode
 from pdp.settings import Address, SettingsError, Subscription
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.ports import reserved
 from tests.waiting import eventually_gives
-from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, QUICK, Beside, Central, Http, settings, sidecar, store
+from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, QUICK, Answer, Beside, Central, Http, settings, sidecar, store
 
 NOWHERE = "127.0.0.1:1"
 
@@ -180,6 +182,82 @@ async def test_tags_choose_agents_as_they_come_and_go(tmp_path: Path) -> None:
             await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
             await central.rest.call("PUT", f"/api/agents/registry/{AGENT}", {"tags": ["other"]})
             await beside.until("AGENT_NOT_REGISTERED", risk_score=10)
+
+
+async def test_a_sidecar_whose_key_is_revoked_serves_on_and_says_so(tmp_path: Path) -> None:
+    """It is ready from what it has, and cached; with a new key in the file it is live again."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        await registry_says(beside, "live")
+        [key] = [row for row in (await central.rest.call("GET", "/api/keys")).body["keys"] if row["role"] == "sidecar"]
+        assert (await central.rest.call("DELETE", f"/api/keys/{key['key_id']}")).status == 200
+        ready = await registry_says(beside, "key_revoked")
+        answer = await beside.evaluate(risk_score=10)
+        assert (await beside.samples())["pdp_key_revoked", ()] == 1
+        made = await central.rest.call("POST", "/api/keys", {"role": "sidecar", "name": "rotated"})
+        assert made.status == 201, made
+        central.key_file.write_text(made.body["key"])
+        await registry_says(beside, "live")
+        samples = await beside.samples()
+    assert (ready.status, ready.body["status"]) == (200, "ready")
+    assert ready.body["staleness"] >= 0
+    assert (answer.outcome, answer.source) == (pb.OUTCOME_ALLOW, pb.SOURCE_CACHED)
+    assert samples["pdp_key_revoked", ()] == 0
+
+
+async def test_a_lost_store_leaves_the_data_cached_and_ageing(tmp_path: Path) -> None:
+    """At once the answers say so, and the probe, which stays 200; the offset of the store's clock is still told."""
+    async with sidecar_of_a_lost_store(tmp_path) as beside:
+        ready = await registry_says(beside, "cached")
+        first, second = await beside.evaluate(), await beside.evaluate()
+        samples = await beside.samples()
+    assert ready.status == 200
+    assert (first.source, second.source) == (pb.SOURCE_CACHED, pb.SOURCE_CACHED)
+    assert 0 < first.staleness < second.staleness
+    assert abs(samples["pdp_clock_offset_seconds", ()]) < 60
+    assert samples["pdp_staleness_seconds", ()] > second.staleness
+
+
+@pytest.mark.parametrize("mode", list(StaleMode))
+async def test_a_probe_says_stale_in_each_mode(tmp_path: Path, mode: StaleMode) -> None:
+    """Also where the sidecar serves on: that is what the maximum is for then."""
+    async with sidecar_of_a_lost_store(tmp_path, max_staleness=1e-3, stale_mode=mode) as beside:
+        ready = await registry_says(beside, "stale")
+    assert ready.status == 200
+    assert ready.body["staleness"] > 0
+
+
+async def test_a_sidecar_that_blocks_for_staleness_allows_again_once_the_store_is_back(tmp_path: Path) -> None:
+    """Without a restart: the next heartbeat confirms the data."""
+    async with AsyncExitStack() as life:
+        at = life.enter_context(reserved())
+        async with store(tmp_path, at) as central:
+            await register(central)
+            beside = await life.enter_async_context(sidecar(settings(tmp_path, at, max_staleness=3.0)))
+            await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+        await beside.until("REGISTRY_STALE", risk_score=10)
+        async with store(tmp_path, at):
+            await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+
+
+@asynccontextmanager
+async def sidecar_of_a_lost_store(folder: Path, **changes: Any) -> AsyncIterator[Beside]:
+    """A sidecar that followed a store which has stopped since."""
+    async with AsyncExitStack() as life:
+        async with store(folder) as central:
+            await register(central)
+            given = settings(folder, central.grpc_address, **changes)
+            beside = await life.enter_async_context(sidecar(given))
+            await eventually_gives(beside.samples, lambda samples: samples["pdp_agents", ()] == 1)
+        yield beside
+
+
+async def registry_says(beside: Beside, standing: str) -> Answer:
+    """The first answer of the probe that tells of the registry's data so."""
+    return await eventually_gives(
+        lambda: beside.http.call("GET", "/readyz"), lambda answer: answer.body.get("registry") == standing
+    )
 
 
 async def test_health_is_serving_once_data_is_in(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.replica import Replica
 from pdp.settings import SettingsError, Subscription, host_and_port, read_key
 from pdp.state import Holder, Source, State
+from pdp.store_clock import StoreClock
 from pdp.sync import Node, Subscriber, Timing
 from pdp.uplink import Uplink
 from registry_store.v1 import sync_pb2 as pb
@@ -25,7 +27,7 @@ QUICK = Timing(
 """A stream ends only where its script says so, however long this machine pauses."""
 IMPATIENT = replace(QUICK, dead_after=0.2)
 """Here it may end earlier on a slow machine, so a script goes by what the sidecar says that it has."""
-BOOT = 5000.0
+NOW = Now(1_800_000_000.0, 5000.0)
 ALL = Subscription()
 
 
@@ -35,9 +37,11 @@ class Sidecar:
     def __init__(self, store: ScriptedStore) -> None:
         self.store = store
         self.holder = Holder()
+        self.now = NOW
+        self.store_clock = StoreClock(lambda: self.now)
         self.metrics = Metrics()
         self.states: list[tuple[State, bool]] = []
-        self.replica = Replica(self.holder, self.metrics, lambda: BOOT, self._on_state)
+        self.replica = Replica(self.holder, self.metrics, self._on_state)
 
     def _on_state(self, state: State, complete: bool) -> None:
         self.states.append((state, complete))
@@ -60,7 +64,9 @@ async def following(
     async with scripted(*scripts) as (store, address):
         sidecar = Sidecar(store)
         node = Node("node-1", subscription, host_and_port("store", address))
-        subscriber = Subscriber(node, lambda: "owkai_test", sidecar.replica, sidecar.metrics, Uplink(), timing=timing)
+        key, clock = (lambda: "owkai_test"), (lambda: sidecar.now)
+        subscriber = Subscriber(node, key, sidecar.replica, sidecar.metrics, Uplink(), clock=clock, timing=timing)
+        sidecar.store_clock = subscriber.store_clock
         task = asyncio.create_task(subscriber.run())
         try:
             yield sidecar
@@ -102,10 +108,10 @@ async def test_a_snapshot_then_each_change_from_one_revision_to_the_next() -> No
         await eventually(lambda: sidecar.revision == 8)
         line = sidecar.store.lines[0]
         await eventually(lambda: len(line.acknowledgements()) == 4)
+        assert (sidecar.holder.source, sidecar.holder.confirmed_at) == (Source.LIVE, NOW.boot)
     assert sidecar.agents() == {"agent-b", "agent-c"}
     assert [state.revision for state, _ in sidecar.states] == [3, 4, 7, 8]
     assert [one.revision for one in line.acknowledgements()] == [3, 4, 7, 8]
-    assert (sidecar.holder.source, sidecar.holder.confirmed_at) == (Source.LIVE, BOOT)
     assert len(sidecar.store.lines) == 1
 
 
@@ -343,6 +349,129 @@ async def test_a_refused_key_is_said_clearly_and_tried_again(caplog: pytest.LogC
     assert "it refuses the key in `--key-file` (the key is revoked)" in caplog.text
 
 
+async def test_data_is_live_only_while_a_stream_confirms_it() -> None:
+    """When the stream ends the same data is cached, as old as it is; while the next one catches up it stays so."""
+    ends, changes = asyncio.Event(), asyncio.Event()
+
+    async def breaking(line: Line) -> None:
+        await line.snapshot(5, record("agent-a"))
+        await ends.wait()
+        await line.context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+
+    async def catching_up(line: Line) -> None:
+        await line.send(welcome=pb.Welcome(epoch="e1", revision=6, resumed=True))
+        await line.send(heartbeat=pb.Heartbeat(revision=6))
+        await changes.wait()
+        await line.change(5, 6, record("agent-b"))
+        await line.beat(6)
+
+    async with following(breaking, catching_up) as sidecar:
+        await eventually(lambda: sidecar.holder.source is Source.LIVE)
+        state = sidecar.holder.current
+        ends.set()
+        await eventually(lambda: sidecar.holder.source is Source.CACHED)
+        await eventually(lambda: len(sidecar.store.lines) == 2 and sidecar.store.lines[1].heard)
+        sidecar.now = Now(NOW.wall + 60, NOW.boot + 60)
+        assert (sidecar.holder.source, sidecar.holder.current) == (Source.CACHED, state)
+        assert sidecar.holder.staleness(sidecar.now.boot) == 60
+        changes.set()
+        await eventually(lambda: sidecar.holder.source is Source.LIVE)
+        await eventually(lambda: sidecar.holder.staleness(sidecar.now.boot) == 0)
+        assert sidecar.agents() == {"agent-a", "agent-b"}
+
+
+async def test_a_stream_that_is_silent_for_a_while_stays_live() -> None:
+    """It is dead after its time and not before, however old the data is by the clock."""
+
+    async def silent(line: Line) -> None:
+        await line.snapshot(5, record("agent-a"))
+        await asyncio.Event().wait()
+
+    async with following(silent) as sidecar:
+        await eventually(lambda: sidecar.holder.source is Source.LIVE)
+        sidecar.now = Now(NOW.wall + 4, NOW.boot + 4)
+        await eventually(lambda: sum(one.HasField("heartbeat") for one in sidecar.store.lines[0].heard) >= 3)
+        assert sidecar.holder.source is Source.LIVE
+        assert sidecar.holder.staleness(sidecar.now.boot) == 4
+
+
+async def test_a_heartbeat_confirms_what_the_store_held_when_it_was_sent() -> None:
+    """One that waited while this process stood still does not make the data fresh."""
+
+    async def script(line: Line) -> None:
+        await line.send(welcome=pb.Welcome(epoch="e1", revision=5, uptime=100, sent_at=NOW.wall))
+        await line.records(5, record("agent-a"))
+        await eventually(line.acknowledgements)
+        sidecar.now = Now(NOW.wall + 60, NOW.boot + 60)
+        await line.send(heartbeat=pb.Heartbeat(revision=5, uptime=102, sent_at=NOW.wall + 2))
+        await asyncio.Event().wait()
+
+    async with following(script) as sidecar:
+        await eventually(lambda: sidecar.holder.confirmed_at == NOW.boot + 2)
+        assert sidecar.holder.staleness(sidecar.now.boot) == 58
+        assert sidecar.store_clock.offset == 0
+
+
+async def test_the_offset_of_the_stores_clock_is_measured() -> None:
+    """From the first message on, and by each heartbeat."""
+
+    async def script(line: Line) -> None:
+        await line.send(welcome=pb.Welcome(epoch="e1", revision=5, uptime=100, sent_at=NOW.wall + 3))
+        await line.records(5, record("agent-a"))
+        await eventually(lambda: sidecar.store_clock.offset == 3)
+        await line.send(heartbeat=pb.Heartbeat(revision=5, uptime=100, sent_at=NOW.wall - 7200))
+        await asyncio.Event().wait()
+
+    async with following(script) as sidecar:
+        await eventually(lambda: sidecar.store_clock.offset == -7200)
+        assert sidecar.holder.source is Source.LIVE
+
+
+async def test_a_refused_key_is_known_until_the_store_takes_one_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once however often it is tried, and a store that is away meanwhile does not change it."""
+    caplog.set_level("INFO")
+    again = asyncio.Event()
+
+    async def revoking(line: Line) -> None:
+        await ending(line)
+        await line.context.abort(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked")
+
+    async def refusing(line: Line) -> None:
+        await line.context.abort(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked")
+
+    async def away(line: Line) -> None:
+        if not again.is_set():
+            await line.context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        await resuming(line)
+
+    async with following(revoking, refusing, away) as sidecar:
+        await eventually(lambda: sidecar.holder.key_revoked)
+        await eventually(lambda: len(sidecar.store.lines) >= 5)
+        assert sidecar.holder.key_revoked
+        assert (sidecar.holder.source, sidecar.agents()) == (Source.CACHED, {"agent-a"})
+        again.set()
+        await eventually(lambda: sidecar.holder.source is Source.LIVE)
+        assert not sidecar.holder.key_revoked
+    said = [record.message for record in caplog.records if record.message.startswith("the store ")]
+    assert said == [
+        "the store refuses the key in `--key-file` (the key is revoked): until there is a new key, no change and no "
+        "emergency stop arrives, and revision 5 stays in force",
+        "the store accepts the key in `--key-file` again",
+    ]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+async def test_a_store_that_is_away_or_busy_refuses_no_key(code: grpc.StatusCode) -> None:
+    """Only UNAUTHENTICATED says so."""
+
+    async def failing(line: Line) -> None:
+        await line.context.abort(code, "not now")
+
+    async with following(failing) as sidecar:
+        await eventually(lambda: len(sidecar.store.lines) >= 3)
+        assert not sidecar.holder.key_revoked
+
+
 async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pytest.LogCaptureFixture) -> None:
     """A state that cannot be handed on is logged, and the store is asked again."""
     async with scripted(steady) as (store, address):
@@ -353,10 +482,10 @@ async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pyte
                 raise fault
 
         holder = Holder()
-        replica = Replica(holder, metrics, lambda: BOOT, failing)
+        replica = Replica(holder, metrics, failing)
         node = Node("node-1", Subscription(), host_and_port("store", address))
         task = asyncio.create_task(
-            Subscriber(node, lambda: "owkai_test", replica, metrics, Uplink(), timing=QUICK).run()
+            Subscriber(node, lambda: "owkai_test", replica, metrics, Uplink(), clock=lambda: NOW, timing=QUICK).run()
         )
         await eventually(lambda: len(store.lines) == 2)
         task.cancel()
@@ -374,10 +503,12 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
         path.write_text("owkai_second\n")
 
     async with scripted(ending, steady) as (store, address):
-        replica = Replica(Holder(), Metrics(), lambda: BOOT, lambda _state, _complete: None)
+        replica = Replica(Holder(), Metrics(), lambda _state, _complete: None)
         node = Node("node-1", Subscription(tags=("x",)), host_and_port("store", address))
         task = asyncio.create_task(
-            Subscriber(node, lambda: read_key(path), replica, Metrics(), Uplink(), timing=QUICK).run()
+            Subscriber(
+                node, lambda: read_key(path), replica, Metrics(), Uplink(), clock=lambda: NOW, timing=QUICK
+            ).run()
         )
         await eventually(lambda: len(store.keys) >= 2)
         task.cancel()
@@ -391,11 +522,10 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
 
 async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
     """Also while its call to a store that is not there is being set up, when gRPC loses the cancellation."""
-    replica = Replica(Holder(), Metrics(), lambda: 0.0, lambda *_: None)
+    replica = Replica(Holder(), Metrics(), lambda *_: None)
     node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
-    subscriber = Subscriber(
-        node, lambda: "key", replica, Metrics(), Uplink(), timing=Timing(backoff_first=0.001, backoff_most=0.002)
-    )
+    timing = Timing(backoff_first=0.001, backoff_most=0.002)
+    subscriber = Subscriber(node, lambda: "key", replica, Metrics(), Uplink(), clock=lambda: NOW, timing=timing)
     for number in range(200):
         task = asyncio.create_task(subscriber.run())
         await asyncio.sleep(number % 100 * 50e-6)  # the moment is between two answers of the network, not two turns

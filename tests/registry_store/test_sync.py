@@ -363,6 +363,25 @@ async def test_a_heartbeat_tells_the_newest_revision(store: Served) -> None:
     assert message.heartbeat.revision == revision
 
 
+async def test_the_store_tells_its_clocks(store: Served) -> None:
+    """In each welcome, also of a stream that resumes, and in each heartbeat: when it was sent, by both clocks."""
+    await in_thread(store.rest().register, "resumable-agent")
+    began = time.time(), time.monotonic()
+    async with subscriber(store.running.grpc_address, store.key("sidecar")) as sidecar:
+        await sidecar.hello()
+        snapshot = await sidecar.snapshot()
+        while (message := await sidecar.read()).WhichOneof("message") != "heartbeat":
+            pass
+    async with subscriber(store.running.grpc_address, store.key("sidecar")) as sidecar:
+        await sidecar.hello(epoch=snapshot.welcome.epoch, revision=snapshot.end.revision)
+        resumed = (await sidecar.next()).welcome
+    assert resumed.resumed
+    told = [snapshot.welcome, message.heartbeat, resumed]
+    uptimes = [began[1], *(one.uptime for one in told), time.monotonic()]
+    assert uptimes == sorted(uptimes)
+    assert all(began[0] <= one.sent_at <= time.time() for one in told)
+
+
 async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
