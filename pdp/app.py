@@ -25,7 +25,7 @@ from pdp.metrics import Metrics
 from pdp.replica import Replica, built
 from pdp.reports import Reporter
 from pdp.service import SERVICE, DecisionService
-from pdp.settings import Settings, SettingsError, read_key
+from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
 from pdp.spool import Spool
 from pdp.state import Holder, Source, State
 from pdp.sync import Node, Subscriber, Timing
@@ -34,6 +34,8 @@ from pdp.uplink import Uplink
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
 SAVE_SECONDS = 10.0
+CLOCK_STEP_SECONDS = 5.0
+"""A wall clock that was set back by less, as NTP may do, leaves no doubt about the age of the last good state."""
 SWITCH_SECONDS = 0.0005
 """So long may a thread keep a decision waiting for Python's lock, which by itself is 5 ms."""
 TIMING = Timing()
@@ -168,7 +170,7 @@ class _Program:
         self._replica.fresh = bool(refused) or not saved.complete
         self._holder.swap(state, Source.CACHED)
         at = now()
-        self._holder.confirm(at.boot - max(0.0, at.wall - saved.confirmed_wall))
+        self._holder.confirm(at.boot - _age(saved.confirmed_wall, at.wall))
         self.data_in.set()
         log.info("serving from the last good state, of revision %d", saved.revision)
 
@@ -258,6 +260,16 @@ class _Program:
             "Answers forgotten before their ten minutes, for want of room",
             lambda: point.answers.evicted,
         )
+
+
+def _age(confirmed_wall: float, wall: float) -> float:
+    """How old the saved data is; where it is from the future, the age is unknown and above any maximum."""
+    if confirmed_wall - wall > CLOCK_STEP_SECONDS:
+        log.warning(
+            "the last good state is from %.0f s ahead of this clock, so it counts as stale", confirmed_wall - wall
+        )
+        return MAX_STALENESS_SECONDS + 1.0
+    return max(0.0, wall - confirmed_wall)
 
 
 def _decision_log(settings: Settings) -> DecisionLog:

@@ -1,7 +1,9 @@
 """A sidecar and its store together: what is registered is decided, with the store there and without it."""
 
 import asyncio
+import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -118,6 +120,21 @@ async def test_a_sidecar_that_starts_without_the_store_serves_the_last_good_stat
     assert answer.staleness > 0
     assert ready.status == 200
     assert (tmp_path / "sidecar" / "node-id").read_text() == node_id
+
+
+@pytest.mark.parametrize(("seconds_ahead", "reason"), [(2, "RISK_BELOW_AUTO_APPROVE"), (86_400, "REGISTRY_STALE")])
+async def test_saved_data_from_the_future_is_not_taken_for_fresh(
+    tmp_path: Path, seconds_ahead: float, reason: str
+) -> None:
+    """After a clock that was set back nobody knows how old it is; a small step of NTP makes no doubt."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
+        await register(central)
+        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+    path = tmp_path / "sidecar" / "last-good"
+    ahead = time.time() + seconds_ahead
+    os.utime(path, (ahead, ahead))
+    async with sidecar(settings(tmp_path, NOWHERE, max_staleness=3600.0)) as beside:
+        assert await beside.reason(risk_score=10) == reason
 
 
 async def test_a_sidecar_that_was_away_resumes_and_is_live_again(tmp_path: Path) -> None:
