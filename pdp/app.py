@@ -25,6 +25,9 @@ from pdp.metrics import Metrics
 from pdp.replica import Replica, built
 from pdp.reports import Reporter
 from pdp.service import SERVICE, DecisionService
+from pdp.serving import calls
+from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
+from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
 from pdp.spool import Spool
 from pdp.state import Holder, Source, State
@@ -33,6 +36,8 @@ from pdp.uplink import Uplink
 
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
+MAX_HTTP_CONNECTIONS = 1000
+END_SECONDS = 0.5
 SAVE_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 5.0
 """A wall clock that was set back by less, as NTP may do, leaves no doubt about the age of the last good state."""
@@ -74,8 +79,10 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
         await program.start_from_disk()
         tasks = await stack.enter_async_context(program.tasks())
-        app = http.application(program.service, program.metrics, program.not_ready)
-        await stack.enter_async_context(http.serving(app, listener))
+        app = http.application(program.service, program.metrics, program.not_ready, settings.http_hosts)
+        await stack.enter_async_context(
+            serving(app, listener, Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4)))
+        )
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in, program.reached)
 
@@ -83,6 +90,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs a sidecar until `stop` is set, or until one of its tasks fails, which is raised."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptor_limit()
     async with running(settings) as sidecar:
         log.info(
             "listening for gRPC on %s, for HTTP on %s",
@@ -115,6 +123,7 @@ class _Program:
         self._health = health.aio.HealthServicer()
         self.data_in = asyncio.Event()
         self._draining = False
+        self._calls = calls.Draining()
         self._moved = asyncio.Event()
         self.metrics = Metrics(settings.subscription.agents)
         self.last_good = LastGood(
@@ -151,8 +160,9 @@ class _Program:
     def grpc_server(self) -> grpc.aio.Server:
         """The gRPC server with every service on it, not yet bound or started."""
         server = grpc.aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MOST_REQUEST_BYTES)],
+            options=calls.options(MOST_REQUEST_BYTES),
             maximum_concurrent_rpcs=MOST_CONCURRENT_CALLS,
+            interceptors=[self._calls],
         )
         server.add_generic_rpc_handlers((self.service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -184,7 +194,16 @@ class _Program:
             self._draining = True
             self.service.stop_waiting()
             await self._health.enter_graceful_shutdown()
-            await server.stop(self._settings.drain_seconds)
+            await self._drain(server)
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """What is still open after `drain_seconds` is told so, and then has a moment to end."""
+        seconds = self._settings.drain_seconds
+        ending = asyncio.get_running_loop().call_later(seconds, self.service.end_streams)
+        try:
+            await self._calls.stop(server, seconds + END_SECONDS)
+        finally:
+            ending.cancel()
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:

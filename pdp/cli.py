@@ -96,6 +96,7 @@ def cli() -> None:
 @option("--all-agents", is_flag=True, help="Decide for every agent.")
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
+@option("--http-hosts", metavar="NAME,…", help="Names of the HTTP port, beside IP addresses and localhost.")
 @option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the decision log, the node's id.")
 @option("--max-staleness", type=float, metavar="SECONDS", help="Age of the registry data above which it is stale.")
 @option("--stale-mode", type=click.Choice(STALE_MODES), help="What stale data does to decisions; block by default.")

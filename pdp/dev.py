@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import registry_store.app
 from pdp import app
+from pdp.serving.connections import raise_descriptor_limit
 from pdp.settings import Settings, SettingsError, Subscription, address, host_and_port, read_key
 from registry_store.errors import CannotStart
 from registry_store.settings import Settings as StoreSettings
@@ -41,6 +42,7 @@ async def run(
 
     Everything is kept in `folder`, or, without one, in a temporary folder that goes at the end.
     """
+    raise_descriptor_limit()
     with ExitStack() as stack:
         kept = folder or Path(stack.enter_context(TemporaryDirectory(prefix="pdp-dev-")))
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,33 +1,34 @@
 """The HTTP port: the JSON door, the probes and the metrics."""
 
-import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from pdp.metrics import Metrics
+from pdp.origins import OwnOrigins
 from pdp.service import DecisionService
+from pdp.serving.requests import problem, read_body
 
-MOST_BODY_BYTES = 4 << 20
-MOST_CONNECTIONS = 1000
-BODY_SECONDS = 10
-IDLE_SECONDS = 30
-STOP_SECONDS = 5
+MAX_BODY_BYTES = 512 * 1024
+"""An action of 64 KiB with each of its bytes written as six (`\\u0061`), and what stands beside it."""
 
 
-def application(service: DecisionService, metrics: Metrics, not_ready: Callable[[], str | None]) -> Starlette:
-    """The routes; `not_ready` tells why the sidecar should get no traffic, None when it should."""
+def application(
+    service: DecisionService, metrics: Metrics, not_ready: Callable[[], str | None], hosts: Collection[str] = ()
+) -> ASGIApp:
+    """The routes, for callers that know the sidecar by its IP address, as localhost or as one of `hosts`.
+
+    `not_ready` tells why the sidecar should get no traffic, None when it should.
+    """
 
     async def evaluate(request: Request) -> Response:
-        status, answer = await service.evaluate_json(await _body(request))
+        status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES))
         return _json(answer, status)
 
     async def exposition(_request: Request) -> Response:
@@ -48,49 +49,8 @@ def application(service: DecisionService, metrics: Metrics, not_ready: Callable[
         Route("/healthz", alive),
         Route("/readyz", ready),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _problem, ClientDisconnect: _gone})
-
-
-@asynccontextmanager
-async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
-    """Serves `app` on a bound socket until left, when calls under way get a few seconds to end."""
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    # Step by step and not by `serve()`, which would take over the program's signals.
-    await server.startup(sockets=[listener])
-    running = asyncio.create_task(server.main_loop())
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await running
-        await server.shutdown(sockets=[listener])
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MOST_BODY_BYTES:
-                    raise HTTPException(413, f"the body is larger than {MOST_BODY_BYTES} bytes")
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {BODY_SECONDS} s") from None
-    return bytes(body)
+    routed = Starlette(routes=routes, exception_handlers={HTTPException: _problem, ClientDisconnect: _gone})
+    return OwnOrigins(routed, hosts)
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:
@@ -100,8 +60,7 @@ def _json(content: dict[str, Any], status: int = 200) -> Response:
 
 async def _problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for no other
-    content = {"type": "about:blank", "title": error.detail, "status": error.status_code}
-    return JSONResponse(content, error.status_code, error.headers, media_type="application/problem+json")
+    return problem(error.status_code, error.detail, error.headers)
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

@@ -15,15 +15,20 @@ from pdp.core.fields import quote
 from pdp.settings import Address, SettingsError
 
 SOCKET_MODE = 0o660
+BACKLOG = 1024
 
 
 def http_listener(setting: str, address: Address) -> socket.socket:
-    """A socket bound to `address`, for a server to listen on."""
+    """A socket that listens on `address`.
+
+    Two that are bound to one address at once are told apart only as they listen, so that is done here too.
+    """
     family, kind, protocol, _, name = _resolved(setting, address)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(name)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise _refused(setting, address, error) from error

@@ -5,30 +5,39 @@ and one of them among many does not end a stream.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 
-from pdp import wire
+from pdp import incoming, wire
 from pdp.approvals import Approvals, Store, TooManyWaitingError
-from pdp.core import strict_json
-from pdp.core.errors import InvalidAction, Problem
+from pdp.core.errors import InvalidAction
 from pdp.core.fields import quote
-from pdp.core.model import Now
+from pdp.core.model import Action, Now
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.explaining import explained
 from pdp.metrics import Metrics
+from pdp.serving.turns import Turns
 from pdp.state import Holder
 from pdp.uplink import UnknownApprovalError
 from pdp.v1 import decision_pb2 as pb
 
 SERVICE = "pdp.v1.PolicyDecisionPoint"
-MOST_BATCHED = 1000
+MAX_STREAMS = 1000
+MAX_EXPLANATIONS = 100
+STREAM_IDLE_SECONDS = 300.0
+ENDING_SECONDS = 0.2
+CLOSE_SECONDS = 1.0
 
 Refused = (InvalidAction, UnavailableError)
 Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class CrowdedError(Exception):
+    """As many calls of one kind are open as may be; the text says which."""
 
 
 class DecisionService:
@@ -42,6 +51,10 @@ class DecisionService:
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._explaining = asyncio.Semaphore(1)
+        self._explanations = 0
+        self._reading = incoming.Reading()
+        self._streams: set[asyncio.Timeout] = set()
+        self._streams_end = False
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a grpc.aio server needs to serve the service."""
@@ -65,10 +78,18 @@ class DecisionService:
         boot = self._clock().boot
         return {"registry": self._holder.standing(boot), "staleness": round(self._holder.staleness(boot), 3)}
 
+    def end_streams(self) -> None:
+        """End every stream that is open, as soon as it waits for its client."""
+        self._streams_end = True
+        for stream in self._streams:
+            if stream.when() is not None:
+                stream.reschedule(asyncio.get_running_loop().time())
+
     async def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """The JSON door: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
-            return 200, wire.answer_json(await self._decide(wire.read_json_request(_json(body))))
+            request = await self._reading.of(len(body), partial(incoming.read_json, body))
+            return 200, wire.answer_json(await self._decide(request))
         except InvalidAction as error:
             self._metrics.refused(error.problems[0].path)
             problems = [problem._asdict() for problem in error.problems]
@@ -90,46 +111,93 @@ class DecisionService:
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:
         self._metrics.in_flight.inc()
         try:
-            request = wire.read_request(wire.parse(pb.EvaluateRequest, raw))
-            return (await self._decide(request)).SerializeToString()
+            return (await self._decide(await self._reading.of(len(raw), partial(_parsed, raw)))).SerializeToString()
         except Refused as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
 
     async def _evaluate_batch(self, raw: bytes, context: Context) -> bytes:
+        """Each request is read and answered by itself, and others have their turn in between."""
         self._metrics.in_flight.inc()
         try:
-            requests = wire.parse(pb.EvaluateBatchRequest, raw).requests
-            if len(requests) > MOST_BATCHED:
-                raise InvalidAction(Problem("requests", f"has more than {MOST_BATCHED} items"))
-            results = [await self._result(request) for request in requests]
-            return pb.EvaluateBatchResponse(results=results).SerializeToString()
+            turns, answers = Turns(), []
+            for request in incoming.split_batch(raw):
+                result = await self._result(len(request), partial(_parsed, request))
+                # Messages that follow each other as bytes are one, with the items of all.
+                answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
+                await turns.pause()
+            return b"".join(answers)
         except Refused as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
 
-    async def _evaluate_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def _evaluate_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers as requests come; while one waits to be read, gRPC's flow control holds back the next."""
+        try:
+            if len(self._streams) >= MAX_STREAMS:
+                raise CrowdedError(f"{MAX_STREAMS} streams are open already")
+            async with asyncio.timeout(None) as stream:
+                with self._open(stream):
+                    await self._answer_each(context, stream)
+        except CrowdedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except TimeoutError:
+            why = "the sidecar is stopping" if self._streams_end else f"nothing came for {STREAM_IDLE_SECONDS:g} s"
+            await _close(context, grpc.StatusCode.UNAVAILABLE, f"{why}: open another stream")
+
+    @contextmanager
+    def _open(self, stream: asyncio.Timeout) -> Iterator[None]:
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    async def _answer_each(self, context: Context, stream: asyncio.Timeout) -> None:
+        """Bounds how long the client is waited for, never how long a decision takes."""
         position = 0
-        async for raw in requests:
+        while True:
+            stream.reschedule(self._patience())
+            raw = await context.read()
+            if not isinstance(raw, bytes):
+                return
+            stream.reschedule(None)
             position += 1
-            yield (await self._numbered(raw, position)).SerializeToString()
+            answer = (await self._numbered(raw, position)).SerializeToString()
+            stream.reschedule(self._patience())
+            await context.write(answer)
+
+    def _patience(self) -> float:
+        return asyncio.get_running_loop().time() + (ENDING_SECONDS if self._streams_end else STREAM_IDLE_SECONDS)
 
     async def _explain(self, raw: bytes, context: Context) -> bytes:
         """Explained in a thread, one at a time: it takes milliseconds, and decisions go first."""
         try:
-            action = wire.read_action(wire.parse(pb.ExplainRequest, raw).action)
-            async with self._explaining:
-                answer = await asyncio.to_thread(explained, self.point.question(action))
+            action = await self._reading.of(len(raw), partial(_parsed_action, raw))
+            with self._explanation():
+                async with self._explaining:
+                    answer = await asyncio.to_thread(explained, self.point.question(action))
             return answer.SerializeToString()
+        except CrowdedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except Refused as error:
             await _abort(context, self._error(error))
 
+    @contextmanager
+    def _explanation(self) -> Iterator[None]:
+        if self._explanations >= MAX_EXPLANATIONS:
+            raise CrowdedError(f"{MAX_EXPLANATIONS} calls wait for explanations already")
+        self._explanations += 1
+        try:
+            yield
+        finally:
+            self._explanations -= 1
+
     async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
-            approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
+            approval_id = wire.read_approval_id(incoming.parse(pb.WaitForApprovalRequest, raw))
             async with aclosing(self.approvals.wait(approval_id)) as updates:
                 while (update := await self._unless_stopping(updates)) is not None:
                     yield update.SerializeToString()
@@ -159,19 +227,19 @@ class DecisionService:
     async def _numbered(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
         """The answer to one message of a stream, under its own number or, where it has none, its position."""
         try:
-            message = wire.parse(pb.EvaluateStreamRequest, raw)
+            message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
         except InvalidAction as error:
             return pb.EvaluateStreamResponse(sequence=position, result=pb.EvaluateResult(error=self._error(error)))
         return pb.EvaluateStreamResponse(
             sequence=message.sequence or position,
             idempotency_key=message.request.idempotency_key,
-            result=await self._result(message.request),
+            result=await self._result(len(raw), partial(incoming.read_request, message.request)),
         )
 
-    async def _result(self, request: pb.EvaluateRequest) -> pb.EvaluateResult:
+    async def _result(self, size: int, read: Callable[[], wire.Request]) -> pb.EvaluateResult:
         """The answer to one request among several, or what is wrong with that one."""
         try:
-            return pb.EvaluateResult(response=await self._decide(wire.read_request(request)))
+            return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read)))
         except Refused as error:
             return pb.EvaluateResult(error=self._error(error))
 
@@ -193,11 +261,19 @@ async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
     await context.abort(_CODES[error.code], error.message)
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return strict_json.loads(body)
-    except ValueError as error:
-        raise InvalidAction(Problem("request", f"is not JSON: {error}")) from None
+async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:
+    """End a stream with a status, also where the client takes not even that."""
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await context.abort(code, why)
+
+
+def _parsed(raw: bytes) -> wire.Request:
+    return incoming.read_request(incoming.parse(pb.EvaluateRequest, raw))
+
+
+def _parsed_action(raw: bytes) -> Action:
+    return wire.read_action(incoming.parse(pb.ExplainRequest, raw).action)
 
 
 def _problem(status: int, title: str, detail: str) -> dict[str, Any]:

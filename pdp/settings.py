@@ -21,6 +21,7 @@ LEAST_LOG_BYTES, MOST_LOG_BYTES = 1 << 20, 64 << 30
 MOST_AGENTS = 1000
 MOST_KEY_BYTES = 1024
 MOST_SOCKET_PATH_BYTES = 107
+MAX_HOST_CHARACTERS = 253
 
 
 class SettingsError(ValueError):
@@ -65,6 +66,7 @@ class Settings:
     (drop) or decisions are refused (block). `redact` keeps attributes out of it, and `log_decisions` prints it as well.
     Registry data that the store has not confirmed for more than `max_staleness` seconds is stale (None: it never is),
     and `stale_mode` says what then becomes of decisions.
+    `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
     store: Address
@@ -81,6 +83,7 @@ class Settings:
     log_decisions: bool = False
     max_staleness: float | None = None
     stale_mode: StaleMode = StaleMode.BLOCK
+    http_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -119,6 +122,7 @@ class Settings:
         log_decisions: bool = False,
         max_staleness: float | None = None,
         stale_mode: str | None = None,
+        http_hosts: str | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -136,6 +140,7 @@ class Settings:
             log_decisions=log_decisions,
             max_staleness=max_staleness,
             stale_mode=_stale_mode(stale_mode, max_staleness),
+            http_hosts=() if http_hosts is None else _hosts(http_hosts),
         )
 
 
@@ -199,6 +204,14 @@ def _redaction(paths: Iterable[str]) -> Redaction:
         return Redaction.of(paths)
     except BadPathError as error:
         raise SettingsError("--redact", str(error)) from error
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if len(name) > MAX_HOST_CHARACTERS or not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name):
+            raise SettingsError("--http-hosts", f"{quote(name)} is not the name of a host")
+    return names
 
 
 def _names(setting: str, text: str) -> tuple[str, ...]:

@@ -4,15 +4,17 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import grpc
-import uvicorn
 
+from pdp.serving import calls
+from pdp.serving.connections import Limits, share_of_descriptors
+from pdp.serving.http import serving
 from registry_store import approval_clock, keys, monitor
 from registry_store.activity import Actor
 from registry_store.approval_feed import ApprovalFeed
@@ -39,16 +41,16 @@ from registry_store.sync_service import PACE, Pace, RegistrySync
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 10
 BACKLOG = 1024
+MAX_HTTP_CONNECTIONS = 1000
+BODY_SECONDS = 30
+"""For 9 MiB, the largest body that is taken, over a slow line."""
 IDLE_SECONDS = 75
 """How long a connection is kept that nobody uses: longer than load balancers do, most of them for 60 s.
 
 A request that is sent as the store closes its connection is lost, and only the one who sends it can avoid that.
 """
-GRPC_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second store on the port shall fail, not share it
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+KEEPALIVE = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -178,46 +180,24 @@ def _report_fault(task: asyncio.Task[None]) -> None:
 @asynccontextmanager
 async def _http(store: Store) -> AsyncIterator[str]:
     listener = _listener("http", store.settings.http)
-    config = uvicorn.Config(
-        application(store),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=round(store.settings.drain_seconds),
+    limits = Limits(
+        connections=share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4),
+        body_seconds=BODY_SECONDS,
+        idle_seconds=IDLE_SECONDS,
+        stop_seconds=store.settings.drain_seconds,
     )
-    server = _HttpServer(config)
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            await server.listening.wait()
-        yield _shown(listener.getsockname())
-    finally:
-        server.should_exit = True
-        await task
-
-
-class _HttpServer(uvicorn.Server):
-    """Leaves the signals to the program, and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
+    address = _shown(listener.getsockname())
+    async with serving(application(store), listener, limits, proxy_headers=True):
+        yield address
 
 
 @asynccontextmanager
 async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
     host, port = host_and_port("grpc", store.settings.grpc)
     _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
-    server = grpc.aio.server(options=GRPC_OPTIONS)
+    draining = calls.Draining()
+    options = [*calls.options(MOST_MESSAGE_BYTES), *KEEPALIVE]
+    server = grpc.aio.server(options=options, interceptors=[draining])
     server.add_generic_rpc_handlers(handlers)
     try:
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
@@ -227,7 +207,7 @@ async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> Asy
     try:
         yield _shown((host, bound))
     finally:
-        await server.stop(store.settings.drain_seconds)
+        await draining.stop(server, store.settings.drain_seconds)
 
 
 def _listener(setting: str, text: str) -> socket.socket:

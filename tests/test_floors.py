@@ -69,8 +69,17 @@ def test_the_client_imports_generated_code_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] == "registry_store"], ids=str)
 def test_the_store_uses_the_core_alone_of_the_sidecar(path: Path) -> None:
-    """A record that the store accepts is checked by the code with which every sidecar compiles it."""
-    assert within(of_project(imported(path)), "registry_store", "pdp.core")
+    """A record that the store accepts is checked by the code with which every sidecar compiles it.
+
+    Beside it, only how both listen: `pdp.serving` knows nothing of what is served.
+    """
+    assert within(of_project(imported(path)), "registry_store", "pdp.core", "pdp.serving")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[:2] == ("pdp", "serving")], ids=str)
+def test_what_serves_knows_nothing_of_what_is_served(path: Path) -> None:
+    """So that both programs can use it, and neither gets anything of the other."""
+    assert within(of_project(imported(path)), "pdp.serving")
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] == "pdp"], ids=str)

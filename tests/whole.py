@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,12 +44,14 @@ class Http:
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._pool = urllib3.PoolManager(retries=False, timeout=BOUND_SECONDS)
 
-    async def call(self, method: str, path: str, body: object = None) -> Answer:
+    async def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """One request, with JSON or the bytes given as its body."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = self._headers | {"content-type": "application/json"}
+        sent = self._headers | {"content-type": "application/json"} | dict(headers or {})
         url = f"http://{self.address}{path}"
-        response = await asyncio.to_thread(self._pool.request, method, url, body=data, headers=headers)
+        response = await asyncio.to_thread(self._pool.request, method, url, body=data, headers=sent)
         is_json = "json" in response.headers.get("content-type", "")
         return Answer(response.status, json.loads(response.data) if is_json else response.data.decode())
 

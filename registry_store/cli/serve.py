@@ -77,8 +77,10 @@ async def _renew(settings: Settings) -> str:
 
 
 async def _serve(settings: Settings) -> None:
+    from pdp.serving.connections import raise_descriptor_limit
     from registry_store.app import running
 
+    raise_descriptor_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

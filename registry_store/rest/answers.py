@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, WithJsonSchema
+from starlette.types import Receive, Scope, Send
 
 from pdp.core.fields import Field
-from registry_store.documents import Document, canonical, read_instant
+from pdp.serving.turns import Turns
+from registry_store.documents import Document, canonical, compact, read_instant
 from registry_store.errors import StaleTag
 from registry_store.rest import schemas
 from registry_store.rest.problems import MEDIA_TYPE
@@ -43,7 +45,26 @@ def page(
     noun: str, items: Sequence[Document | str], total: int, limit: int, offset: int, **beside: Any
 ) -> JSONResponse:
     """A list as the contract has it: the noun's plural beside `total`, `limit` and `offset`."""
-    return JSONResponse(beside | {noun: items, "total": total, "limit": limit, "offset": offset})
+    return _Page(noun, items, beside, {"total": total, "limit": limit, "offset": offset})
+
+
+class _Page(JSONResponse):
+    """Rendered item by item as it is sent, for it may be megabytes, and others have their turn in between."""
+
+    def __init__(self, noun: str, items: Sequence[Any], before: Document, after: Document) -> None:
+        super().__init__({})
+        self._head = compact(before | {noun: []}).removesuffix(b"]}")
+        self._items = items
+        self._tail = b"]," + compact(after).removeprefix(b"{")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        turns, rendered = Turns(), []
+        for item in self._items:
+            rendered.append(compact(item))
+            await turns.pause()
+        self.body = self._head + b",".join(rendered) + self._tail
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 def entity_tag(document: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Request bodies: JSON objects of bounded size, read by the tables of fields."""
 
+import asyncio
 from typing import Any
 
 from fastapi import HTTPException, Request
@@ -8,18 +9,25 @@ from starlette.requests import ClientDisconnect
 from pdp.core import strict_json
 from pdp.core.fields import Field
 from pdp.core.records import PROSE
+from pdp.serving.requests import read_body
 from registry_store.documents import read_values
 
 MOST_BYTES = 1024 * 1024
+MOST_VALUES = 50_000
+"""More than a record can have. Python parses a body while nothing else runs, and takes its time for each value."""
+SMALL_BYTES = 4096
+"""So little is parsed sooner than a thread is woken."""
 
 REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Why; the activity log keeps it")}
 
 
-async def read_json(request: Request, most_bytes: int = MOST_BYTES) -> Any:
-    """The body as JSON; 413 above `most_bytes`, by default 1 MiB, and 400 where it is not JSON."""
+async def read_json(request: Request, most_bytes: int = MOST_BYTES, most_values: int = MOST_VALUES) -> Any:
+    """The body as JSON; 413 above `most_bytes` (by default 1 MiB) or `most_values`, and 400 where it is not JSON."""
     raw = await _read_bounded(request, most_bytes)
+    if raw.count(b",") > most_values:
+        raise HTTPException(413, f"the body has more than {most_values} values")
     try:
-        return strict_json.loads(raw)
+        return strict_json.loads(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(strict_json.loads, raw)
     except ValueError as error:
         raise HTTPException(400, f"the body is not JSON: {str(error).lower()}") from None
 
@@ -39,13 +47,8 @@ async def _read_bounded(request: Request, most_bytes: int = MOST_BYTES) -> bytes
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
-    raw = bytearray()
     try:
-        async for part in request.stream():
-            raw += part
-            if len(raw) > most_bytes:
-                raise HTTPException(413, f"the body is larger than {most_bytes} bytes")
+        request.state.body = body = await read_body(request, most_bytes)
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
-    request.state.body = bytes(raw)
-    return bytes(raw)
+    return body

@@ -1,5 +1,7 @@
 """/api/agents/declarations: agents with their policies, each as one document; what `registry-store apply` speaks."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -17,7 +19,7 @@ from registry_store.tables import Agent
 
 router = APIRouter(prefix="/api/agents/declarations", tags=["declarations"], route_class=Retried)
 
-
+MOST_VALUES = 500_000
 PAGE = page_of("declarations", ref("Declaration"))
 
 
@@ -44,7 +46,8 @@ async def read(request: Request, agent_id: AgentId, _caller: Reader) -> JSONResp
 )
 async def apply(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Make the agent and its policies just this, in one transaction; `If-None-Match: *` only registers."""
-    wanted = declarations.read(_with_id(await read_json(request, policies.MOST_BYTES + MOST_BYTES), agent_id))
+    body = _with_id(await read_json(request, policies.MOST_BYTES + MOST_BYTES, MOST_VALUES), agent_id)
+    wanted = await asyncio.to_thread(declarations.read, body)  # of megabytes: other callers shall not wait
     async with writing(request, caller) as (session, actor):
         found = await session.get(Agent, agent_id)
         _check_presence(request, agent_id, there=found is not None)

@@ -1,6 +1,8 @@
 """The HTTP port over real HTTP: the JSON door, the probes, and what it refuses."""
 
 import asyncio
+import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,12 +10,16 @@ from typing import Any
 import pytest
 
 from pdp import http
+from pdp.core import strict_json
 from pdp.listeners import bound_address, http_listener
+from pdp.serving.connections import Limits
+from pdp.serving.http import serving
 from pdp.settings import Address, SettingsError
 from tests.deciding import Bench
 from tests.given import agent
 from tests.whole import Answer, Http
 
+LIMITS = Limits()
 ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}
 
 
@@ -25,10 +31,12 @@ def bench() -> Bench:
 
 
 @asynccontextmanager
-async def port(bench: Bench, not_ready: str | None = None) -> AsyncIterator[Http]:
+async def port(
+    bench: Bench, not_ready: str | None = None, limits: Limits = LIMITS, hosts: tuple[str, ...] = ()
+) -> AsyncIterator[Http]:
     listener = http_listener("--http", Address("127.0.0.1", 0))
-    app = http.application(bench.service, bench.metrics, lambda: not_ready)
-    async with http.serving(app, listener):
+    app = http.application(bench.service, bench.metrics, lambda: not_ready, hosts)
+    async with serving(app, listener, limits):
         caller = Http(bound_address(listener))
         try:
             yield caller
@@ -69,17 +77,16 @@ async def test_what_is_no_request_is_a_problem(bench: Bench, body: bytes) -> Non
 async def test_a_body_above_the_bound_is_refused_unread(bench: Bench) -> None:
     """413, and the port goes on."""
     async with port(bench) as caller:
-        answer = await caller.call("POST", "/v1/evaluate", b" " * (http.MOST_BODY_BYTES + 1))
+        answer = await caller.call("POST", "/v1/evaluate", b" " * (http.MAX_BODY_BYTES + 1))
         assert (answer.status, answer.body["status"]) == (413, 413)
         assert (await caller.call("GET", "/healthz")).status == 200
 
 
-async def test_a_body_that_never_comes_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_comes_is_given_up(bench: Bench) -> None:
     """A client that promises a body and sends none gets 408."""
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
-    async with port(bench) as caller:
+    async with port(bench, limits=Limits(body_seconds=0.05)) as caller:
         reader, writer = await asyncio.open_connection(*caller.address.split(":"))
-        writer.write(b"POST /v1/evaluate HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        writer.write(b"POST /v1/evaluate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\n")
         async with asyncio.timeout(10):
             assert (await reader.readline()).startswith(b"HTTP/1.1 408")
         writer.close()
@@ -90,7 +97,7 @@ async def test_a_client_that_goes_away_leaves_no_trace(bench: Bench, caplog: pyt
     """Half a body and then nothing is no error of the sidecar's."""
     async with port(bench) as caller:
         _, writer = await asyncio.open_connection(*caller.address.split(":"))
-        writer.write(b'POST /v1/evaluate HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{"a"')
+        writer.write(b'POST /v1/evaluate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\n{"a"')
         await writer.drain()
         writer.close()
         await writer.wait_closed()
@@ -122,10 +129,89 @@ async def test_without_registry_data_the_door_is_unavailable() -> None:
 def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
     """In one line, with the address."""
     with http_listener("--http", Address("127.0.0.1", 0)) as first:
-        first.listen()
         host, port = first.getsockname()
         with pytest.raises(SettingsError, match=f"`--http`: `{host}:{port}` is in use by another process"):
             http_listener("--http", Address(host, port))
+
+
+async def test_a_body_with_more_structure_than_an_action_is_refused_unparsed(bench: Bench) -> None:
+    """However small each of its values is; one at the bound that is written in the longest way is decided."""
+    names = b",".join(b'"%x":1' % number for number in range(45_000))
+    longest = json.dumps({"action": ACTION | {"attributes": {"text": "\x01" * 10_000}}}).encode()
+    async with port(bench) as caller:
+        refused = await caller.call("POST", "/v1/evaluate", b"{" + names + b"}")
+        decided = await caller.call("POST", "/v1/evaluate", longest)
+    assert (refused.status, [error["path"] for error in refused.body["errors"]]) == (400, ["action"])
+    assert decided.status == 200
+
+
+async def test_a_large_body_is_read_beside_the_event_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one is not, which would take longer."""
+    readers = []
+
+    def noting(body: bytes) -> Any:
+        readers.append(threading.current_thread() is threading.main_thread())
+        return loads(body)
+
+    loads = strict_json.loads
+    monkeypatch.setattr(strict_json, "loads", noting)
+    for size in (100, 5000):
+        body = json.dumps({"action": ACTION | {"attributes": {"text": "x" * size}}}).encode()
+        assert (await bench.service.evaluate_json(body))[0] == 200
+    assert readers == [True, False]
+
+
+FOREIGN = [
+    {"host": "rebound.example"},
+    {"host": "rebound.example:8181"},
+    {"host": "localhost.example"},
+    {"host": "127.0.0.1.example"},
+    {"host": ""},
+    {"host": "user@127.0.0.1"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://127.0.0.1:1"},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "whatever"},
+]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json"])
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+async def test_what_a_web_page_sends_is_refused(bench: Bench, headers: dict[str, str], content_type: str) -> None:
+    """Whatever its content type, and nothing is counted."""
+    async with port(bench) as caller:
+        answer = await caller.call("POST", "/v1/evaluate", {"action": ACTION}, headers | {"content-type": content_type})
+        left = (await caller.call("POST", "/v1/evaluate", {"action": ACTION})).body["rate_remaining"]["minute"]
+    assert (answer.status, answer.body["status"], left) == (403, 403, 4)
+
+
+OWN = [
+    {"content-type": "application/x-www-form-urlencoded"},
+    {"host": "localhost:8181"},
+    {"host": "LOCALHOST."},
+    {"host": "10.1.2.3"},
+    {"host": "[::1]:8181"},
+    {"host": "pdp.internal"},
+    {"host": "127.0.0.1:80", "origin": "http://127.0.0.1:80", "sec-fetch-site": "same-origin"},
+    {"sec-fetch-site": "none"},
+]
+
+
+@pytest.mark.parametrize("headers", OWN, ids=str)
+async def test_what_a_program_sends_is_answered(bench: Bench, headers: dict[str, str]) -> None:
+    """By an address of the machine, by localhost, by a name of the setting; also as `curl -d` sends it."""
+    async with port(bench, hosts=("pdp.internal",)) as caller:
+        assert (await caller.call("POST", "/v1/evaluate", {"action": ACTION}, headers)).status == 200
+
+
+async def test_probes_and_metrics_keep_to_the_hosts_too(bench: Bench) -> None:
+    """Prometheus and the kubelet call by IP address; a page that has rebound its name reads nothing."""
+    async with port(bench) as caller:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await caller.call("GET", path, headers={"host": "10.1.2.3:8181"})).status == 200
+            assert (await caller.call("GET", path, headers={"host": "rebound.example"})).status == 403
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])

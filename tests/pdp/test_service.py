@@ -9,14 +9,18 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
-from pdp import explaining
+from pdp import explaining, service
 from pdp.core.explain import explain
 from pdp.core.explain_text import render
 from pdp.core.model import Action
+from pdp.record import Entry
+from pdp.serving import turns
 from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from pdp.wire import digest, read_request
-from tests.deciding import Bench, served
+from tests.deciding import Bench, Kept, listening, served
 from tests.given import agent
+from tests.waiting import eventually
 
 Fields = dict[str, object]
 SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
@@ -87,22 +91,13 @@ async def test_a_stream_answers_each_request_under_its_number_and_key(bench: Ben
 
 async def test_bytes_that_are_no_message_end_no_stream(bench: Bench) -> None:
     """They are answered with an error under their position in the stream."""
-    async with served(bench.service) as stub:
-        raw = stub_of_bytes(stub, bench)
-        answers = [answer async for answer in raw]
+    async with listening(bench.service) as address, grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream("/pdp.v1.PolicyDecisionPoint/EvaluateStream")
+        sent = iter_of([b"\xff\xff", stream_request(0).SerializeToString()])
+        answers = [pb.EvaluateStreamResponse.FromString(raw) async for raw in call(sent)]
     assert [answer.sequence for answer in answers] == [1, 2]
     assert answers[0].result.error.field == "request"
     assert answers[1].result.response.outcome == pb.OUTCOME_ALLOW
-
-
-def stub_of_bytes(stub: object, bench: Bench) -> AsyncIterator[pb.EvaluateStreamResponse]:
-    """Two messages put straight to the handler, the first of them not protobuf."""
-    return parsed(bench.service._evaluate_stream(iter_of([b"\xff\xff", stream_request(0).SerializeToString()]), None))
-
-
-async def parsed(answers: AsyncIterator[bytes]) -> AsyncIterator[pb.EvaluateStreamResponse]:
-    async for answer in answers:
-        yield pb.EvaluateStreamResponse.FromString(answer)
 
 
 async def iter_of(messages: Iterable[object]) -> AsyncIterator[object]:
@@ -372,3 +367,138 @@ async def settled(read: Callable[[], int]) -> int:
         now = read()
         last, same = now, same + 1 if now == last and now else 0
     return last
+
+
+class Turning(Kept):
+    """A decision log that notes in which turn of the event loop each decision was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.turns: list[int] = []
+
+    def append(self, entry: Entry, *, urgent: bool) -> None:
+        super().append(entry, urgent=urgent)
+        self.turns.append(self.turn)
+
+    async def count(self) -> None:
+        while True:
+            self.turn += 1
+            await asyncio.sleep(0)
+
+
+async def test_a_batch_lets_others_have_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of its requests the event loop does what else there is, as soon as its time is up."""
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    log = Turning()
+    crowded = Bench(log)
+    crowded.put(agent(max_actions_per_minute=1_000))
+    counting = asyncio.create_task(log.count())
+    async with served(crowded.service) as stub:
+        answer = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[request()] * 500))
+    counting.cancel()
+    assert [result.response.reason for result in answer.results] == [pb.REASON_RISK_BELOW_AUTO_APPROVE] * 500
+    assert len(set(log.turns)) == 500
+
+
+async def test_a_large_action_is_read_beside_the_event_loop(bench: Bench) -> None:
+    """By whatever call it comes; its attributes are decoded there too, and it is decided like any other."""
+    large = request(attributes=Struct(fields={"text": {"string_value": "x" * 10_000}}))
+    reading = bench.service._reading
+    async with served(bench.service) as stub:
+        async with reading._turn:
+            calls = [
+                asyncio.ensure_future(stub.Evaluate(large)),
+                asyncio.ensure_future(stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[large]))),
+                asyncio.ensure_future(stub.Explain(pb.ExplainRequest(action=large.action))),
+            ]
+            for _ in range(3):
+                assert (await stub.Evaluate(request())).decision_id, "a small one does not wait for the large"
+            assert not any(call.done() for call in calls)
+        await asyncio.gather(*calls)
+
+
+@pytest.mark.parametrize("method", ["Evaluate", "Explain", "WaitForApproval"])
+async def test_a_request_larger_than_an_action_can_be_is_refused_unparsed(bench: Bench, method: str) -> None:
+    """However its bytes would be read: to parse 4 MiB takes a tenth of a second, and nothing else runs meanwhile."""
+    async with listening(bench.service) as address, grpc.aio.insecure_channel(address) as channel:
+        kind = channel.unary_stream if method == "WaitForApproval" else channel.unary_unary
+        call = kind(f"/pdp.v1.PolicyDecisionPoint/{method}")(b"\x0a\x00" * 40_000)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "request: is larger than 73728 bytes" in await call.details()
+
+
+async def test_a_request_too_large_in_a_batch_or_a_stream_has_its_own_error(bench: Bench) -> None:
+    """The others are decided."""
+    large = request(resource_id="x" * 100_000)
+    async with served(bench.service) as stub:
+        batch = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[large, request()]))
+        stream = stub.EvaluateStream(iter_of([pb.EvaluateStreamRequest(request=large), stream_request(2)]))
+        results = [*batch.results, *[answer.result async for answer in stream]]
+    assert [result.WhichOneof("result") for result in results] == ["error", "response"] * 2
+    assert {result.error.field for result in results} == {"request", ""}
+
+
+async def test_streams_have_a_bound_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, other calls are answered, and a stream that ends makes room."""
+    monkeypatch.setattr(service, "MAX_STREAMS", 3)
+    async with served(bench.service) as stub:
+        streams = [await opened(stub) for _ in range(3)]
+        refused = stub.EvaluateStream()
+        assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await refused.details() == "3 streams are open already"
+        assert (await stub.Evaluate(request())).decision_id
+        await streams[0].done_writing()
+        assert await streams[0].read() is grpc.aio.EOF
+        await opened(stub)
+
+
+async def test_an_idle_stream_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a status after which a client opens another."""
+    monkeypatch.setattr(service, "STREAM_IDLE_SECONDS", 0.05)
+    async with served(bench.service) as stub:
+        stream = stub.EvaluateStream()
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert await stream.details() == "nothing came for 0.05 s: open another stream"
+
+
+async def test_a_stream_whose_answers_nobody_reads_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds its place no longer than an idle one."""
+    monkeypatch.setattr(service, "STREAM_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(service, "CLOSE_SECONDS", 0.05)
+    async with served(bench.service, SMALL_WINDOW) as stub:
+        call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(5_000)))
+        await eventually(lambda: decisions(bench) > 0 and not bench.service._streams)
+        call.cancel()
+    assert decisions(bench) < 5_000
+
+
+async def test_a_stream_that_is_open_as_the_sidecar_stops_is_told_so(bench: Bench) -> None:
+    """UNAVAILABLE, where gRPC would say that it is cancelled."""
+    async with served(bench.service) as stub:
+        stream = await opened(stub)
+        bench.service.end_streams()
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert await stream.details() == "the sidecar is stopping: open another stream"
+
+
+async def test_explanations_wait_in_a_line_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as may wait; one more is refused, and decisions go on."""
+    monkeypatch.setattr(service, "MAX_EXPLANATIONS", 2)
+    explain = pb.ExplainRequest(action=request().action)
+    async with served(bench.service) as stub:
+        async with bench.service._explaining:
+            waiting = [asyncio.ensure_future(stub.Explain(explain)) for _ in range(2)]
+            await eventually(lambda: bench.service._explanations == 2)
+            with pytest.raises(grpc.aio.AioRpcError, match="2 calls wait for explanations already"):
+                await stub.Explain(explain)
+            assert (await stub.Evaluate(request())).decision_id
+        await asyncio.gather(*waiting)
+
+
+async def opened(stub: PolicyDecisionPointStub) -> grpc.aio.StreamStreamCall:
+    """A stream that has had an answer."""
+    stream = stub.EvaluateStream()
+    await stream.write(stream_request(1))
+    assert (await stream.read()).sequence == 1
+    return stream

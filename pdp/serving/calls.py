@@ -1,0 +1,83 @@
+"""The bounds of a gRPC server, and its end without a call that is lost in it.
+
+gRPC cancels the calls that have arrived when its shutdown begins but that Python has not yet taken up. So for a moment
+before the shutdown each new call is held: a caller that waits for its answer sends no other, nothing is left
+between the network and Python, and what is held is answered after clients have been told to go elsewhere.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+
+from pdp.serving.connections import share_of_descriptors
+
+QUIET_SECONDS = 0.1
+"""No call has come for so long: callers wait for what is held."""
+MAX_HOLD_SECONDS = 0.5
+LEAVE_SECONDS = 0.05
+"""So long the clients have to learn that the server goes away, before what is held is answered."""
+
+HANDSHAKE_SECONDS = 5
+IDLE_SECONDS = 300
+
+Details = grpc.HandlerCallDetails
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+
+
+def options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Of a server that has its port alone, and closes connections that are silent, idle or too many."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_allowed_incoming_connections", share_of_descriptors(10_000, 1 / 2)),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+    ]
+
+
+class Draining(grpc.aio.ServerInterceptor):
+    """Holds the calls that arrive while the server begins to stop; one for each server."""
+
+    def __init__(self) -> None:
+        self._arrived = asyncio.Event()
+        self._going = asyncio.Event()
+        self._going.set()
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
+    ) -> Handler:
+        """Pass the call on, at once unless the server begins to stop."""
+        if not self._going.is_set():
+            self._arrived.set()
+            await self._going.wait()
+        return await continuation(handler_call_details)
+
+    async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
+        """Stop the server; calls under way get `seconds` to end, and are then cancelled."""
+        self._going.clear()
+        try:
+            await self._until_quiet()
+            stopping = asyncio.create_task(server.stop(seconds))
+            await asyncio.sleep(LEAVE_SECONDS)
+        finally:
+            self._going.set()
+        await stopping
+
+    async def _until_quiet(self) -> None:
+        try:
+            async with asyncio.timeout(MAX_HOLD_SECONDS):
+                while await self._arrives():
+                    pass
+        except TimeoutError:
+            return
+
+    async def _arrives(self) -> bool:
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(QUIET_SECONDS):
+                await self._arrived.wait()
+        except TimeoutError:
+            return False
+        return True

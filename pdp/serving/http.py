@@ -1,0 +1,71 @@
+"""An application served over HTTP/1.1 on a bound socket."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
+
+from pdp.serving.accepting import Accepting
+from pdp.serving.connections import Connections, Limits
+from pdp.serving.protocol import HttpConnection
+from pdp.serving.requests import Room
+
+DATE_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def serving(
+    app: ASGIApp, listener: socket.socket, limits: Limits, *, proxy_headers: bool = False
+) -> AsyncIterator[None]:
+    """Serves `app` on a listening socket until left, when requests under way get `stop_seconds` to end."""
+    config = uvicorn.Config(
+        Room(app, limits.requests),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=proxy_headers,
+        ws="none",
+    )
+    config.load()
+    state = ServerState()
+    connections = Connections(limits, state.connections)  # type: ignore[arg-type]  # all of them are of one kind here
+    loop = asyncio.get_running_loop()
+    listener.setblocking(False)
+    accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop), connections)
+    tasks = [asyncio.create_task(accepting.run()), asyncio.create_task(_dating(state))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        listener.close()
+        await _drain(state, connections)
+
+
+async def _dating(state: ServerState) -> None:
+    """Keep the date that answers carry."""
+    while True:
+        state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        await asyncio.sleep(DATE_SECONDS)
+
+
+async def _drain(state: ServerState, connections: Connections) -> None:
+    for connection in list(state.connections):
+        connection.shutdown()
+    try:
+        async with asyncio.timeout(connections.limits.stop_seconds):
+            await connections.gone()
+            await asyncio.gather(*state.tasks, return_exceptions=True)
+    except TimeoutError:
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
