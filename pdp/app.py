@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -37,6 +37,7 @@ from pdp.uplink import Uplink
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000
 MAX_HTTP_CONNECTIONS = 1000
+MAX_WATCHERS = 100
 END_SECONDS = 0.5
 SAVE_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 5.0
@@ -114,13 +115,28 @@ async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> Non
             task.result()
 
 
+class _Health(health.aio.HealthServicer):
+    """Health of which so many may be told as it changes; each of them takes the room of a call."""
+
+    _watchers = 0
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the name of the method
+        if self._watchers >= MAX_WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} calls watch already")
+        self._watchers += 1
+        try:
+            await super().Watch(request, context)
+        finally:
+            self._watchers -= 1
+
+
 class _Program:
     """The parts of one sidecar, and what happens between them."""
 
     def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog) -> None:
         self._settings = settings
         self._holder = Holder(settings.max_staleness, settings.stale_mode)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self.data_in = asyncio.Event()
         self._draining = False
         self._calls = calls.Draining()

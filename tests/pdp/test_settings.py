@@ -59,6 +59,9 @@ def test_one_of_three_subscriptions_is_given(
         ({"store": "unix:/x"}, "`--store`: `unix:/x` is not HOST:PORT"),
         ({"http": "127.0.0.1:65536"}, "`--http`: port `65536` is not within 0 to 65535"),
         ({"http": ":8181"}, "`--http`: `:8181` is not HOST:PORT"),
+        ({"http_hosts": "pdp.internal,"}, "`--http-hosts`: `` is not the name of a host"),
+        ({"http_hosts": "http://pdp"}, "`--http-hosts`: `http://pdp` is not the name of a host"),
+        ({"http_hosts": "pdp:8181"}, "`--http-hosts`: `pdp:8181` is not the name of a host"),
         ({"listen": []}, "`--listen`: at least one of unix:PATH or HOST:PORT is needed"),
         ({"listen": ["pdp.sock"]}, "`--listen`: `pdp.sock` is not unix:PATH or HOST:PORT"),
         ({"listen": ["unix:"]}, "`--listen`: `unix:` is not unix:PATH or HOST:PORT"),
@@ -134,3 +137,9 @@ def test_port_zero_is_any_free_port_where_the_sidecar_listens() -> None:
     assert host_and_port("--http", "127.0.0.1:0").port == 0
     with pytest.raises(SettingsError):
         host_and_port("--store", "127.0.0.1:0", any_port=False)
+
+
+def test_hosts_are_read_as_a_list_of_names(given: dict[str, Any]) -> None:
+    """However they are written: names have no case."""
+    settings = Settings.from_text(**given | {"http_hosts": "PDP.internal, sidecar_1"})
+    assert settings.http_hosts == ("pdp.internal", "sidecar_1")

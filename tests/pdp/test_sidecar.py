@@ -16,11 +16,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pdp import app
 from pdp.core.model import StaleMode
+from pdp.serving import calls
 from pdp.settings import Address, SettingsError, Subscription
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.ports import reserved
-from tests.waiting import eventually_gives
+from tests.waiting import BOUND_SECONDS, eventually, eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, QUICK, Answer, Beside, Central, Http, settings, sidecar, store
 
 NOWHERE = "127.0.0.1:1"
@@ -405,6 +406,67 @@ async def test_calls_in_flight_are_answered_before_the_stop(tmp_path: Path) -> N
             await stopping
         http.close()
     assert draining.body["status"] == "draining"
+
+
+async def test_no_call_in_flight_is_cancelled_by_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks one thing after the other has each answered, or is told to ask elsewhere."""
+    monkeypatch.setattr(calls, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(calls, "MAX_HOLD_SECONDS", BOUND_SECONDS)
+    answered, ended = 0, []
+
+    async def ask(stub: PolicyDecisionPointStub) -> None:
+        nonlocal answered
+        while True:
+            try:
+                await stub.Evaluate(evaluate_request(), timeout=BOUND_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                ended.append(error.code())
+                return
+            answered += 1
+
+    async with store(tmp_path) as central, AsyncExitStack() as life:
+        await register(central)
+        running = await life.enter_async_context(app.running(settings(tmp_path, central.grpc_address), QUICK))
+        await running.ready.wait()
+        async with grpc.aio.insecure_channel(running.grpc_address) as channel:
+            stub = PolicyDecisionPointStub(channel)
+            asking = [asyncio.create_task(ask(stub)) for _ in range(32)]
+            await eventually(lambda: answered > 100)
+            await life.aclose()
+            await asyncio.gather(*asking)
+    assert set(ended) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_stream_that_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
+    """It is UNAVAILABLE and not cancelled."""
+    async with AsyncExitStack() as life:
+        hasty = settings(tmp_path, NOWHERE, drain_seconds=0.1)
+        running = await life.enter_async_context(app.running(hasty, QUICK))
+        async with grpc.aio.insecure_channel(running.grpc_address) as channel:
+            call = PolicyDecisionPointStub(channel).EvaluateStream()
+            await call.write(stream_request(1))
+            assert (await call.read()).sequence == 1
+            await life.aclose()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            assert await call.details() == "the sidecar is stopping: open another stream"
+
+
+async def test_watchers_of_its_health_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, and calls are answered."""
+    monkeypatch.setattr(app, "MAX_WATCHERS", 2)
+    async with sidecar(settings(tmp_path, NOWHERE)) as beside:
+        watch = health_pb2_grpc.HealthStub(beside.channel).Watch
+        watching = [watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for call in watching:
+            await call.read()
+        assert await watch(health_pb2.HealthCheckRequest()).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await beside.reason() == "UNAVAILABLE"
+        for call in watching:
+            call.cancel()
+
+
+def evaluate_request() -> pb.EvaluateRequest:
+    return pb.EvaluateRequest(action=pb.Action(agent_id=AGENT, action_type="api.read"))
 
 
 def stream_request(sequence: int) -> pb.EvaluateStreamRequest:
