@@ -1,12 +1,13 @@
-"""Whose key a request carries, from where; wrong keys are counted and made to wait."""
+"""Whose key a request carries, from where; wrong keys are counted by source, and right ones never wait for that."""
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from datetime import datetime
 from ipaddress import IPv6Address, ip_address
 
-from sqlalchemy import bindparam, or_, update
+from sqlalchemy import bindparam, or_, select, update
 
 from registry_store import keys
 from registry_store.database import Database
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 WINDOW_SECONDS = 60.0
 MOST_REMEMBERED = 10_000
 SAVE_SECONDS = 15.0
+MAX_LOOKED_UP = 1_000
+"""Keys that one reading looks up; more wait for the next."""
+LOOK_UP_SECONDS = 0.02
+"""Between two readings at least."""
 
 
 class Failures:
@@ -45,18 +50,73 @@ class Failures:
         return len(self._until)
 
 
+class _Asked:
+    """A key id that is looked up, and once `answered` the key that is kept under it, or why that cannot be read."""
+
+    __slots__ = ("answered", "error", "found", "key_id")
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        self.answered = False
+        self.found: Key | None = None
+        self.error: Exception | None = None
+
+
+class _Lookup:
+    """Finds keys by their ids: all that are asked for at once by one reading, and one reading after the other.
+
+    So a flood of guesses costs the database no more than one small query each 20 ms, and a right key in it is found
+    with the rest. There is no task to read: of those who wait, whoever's turn it is reads for all.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turn = asyncio.Lock()
+        self._waiting: list[_Asked] = []
+        self._next = 0.0
+
+    async def key(self, key_id: str) -> Key | None:
+        """The key of this id, None if there is none."""
+        asked = _Asked(key_id)
+        self._waiting.append(asked)
+        async with self._turn:
+            while not asked.answered:
+                await self._read()
+        if asked.error is not None:
+            raise asked.error
+        return asked.found
+
+    async def _read(self) -> None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._next - clock())
+        self._next = clock() + LOOK_UP_SECONDS
+        batch = self._waiting[:MAX_LOOKED_UP]
+        found: dict[str, Key] = {}
+        failure = None
+        try:
+            async with self._database.reading() as session:
+                keys = await session.scalars(select(Key).where(Key.key_id.in_({asked.key_id for asked in batch})))
+                found = {key.key_id: key for key in keys}
+        except Exception as error:
+            failure = error
+        # Where whoever reads is cancelled, all of them still wait, and the next one reads.
+        del self._waiting[: len(batch)]
+        for asked in batch:
+            asked.answered, asked.found, asked.error = True, found.get(asked.key_id), failure
+
+
 class Authentication:
     """Finds the holder of a key; `run` saves beside it when each key was last used.
 
-    Whoever fails too often, by address or at one key, has to wait, also with the right key: a guess must not be told
-    from a miss. Keys that were right before are let through, so that nobody can lock out those who work.
+    A source that sends too many wrong keys is told to wait, but a right key passes whatever comes from there: it is
+    checked first, and only what is wrong is counted. A key that was right before is looked up at once, by itself.
     """
 
     def __init__(self, database: Database, pepper: Pepper, most_failures: int) -> None:
         self._database = database
         self._pepper = pepper
-        self._of_sources = Failures(most_failures)
-        self._of_keys = Failures(most_failures)
+        self._failures = Failures(most_failures)
+        self._lookup = _Lookup(database)
         self._known: OrderedDict[str, None] = OrderedDict()
         self._used: dict[str, datetime] = {}
         self._unsaved: dict[str, datetime] = {}
@@ -65,30 +125,31 @@ class Authentication:
 
     async def caller(self, text: str, source: str, now: datetime) -> Caller:
         """Whose key this is; `NotAuthenticated` if nobody's, `TooManyFailures` after too many that were nobody's."""
-        mark, seconds = self._pepper.hash(text), now.timestamp()
-        address, key_id = network(source), keys.id_of(text)
-
-        def check_may_try() -> None:
-            if mark in self._known:
-                return
-            wait = max(self._of_sources.wait(address, seconds), self._of_keys.wait(key_id, seconds))
-            if wait:
-                raise TooManyFailures(wait)
-
-        check_may_try()
+        mark = self._pepper.hash(text)
         try:
-            async with self._database.reading() as session:
-                found = await keys.authenticate(session, self._pepper, text, now)
+            found = await self._found(text, mark, now)
         except LapsedKey:  # no guess
             raise
         except NotAuthenticated:
-            check_may_try()
-            self._of_sources.note(address, seconds)
-            self._of_keys.note(key_id, seconds)
+            self._count(network(source), now.timestamp())
             raise
-        check_may_try()  # again: of guesses that come at once, each has passed the first time
         self._remember(mark, found.key_id, now)
         return found
+
+    async def _found(self, text: str, mark: str, now: datetime) -> Caller:
+        if mark in self._known:
+            async with self._database.reading() as session:
+                return await keys.authenticate(session, self._pepper, text, now)
+        key_id = keys.id_of(text)
+        key = await self._lookup.key(key_id) if _KEY_ID.fullmatch(key_id) else None
+        return keys.verified(key, self._pepper, text, now)
+
+    def _count(self, address: str, seconds: float) -> None:
+        """Count one wrong key; `TooManyFailures`, and not counted, while its source has to wait."""
+        wait = self._failures.wait(address, seconds)
+        if wait:
+            raise TooManyFailures(wait)
+        self._failures.note(address, seconds)
 
     def last_used(self, key_id: str) -> datetime | None:
         """When the key was last used here, saved or not."""
@@ -138,6 +199,7 @@ def network(source: str) -> str:
     return str(address)
 
 
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 _SAVE = (
     update(Key)
     .where(Key.key_id == bindparam("id"), or_(Key.last_used_at.is_(None), Key.last_used_at < bindparam("at")))

@@ -28,7 +28,7 @@ class LapsedKey(NotAuthenticated):
 
 
 class TooManyFailures(RegistryError):  # noqa: N818 - it says what is so
-    """Too many wrong keys from there, or for that key; `wait` says for how many seconds not to try again."""
+    """One more wrong key after too many from there; `wait` says for how many seconds not to try again."""
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"too many wrong keys: wait {ceil(wait)} s")

@@ -132,7 +132,11 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
 
 async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
     """Whose key this is; `NotAuthenticated` if nobody's, `LapsedKey` if no longer."""
-    key = await session.get(Key, id_of(text))
+    return verified(await session.get(Key, id_of(text)), pepper, text, now)
+
+
+def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Caller:
+    """The holder of the key that is kept under the id that `text` names; errors as above."""
     if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
         raise NotAuthenticated("the key is unknown")
     if not is_valid(key, now):

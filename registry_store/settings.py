@@ -41,7 +41,7 @@ class Settings:
     webhook_private: bool = False
     drain_seconds: float = 5.0
     most_failed_keys: int = 30
-    """Wrong keys a minute from one address, or for one key, before the next has to wait."""
+    """Wrong keys a minute from one address, before the next is told to wait."""
     keep_decisions: int = 90
     """Days that decisions are kept after they came in."""
     keep_usage: int = 400

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store import authentication, keys, peers
 from registry_store.authentication import MOST_REMEMBERED, WINDOW_SECONDS, Failures, network
 from registry_store.errors import NotAuthenticated, TooManyFailures
-from registry_store.keys import Caller, Pepper
+from registry_store.keys import Caller
 from registry_store.settings import Settings
 from registry_store.store import Store
 from tests.registry_store.serving import ALL, PATIENT, Rest, Served, in_thread, served, subscriber
+from tests.registry_store.test_lists import statements
 
 REGISTRY = "/api/agents/registry"
 WRONG = f"owkai_0123456789abcdef_{'x' * 43}"
@@ -75,7 +75,7 @@ def test_a_host_is_one_source_however_many_addresses_it_has(source: str, name: s
 
 
 def test_too_many_wrong_keys_are_a_429(settings: Settings) -> None:
-    """With Retry-After; a key that was right before passes, one that was never used here waits too."""
+    """With Retry-After; a right key passes, whether it was used here before or not."""
     with served(replace(settings, most_failed_keys=3)) as store:
         known, new = store.rest(), store.rest()
         assert known.get(REGISTRY).status == 200
@@ -85,23 +85,32 @@ def test_too_many_wrong_keys_are_a_429(settings: Settings) -> None:
         assert waiting.headers["content-type"] == "application/problem+json"
         assert 1 <= int(waiting.headers["retry-after"]) <= WINDOW_SECONDS
         assert known.get(REGISTRY).status == 200
-        assert new.get(REGISTRY).status == 429
+        assert new.get(REGISTRY).status == 200
         assert known.get("/healthz").status == 200
-        refused = "registry_store_refused_keys_total 7.0"
+        refused = "registry_store_refused_keys_total 6.0"
         assert refused in known.get("/metrics").body
 
 
-async def test_guesses_that_come_at_once_are_counted_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a hundred, three are told that they are wrong; the right one that came with them has to wait."""
-    look_up, looked_up = keys.authenticate, asyncio.Event()
+async def test_a_right_key_passes_however_many_wrong_ones_came_before(settings: Settings) -> None:
+    """Under its own id, from its own address, at a store that has just started: over REST and over gRPC."""
+    with served(settings) as store:
+        admin, node = await in_thread(store.key, "admin"), await in_thread(store.key, "sidecar")
+    with served(replace(settings, most_failed_keys=3), PATIENT) as store:
+        for right in (admin, node):
+            guessing = Rest(store.running.http_address, f"owkai_{keys.id_of(right)}_{'x' * 43}")
+            statuses = [(await in_thread(guessing.get, REGISTRY)).status for _ in range(5)]
+            assert statuses[-2:] == [429, 429]
+        assert (await in_thread(Rest(store.running.http_address, admin).get, REGISTRY)).status == 200
+        async with subscriber(store.running.grpc_address, node) as sidecar:
+            await sidecar.hello()
+            await sidecar.snapshot()
+
+
+async def test_guesses_that_come_at_once_are_counted_too(settings: Settings) -> None:
+    """Of a hundred, three are told that they are wrong; the right one among them passes, and one reading finds all."""
     with served(replace(settings, most_failed_keys=3)) as store:
         right = await in_thread(store.key, "admin")
         authentication = store.running._store.authentication
-
-        async def the_right_one_last(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
-            if text == right:
-                await looked_up.wait()
-            return await look_up(session, pepper, text, now)
 
         async def guess(text: str) -> str:
             try:
@@ -110,15 +119,59 @@ async def test_guesses_that_come_at_once_are_counted_too(settings: Settings, mon
                 return type(error).__name__
             return "let in"
 
-        async def guess_all() -> tuple[Counter[str], str]:
-            right_one = asyncio.create_task(guess(right))
-            wrong = await asyncio.gather(*(guess(f"owkai_{number:016x}_{'x' * 43}") for number in range(99)))
-            looked_up.set()
-            return Counter(wrong), await right_one
+        async def guess_all() -> list[str]:
+            wrong = [f"owkai_{number:016x}_{'x' * 43}" for number in range(99)]
+            return await asyncio.gather(*map(guess, [*wrong[:50], right, *wrong[50:]]))
 
-        monkeypatch.setattr(keys, "authenticate", the_right_one_last)
-        told = await in_thread(store.run, guess_all())
-    assert told == ({"NotAuthenticated": 3, "TooManyFailures": 96}, "TooManyFailures")
+        with statements(store, of="guess") as seen:
+            told = await in_thread(store.run, guess_all())
+    assert Counter(told) == {"NotAuthenticated": 3, "TooManyFailures": 96, "let in": 1}
+    assert told[50] == "let in"
+    assert len([statement for statement in seen if "FROM keys" in statement]) == 1
+
+
+async def test_whoever_gives_up_waiting_leaves_the_others_their_answer(settings: Settings) -> None:
+    """Also the one that reads for all, as it reads."""
+    with served(settings) as store:
+        right = [await in_thread(store.key, "viewer", name) for name in ("first", "second", "third")]
+        authentication = store.running._store.authentication
+
+        async def all_but_the_first() -> list[str]:
+            asked = [asyncio.create_task(authentication.caller(key, "192.0.2.7", datetime.now(UTC))) for key in right]
+            await asyncio.sleep(0)  # the first reads, the others wait for it
+            asked[0].cancel()
+            await asyncio.wait(asked)
+            assert asked[0].cancelled()
+            return [task.result().name for task in asked[1:]]
+
+        assert await in_thread(store.run, all_but_the_first()) == ["second", "third"]
+
+
+async def test_more_than_one_reading_takes_are_found_by_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two a reading: five keys are found by three."""
+    monkeypatch.setattr("registry_store.authentication.MAX_LOOKED_UP", 2)
+    with served(settings) as store:
+        right = [await in_thread(store.key, "viewer", f"number {number}") for number in range(5)]
+        authentication = store.running._store.authentication
+
+        async def all_at_once() -> list[Caller]:
+            return await asyncio.gather(*(authentication.caller(key, "192.0.2.7", datetime.now(UTC)) for key in right))
+
+        with statements(store, of="caller") as seen:
+            found = await in_thread(store.run, all_at_once())
+    assert [caller.name for caller in found] == [f"number {number}" for number in range(5)]
+    assert len([statement for statement in seen if "FROM keys" in statement]) == 3
+
+
+@pytest.mark.parametrize("text", ["", "owkai", "owkai__", "x_0123456789abcdef_y", "owkai_0123456789abcde\N{SNOWMAN}_y"])
+async def test_what_can_be_no_key_is_not_looked_up(store: Served, text: str) -> None:
+    """Nothing of the database's is asked for it."""
+    authentication = store.running._store.authentication
+    with statements(store, of="caller") as seen, pytest.raises(NotAuthenticated):
+        await in_thread(store.run, authentication.caller(text, "192.0.2.8", datetime.now(UTC)))
+    assert not seen
 
 
 def test_a_lapsed_key_is_no_guess(settings: Settings) -> None:
