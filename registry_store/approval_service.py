@@ -18,7 +18,18 @@ from registry_store.approvals import ApprovalState, Claim, Standing, Use
 from registry_store.database import retried
 from registry_store.errors import NotFound
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, OpenStreams, answered, authenticated, close, ended_by
+from registry_store.peers import (
+    SERVICE,
+    Context,
+    Ended,
+    Handler,
+    OpenStreams,
+    answered,
+    authenticated,
+    close,
+    ended_by,
+    parsed,
+)
 from registry_store.store import Store
 from registry_store.sync_service import Pace
 from registry_store.v1 import sync_pb2 as pb
@@ -37,22 +48,21 @@ class ApprovalService:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to add to a `grpc.aio` server."""
-        use = grpc.unary_unary_rpc_method_handler(
+        use: Handler = grpc.unary_unary_rpc_method_handler(
             self._use,
-            request_deserializer=pb.UseApprovalRequest.FromString,
             response_serializer=pb.UseApprovalResponse.SerializeToString,
         )
-        watch = grpc.unary_stream_rpc_method_handler(
+        watch: Handler = grpc.unary_stream_rpc_method_handler(
             self._watch,
-            request_deserializer=pb.WatchApprovalRequest.FromString,
             response_serializer=pb.Approval.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, {"UseApproval": use, "WatchApproval": watch})
 
-    async def _use(self, request: pb.UseApprovalRequest, context: Context) -> pb.UseApprovalResponse:
-        return await answered(self._store, context, lambda caller: self._used(request, caller))
+    async def _use(self, raw: bytes, context: Context) -> pb.UseApprovalResponse:
+        return await answered(self._store, context, lambda caller: self._used(raw, caller))
 
-    async def _used(self, request: pb.UseApprovalRequest, caller: Caller) -> pb.UseApprovalResponse:
+    async def _used(self, raw: bytes, caller: Caller) -> pb.UseApprovalResponse:
+        request = parsed(pb.UseApprovalRequest, raw)
         approval_id, claim = _id(request.approval_id), _claim(request)
         async with self._store.database.reading() as session:
             approval = await approvals.get(session, approval_id)
@@ -72,15 +82,16 @@ class ApprovalService:
             self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
         return _answer(verdict, approvals.standing_of(approval, actor.at))
 
-    async def _watch(self, request: pb.WatchApprovalRequest, context: Context) -> None:
-        ended = await self._serve(request, context)
+    async def _watch(self, raw: bytes, context: Context) -> None:
+        ended = await self._serve(raw, context)
         if ended is not None:
             await close(context, ended)
 
-    async def _serve(self, request: pb.WatchApprovalRequest, context: Context) -> Ended | None:
+    async def _serve(self, raw: bytes, context: Context) -> Ended | None:
         """Why the stream ends before its time, if it does."""
         try:
             caller = await authenticated(self._store, context)
+            request = parsed(pb.WatchApprovalRequest, raw)
             with self._store.approval_feed.watching(_id(request.approval_id)) as watch:
                 async with self._streams.opened(context, caller, watch.end):
                     await self._follow_for_its_time(watch, context)

@@ -5,10 +5,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from pdp.core.errors import InvalidRecord
 from registry_store import keys
@@ -24,7 +25,9 @@ KEY_CHECK_SECONDS = 0.5
 CLOSE_SECONDS = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Result = TypeVar("Result")
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 class Ended(Exception):  # noqa: N818 - an end, not always an error
@@ -53,6 +56,17 @@ async def authenticated(store: Store, context: Context) -> Caller:
     if caller.role not in (Role.SIDECAR, Role.ADMIN):
         raise Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
     return caller
+
+
+def parsed(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
+    """The message in these bytes; `Ended` if they are none. Messages come as bytes, so that keys are checked first."""
+    message = kind()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        why = f"the message is not a `{kind.DESCRIPTOR.full_name}`"
+        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, why) from None
+    return message
 
 
 async def answered(store: Store, context: Context, work: Callable[[Caller], Awaitable[Result]]) -> Result:

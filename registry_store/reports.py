@@ -13,7 +13,7 @@ from registry_store.database import retried
 from registry_store.decision_reports import Decision, Report, read_report
 from registry_store.decisions import Received
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, answered
+from registry_store.peers import SERVICE, Context, Ended, Handler, answered, parsed
 from registry_store.store import Store
 from registry_store.sync_messages import MOST_PROBLEMS
 from registry_store.v1 import sync_pb2 as pb
@@ -37,17 +37,16 @@ class DecisionReports:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to add to a `grpc.aio` server."""
-        report = grpc.unary_unary_rpc_method_handler(
+        report: Handler = grpc.unary_unary_rpc_method_handler(
             self._report,
-            request_deserializer=pb.ReportDecisionsRequest.FromString,
             response_serializer=pb.ReportDecisionsResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report})
 
-    async def _report(self, request: pb.ReportDecisionsRequest, context: Context) -> pb.ReportDecisionsResponse:
-        return await answered(self._store, context, lambda caller: self._in_turn(request, caller))
+    async def _report(self, raw: bytes, context: Context) -> pb.ReportDecisionsResponse:
+        return await answered(self._store, context, lambda caller: self._in_turn(raw, caller))
 
-    async def _in_turn(self, request: pb.ReportDecisionsRequest, caller: Caller) -> pb.ReportDecisionsResponse:
+    async def _in_turn(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
         if self._waiting >= MOST_WAITING:
             raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
         self._waiting += 1
@@ -59,12 +58,12 @@ class DecisionReports:
         finally:
             self._waiting -= 1
         try:
-            return await self._received(request, caller)
+            return await self._received(raw, caller)
         finally:
             self._places.release()
 
-    async def _received(self, request: pb.ReportDecisionsRequest, caller: Caller) -> pb.ReportDecisionsResponse:
-        report = await asyncio.to_thread(read_report, request)  # megabytes of JSON: other callers shall not wait
+    async def _received(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
+        report = await asyncio.to_thread(_read, raw)  # megabytes of JSON: other callers shall not wait
         await self._check_scope(report, caller)
         received = await retried(self._keep, report, caller.name, datetime.now(UTC))
         self._count(received)
@@ -109,6 +108,10 @@ class DecisionReports:
         metrics.decision_breaks.inc(len(received.breaks))
         for state in received.opened:
             metrics.approvals.labels(state).inc()
+
+
+def _read(raw: bytes) -> Report:
+    return read_report(parsed(pb.ReportDecisionsRequest, raw))
 
 
 def _tell(report: Report, received: Received) -> None:

@@ -16,7 +16,7 @@ from registry_store import changes, nodes, scopes, subscriptions
 from registry_store.changes import Kind
 from registry_store.feed import Step, step_from
 from registry_store.keys import Caller
-from registry_store.peers import SERVICE, Context, Ended, OpenStreams, authenticated, close, ended_by
+from registry_store.peers import SERVICE, Context, Ended, Handler, OpenStreams, authenticated, close, ended_by, parsed
 from registry_store.sidecars import Sidecar
 from registry_store.store import Store
 from registry_store.subscriptions import Subscription
@@ -57,14 +57,13 @@ class RegistrySync:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to add to a `grpc.aio` server."""
-        sync = grpc.stream_stream_rpc_method_handler(
+        sync: Handler = grpc.stream_stream_rpc_method_handler(
             self._sync,
-            request_deserializer=pb.SidecarMessage.FromString,
             response_serializer=pb.StoreMessage.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(SERVICE, {"Sync": sync})
 
-    async def _sync(self, _requests: AsyncIterator[pb.SidecarMessage], context: Context) -> None:
+    async def _sync(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         code = grpc.StatusCode.CANCELLED
         try:
             ended = await self._serve(context)
@@ -305,11 +304,11 @@ async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
     """The next message; None once the sidecar has said its last."""
     try:
         async with asyncio.timeout(seconds):
-            message = await context.read()
+            raw = await context.read()
     except TimeoutError:
         why = f"nothing was heard for {seconds:g} s"
         raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
-    return message if isinstance(message, pb.SidecarMessage) else None
+    return parsed(pb.SidecarMessage, raw) if isinstance(raw, bytes) else None
 
 
 def _seen(task: asyncio.Task[None]) -> None:
