@@ -58,6 +58,14 @@ class Store(Protocol):
     async def here(self) -> None: ...
 
 
+class _Opened(NamedTuple):
+    """An approval that was opened here: until when it counts, as reckoned here (Unix seconds and by the boot clock)."""
+
+    agent_id: str
+    expires_at: float
+    expires_at_boot: float
+
+
 class _Use:
     """One approval's use by this process, under an id that lets a question without an answer be asked again."""
 
@@ -69,18 +77,24 @@ class _Use:
 
 
 class Approvals:
-    """The approvals that this sidecar opened, takes and waits for; at most 10,000 are remembered."""
+    """The approvals that this sidecar opened, takes and waits for; at most 10,000 are remembered.
 
-    def __init__(self, store: Store, clock: Callable[[], Now]) -> None:
+    It tells of those of agents that it `serves` alone; any other is to it as if nobody had asked for it.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], Now], serves: Callable[[str], bool]) -> None:
         self._store = store
         self._clock = clock
-        self._opened: OrderedDict[str, float] = OrderedDict()
+        self._serves = serves
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._uses: OrderedDict[str, _Use] = OrderedDict()
         self.waiting = 0
 
-    def opened(self, approval_id: str, expires_at: float) -> None:
+    def opened(self, approval_id: str, agent_id: str, expires_at: float) -> None:
         """Note an approval that a decision has just opened, which the store may not know of yet."""
-        _remember(self._opened, approval_id, expires_at)
+        if approval_id not in self._opened:
+            now = self._clock()
+            _remember(self._opened, approval_id, _Opened(agent_id, expires_at, now.boot + expires_at - now.wall))
 
     async def take(self, request: wire.Request) -> Given:
         """What comes of the approval in a request whose action needs one; each is granted once."""
@@ -102,19 +116,21 @@ class Approvals:
             use.spent = True
             return Given(approval_id, Verdict.GRANTED, _said(answer.approval, "approved it"))
         if answer.use == pb.APPROVAL_USE_MISMATCH:
-            return Given(approval_id, Verdict.MISMATCH)
+            served = self._serves(answer.approval.agent_id)
+            return Given(approval_id, Verdict.MISMATCH) if served else self._unknown(approval_id)
         return Given(approval_id, Verdict.NOT_APPROVED, _told(answer.approval), answer.approval.expires_at)
 
     def _unknown(self, approval_id: str) -> Given:
         if approval_id in self._opened:
             told = f"approval {quote(approval_id)} is still pending"
-            return Given(approval_id, Verdict.NOT_APPROVED, told, self._opened[approval_id])
+            return Given(approval_id, Verdict.NOT_APPROVED, told, self._opened[approval_id].expires_at)
         return Given(approval_id, Verdict.NOT_APPROVED, f"nobody has asked for approval {quote(approval_id)}")
 
     async def wait(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
         """The state of an approval and each that follows, through outages of the store, until it is final.
 
-        Raises `UnknownApprovalError` where nobody has asked for it, `TooManyWaitingError` at 1,000 at once.
+        Raises `UnknownApprovalError` where no agent that is served here has asked for it, `TooManyWaitingError` at
+        1,000 at once.
         """
         if self.waiting >= MOST_WAITING:
             raise TooManyWaitingError(f"{MOST_WAITING} calls wait for approvals already")
@@ -129,6 +145,8 @@ class Approvals:
         told, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MOST), 1
         while True:
             async for approval in self._seen(approval_id):
+                if not self._serves(approval.agent_id):
+                    raise UnknownApprovalError(approval_id)
                 if approval.state != told:
                     told = approval.state
                     silent = 1
@@ -147,7 +165,7 @@ class Approvals:
             if approval_id not in self._opened:
                 raise
             # The record that asks for it is under way, or was lost with the disk.
-            expired = self._clock().wall >= self._opened[approval_id]
+            expired = self._clock().boot >= self._opened[approval_id].expires_at_boot
             yield self._own(approval_id, pb.APPROVAL_STATE_EXPIRED if expired else pb.APPROVAL_STATE_PENDING)
         except AwayError:
             if approval_id in self._opened:
@@ -155,7 +173,8 @@ class Approvals:
             await self._store.here()
 
     def _own(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
-        return pb.Approval(approval_id=approval_id, state=state, expires_at=self._opened[approval_id])
+        opened = self._opened[approval_id]
+        return pb.Approval(approval_id=approval_id, agent_id=opened.agent_id, state=state, expires_at=opened.expires_at)
 
 
 def _remember(entries: OrderedDict[str, Kept], approval_id: str, value: Kept) -> Kept:

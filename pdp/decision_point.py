@@ -116,6 +116,10 @@ class DecisionPoint:
         except Exception:
             return False
 
+    def serves(self, agent_id: str) -> bool:
+        """Whether decisions are made here for this agent; `UnavailableError` while there is nothing to decide from."""
+        return agent_id in self._state().agents
+
     def question(self, action: Action) -> Question:
         """All that the decision on an action would be made from now, for `explain`, and its answer; counts nothing."""
         state, now = self._state(), self._clock()

@@ -45,9 +45,9 @@ class DecisionService:
 
     def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, store: Store) -> None:
         self.point = DecisionPoint(holder, metrics, clock, log)
-        self.approvals = Approvals(store, clock)
         self._holder = holder
         self._clock = clock
+        self.approvals = Approvals(store, clock, self.point.serves)
         self._metrics = metrics
         self._stopping = asyncio.Event()
         self._explaining = asyncio.Semaphore(1)
@@ -105,7 +105,8 @@ class DecisionService:
             return self.point.evaluate(request, given)
         answer = self.point.evaluate(request)
         if answer.approval_id:
-            self.approvals.opened(answer.approval_id, wire.read_moment(answer.approval_expires_at))
+            expires_at = wire.read_moment(answer.approval_expires_at)
+            self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at)
         return answer
 
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:

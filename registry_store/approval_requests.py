@@ -1,7 +1,6 @@
 """What a decision record says of the approval that it asks for."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from pdp.core.errors import Problem
@@ -9,7 +8,6 @@ from pdp.core.fields import Field, join, read_fields
 from pdp.core.kinds import Json, OrNull, Text, Whole
 from pdp.core.records import AGENT_ID, PARAMS
 from registry_store.documents import Document
-from registry_store.keys import Moment
 
 ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")
 SHA256 = Text(64, 64, r"[0-9a-f]{64}", "a SHA-256 in hex")
@@ -18,7 +16,6 @@ MOST_TIMEOUT_SECONDS = 30 * 86_400
 
 RECORD: dict[str, Field] = {
     "decision_id": Field(ID, required=True),
-    "decided_at": Field(Moment(), required=True),
     "action": Field(OBJECT, {}, required=True),
     "answer": Field(OBJECT, {}, required=True),
     "opens": Field(OBJECT, {}, required=True),
@@ -34,7 +31,6 @@ ANSWER: dict[str, Field] = {
     "message": Field(Text(65_536), ""),
     "policy": Field(OrNull(OBJECT)),
     "action_params": Field(OBJECT, {}),
-    "approval_expires_at": Field(Moment(), required=True),
 }
 OPENS: dict[str, Field] = {
     "approval_id": Field(ID, required=True),
@@ -44,7 +40,7 @@ OPENS: dict[str, Field] = {
 
 
 class Request(NamedTuple):
-    """An approval that a decision asks for: for which action, whose it is to give, and until when."""
+    """An approval that a decision asks for: for which action, whose it is to give, and how long they have."""
 
     approval_id: str
     decision_id: str
@@ -58,8 +54,6 @@ class Request(NamedTuple):
     approvers: list[str]
     team: str | None
     timeout_seconds: int
-    requested_at: datetime
-    expires_at: datetime
 
 
 def read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Request | None:
@@ -84,8 +78,6 @@ def read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Req
         approvers=list(params["approvers"] or ()),
         team=params["team"],
         timeout_seconds=opens["timeout_seconds"],
-        requested_at=record["decided_at"],
-        expires_at=answer["approval_expires_at"],
     )
 
 

@@ -150,4 +150,5 @@ def _message(standing: Standing) -> pb.Approval:
         decided_by=standing.decided_by or "",
         comment=standing.comment or "",
         expires_at=standing.expires_at.timestamp(),
+        agent_id=standing.agent_id,
     )

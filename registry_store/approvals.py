@@ -58,6 +58,7 @@ class Standing(NamedTuple):
     """How an approval stands, as those who wait for it are told."""
 
     approval_id: str
+    agent_id: str
     state: ApprovalState
     decided_by: str | None
     comment: str | None
@@ -82,7 +83,7 @@ async def open_requested(
 ) -> list[Approval]:
     """Open what is asked for and is not there yet, of one id the first; returns what was opened.
 
-    The session holds the writers' lock. What arrives after its time is opened as expired.
+    The session holds the writers' lock. The time to decide begins now, by the store's clock, whenever it was asked for.
     """
     asked: dict[str, Request] = {}
     for request in requests:
@@ -92,7 +93,8 @@ async def open_requested(
     actor = Actor(node_id, "system", at)
     for approval in opened:
         session.add(approval)
-        await _note(session, approval, actor, "approval_requested", _described(approval), new=_asked(approval))
+        described = f"approval of {_subject_of(approval)} asked for"
+        await _note(session, approval, actor, "approval_requested", described, new=_asked(approval))
     return opened
 
 
@@ -161,9 +163,9 @@ async def expire(session: AsyncSession, due: Sequence[Approval], actor: Actor) -
 
 async def standings(session: AsyncSession, approval_ids: Sequence[str], now: datetime) -> list[Standing]:
     """How these approvals stand; those that nobody has asked for are left out."""
-    columns = (Approval.status, Approval.decided_by, Approval.comment, Approval.expires_at)
+    columns = (Approval.agent_id, Approval.status, Approval.decided_by, Approval.comment, Approval.expires_at)
     rows = await session.execute(select(Approval.approval_id, *columns).where(Approval.approval_id.in_(approval_ids)))
-    return [Standing(row[0], ApprovalState(row[1]), *row[2:]).at(now) for row in rows]
+    return [Standing(row[0], row[1], ApprovalState(row[2]), *row[3:]).at(now) for row in rows]
 
 
 async def changed_since(session: AsyncSession, sequence: int) -> set[str]:
@@ -175,7 +177,9 @@ async def changed_since(session: AsyncSession, sequence: int) -> set[str]:
 def standing_of(approval: Approval, now: datetime) -> Standing:
     """How the approval stands at `now`."""
     state = state_of(approval, now)
-    return Standing(approval.approval_id, state, approval.decided_by, approval.comment, approval.expires_at)
+    return Standing(
+        approval.approval_id, approval.agent_id, state, approval.decided_by, approval.comment, approval.expires_at
+    )
 
 
 def state_of(approval: Approval, now: datetime) -> ApprovalState:
@@ -216,11 +220,12 @@ async def _note(
 
 
 def _opened(request: Request, node_id: str, at: datetime) -> Approval:
-    expires_at = min(request.expires_at, at + timedelta(seconds=request.timeout_seconds))
     return Approval(
-        **request._asdict() | {"requested_at": min(request.requested_at, at), "expires_at": expires_at},
+        **request._asdict(),
+        requested_at=at,
+        expires_at=at + timedelta(seconds=request.timeout_seconds),
         node_id=node_id,
-        status=_state(ApprovalState.PENDING.value, expires_at, at).value,
+        status=ApprovalState.PENDING.value,
     )
 
 
@@ -228,11 +233,6 @@ def _asked(approval: Approval) -> Document:
     # Not the action, which may hold what no log should keep for ever: its hash binds the entry to it.
     names = ("decision_id", "status", "outcome", "reason", "policy", "approvers", "team", "action_sha256", "expires_at")
     return {name: getattr(approval, name) for name in names}
-
-
-def _described(approval: Approval) -> str:
-    late = ", too late" if approval.status == ApprovalState.EXPIRED.value else ""
-    return f"approval of {_subject_of(approval)} asked for{late}"
 
 
 def _subject_of(approval: Approval) -> str:

@@ -43,9 +43,16 @@ class People:
         self.present = True
         self.asked: list[sync_pb2.UseApprovalRequest] = []
 
-    def say(self, approval_id: str, state: "sync_pb2.ApprovalState", **fields: Any) -> None:
-        """From now on the approval is in this state."""
-        self.states[approval_id] = sync_pb2.Approval(approval_id=approval_id, state=state, **fields)
+    def say(
+        self,
+        approval_id: str,
+        state: "sync_pb2.ApprovalState",
+        *,
+        agent_id: str = "billing-reader-test",
+        **fields: Any,
+    ) -> None:
+        """From now on the approval of this agent is in this state."""
+        self.states[approval_id] = sync_pb2.Approval(approval_id=approval_id, agent_id=agent_id, state=state, **fields)
         self.changed.set()
 
     def go(self, *, present: bool) -> None:
@@ -60,8 +67,8 @@ class People:
             approval = sync_pb2.Approval(decided_by="ann", comment="checked")
             return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_GRANTED, approval=approval)
         approval = self.states[request.approval_id]
-        if approval.state == sync_pb2.APPROVAL_STATE_APPROVED:
-            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_MISMATCH)
+        if approval.agent_id != request.agent_id or approval.state == sync_pb2.APPROVAL_STATE_APPROVED:
+            return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_MISMATCH, approval=approval)
         return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_NOT_APPROVED, approval=approval)
 
     async def watch_approval(self, approval_id: str) -> AsyncIterator[sync_pb2.Approval]:

@@ -220,18 +220,20 @@ class ReportDecisionsResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class Approval(_message.Message):
-    __slots__ = ("approval_id", "state", "decided_by", "comment", "expires_at")
+    __slots__ = ("approval_id", "state", "decided_by", "comment", "expires_at", "agent_id")
     APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
     COMMENT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     approval_id: str
     state: ApprovalState
     decided_by: str
     comment: str
     expires_at: float
-    def __init__(self, approval_id: _Optional[str] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ..., expires_at: _Optional[float] = ...) -> None: ...
+    agent_id: str
+    def __init__(self, approval_id: _Optional[str] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ..., expires_at: _Optional[float] = ..., agent_id: _Optional[str] = ...) -> None: ...
 
 class UseApprovalRequest(_message.Message):
     __slots__ = ("approval_id", "agent_id", "action_sha256", "use_id")

@@ -240,6 +240,60 @@ async def test_a_final_state_ends_the_wait(bench: Bench, state: str) -> None:
         assert await updates(stub, "a1") == [(state, "no")]
 
 
+async def test_an_approval_of_an_agent_that_is_not_served_here_is_not_told_of(bench: Bench) -> None:
+    """As if nobody had asked for it: neither to who waits, nor to who would use it."""
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_DENIED, agent_id="ledger-writer-test", comment="secret")
+    async with served(bench.service) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await updates(stub, "a1")
+        answer = await stub.Evaluate(request("a1"))
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refusal.value.details() == "nobody has asked for approval `a1`"
+    assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
+    assert answer.message.endswith("; nobody has asked for approval `a1`")
+
+
+async def test_an_approval_of_another_agent_that_is_served_here_blocks(bench: Bench) -> None:
+    """One agent tries to pass with what was given to another."""
+    bench.put(agent(), agent("ledger-writer-test"))
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED, agent_id="ledger-writer-test")
+    async with served(bench.service) as stub:
+        assert told(await stub.Evaluate(request("a1"))) == ("BLOCK", "APPROVAL_MISMATCH")
+
+
+async def test_an_approval_that_was_opened_here_is_not_told_of_once_its_agent_is_gone(bench: Bench) -> None:
+    """Such as one that has lost the tag that the sidecar follows."""
+    async with served(bench.service) as stub:
+        opened = await stub.Evaluate(request())
+        bench.put(agent("ledger-writer-test"))
+        call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id=opened.approval_id))
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await call.read()
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_nothing_is_known_of_an_approval_before_there_is_data() -> None:
+    """UNAVAILABLE: whose agents are served here is not known yet."""
+    bench = Bench()
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
+    async with served(bench.service) as stub:
+        call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id="a1"))
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await call.read()
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_wall_clock_that_jumps_ends_no_wait(bench: Bench) -> None:
+    """While the store does not know of the approval yet, its time is that of the boot clock."""
+    async with served(bench.service) as stub:
+        opened = await stub.Evaluate(request(idempotency_key="k"))
+        bench.now = bench.now._replace(wall=bench.now.wall + 400 * 86_400)
+        assert (await stub.Evaluate(request(idempotency_key="k"))).approval_id == opened.approval_id
+        call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id=opened.approval_id))
+        assert (await call.read()).state == pb.APPROVAL_STATE_PENDING
+        call.cancel()
+
+
 async def test_a_wait_goes_on_through_an_outage_of_the_store(bench: Bench) -> None:
     """Nothing is told twice, and nothing is missed."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)

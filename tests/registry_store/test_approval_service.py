@@ -91,6 +91,7 @@ async def test_what_is_not_approved_is_not_granted(store: Served, admin: Rest) -
             assert answer.approval.approval_id == approval_id
         answer = await node.use(denied)
         assert (answer.approval.decided_by, answer.approval.comment) == ("tester", "FIN-3")
+        assert answer.approval.agent_id == AGENT
         until = (await in_thread(read, admin, denied))["expires_at"]
         assert datetime.fromtimestamp(answer.approval.expires_at, UTC) == datetime.fromisoformat(until)
 
@@ -150,7 +151,8 @@ async def test_whoever_waits_hears_of_each_change(store: Served, admin: Rest) ->
     approval_id = await in_thread(opened, store)
     async with sidecar(store) as node:
         watching, late = node.watch(approval_id), node.watch(approval_id)
-        assert state(await watching.next()) == "pending"
+        first = await watching.next()
+        assert (state(first), first.agent_id) == ("pending", AGENT)
         shown = await in_thread(approve, admin, approval_id, comment="FIN-4")
         told = await watching.next()
         assert (state(told), told.decided_by, told.comment) == ("approved", "tester", "FIN-4")
