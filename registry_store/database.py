@@ -1,21 +1,26 @@
 """Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from registry_store.tables import Base, Meta
 
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError)
-"""What a lost or overloaded database raises; the operating system's errors come from connecting to it."""
+FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the database and the way to it raise; whatever else is raised is a fault of this program."""
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.InternalClientError)
+"""What a lost or overloaded database raises; the operating system's errors come from connecting to it, and the driver's
+own from a connection that was cut off at a bad moment."""
 CONFLICTS = ("40001", "40P01")
 """SQLSTATEs of a serialisation failure and a deadlock: the same transaction may pass the next time."""
 UNAVAILABLE_STATES = (*CONFLICTS, "08", "25006", "53", "55P03", "57")
@@ -27,6 +32,7 @@ CHANNEL = "registry_store"
 
 POOL_WAIT_SECONDS = 10
 SQLITE_BUSY_MILLISECONDS = 10_000
+SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
 WRITERS, READERS = 5, 10
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
@@ -128,15 +134,39 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, UNAVAILABLE)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why the database fails, in one line and without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
 async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection to PostgreSQL; the URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …)."""
+    """A connection to PostgreSQL; `OSError` where there is none to be had.
+
+    The URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …).
+    """
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return await asyncpg.connect(
-        dsn,
-        timeout=CONNECT_SECONDS,
-        command_timeout=None if patient else COMMAND_SECONDS,
-        server_settings=SESSION_SETTINGS | (UNBOUNDED if patient else {}),
-    )
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=None if patient else COMMAND_SECONDS,
+            server_settings=SESSION_SETTINGS | (UNBOUNDED if patient else {}),
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
+        # SQLAlchemy would let these pass as they are, and nobody would take them for a database that is away.
+        raise ConnectionError(reason_of(error)) from error
+
+
+def keep_private(path: str) -> None:
+    """Make the SQLite database, if there is none, and give its files mode 0600, which those to come inherit."""
+    file = Path(path).resolve()
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    # By their names: to close a file of SQLite's would give up the locks that this process holds on it.
+    for one in (file, *(file.with_name(f"{file.name}{ending}") for ending in SQLITE_ENDINGS)):
+        with suppress(FileNotFoundError):
+            if one.stat().st_mode & 0o777 != 0o600:
+                one.chmod(0o600)
 
 
 def _is_conflict(error: BaseException) -> bool:
@@ -156,11 +186,14 @@ def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> Asyn
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
         pool_pre_ping=True,
+        hide_parameters=True,
     )
 
 
 def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS)
+    engine = create_async_engine(
+        url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, hide_parameters=True
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _record: Any) -> None:

@@ -11,10 +11,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from registry_store.database import Database
+from registry_store.database import FAILURES, Database, keep_private, reason_of
 from registry_store.errors import CannotStart
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
@@ -24,7 +23,8 @@ LOCKED_SECONDS = 10.0
 @asynccontextmanager
 async def opened(url: URL) -> AsyncIterator[Database]:
     """The database at the newest schema (SQLite is brought there), closed on leaving."""
-    database = Database(url)
+    with _said_plainly(url):
+        database = _made(url)
     try:
         with _said_plainly(url):
             if database.is_sqlite:
@@ -37,7 +37,8 @@ async def opened(url: URL) -> AsyncIterator[Database]:
 
 async def migrated(url: URL) -> None:
     """Bring the database to the newest schema."""
-    database = Database(url, patient=True)
+    with _said_plainly(url):
+        database = _made(url, patient=True)
     try:
         with _said_plainly(url):
             await upgrade(database)
@@ -45,16 +46,21 @@ async def migrated(url: URL) -> None:
         await database.close()
 
 
+def _made(url: URL, *, patient: bool = False) -> Database:
+    if url.get_backend_name() == "sqlite":
+        keep_private(str(url.database))
+        _probe(str(url.database))
+    return Database(url, patient=patient)
+
+
 @contextmanager
 def _said_plainly(url: URL) -> Iterator[None]:
     try:
-        if url.get_backend_name() == "sqlite":
-            _probe(str(url.database))
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        shown = url.render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        raise CannotStart(f"database: `{shown}` cannot be used: {reason}") from error
+    except (*FAILURES, sqlite3.Error, ValueError) as error:
+        # Without the parameters, which may hold a password as well.
+        shown = url.set(query={}).render_as_string(hide_password=True)
+        raise CannotStart(f"database: `{shown}` cannot be used: {reason_of(error)}") from error
 
 
 def _probe(path: str) -> None:

@@ -16,6 +16,7 @@ from registry_store.webhooks import Webhook
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 SECRET_BYTES = 32
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,22 @@ class Settings:
 
 def database_url(text: str) -> URL:
     """A database's URL with its asynchronous driver; `CannotStart` if it is none."""
+    # What is wrong is not repeated: wherever a URL is malformed there may be a password.
     try:
         url = make_url(text)
     except ArgumentError:
-        raise CannotStart(f"database: `{text}` is not a URL as {_URLS}") from None
+        raise CannotStart(f"database: this is not a URL as {_URLS}") from None
+    except ValueError:
+        raise CannotStart(_BAD_PORT) from None
     if url.get_backend_name() not in DRIVERS:
         raise CannotStart(f"database: `{url.drivername}` is not one of sqlite, postgresql")
     url = url.set(drivername=DRIVERS[url.get_backend_name()])
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise CannotStart(f"database: `{text}` names no file; write it as {_URLS}")
+    if url.get_backend_name() == "sqlite" and (url.host or url.database in (None, "", ":memory:")):
+        raise CannotStart(f"database: this names no file; write it as {_URLS}")
+    if "@" in (url.host or ""):
+        raise CannotStart("database: the host holds an `@`; in the user's name or the password write it as `%40`")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise CannotStart(_BAD_PORT)
     return url
 
 
@@ -96,7 +104,7 @@ def host_and_port(setting: str, text: str) -> tuple[str, int]:
     """HOST:PORT taken apart (an IPv6 host in brackets); `CannotStart` naming the setting if it is not that."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not colon or not host or not port.isdecimal() or int(port) > MAX_PORT:
         raise CannotStart(f"{setting}: `{text}` is not HOST:PORT with a port from 0 to 65535")
     return host, int(port)
 
@@ -149,4 +157,5 @@ def _read_secret(setting: str, path: Path) -> bytes:
     return secret
 
 
+_BAD_PORT = f"database: the port is not a number from 1 to {MAX_PORT}"
 _URLS = "`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`"
