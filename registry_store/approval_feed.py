@@ -1,21 +1,18 @@
 """How approvals stand, read from the database once for all that wait for them in this store."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store import approvals, changes
 from registry_store.approvals import Standing
 from registry_store.database import Database
 from registry_store.errors import NotFound
-
-logger = logging.getLogger(__name__)
+from registry_store.repeating import Attempts
 
 POLL_SECONDS = 1.0
 PAUSE_SECONDS = 0.02
@@ -69,6 +66,7 @@ class ApprovalFeed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._attempts = Attempts("reading the approvals that are watched")
         self._wake = asyncio.Event()
         self._watches: dict[str, set[Watch]] = {}
         self._standings: dict[str, Standing] = {}
@@ -109,11 +107,9 @@ class ApprovalFeed:
         while True:
             try:
                 await self.read(datetime.now(UTC))
-            except (SQLAlchemyError, OSError) as error:
-                logger.warning("the approvals that are watched cannot be read: %s", error)
-                self._unconfirmed()
-            except Exception:
-                logger.exception("a fault while reading the approvals that are watched")
+                self._attempts.worked()
+            except Exception as error:
+                self._attempts.failed(error)
                 self._unconfirmed()
             await asyncio.sleep(PAUSE_SECONDS)
             await self._woken()

@@ -1,7 +1,6 @@
 """Whose key a request carries, from where; wrong keys are counted by source, and right ones never wait for that."""
 
 import asyncio
-import logging
 import re
 from collections import OrderedDict
 from datetime import datetime
@@ -13,9 +12,8 @@ from registry_store import keys
 from registry_store.database import Database
 from registry_store.errors import LapsedKey, NotAuthenticated, TooManyFailures
 from registry_store.keys import Caller, Pepper
+from registry_store.repeating import Attempts
 from registry_store.tables import Key
-
-logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60.0
 MOST_REMEMBERED = 10_000
@@ -118,6 +116,7 @@ class Authentication:
         self._failures = Failures(most_failures)
         self._lookup = _Lookup(database)
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._saving = Attempts("saving when keys were last used")
         self._used: dict[str, datetime] = {}
         self._unsaved: dict[str, datetime] = {}
         self.revoked = asyncio.Event()
@@ -174,7 +173,9 @@ class Authentication:
             self._unsaved = saving | self._unsaved
             if not isinstance(error, Exception):  # cancelled, as the store stops: it saves once more then
                 raise
-            logger.warning("when keys were last used cannot be saved: %s", error)
+            self._saving.failed(error)
+            return
+        self._saving.worked()
 
     def _remember(self, mark: str, key_id: str, now: datetime) -> None:
         self._known.pop(mark, None)

@@ -7,13 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from registry_store.activity import following
 from registry_store.chain import Chain, Fault
 from registry_store.checkpoints import MOST_ENTRIES, CheckpointFile
 from registry_store.database import Database
-from registry_store.repeating import repeated
+from registry_store.repeating import Attempts, repeated
 from registry_store.tables import Activity
 
 logger = logging.getLogger(__name__)
@@ -30,6 +29,7 @@ class Checkpointer:
     def __init__(self, database: Database, file: CheckpointFile) -> None:
         self._database = database
         self._file = file
+        self._attempts = Attempts("taking checkpoints of the activity log")
         self.fault: Fault | None = None
 
     @property
@@ -49,10 +49,9 @@ class Checkpointer:
     async def _attempt(self, _end: asyncio.Event) -> float:
         try:
             await self.catch_up()
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("no checkpoint of the activity log could be taken: %s", error)
-        except Exception:
-            logger.exception("a fault while taking a checkpoint of the activity log")
+            self._attempts.worked()
+        except Exception as error:
+            self._attempts.failed(error)
         return EVERY_SECONDS
 
     async def _unsigned(self) -> Sequence[str]:

@@ -1,19 +1,16 @@
 """The newest changes, read from the database once for all subscribers of this store."""
 
 import asyncio
-import logging
 import time
 from collections import deque
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store import changes, subscriptions
 from registry_store.database import Database
+from registry_store.repeating import Attempts
 from registry_store.subscriptions import Record, Subscription
-
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 HELD_BYTES = 64 * 1024 * 1024
@@ -59,6 +56,7 @@ class Feed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._attempts = Attempts("reading the newest changes")
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._steps: deque[Step] = deque()
@@ -83,10 +81,9 @@ class Feed:
         while True:
             try:
                 await self.read()
-            except (SQLAlchemyError, OSError) as error:
-                logger.warning("the database cannot be read: %s", error)
-            except Exception:
-                logger.exception("a fault while reading the newest changes")
+                self._attempts.worked()
+            except Exception as error:
+                self._attempts.failed(error)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._wake.wait()

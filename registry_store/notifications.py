@@ -1,18 +1,14 @@
 """Hearing at once what other stores on the same PostgreSQL commit."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
-import asyncpg
 from sqlalchemy import URL
 
-from registry_store.database import CHANNEL, connect
+from registry_store.database import CHANNEL, FAILURES, connect
+from registry_store.repeating import Attempts
 
-logger = logging.getLogger(__name__)
-
-LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 CHECK_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
@@ -24,6 +20,7 @@ class Notifications:
     def __init__(self, url: URL, wake: Callable[[], None]) -> None:
         self._url = url
         self._wake = wake
+        self._attempts = Attempts("hearing of other stores' commits, which are found by polling meanwhile,")
         self.heard = False
 
     async def run(self) -> None:
@@ -31,10 +28,8 @@ class Notifications:
         while True:
             try:
                 await self._listen()
-            except LOST as error:
-                logger.warning("other stores' commits are found by polling alone: %s", error)
-            except Exception:
-                logger.exception("a fault while listening: other stores' commits are found by polling alone")
+            except Exception as error:
+                self._attempts.failed(error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:
@@ -44,12 +39,13 @@ class Notifications:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, lambda *_: self._wake())
             self.heard = True
+            self._attempts.worked()
             self._wake()  # for what was committed before
             while not await _within(lost.wait(), CHECK_SECONDS):
                 await connection.execute("SELECT 1")  # a peer that went silent is found by the time-out
         finally:
             self.heard = False
-            with suppress(*LOST):  # it is cut off then; raised from here, this would hide that `run` was cancelled
+            with suppress(*FAILURES):  # it is cut off then; raised from here, this would hide that `run` was cancelled
                 await connection.close(timeout=CLOSE_SECONDS)
 
 

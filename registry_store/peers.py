@@ -16,6 +16,7 @@ from registry_store import keys
 from registry_store.database import is_unavailable
 from registry_store.errors import NotAllowed, NotAuthenticated, NotFound, TooManyFailures
 from registry_store.keys import Caller, Role
+from registry_store.repeating import Attempts
 from registry_store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class OpenStreams:
 
     async def watch_keys(self) -> None:
         """End the streams of keys that are revoked or expire, until cancelled."""
-        revoked = self._store.authentication.revoked
+        revoked, attempts = self._store.authentication.revoked, Attempts("checking the keys of open streams")
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(KEY_CHECK_SECONDS):
@@ -131,8 +132,9 @@ class OpenStreams:
                 continue
             try:
                 await self._check_keys()
-            except Exception:
-                logger.exception("the keys of open streams cannot be checked")
+                attempts.worked()
+            except Exception as error:
+                attempts.failed(error)
 
     async def _check_keys(self) -> None:
         async with self._store.database.reading() as session:

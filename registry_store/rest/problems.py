@@ -1,6 +1,7 @@
 """Errors as `application/problem+json` (RFC 9457)."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
@@ -8,11 +9,10 @@ from math import ceil
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from pdp.core.errors import InvalidRecord, Problem
-from registry_store.database import is_unavailable
+from registry_store.database import FAILURES, is_unavailable, reason_of
 from registry_store.errors import (
     Conflict,
     LapsedKey,
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 1
+TOLD_SECONDS = 10.0
+"""Between two lines in the log at least on requests that the database fails, however many those are."""
 STATUSES: Mapping[type[RegistryError], int] = {
     NotAuthenticated: 401,
     NotAllowed: 403,
@@ -56,6 +58,7 @@ def problem(
 
 def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     """Make every error of the application a problem; `allowed` tells the methods that a path has."""
+    told_at = -TOLD_SECONDS
 
     @app.exception_handler(InvalidRecord)
     async def invalid_record(_request: Request, error: InvalidRecord) -> Response:
@@ -82,13 +85,17 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
         detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
         return problem(error.status_code, detail, headers=headers)
 
-    @app.exception_handler(SQLAlchemyError)
-    @app.exception_handler(OSError)
     async def database_error(_request: Request, error: Exception) -> Response:
         if not is_unavailable(error):
             raise error
-        logger.warning("the database is out of reach: %s", error)
+        nonlocal told_at
+        if time.monotonic() - told_at > TOLD_SECONDS:
+            told_at = time.monotonic()
+            logger.warning("the database is out of reach: %s", reason_of(error))
         return problem(503, "the database is out of reach", headers={"Retry-After": str(RETRY_SECONDS)})
+
+    for failure in FAILURES:
+        app.add_exception_handler(failure, database_error)
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
