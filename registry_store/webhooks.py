@@ -19,6 +19,10 @@ from registry_store.errors import CannotStart
 
 TIMEOUT_SECONDS = 5.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is given out of IPv6; the rest has special meanings, or none."""
+SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
+"""Of special meaning as well, in whole or beyond what `is_global` knows."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -94,20 +98,23 @@ class Webhook:
 
 def is_public(address: Address) -> bool:
     """Whether the address, and every one that is wrapped in it, is reached over the public internet."""
-    return all(one.is_global and not one.is_multicast for one in _unwrapped(address))
+    return all(map(_is_public, _unwrapped(address)))
+
+
+def _is_public(address: Address) -> bool:
+    if not address.is_global or address.is_multicast or any(address in network for network in SPECIAL):
+        return False
+    return address.version == 4 or address in UNICAST
 
 
 def _unwrapped(address: Address) -> Iterator[Address]:
     if isinstance(address, ipaddress.IPv4Address):
         yield address
-        return
-    if address.ipv4_mapped is not None:
+    elif address.ipv4_mapped is not None:
         yield address.ipv4_mapped
-        return
-    yield address
-    if address.sixtofour is not None:
-        yield address.sixtofour
-    if address.teredo is not None:
-        yield from address.teredo
-    if address in NAT64:
+    elif address in NAT64:
         yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    else:
+        yield address
+        if address.sixtofour is not None:
+            yield address.sixtofour
