@@ -54,9 +54,17 @@ Approver = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.APPROVER))]
 AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
 
 
+def sees(caller: Caller, agent_id: str) -> bool:
+    """Whether what is of this agent is there for the caller: to an agent's key that of other agents is not.
+
+    A record that is read by its id is then a `NotFound`, as where there is none: whether it exists is not told.
+    """
+    return caller.role is not Role.AGENT or caller.agent_id == agent_id
+
+
 def check_sees(caller: Caller, agent_id: str) -> None:
-    """An agent's key sees that agent alone."""
-    if caller.role is Role.AGENT and caller.agent_id != agent_id:
+    """`NotAllowed` where an agent's key names another agent, registered or not."""
+    if not sees(caller, agent_id):
         whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
         raise NotAllowed(f"this key is that of {whose}")
 

@@ -10,7 +10,8 @@ from pdp.core.records import CONFIGURATION
 from registry_store import advice, agents, emergency_stops, keys, listing
 from registry_store.agents import CHANGE_BODY
 from registry_store.documents import Document
-from registry_store.keys import Role
+from registry_store.errors import Conflict
+from registry_store.keys import Caller, Role
 from registry_store.listing import Filter
 from registry_store.rest import examples
 from registry_store.rest.access import (
@@ -43,6 +44,7 @@ BODY = (400, 413, 422)
 async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
     """Register an agent: a draft, until an admin activates it."""
     body = await read_json(request)
+    _check_own(caller, body)
     store = store_of(request)
     async with writing(request, caller) as (session, actor):
         agent = await agents.register(session, body, actor, activate=store.settings.auto_activate)
@@ -120,6 +122,13 @@ async def activate(request: Request, agent_id: AgentId, caller: Admin) -> JSONRe
 async def suspend(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Block every action of an active agent, until it is activated again."""
     return await _set_status(request, agent_id, caller, Status.SUSPENDED)
+
+
+def _check_own(caller: Caller, body: Any) -> None:
+    """`Conflict` where the key of one agent would register another, told before it shows whether that one exists."""
+    wanted = body.get("agent_id") if isinstance(body, dict) else None
+    if wanted is not None and caller.role is Role.AGENT and caller.agent_id not in (None, wanted):
+        raise Conflict(f"this key is that of agent `{caller.agent_id}`")
 
 
 async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: Status) -> JSONResponse:

@@ -12,9 +12,10 @@ from registry_store import approval_listing, approvals
 from registry_store.approval_listing import Filter
 from registry_store.approvals import APPROVE_BODY, DENY_BODY, ApprovalState
 from registry_store.documents import read_values
+from registry_store.errors import NotFound
 from registry_store.keys import Caller
 from registry_store.rest import examples
-from registry_store.rest.access import Approver, ReaderOrAgent, check_sees, reading, seen_by, store_of, writing
+from registry_store.rest.access import Approver, ReaderOrAgent, reading, seen_by, sees, store_of, writing
 from registry_store.rest.answers import Limit, Offset, RecordId, Word, answer, check_match, gives, page, takes
 from registry_store.rest.bodies import read_json, read_optional_json
 from registry_store.rest.routing import Retried
@@ -61,7 +62,8 @@ async def read(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -
     """Read an approval: the action that it is for, whose it is to decide, and what became of it."""
     async with reading(request) as session:
         approval = await approvals.get(session, approval_id)
-    check_sees(caller, approval.agent_id)
+    if not sees(caller, approval.agent_id):
+        raise NotFound(f"no approval `{approval_id}`")
     return answer(approvals.document(approval, datetime.now(UTC)))
 
 

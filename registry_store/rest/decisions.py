@@ -7,7 +7,8 @@ from fastapi.responses import JSONResponse
 
 from registry_store import decision_ids, decisions
 from registry_store.decisions import MOST_COUNTED, Filter
-from registry_store.rest.access import ReaderOrAgent, check_sees, reading, seen_by
+from registry_store.errors import NotFound
+from registry_store.rest.access import ReaderOrAgent, reading, seen_by, sees
 from registry_store.rest.answers import Limit, Moment, RecordId, Word, answer, gives, page
 from registry_store.rest.schemas import COUNT, FLAG, page_of, ref
 
@@ -59,5 +60,6 @@ async def read(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -
     """Read a decision: the action, the answer, and from which sidecar it came."""
     async with reading(request) as session:
         decision = await decisions.get(session, decision_id)
-    check_sees(caller, decision.agent_id)
+    if not sees(caller, decision.agent_id):
+        raise NotFound(f"no decision `{decision_id}`")
     return answer(decisions.document(decision))

@@ -359,7 +359,7 @@ def test_an_agents_key_sees_its_own(store: Served, admin: Rest) -> None:
         assert [one["approval_id"] for one in agent.get(f"{APPROVALS}{query}").body["approvals"]] == [own]
     assert agent.get(f"{APPROVALS}?agent_id=another-agent-prod").status == 403
     assert agent.get(f"{APPROVALS}/{own}").status == 200
-    assert agent.get(f"{APPROVALS}/{other}").status == 403
+    assert agent.get(f"{APPROVALS}/{other}").status == 404
     assert agent.post(f"{APPROVALS}/{own}/approve").status == 403
     assert store.rest("agent").get(APPROVALS).status == 403
 

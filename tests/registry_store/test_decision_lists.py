@@ -88,7 +88,7 @@ def test_an_agents_key_sees_its_own_decisions(store: Served) -> None:
         body = agent.get(f"/api/decisions{query}").body
         assert ([one["decision_id"] for one in body["decisions"]], body["total"]) == ([own["decision_id"]], 1)
     assert agent.get(f"/api/decisions/{own['decision_id']}").status == 200
-    assert agent.get(f"/api/decisions/{other['decision_id']}").status == 403
+    assert agent.get(f"/api/decisions/{other['decision_id']}").status == 404
     assert agent.get("/api/decisions?agent_id=unseen-agent-prod").status == 403
 
 

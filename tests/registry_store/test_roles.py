@@ -1,5 +1,6 @@
 """The table of docs/roles.md, held to what the store answers."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from registry_store.rest.roles import PAGE
+from tests.registry_store.approving import opened
+from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served
 
 DOCS = Path(__file__).parents[2] / "docs" / "roles.md"
@@ -93,6 +96,56 @@ def test_an_agents_key_reaches_no_other_agent(callers: dict[str, Rest]) -> None:
     assert len(own) >= 5
     for row in own:
         assert callers["agent"].call(row.method, row.at(OTHER)).status == 403, row
+
+
+def test_an_agents_key_is_not_told_which_ids_exist(store: Served, callers: dict[str, Rest]) -> None:
+    """Of what is another's it gets the answer, word for word, that it gets of what nobody has."""
+    decided = decision(agent_id=OTHER)
+    report(store, decided)
+    there = {
+        "agent_id": OTHER,
+        "policy_id": policy_of(callers["admin"]),
+        "version": "1.0.0",
+        "other": "1.0.0",
+        "decision_id": decided["decision_id"],
+        "approval_id": opened(store, agent_id=OTHER),
+    }
+    nowhere = {
+        "agent_id": "nobodys-agent-prod",
+        "policy_id": "pol_" + "0" * 32,
+        "version": "1.0.0",
+        "other": "1.0.0",
+        "decision_id": "01920000-0000-7000-8000-000000000000",
+        "approval_id": "01920000-0000-7000-8000-000000000001",
+    }
+    named = [row for row in ROWS if row.cells["agent"] == "itself" and "{" in row.path]
+    assert {name for row in named for name in re.findall(r"\{(\w+)\}", row.path)} == there.keys()
+    for row in named:
+        told = [told_of(callers["agent"], row.method, row.path.format(**ids), ids) for ids in (there, nowhere)]
+        assert told[0] == told[1], row
+    for path in ("/api/decisions?agent_id={agent_id}", "/api/approvals?agent_id={agent_id}"):
+        told = [told_of(callers["agent"], "GET", path.format(**ids), ids) for ids in (there, nowhere)]
+        assert told[0] == told[1], path
+    bodies = [{"agent_id": ids["agent_id"], "display_name": "x"} for ids in (there, nowhere)]
+    told = [told_of(callers["agent"], "POST", "/api/agents/registry", {}, body) for body in bodies]
+    assert told[0] == told[1]
+
+
+def told_of(caller: Rest, method: str, path: str, ids: dict[str, str], body: object = None) -> tuple[int, str]:
+    """The status and the body of an answer, with the names of the ids in place of them."""
+    answer = caller.call(method, path, body or b"")
+    assert 400 <= answer.status < 500, path
+    said = json.dumps(answer.body)
+    for name, value in ids.items():
+        said = said.replace(value, name)
+    return answer.status, said
+
+
+def policy_of(admin: Rest) -> str:
+    """The id of a policy of the other agent."""
+    body = {"policy_name": "p", "policy_action": "block"}
+    policy_id: str = admin.post(f"/api/agents/registry/{OTHER}/policies", body).body["policy_id"]
+    return policy_id
 
 
 def test_a_key_that_has_lapsed_opens_nothing(store: Served, callers: dict[str, Rest]) -> None:
