@@ -12,7 +12,7 @@ from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDING_A_PERSON, approval_helps, charge, decide
-from pdp.core.errors import InvalidAction, Problem
+from pdp.core.errors import InvalidAction, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
@@ -252,7 +252,7 @@ def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:
 
 def _check_agent_id(agent_id: str) -> None:
     # Only for an agent that nobody registered: those in the registry have passed this check.
-    problems: list[Problem] = []
+    problems = Problems()
     AGENT_ID.read(agent_id, "action.agent_id", problems)
     if problems:
         raise InvalidAction(*problems)

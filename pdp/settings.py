@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from pdp.core.errors import Problem
-from pdp.core.fields import Problems, quote
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import quote
 from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
 from pdp.redaction import NOTHING, BadPathError, Redaction
@@ -216,7 +216,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 def _names(setting: str, text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
-    problems: Problems = []
+    problems = Problems()
     if setting == "--agents":
         for name in names:
             AGENT_ID.read(name, quote(name), problems)
@@ -227,5 +227,5 @@ def _names(setting: str, text: str) -> tuple[str, ...]:
     else:
         TAGS.read(names, "", problems)
     if problems:
-        raise SettingsError(setting, str(problems[0]))
+        raise SettingsError(setting, str(next(iter(problems))))
     return names

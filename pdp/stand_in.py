@@ -8,8 +8,8 @@ can be read: its priority, its selector, and its action, unless that is to allow
 import json
 from typing import Any
 
-from pdp.core.fields import Problems
-from pdp.core.records import ORGANISATION_POLICY
+from pdp.core.errors import Problems
+from pdp.core.records import ORGANISATION_POLICY, check_params
 
 HARMLESS = {"policy_action": "allow", "mode": "shadow", "is_active": False}
 """With any of these a policy restricts nothing."""
@@ -18,16 +18,13 @@ HARMLESS = {"policy_action": "allow", "mode": "shadow", "is_active": False}
 def stand_in(policy_id: str, document: bytes) -> bytes | None:
     """The document of the policy that stands for this one; None if this one could restrict nothing."""
     readable = _readable(document)
-    if (
-        readable.get("policy_action") == "allow"
-        or readable.get("mode") == "shadow"
-        or readable.get("is_active") is False
-    ):
+    if any(readable.get(name) == value for name, value in HARMLESS.items()):
         return None
     readable.pop("conditions", None)
+    shown = policy_id if _is_sound("policy_id", policy_id) else "unknown"
     fallback = {
-        "policy_id": policy_id,
-        "policy_name": f"{policy_id} (not readable by this sidecar)",
+        "policy_id": shown,
+        "policy_name": f"{shown} (not readable by this sidecar)",
         "created_at": "0000",
         "priority": 0,
         "policy_action": "block",
@@ -48,6 +45,8 @@ def _readable(document: bytes) -> dict[str, Any]:
 def _is_sound(name: str, value: object) -> bool:
     if name not in ORGANISATION_POLICY:
         return False
-    problems: Problems = []
-    ORGANISATION_POLICY[name].kind.read(value, name, problems)
+    problems = Problems()
+    read = ORGANISATION_POLICY[name].kind.read(value, name, problems)
+    if name == "action_params":
+        check_params(read, name, problems)
     return not problems

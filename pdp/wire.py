@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pdp.core.compile import CompiledPolicy
-from pdp.core.errors import InvalidAction, Problem
+from pdp.core.errors import InvalidAction, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
 from pdp.core.model import Action, Decision
@@ -89,7 +89,7 @@ def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) ->
 
 def read_json_request(document: Any) -> Request:
     """The request in a JSON document, or `InvalidAction` with every field that is wrong."""
-    problems: list[Problem] = []
+    problems = Problems()
     request = read_fields(document, _REQUEST, "", problems)
     fields = read_fields(request.pop("action"), _ACTION, "action", problems)
     if problems:

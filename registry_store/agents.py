@@ -6,15 +6,15 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.model import Status
-from pdp.core.records import CONFIGURATION, PROSE, VERSION, read_configuration
+from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, PROSE, VERSION, read_agent, read_configuration
 from registry_store import activity, changes, versions
 from registry_store.activity import Actor, Subject
 from registry_store.bulk import chunks
 from registry_store.changes import Kind
-from registry_store.documents import Document, read_values, to_json
+from registry_store.documents import Document, check_synced, read_values, to_json
 from registry_store.errors import Conflict, NotFound
 from registry_store.tables import Agent, AgentTag, AgentVersion
 
@@ -54,6 +54,7 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
         updated_at=actor.at,
     )
     versions.add(session, agent, versions.INITIAL_NOTE, actor)
+    _check_compiles(agent)
     session.add(agent)
     await session.flush()
     _add_tags(session, agent, configuration["tags"])
@@ -200,8 +201,14 @@ async def _configure(session: AsyncSession, agent: Agent, after: Document, actor
     before = configuration_of(agent)["tags"]
     agent.configuration = after
     agent.agent_type = after["agent_type"]
+    _check_compiles(agent)
     await touch(session, agent, actor, set(before) - set(after["tags"]))
     await _replace_tags(session, agent, before, after["tags"])
+
+
+def _check_compiles(agent: Agent) -> None:
+    # Without its policies, each of which was checked as it was written.
+    check_synced(synced_document(agent, ()), read_agent)
 
 
 def _restorable(version: AgentVersion) -> Document:
@@ -212,19 +219,16 @@ def _restorable(version: AgentVersion) -> Document:
 
 
 def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Document, str]:
-    problems: list[Problem] = []
     if not isinstance(body, Mapping):
         raise InvalidRecord([Problem("", "the body is not an object")])
+    problems = Problems()
     notes = CHANGE_BODY["version_notes"].kind.read(body.get("version_notes", ""), "version_notes", problems)
     if body.get("agent_id", agent_id) != agent_id:
         problems.append(Problem("agent_id", "cannot be changed"))
-    sent = {name: value for name, value in body.items() if name not in ("version_notes", "agent_id")}
-    try:
-        after = read_configuration({**before, **sent})
-    except InvalidRecord as error:
-        raise InvalidRecord([*problems, *error.problems]) from None
-    if problems:
-        raise InvalidRecord(problems)
+    merged = {**before, **body, "agent_id": agent_id}
+    merged.pop("version_notes", None)
+    after = AGENT_BODY_KIND.read(merged, "", problems)
+    problems.raise_if_any()
     return to_json(after), notes
 
 

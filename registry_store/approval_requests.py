@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pdp.core.errors import Problem
+from pdp.core.errors import Problems
 from pdp.core.fields import Field, join, read_fields
 from pdp.core.kinds import Json, OrNull, Text, Whole
 from pdp.core.records import AGENT_ID, PARAMS
@@ -56,7 +56,7 @@ class Request(NamedTuple):
     timeout_seconds: int
 
 
-def read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Request | None:
+def read(document: Mapping[str, Any], path: str, problems: Problems) -> Request | None:
     """What this decision record asks for, None where that is nothing; adds every fault to `problems`, under `path`."""
     if document.get("opens") is None:
         return None
@@ -81,6 +81,6 @@ def read(document: Mapping[str, Any], path: str, problems: list[Problem]) -> Req
     )
 
 
-def _members(value: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: list[Problem]) -> Document:
+def _members(value: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: Problems) -> Document:
     # A younger sidecar may say more: what is not asked for here is passed over, and kept with the decision.
     return read_fields({name: value[name] for name in fields if name in value}, fields, path, problems)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import grpc
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import quote
 from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID
@@ -121,7 +121,7 @@ class ApprovalService:
 
 def _id(approval_id: str) -> str:
     """The id; `NotFound` where it is none that an approval may have."""
-    problems: list[Problem] = []
+    problems = Problems()
     ID.read(approval_id, "approval_id", problems)
     if problems:
         raise NotFound(f"no approval {quote(approval_id)}")
@@ -129,7 +129,7 @@ def _id(approval_id: str) -> str:
 
 
 def _claim(request: pb.UseApprovalRequest) -> Claim:
-    problems: list[Problem] = []
+    problems = Problems()
     AGENT_ID.read(request.agent_id, "agent_id", problems)
     USE_ID.read(request.use_id, "use_id", problems)
     if len(request.action_sha256) != SHA256_BYTES:

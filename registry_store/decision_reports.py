@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pdp.core import strict_json
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exceeds
 from pdp.core.model import Outcome
@@ -99,7 +99,7 @@ class Report:
 
 def read_report(message: pb.ReportDecisionsRequest) -> Report:
     """The report in a message; `InvalidRecord` names what is malformed, as `records[3].document.answer.outcome`."""
-    problems: list[Problem] = []
+    problems = Problems()
     NODE_ID.read(message.node_id, "node_id", problems)
     if not 1 <= len(message.records) <= MOST_RECORDS:
         problems.append(Problem("records", f"has not 1 to {MOST_RECORDS} items"))
@@ -111,7 +111,7 @@ def read_report(message: pb.ReportDecisionsRequest) -> Report:
 
 
 def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
-    problems: list[Problem] = []
+    problems = Problems()
     entries: list[Entry] = []
     last = 0
     for index, record in enumerate(message.records):
@@ -130,7 +130,7 @@ def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _entry(record: pb.DecisionRecord, path: str, problems: list[Problem]) -> Entry | None:
+def _entry(record: pb.DecisionRecord, path: str, problems: Problems) -> Entry | None:
     for name, value in (("previous_hash", record.previous_hash), ("hash", record.hash)):
         if len(value) != HASH_BYTES:
             problems.append(Problem(f"{path}.{name}", f"has not {HASH_BYTES} bytes"))
@@ -142,7 +142,7 @@ def _entry(record: pb.DecisionRecord, path: str, problems: list[Problem]) -> Ent
     return Entry(record.sequence, record.previous_hash.hex(), record.hash.hex(), intact, content)
 
 
-def _content(raw: bytes, path: str, problems: list[Problem]) -> Decision | Gap | None:
+def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None:
     try:
         document = _storable(raw, strict_json.loads(raw))
     except ValueError as error:
@@ -157,7 +157,7 @@ def _content(raw: bytes, path: str, problems: list[Problem]) -> Decision | Gap |
     return _decision(document, path, problems)
 
 
-def _decision(document: Document, path: str, problems: list[Problem]) -> Decision | None:
+def _decision(document: Document, path: str, problems: Problems) -> Decision | None:
     values = read_fields(_known(document, DECISION), DECISION, path, problems)
     action = read_fields(_known(values["action"], _ACTION), _ACTION, f"{path}.action", problems)
     answer = read_fields(_known(values["answer"], _ANSWER), _ANSWER, f"{path}.answer", problems)
@@ -206,7 +206,7 @@ def _without_nul(value: Any) -> Any:
 class _Object:
     """An object of any members."""
 
-    def read(self, value: Any, path: str, problems: list[Problem]) -> Any:
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, dict):
             problems.append(Problem(path, f"{quote(value)} is not an object"))
             return {}

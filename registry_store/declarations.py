@@ -1,6 +1,6 @@
 """Declarations: an agent with its policies as one document, the way a folder of YAML says what shall be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Field, join, read_fields, schema_of
-from pdp.core.kinds import Choice, ListOf, OrNull
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import Field, quote
+from pdp.core.kinds import Choice, ListOf, ObjectOf, OrNull
 from pdp.core.model import Status
-from pdp.core.records import CONFIGURATION, POLICY_BODY, PROSE, read_configuration, read_policy_body
+from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, MAX_POLICIES, POLICY_BODY_KIND, PROSE
 from registry_store import agents, policies
 from registry_store.activity import Actor
 from registry_store.documents import Document, to_json
@@ -31,29 +31,14 @@ class Declared(Enum):
     SUSPENDED = "suspended"
 
 
-class _PolicyKind:
-    """A policy in the list of an agent's: read apart, so that its own checks run on it."""
-
-    def read(self, value: Any, path: str, problems: list[Problem]) -> Any:
-        try:
-            return to_json(read_policy_body(value))
-        except InvalidRecord as error:
-            problems.extend(_within(path, error))
-            return {}
-
-    def schema(self) -> Document:
-        return schema_of(POLICY_BODY)
-
-
 OWN_FIELDS: dict[str, Field] = {
     "status": Field(OrNull(Choice(Declared)), None, about="null: as it is; a new agent as registration makes it"),
-    "policies": Field(
-        ListOf(_PolicyKind(), policies.MOST_POLICIES, distinct=False), (), about="All of the agent's policies"
-    ),
+    "policies": Field(ListOf(POLICY_BODY_KIND, MAX_POLICIES, distinct=False), (), about="All of the agent's policies"),
 }
 NOTES: dict[str, Field] = {"version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")}
 BODY: dict[str, Field] = CONFIGURATION | OWN_FIELDS | NOTES
 """What a caller may write; what is left out has its default, `status` excepted."""
+_KIND = ObjectOf(BODY, AGENT_BODY_KIND.check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +59,15 @@ class Declaration:
 
 def read(body: Any) -> Declaration:
     """A declaration as a caller wrote it; `InvalidRecord` with every problem."""
-    problems: list[Problem] = []
-    members = body if isinstance(body, Mapping) else {}
-    own = {name: value for name, value in members.items() if name in OWN_FIELDS | NOTES}
-    values = read_fields(own, OWN_FIELDS | NOTES, "", problems)
-    problems.extend(_repeated_names(members.get("policies")))
-    configuration: Document = {}
-    try:
-        rest = {name: value for name, value in members.items() if name not in own}
-        configuration = to_json(read_configuration(rest if isinstance(body, Mapping) else body))
-    except InvalidRecord as error:
-        problems.extend(error.problems)
-    if problems:
-        raise InvalidRecord(problems)
+    problems = Problems()
+    values = _KIND.read(body, "", problems)
+    _check_names(values["policies"], problems)
+    problems.raise_if_any()
+    configuration = to_json({name: values[name] for name in CONFIGURATION})
     status = values["status"]
-    return Declaration(configuration, status and Status[status.name], values["policies"], values["version_notes"])
+    return Declaration(
+        configuration, status and Status[status.name], to_json(values["policies"]), values["version_notes"]
+    )
 
 
 async def apply(
@@ -173,16 +152,12 @@ async def _apply_status(session: AsyncSession, agent: Agent, wanted: Declaration
     await agents.set_status(session, agent, wanted.status or before, wanted.notes, actor)
 
 
-def _repeated_names(bodies: Any) -> list[Problem]:
+def _check_names(bodies: Sequence[Document], problems: Problems) -> None:
     seen: dict[str, int] = {}
-    found = []
-    for index, body in enumerate(bodies if isinstance(bodies, list) else ()):
-        name = body.get("policy_name") if isinstance(body, Mapping) else None
-        if isinstance(name, str) and seen.setdefault(name, index) != index:
-            message = f"`{name}` is that of policies[{seen[name]}] already"
-            found.append(Problem(f"policies[{index}].policy_name", message))
-    return found
-
-
-def _within(path: str, error: InvalidRecord) -> list[Problem]:
-    return [Problem(join(path, problem.path) if problem.path else path, problem.message) for problem in error.problems]
+    for index, body in enumerate(bodies):
+        name = body["policy_name"]
+        if problems.full:
+            return
+        if name and seen.setdefault(name, index) != index:
+            message = f"{quote(name)} is that of policies[{seen[name]}] already"
+            problems.append(Problem(f"policies[{index}].policy_name", message))

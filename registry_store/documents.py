@@ -2,16 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field, read_fields
+from pdp.core.kinds import json_size
 
 Document = dict[str, Any]
+
+MAX_SYNCED_BYTES = 16 * 1024 * 1024
+"""Of one record, an agent's policies apart: with them it fits into the 64 MiB of a message to a sidecar."""
 
 
 def to_json(value: Any) -> Any:
@@ -31,11 +35,22 @@ def to_json(value: Any) -> Any:
 
 def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
     """What a caller sent, by these fields, defaults filled in; `InvalidRecord` with every problem."""
-    problems: list[Problem] = []
+    problems = Problems()
     values = read_fields(document, fields, "", problems)
-    if problems:
-        raise InvalidRecord(problems)
+    problems.raise_if_any()
     return values
+
+
+def check_synced(document: Document, read: Callable[[Any], object]) -> None:
+    """Raise `InvalidRecord` unless sidecars, which `read` the very bytes that are sent, take this document."""
+    if synced_size(document) > MAX_SYNCED_BYTES:
+        raise InvalidRecord([Problem("", f"the record is larger than {MAX_SYNCED_BYTES} bytes")])
+    read(json.loads(compact(document)))
+
+
+def synced_size(document: Document) -> int:
+    """How many bytes the document may take as it travels."""
+    return json_size(compact(document).decode())
 
 
 def instant(moment: datetime) -> str:

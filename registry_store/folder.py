@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.records import (
     APPLIES_TO,
@@ -192,7 +192,7 @@ def _unread(path: Path, message: str) -> Fault:
 def _objects(file: Path, faults: list[Fault]) -> Iterator[tuple[Object, int]]:
     try:
         for document in yaml_form.documents(_text(file)):
-            problems = list(document.problems)
+            problems = document.problems
             found = None if problems else _object(document.value, problems)
             wrong = [Fault(file, document.line_of(problem.path), problem) for problem in problems]
             faults.extend(sorted(wrong, key=lambda fault: fault.line))
@@ -215,7 +215,7 @@ def _text(file: Path) -> str:
         raise BadYaml(1, f"cannot be read: {error.strerror}") from None
 
 
-def _object(value: Any, problems: list[Problem]) -> Object | None:
+def _object(value: Any, problems: Problems) -> Object | None:
     if not isinstance(value, dict):
         problems.append(Problem("", "is not an object with a `kind`"))
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field, Schema, quote, read_fields
 from pdp.core.kinds import Choice, ListOf, OrNull
 from pdp.core.records import AGENT_ID, NAME, TAGS
@@ -41,7 +41,7 @@ class Role(Enum):
 class Moment:
     """A time as RFC 3339 writes it, with a zone."""
 
-    def read(self, value: Any, path: str, problems: list[Problem]) -> Any:
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
         moment = _moment(value)
         if moment is None:
             problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
@@ -236,7 +236,7 @@ def document(key: Key, last_used: datetime | None = None) -> Document:
 
 
 def _read(body: Any, now: datetime) -> dict[str, Any]:
-    problems: list[Problem] = []
+    problems = Problems()
     values = read_fields(body, KEY_BODY, "", problems)
     if values["agent_id"] and values["role"] is not Role.AGENT:
         problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))

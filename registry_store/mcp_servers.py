@@ -7,11 +7,11 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.records import SERVER_BODY, read_server_body
+from pdp.core.records import SERVER_BODY, read_server, read_server_body
 from registry_store import activity, changes, versions
 from registry_store.activity import Actor, Subject
 from registry_store.changes import Kind
-from registry_store.documents import Document, to_json
+from registry_store.documents import Document, check_synced, to_json
 from registry_store.errors import Conflict, NotFound
 from registry_store.tables import McpServer
 
@@ -21,6 +21,7 @@ DEFAULTS: Document = {name: to_json(field.default) for name, field in SERVER_BOD
 async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
     """Add a server; `Conflict` if the name is taken."""
     values = to_json(read_server_body(body))
+    check_synced(values, read_server)
     name = values["server_name"]
     if await session.get(McpServer, name) is not None:
         raise Conflict(f"server name `{name}` is taken")
@@ -62,6 +63,7 @@ async def change(session: AsyncSession, server: McpServer, body: Any, actor: Act
     fields = versions.changed_fields(before, after)
     if not fields:
         return
+    check_synced(after, read_server)
     server.body = after
     server.revision = await changes.advance(session, Kind.MCP_SERVER, server.server_name, actor.at)
     server.updated_at = actor.at

@@ -8,15 +8,22 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.records import APPLIES_TO, POLICY_BODY, read_organisation_policy_body, read_policy_body
+from pdp.core.records import (
+    APPLIES_TO,
+    MAX_POLICIES,
+    POLICY_BODY,
+    read_organisation_policy,
+    read_organisation_policy_body,
+    read_policy,
+    read_policy_body,
+)
 from registry_store import activity, agents, changes, versions
 from registry_store.activity import Actor, Subject
 from registry_store.changes import Kind
-from registry_store.documents import Document, compact, to_json
+from registry_store.documents import Document, check_synced, synced_size, to_json
 from registry_store.errors import Conflict, NotFound
 from registry_store.tables import Policy
 
-MOST_POLICIES = 10_000
 MOST_BYTES = 8 * 1024 * 1024
 """Of one owner's policies together: what a sidecar must take in one message."""
 
@@ -127,7 +134,8 @@ def _fill(policy: Policy, values: Document) -> None:
     policy.policy_name = values["policy_name"]
     policy.priority = values["priority"]
     policy.body = values
-    policy.size = len(compact(values))
+    policy.size = synced_size(values)
+    check_synced(synced_document(policy), read_policy if policy.agent_id else read_organisation_policy)
 
 
 async def _check_name(session: AsyncSession, policy: Policy, name: str) -> None:
@@ -144,8 +152,8 @@ async def _check_room(session: AsyncSession, policy: Policy) -> None:
             )
         )
     ).one()
-    if count >= MOST_POLICIES:
-        raise Conflict(f"there are {count} policies already, and {MOST_POLICIES} is the most")
+    if count >= MAX_POLICIES:
+        raise Conflict(f"there are {count} policies already, and {MAX_POLICIES} is the most")
     if size + policy.size > MOST_BYTES:
         raise Conflict(f"the policies together would be larger than {MOST_BYTES} bytes")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID, TAGS
 from registry_store.changes import Kind
@@ -22,7 +22,7 @@ VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
 
 def check_hello(hello: pb.Hello) -> None:
     """Raise `InvalidRecord` unless its names are such as can be kept and logged."""
-    problems: list[Problem] = []
+    problems = Problems()
     NODE_ID.read(hello.node_id, "hello.node_id", problems)
     VERSION.read(hello.version, "hello.version", problems)
     if problems:
@@ -31,7 +31,7 @@ def check_hello(hello: pb.Hello) -> None:
 
 def subscription(message: pb.Subscription) -> Subscription:
     """What the sidecar subscribes to; `InvalidRecord` if that is nothing, or malformed."""
-    problems: list[Problem] = []
+    problems = Problems()
     match message.WhichOneof("scope"):
         case "agents":
             wanted = frozenset(message.agents.agent_ids)
@@ -48,8 +48,7 @@ def subscription(message: pb.Subscription) -> Subscription:
             raise InvalidRecord([Problem("hello.subscription", "names neither agents nor tags nor all")])
     if not 1 <= len(wanted) <= MOST_NAMED:
         problems.append(Problem("hello.subscription", f"has not 1 to {MOST_NAMED} entries"))
-    if problems:
-        raise InvalidRecord(problems[:MOST_PROBLEMS])
+    problems.raise_if_any()
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pdp.core.errors import Problem
+from pdp.core.errors import Problem, Problems
 from pdp.core.fields import join
 
 DEEPEST = 64
@@ -52,7 +52,7 @@ class Document:
 
     value: Any
     line: int
-    problems: list[Problem] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     lines: dict[str, int] = field(default_factory=dict)
 
     def line_of(self, path: str) -> int:

@@ -12,14 +12,19 @@ from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
-from pdp.core.errors import Problem
-from pdp.core.fields import Kind, Problems, join, quote
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import Kind, join, quote
 from pdp.core.kinds import Json, ListOf, MapOf, Number, OneOf, Text, Whole
 from pdp.core.localtime import LocalTime
 from pdp.core.model import Action
 
 Test = Callable[[Action, int, LocalTime], bool]
 """A compiled condition: (action, effective risk, local time) → whether it holds."""
+
+
+MAX_SUGGESTIONS = 10
+MAX_SUGGESTED_FOR = 32
+"""Characters of a name; to find what is like a name takes long, and longer the longer it is."""
 
 
 class _Missing:
@@ -50,9 +55,11 @@ def check(conditions: Any, path: str, problems: Problems) -> None:
         return  # the field's own kind has said so
     sound: dict[str, Any] = {}
     for name, operand in conditions.items():
+        if problems.full:
+            return
         operator = OPERATORS.get(name)
         if operator is None:
-            problems.append(Problem(join(path, name), _unknown(name)))
+            problems.append(Problem(join(path, name), _unknown(name, suggest=len(problems) < MAX_SUGGESTIONS)))
             continue
         before = len(problems)
         operator.operand.read(operand, join(path, name), problems)
@@ -92,12 +99,16 @@ def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are equal: 1 equals 1.0, and true does not equal 1."""
+    """Whether two JSON values are equal: 1 equals 1.0, and true does not equal 1. Numbers are doubles."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(json_equal(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(json_equal, left, right))
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return float(left) == float(right)
+    return bool(left == right)
 
 
 def attribute(attributes: Mapping[str, Any], path: str) -> Any:
@@ -115,8 +126,8 @@ def matches_action_type(action_type: str, entry: str) -> bool:
     return action_type.startswith(entry[:-1]) if entry.endswith(".*") else action_type == entry
 
 
-def _unknown(name: str) -> str:
-    close = get_close_matches(name, OPERATORS)
+def _unknown(name: str, *, suggest: bool) -> str:
+    close = get_close_matches(name, OPERATORS, 1) if suggest and len(name) <= MAX_SUGGESTED_FOR else ()
     return f"unknown operator {quote(name)}" + (f"; did you mean {quote(close[0])}" if close else "")
 
 

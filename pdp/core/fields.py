@@ -1,6 +1,7 @@
 """Fields of a record: reading a JSON object by them, and its JSON Schema.
 
 A `read` never raises: it appends to `problems` and returns something harmless, so that one pass finds every fault.
+Values may be large and hostile: whoever reads many stops when `problems` is full, and names and values are told cut.
 """
 
 import json
@@ -8,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pdp.core.errors import Problem
+from pdp.core.errors import Problem, Problems
 
-Problems = list[Problem]
 Schema = dict[str, Any]
+
+MAX_SHOWN = 80
+"""Characters of a name or value in a message."""
 
 
 class Kind(Protocol):
@@ -39,7 +42,7 @@ def read_fields(document: Any, fields: Mapping[str, Field], path: str, problems:
     if not isinstance(document, Mapping):
         problems.append(Problem(path, f"{quote(document)} is not an object"))
         document = {}
-    problems.extend(Problem(join(path, name), "unknown field") for name in document if name not in fields)
+    _tell_unknown(document, fields, path, problems)
     values = {}
     for name, entry in fields.items():
         if name in document:
@@ -49,6 +52,17 @@ def read_fields(document: Any, fields: Mapping[str, Field], path: str, problems:
                 problems.append(Problem(join(path, name), "is required"))
             values[name] = entry.default
     return values
+
+
+def _tell_unknown(document: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: Problems) -> None:
+    unknown = len(document) - sum(name in document for name in fields)
+    for name in document:
+        if not unknown or problems.full:
+            break
+        if name not in fields:
+            problems.append(Problem(join(path, name), "unknown field"))
+            unknown -= 1
+    problems.count(unknown)
 
 
 def schema_of(fields: Mapping[str, Field], *, partial: bool = False) -> Schema:
@@ -65,11 +79,25 @@ def schema_of(fields: Mapping[str, Field], *, partial: bool = False) -> Schema:
 
 
 def join(path: str, name: object) -> str:
-    """The path of the member `name` of what stands at `path`."""
-    return f"{path}.{name}" if path else str(name)
+    """The path of the member `name`, cut to a length that fits a line, of what stands at `path`."""
+    shown = _cut(str(name))
+    return f"{path}.{shown}" if path else shown
 
 
 def quote(value: object) -> str:
     """A value as a message shows it: in backticks, cut to a length that fits a line."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return f"`{text if len(text) <= 80 else text[:77] + '…'}`"
+    return f"`{_cut(value if isinstance(value, str) else _json_start(value))}`"
+
+
+def _json_start(value: object) -> str:
+    """Its JSON, as far as a message shows it: a large value is not written out."""
+    text = ""
+    for part in json.JSONEncoder(default=str).iterencode(value):
+        text += part
+        if len(text) > MAX_SHOWN:
+            break
+    return text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "…"

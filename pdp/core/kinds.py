@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -10,8 +10,12 @@ from math import inf, isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pdp.core.errors import Problem
-from pdp.core.fields import Field, Kind, Problems, Schema, join, quote, read_fields, schema_of
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import Field, Kind, Schema, join, quote, read_fields, schema_of
+
+MAX_ZONE_CHARACTERS = 64
+
+_MANY_DIGITS = re.compile(r"[0-9]{309}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +164,21 @@ class ListOf:
             return ()
         if len(value) < self.least:
             problems.append(Problem(path, "is empty"))
-        items = tuple(self.item.read(item, f"{path}[{index}]", problems) for index, item in enumerate(value))
-        if self.distinct:
-            problems.extend(_repeated(value, path))
-        return items
+        items = []
+        seen: set[Any] = set()
+        for index, item in enumerate(value):
+            if problems.full:
+                break
+            at, before = f"{path}[{index}]", len(problems)
+            read = self.item.read(item, at, problems)
+            items.append(read)
+            if not self.distinct or len(problems) > before:
+                continue
+            key = read if isinstance(read, str) else (json.dumps(read, default=str),)
+            if key in seen:
+                problems.append(Problem(at, f"{quote(item)} stands in the list twice"))
+            seen.add(key)
+        return tuple(items)
 
     def schema(self) -> Schema:
         schema: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.most}
@@ -189,10 +204,13 @@ class MapOf:
             return {}
         if len(value) < self.least:
             problems.append(Problem(path, "is empty"))
-        return {
-            self.key.read(key, join(path, key), problems): self.value.read(item, join(path, key), problems)
-            for key, item in value.items()
-        }
+        entries = {}
+        for key, item in value.items():
+            if problems.full:
+                break
+            at = join(path, key)
+            entries[self.key.read(key, at, problems)] = self.value.read(item, at, problems)
+        return entries
 
     def schema(self) -> Schema:
         return {
@@ -206,12 +224,16 @@ class MapOf:
 
 @dataclass(frozen=True, slots=True)
 class ObjectOf:
-    """An object of certain fields; read as the dict of them all."""
+    """An object of certain fields; read as the dict of them all. `check` looks at what must hold between them."""
 
     fields: Mapping[str, Field]
+    check: Callable[[Mapping[str, Any], str, Problems], None] | None = None
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
-        return read_fields(value, self.fields, path, problems)
+        values = read_fields(value, self.fields, path, problems)
+        if self.check is not None:
+            self.check(values, path, problems)
+        return values
 
     def schema(self) -> Schema:
         return schema_of(self.fields)
@@ -219,7 +241,10 @@ class ObjectOf:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Any JSON value of at most `depth` levels and `most_bytes` bytes; an object where `only_object`."""
+    """Any JSON value of at most `depth` levels and `most_bytes` bytes; an object where `only_object`.
+
+    The bytes are those of `json_size`, so that a record is as large for a sidecar as it was for the store.
+    """
 
     most_bytes: int
     depth: int = 16
@@ -232,14 +257,16 @@ class Json:
             problems.append(Problem(path, f"is nested more than {self.depth} levels deep"))
             return {}
         try:
-            text = json.dumps(value, allow_nan=False)
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError):
             problems.append(Problem(path, "is not JSON"))
             return {}
-        if len(text) > self.most_bytes:
-            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
-        elif "\\u0000" in text or ("\\ud" in text and not _is_storable(json.dumps(value, ensure_ascii=False))):
+        if "\\u0000" in text or not _is_storable(text):
             problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
+        elif json_size(text) > self.most_bytes:
+            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
+        elif _MANY_DIGITS.search(text) and not _fits_doubles(text):
+            problems.append(Problem(path, "holds a whole number that is too large"))
         return value
 
     def schema(self) -> Schema:
@@ -251,13 +278,13 @@ class Zone:
     """The IANA name of a time zone."""
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
-        if not isinstance(value, str) or not is_zone(value):
+        if not isinstance(value, str) or len(value) > MAX_ZONE_CHARACTERS or not is_zone(value):
             problems.append(Problem(path, f"{quote(value)} is not the IANA name of a time zone"))
             return "UTC"
         return value
 
     def schema(self) -> Schema:
-        return {"type": "string", "maxLength": 64, "examples": ["UTC", "America/New_York"]}
+        return {"type": "string", "maxLength": MAX_ZONE_CHARACTERS, "examples": ["UTC", "America/New_York"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +330,16 @@ def depth_exceeds(value: Any, most: int) -> bool:
     return True
 
 
+def json_size(compact: str) -> int:
+    """Bytes in UTF-8 of compact JSON whose numbers are written out: PostgreSQL gives 1e300 back with all its digits."""
+    size = len(compact.encode())
+    if "e+" not in compact:
+        return size
+    exponents: list[int] = []
+    json.loads(compact, parse_float=lambda number: exponents.append(int(number.partition("e+")[2] or 0)))
+    return size + sum(exponents)
+
+
 def is_zone(name: str) -> bool:
     """Whether `name` is an IANA time zone that this machine knows."""
     try:
@@ -310,15 +347,6 @@ def is_zone(name: str) -> bool:
     except (ValueError, OSError, ModuleNotFoundError, LookupError):
         return False
     return True
-
-
-def _repeated(items: Iterable[Any], path: str) -> Iterator[Problem]:
-    seen = set()
-    for index, item in enumerate(items):
-        text = json.dumps(item, default=str)
-        if text in seen:
-            yield Problem(f"{path}[{index}]", f"{quote(item)} stands in the list twice")
-        seen.add(text)
 
 
 def _is_finite(value: object) -> bool:
@@ -334,6 +362,15 @@ def _is_storable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fits_doubles(text: str) -> bool:
+    """Whether protobuf, whose numbers are doubles, can carry every whole number of this JSON."""
+    try:
+        json.loads(text, parse_int=lambda digits: float(int(digits)))
+    except OverflowError:
         return False
     return True
 

@@ -1,15 +1,16 @@
 """JSON documents → records. The one table of every field that store and sidecar check against.
 
 The store accepts a body, and a sidecar a synced document, only through these functions: what one accepts the other
-compiles. Each raises `InvalidRecord` with every problem that it found.
+compiles. Each raises `InvalidRecord` with every problem that it found. A policy is read by itself, so that no bound
+depends on what stands around it: an agent compiles where it does without policies, and each of its policies does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pdp.core import conditions
-from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.fields import Field, Problems, join, quote, read_fields
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import Field, Kind, join, quote
 from pdp.core.kinds import Choice, Dollars, Flag, Json, ListOf, MapOf, Number, ObjectOf, OrNull, Text, Whole, Zone
 from pdp.core.model import (
     AgentRecord,
@@ -48,6 +49,42 @@ SERVER_NAME = Text(
     128, 1, r"[a-zA-Z0-9][a-zA-Z0-9\-_.]*", "letters, digits, -, _ and . that start with a letter or digit"
 )
 SERVER_URL = Text(2048)
+
+MAX_POLICIES = 10_000
+"""Of one agent."""
+
+
+def _check_agent(values: Mapping[str, Any], path: str, problems: Problems) -> None:
+    for below, above in (
+        ("auto_approve_below", "max_risk_threshold"),
+        ("autonomous_auto_approve_below", "autonomous_max_risk_threshold"),
+    ):
+        if values[below] > values[above]:
+            problems.append(Problem(join(path, below), f"{values[below]} is above {above}, which is {values[above]}"))
+    if values["time_window_start"] == values["time_window_end"]:
+        problems.append(
+            Problem(join(path, "time_window_end"), "equals time_window_start; a whole day is 00:00 to 24:00")
+        )
+
+
+def _check_policy(values: Mapping[str, Any], path: str, problems: Problems) -> None:
+    conditions.check(values["conditions"], join(path, "conditions"), problems)
+    check_params(values["action_params"], join(path, "action_params"), problems)
+
+
+def check_params(params: Mapping[str, Any], path: str, problems: Problems) -> None:
+    """Append every fault of those of a policy's `action_params` that mean something to the decision point."""
+    for name, field in PARAMS.items():
+        if name in params:
+            field.kind.read(params[name], join(path, name), problems)
+
+
+def _check_server(values: Mapping[str, Any], path: str, problems: Problems) -> None:
+    approved = set(values["auto_approve_tools"])
+    for tool in values["blocked_tools"]:
+        if tool in approved and not problems.full:
+            problems.append(Problem(join(path, "blocked_tools"), f"{quote(tool)} is also in auto_approve_tools"))
+
 
 CONFIGURATION: dict[str, Field] = {
     "agent_id": Field(AGENT_ID, required=True, about="Unique for ever; a retired id is not reused"),
@@ -145,107 +182,68 @@ POLICY: dict[str, Field] = POLICY_BODY | {
     "policy_id": Field(Text(64, 1), required=True),
     "created_at": Field(Text(40, 1), required=True, about="RFC 3339, UTC, of one fixed width"),
 }
+POLICY_KIND = ObjectOf(POLICY, _check_policy)
 ORGANISATION_POLICY: dict[str, Field] = POLICY | {"applies_to": APPLIES_TO}
 AGENT: dict[str, Field] = CONFIGURATION | {
     "status": Field(Choice(Status), Status.DRAFT, required=True),
     "version": Field(VERSION, "0.0.0", required=True),
-    "policies": Field(Json(16_777_216), ()),
+    "policies": Field(ListOf(POLICY_KIND, MAX_POLICIES, distinct=False), ()),
 }
+
+AGENT_BODY_KIND = ObjectOf(CONFIGURATION, _check_agent)
+AGENT_KIND = ObjectOf(AGENT, _check_agent)
+POLICY_BODY_KIND = ObjectOf(POLICY_BODY, _check_policy)
+ORGANISATION_POLICY_BODY_KIND = ObjectOf(POLICY_BODY | {"applies_to": APPLIES_TO}, _check_policy)
+ORGANISATION_POLICY_KIND = ObjectOf(ORGANISATION_POLICY, _check_policy)
+SERVER_KIND = ObjectOf(SERVER_BODY, _check_server)
 
 
 def read_configuration(document: Any) -> dict[str, Any]:
     """What a caller sent to register an agent, every default filled in, as the values of an `AgentRecord`."""
-    return _read(document, CONFIGURATION, _check_agent)
+    return _read(document, AGENT_BODY_KIND)
 
 
 def read_agent(document: Any) -> AgentRecord:
     """A synced agent with its status, version and policies."""
-    problems: Problems = []
-    values = read_fields(document, AGENT, "", problems)
-    _check_agent(values, "", problems)
-    policies = values["policies"]
-    if not isinstance(policies, list | tuple):
-        problems.append(Problem("policies", f"{quote(policies)} is not a list"))
-        policies = ()
-    values["policies"] = tuple(
-        _read_policy(policy, POLICY, f"policies[{index}]", problems) for index, policy in enumerate(policies)
-    )
-    _raise_if_any(problems)
+    values = _read(document, AGENT_KIND)
+    values["policies"] = tuple(PolicyRecord(**policy) for policy in values["policies"])
     return AgentRecord(**values)
 
 
 def read_policy_body(document: Any) -> dict[str, Any]:
     """What a caller sent to add a policy to an agent, defaults filled in."""
-    return _read(document, POLICY_BODY, _check_policy)
+    return _read(document, POLICY_BODY_KIND)
+
+
+def read_policy(document: Any) -> PolicyRecord:
+    """A policy as it stands in the list of a synced agent's: each is read by itself, whatever else is in the list."""
+    return PolicyRecord(**_read(document, POLICY_KIND))
 
 
 def read_organisation_policy_body(document: Any) -> dict[str, Any]:
     """What a caller sent to add an organisation policy: that of an agent's, and `applies_to`."""
-    return _read(document, POLICY_BODY | {"applies_to": APPLIES_TO}, _check_policy)
+    return _read(document, ORGANISATION_POLICY_BODY_KIND)
 
 
 def read_organisation_policy(document: Any) -> PolicyRecord:
     """A synced organisation policy."""
-    values = _read(document, ORGANISATION_POLICY, _check_policy)
+    values = _read(document, ORGANISATION_POLICY_KIND)
     values["applies_to"] = Selector(**values["applies_to"])
     return PolicyRecord(**values)
 
 
 def read_server_body(document: Any) -> dict[str, Any]:
     """What a caller sent to add an MCP server, defaults filled in."""
-    return _read(document, SERVER_BODY, _check_server)
+    return _read(document, SERVER_KIND)
 
 
 def read_server(document: Any) -> ServerRecord:
     """A synced MCP server."""
-    return ServerRecord(**_read(document, SERVER_BODY, _check_server))
+    return ServerRecord(**_read(document, SERVER_KIND))
 
 
-Check = Callable[[Mapping[str, Any], str, Problems], None]
-
-
-def _read(document: Any, fields: Mapping[str, Field], check: Check) -> dict[str, Any]:
-    problems: Problems = []
-    values = read_fields(document, fields, "", problems)
-    check(values, "", problems)
-    _raise_if_any(problems)
+def _read(document: Any, kind: Kind) -> dict[str, Any]:
+    problems = Problems()
+    values: dict[str, Any] = kind.read(document, "", problems)
+    problems.raise_if_any()
     return values
-
-
-def _read_policy(document: Any, fields: Mapping[str, Field], path: str, problems: Problems) -> PolicyRecord:
-    values = read_fields(document, fields, path, problems)
-    _check_policy(values, path, problems)
-    return PolicyRecord(**values)
-
-
-def _raise_if_any(problems: Problems) -> None:
-    if problems:
-        raise InvalidRecord(dict.fromkeys(problems))
-
-
-def _check_agent(values: Mapping[str, Any], path: str, problems: Problems) -> None:
-    for below, above in (
-        ("auto_approve_below", "max_risk_threshold"),
-        ("autonomous_auto_approve_below", "autonomous_max_risk_threshold"),
-    ):
-        if values[below] > values[above]:
-            problems.append(Problem(join(path, below), f"{values[below]} is above {above}, which is {values[above]}"))
-    if values["time_window_start"] == values["time_window_end"]:
-        problems.append(
-            Problem(join(path, "time_window_end"), "equals time_window_start; a whole day is 00:00 to 24:00")
-        )
-
-
-def _check_policy(values: Mapping[str, Any], path: str, problems: Problems) -> None:
-    conditions.check(values["conditions"], join(path, "conditions"), problems)
-    params = values["action_params"]
-    for name in PARAMS.keys() & params.keys():
-        PARAMS[name].kind.read(params[name], join(path, f"action_params.{name}"), problems)
-
-
-def _check_server(values: Mapping[str, Any], path: str, problems: Problems) -> None:
-    problems.extend(
-        Problem(join(path, "blocked_tools"), f"{quote(tool)} is also in auto_approve_tools")
-        for tool in values["blocked_tools"]
-        if tool in values["auto_approve_tools"]
-    )

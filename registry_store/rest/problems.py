@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecord, Problem, Problems, bounded_text
 from registry_store.database import FAILURES, is_unavailable, reason_of
 from registry_store.errors import (
     Conflict,
@@ -27,6 +27,7 @@ from registry_store.errors import (
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL_CHARACTERS = 1024
 RETRY_SECONDS = 1
 TOLD_SECONDS = 10.0
 """Between two lines in the log at least on requests that the database fails, however many those are."""
@@ -50,7 +51,7 @@ def problem(
     """The answer to a request that failed, with every bad field by its path."""
     content: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if detail:
-        content["detail"] = detail
+        content["detail"] = bounded_text(detail, MAX_DETAIL_CHARACTERS)
     if listed := [error._asdict() for error in errors]:
         content["errors"] = listed
     return JSONResponse(content, status, headers, MEDIA_TYPE)
@@ -62,11 +63,11 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
 
     @app.exception_handler(InvalidRecord)
     async def invalid_record(_request: Request, error: InvalidRecord) -> Response:
-        return problem(422, f"not valid: {len(error.problems)} of the values", error.problems)
+        return problem(422, f"not valid: {error.count} of the values", error.problems)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_parameters(_request: Request, error: RequestValidationError) -> Response:
-        errors = [_of_parameter(entry["loc"], entry["msg"]) for entry in error.errors()]
+        errors = Problems(_of_parameter(entry["loc"], entry["msg"]) for entry in error.errors())
         return problem(422, f"not valid: {len(errors)} of the parameters", errors)
 
     @app.exception_handler(RegistryError)

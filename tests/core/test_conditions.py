@@ -15,6 +15,7 @@ from pdp.core.conditions import (
     json_equal,
     matches_action_type,
 )
+from pdp.core.errors import Problems
 from pdp.core.localtime import LocalTime
 from pdp.core.model import Action
 from tests.core.worlds import ATTRIBUTES, CONDITIONS, actions
@@ -57,7 +58,7 @@ def test_a_sound_condition_has_no_problems(condition: tuple[str, Any]) -> None:
 
 
 def problems(conditions: Any) -> list[str]:
-    found: list[Any] = []
+    found = Problems()
     check(conditions, "conditions", found)
     return [str(problem) for problem in found]
 
@@ -161,7 +162,7 @@ TYPE = "an action type (a prefix such as `database.*` goes into `action_type_in`
         ),
         (
             {"attribute_equals": {"x" * 513: 1}},
-            [f"conditions.attribute_equals.{'x' * 513}: is longer than 512 characters"],
+            [f"conditions.attribute_equals.{'x' * 77}…: is longer than 512 characters"],
         ),
         ({"environment": None}, ["conditions.environment: `null` is not a string"]),
         ([], []),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp.core.errors import InvalidAction, InvalidRecord, Problem
+from pdp.core.errors import InvalidAction, InvalidRecord, Problem, Problems
 from pdp.core.fields import Field, Kind, join, quote, read_fields, schema_of
 from pdp.core.kinds import (
     Choice,
@@ -106,6 +106,7 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
         ["at[1]: `99` is not within 0 to 9", "at[2]: `x` is not a whole number from 0 to 9"],
     ),
     (LIST, [1, 2, 1], (1, 2, 1), ["at[2]: `1` stands in the list twice"]),
+    (LIST, [1, 1.0], (1, 1), ["at[1]: `1.0` stands in the list twice"]),
     (LIST, "123", (), ["at: `123` is not a list"]),
     (ListOf(Json(99), 3), [{"a": 1}, {"a": 1}], ({"a": 1}, {"a": 1}), ['at[1]: `{"a": 1}` stands in the list twice']),
     (ListOf(Whole(0, 9), 3, distinct=False), [1, 1], (1, 1), []),
@@ -123,9 +124,13 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
     (MAP, [], {}, ["at: `[]` is not an object"]),
     (PAIR, {"x": 5}, {"x": 5, "on": True}, []),
     (PAIR, {"y": 5}, {"x": None, "on": True}, ["at.y: unknown field", "at.x: is required"]),
-    (Json(20), NESTED, NESTED, []),
-    (Json(19), NESTED, NESTED, []),
-    (Json(18), NESTED, NESTED, ["at: is larger than 18 bytes"]),
+    (Json(18), NESTED, NESTED, []),
+    (Json(17), NESTED, NESTED, []),
+    (Json(16), NESTED, NESTED, ["at: is larger than 16 bytes"]),
+    (Json(14), {"a": "жжж"}, {"a": "жжж"}, []),
+    (Json(13), {"a": "жжж"}, {"a": "жжж"}, ["at: is larger than 13 bytes"]),
+    (Json(999), [10**308, -(10**308), "9" * 309], [10**308, -(10**308), "9" * 309], []),
+    (Json(999), [10**309], [10**309], ["at: holds a whole number that is too large"]),
     (Json(99, 4), NESTED, NESTED, []),
     (Json(99, 3), NESTED, {}, ["at: is nested more than 3 levels deep"]),
     (Json(99, only_object=True), {}, {}, []),
@@ -155,7 +160,7 @@ def test_a_kind_reads_its_values_and_names_every_fault(
     kind: Kind, value: Any, expected: Any, messages: list[str]
 ) -> None:
     """What comes back is of the right type even where the value is not."""
-    problems: list[Problem] = []
+    problems = Problems()
     read = kind.read(value, "at", problems)
     assert (read, type(read)) == (expected, type(expected))
     assert list(map(str, problems)) == messages
@@ -220,10 +225,10 @@ FIELDS = {"name": Field(Text(3), required=True, about="What it is"), "on": Field
 
 def test_fields_are_read_with_their_defaults() -> None:
     """What is given is read, and what is not has its default."""
-    problems: list[Problem] = []
+    problems = Problems()
     assert read_fields({"name": "a"}, FIELDS, "", problems) == {"name": "a", "on": True}
     assert read_fields({"name": "a", "on": False}, FIELDS, "", problems) == {"name": "a", "on": False}
-    assert problems == []
+    assert not problems
 
 
 @pytest.mark.parametrize(
@@ -237,7 +242,7 @@ def test_fields_are_read_with_their_defaults() -> None:
 )
 def test_unknown_and_missing_fields_are_faults(document: Any, messages: list[str]) -> None:
     """All of them at once, each with its path."""
-    problems: list[Problem] = []
+    problems = Problems()
     read_fields(document, FIELDS, "in", problems)
     assert list(map(str, problems)) == messages
 

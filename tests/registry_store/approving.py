@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import Problems
 from registry_store import approval_requests, approvals
 from registry_store.documents import canonical, instant
 from registry_store.tables import Approval
@@ -51,10 +51,9 @@ def sha256(action: dict[str, Any]) -> bytes:
 
 def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
     """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
-    problems: list[Problem] = []
+    problems = Problems()
     read = [approval_requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
-    if problems:
-        raise InvalidRecord(problems)
+    problems.raise_if_any()
     requests = [request for request in read if request is not None]
 
     async def work() -> list[Approval]:

@@ -40,7 +40,7 @@ VALUES = st.recursive(
 def read(text: str) -> Any:
     """The value of a text's only document, which has no problems."""
     (found,) = documents(text)
-    assert found.problems == []
+    assert not found.problems
     return found.value
 
 
