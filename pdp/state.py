@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
 from pdp.core.errors import InvalidRecord, Problem
-from pdp.core.model import Selector, StaleMode
+from pdp.core.model import Selector, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.core.situation import Records
 from pdp.stand_in import stand_in
@@ -97,7 +97,10 @@ def build(
 
 
 def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[Refused, ...]]:
-    """The state after a change. A record that does not compile stays as it was."""
+    """The state after a change. A record that does not compile stays as it was, but for an agent's status.
+
+    Where that can be read and is not `active`, it takes effect; so does it in `build`.
+    """
     return _merged(state, records, revision, state)
 
 
@@ -117,20 +120,59 @@ def _merged(
             documents.pop((record.kind, record.id), None)
             compiled[record.kind].pop(record.id, None)
             continue
+        used: _Used | None
         try:
-            compiled[record.kind][record.id] = _COMPILE[record.kind](record)
-            documents[record.kind, record.id] = record.document
+            used = _Used(record.document, _compile(record))
         except InvalidRecord as error:
-            refused.append(Refused(record.kind, record.id, tuple(map(str, error.problems))))
-            if last is not None and record.id in last._compiled[record.kind]:
-                compiled[record.kind][record.id] = last._compiled[record.kind][record.id]
-                documents[record.kind, record.id] = last._documents[record.kind, record.id]
-            elif record.kind is Kind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
-                compiled[record.kind][record.id] = _organisation_policy(record._replace(document=document))
-                documents[record.kind, record.id] = document
+            used = _instead_of(record, last)
+            told = () if used is None or not used.note else (used.note,)
+            refused.append(Refused(record.kind, record.id, (*told, *map(str, error.problems))))
+        if used is not None:
+            documents[record.kind, record.id], compiled[record.kind][record.id] = used.document, used.compiled
     agents = compiled[Kind.AGENT]
     _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[Kind.ORGANISATION_POLICY])
     return State(base.epoch, revision, documents, compiled), tuple(refused)
+
+
+class _Used(NamedTuple):
+    """A document and what it compiles to; `note` says what of a refused record is in force all the same."""
+
+    document: bytes
+    compiled: Any
+    note: str = ""
+
+
+def _instead_of(record: RawRecord, last: State | None) -> _Used | None:
+    """What is in force in place of a record that does not compile; None: nothing, so that it is not there at all."""
+    if last is not None and record.id in last._compiled[record.kind]:
+        good = _Used(last._documents[record.kind, record.id], last._compiled[record.kind][record.id])
+        status = _status_that_forbids(record.document) if record.kind is Kind.AGENT else None
+        return good if status is None else _with_status(good, status)
+    if record.kind is Kind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
+        return _Used(document, _compile(record._replace(document=document)))
+    return None
+
+
+def _status_that_forbids(document: bytes) -> Status | None:
+    """The status that a refused agent's document gives, unless that is to be active or cannot be read.
+
+    One that only newer stores know is no leave to act.
+    """
+    try:
+        given = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    name = given.get("status") if isinstance(given, dict) else None
+    if not isinstance(name, str) or name == "active":
+        return None
+    return _STATUSES.get(name, Status.SUSPENDED)
+
+
+def _with_status(good: _Used, status: Status) -> _Used:
+    # In the document too, so that the status outlives a restart, and `explain` sees it.
+    name = status.name.lower()
+    document = json.dumps(json.loads(good.document) | {"status": name}, ensure_ascii=False).encode()
+    return _Used(document, good.compiled.with_status(status), f"its status takes effect all the same: `{name}`")
 
 
 def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: Mapping[str, Any]) -> None:
@@ -145,6 +187,15 @@ def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: 
         else:
             policy_set = shared.get(binding) or shared.setdefault(binding, PolicySet(binding))
         agents[name] = agent.under(policy_set)
+
+
+def _compile(record: RawRecord) -> Compiled:
+    try:
+        return _COMPILE[record.kind](record)
+    except InvalidRecord:
+        raise
+    except Exception as error:  # a fault of this program's; the other records are not to wait until it is mended
+        raise InvalidRecord([Problem("", f"cannot be compiled: {type(error).__name__}: {error}")]) from error
 
 
 def _parsed(record: RawRecord) -> Any:
@@ -172,6 +223,9 @@ _COMPILE: Mapping[Kind, Callable[[RawRecord], Compiled]] = {
     Kind.ORGANISATION_POLICY: _organisation_policy,
     Kind.MCP_SERVER: _server,
 }
+
+
+_STATUSES = {status.name.lower(): status for status in Status}
 
 
 class Source(IntEnum):

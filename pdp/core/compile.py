@@ -176,6 +176,12 @@ class CompiledAgent:
         other.policies = policies
         return other
 
+    def with_status(self, status: Status) -> "CompiledAgent":
+        """The same agent in another status."""
+        other = copy(self)
+        other.status, other.active = status, status is Status.ACTIVE
+        return other
+
 
 class TimeWindow:
     """The minutes of the local day in which an agent may act: half-open, over midnight where start is after end."""

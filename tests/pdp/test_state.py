@@ -1,0 +1,158 @@
+"""What is in force of a record that does not compile here: its last good state, and the status that it gives."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdp import last_good
+from pdp.core.decide import decide
+from pdp.core.explain import explain
+from pdp.core.model import Action, Now, Outcome, Reason, Status
+from pdp.core.usage import Usage
+from pdp.state import Kind, RawRecord, State, apply, build
+from tests.given import NOON, agent
+
+AGENT_ID = "billing-reader-test"
+ACTION = Action(AGENT_ID, "api.read", risk_score=1)
+BLOCKED = (Outcome.BLOCK, Reason.AGENT_NOT_ACTIVE)
+ALLOWED = (Outcome.ALLOW, Reason.RISK_BELOW_AUTO_APPROVE)
+NEWER = {"field_of_next_year": 1}
+
+
+def record(document: object) -> RawRecord:
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return RawRecord(Kind.AGENT, AGENT_ID, raw)
+
+
+def given(**fields: Any) -> State:
+    state, refused = build([record(agent(AGENT_ID, **fields))], "epoch", 1)
+    assert refused == ()
+    return state
+
+
+def decided(state: State) -> tuple[Outcome, Reason]:
+    """The decision, which the explanation confirms."""
+    decision = decide(state.agents[AGENT_ID], state.servers, ACTION, Usage(), Now(NOON, 1.0))
+    explained = explain(state.uncompiled(AGENT_ID), ACTION, Usage(), Now(NOON, 1.0))
+    assert (explained.outcome, explained.reason) == (decision.outcome, decision.reason)
+    return decision.outcome, decision.reason
+
+
+@pytest.mark.parametrize("status", ["suspended", "retired", "draft", "quarantined_next_year", "Active", ""])
+@pytest.mark.parametrize("way", ["change", "snapshot"])
+def test_a_status_that_forbids_takes_effect_though_the_record_does_not_compile(status: str, way: str) -> None:
+    """All else stays as it was; the store is told of both."""
+    before = given(default_risk_score=7)
+    refused_record = record(agent(AGENT_ID, status=status, default_risk_score=99) | NEWER)
+    if way == "change":
+        state, refused = apply(before, [refused_record], 2)
+    else:
+        state, refused = build([refused_record], "epoch", 2, before)
+    assert decided(state) == BLOCKED
+    assert state.agents[AGENT_ID].default_risk_score == 7
+    known = status if status in ("suspended", "retired", "draft") else "suspended"
+    assert state.agents[AGENT_ID].status is Status[known.upper()]
+    assert refused[0].problems[0] == f"its status takes effect all the same: `{known}`"
+    assert "field_of_next_year: unknown field" in refused[0].problems
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        agent(AGENT_ID) | NEWER,
+        agent(AGENT_ID, status=None) | NEWER,
+        {name: value for name, value in agent(AGENT_ID).items() if name != "status"},
+        [],
+        "suspended",
+        b'{"status": "suspended"',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+    ids=lambda document: repr(document)[:30],
+)
+@pytest.mark.parametrize("status", ["active", "suspended"])
+def test_what_gives_no_such_status_leaves_the_last_good_one(document: object, status: str) -> None:
+    """A record that cannot be read stops no agent, and starts none."""
+    state, refused = apply(given(status=status), [record(document)], 2)
+    assert decided(state) == (ALLOWED if status == "active" else BLOCKED)
+    assert len(refused) == 1
+
+
+def test_a_refused_record_never_activates_again() -> None:
+    """Only one that compiles does."""
+    state = given()
+    for status, expected in (("active", ALLOWED), ("suspended", BLOCKED), ("active", BLOCKED), ("retired", BLOCKED)):
+        state, _ = apply(state, [record(agent(AGENT_ID, status=status) | NEWER)], state.revision + 1)
+        assert decided(state) == expected
+    state, refused = apply(state, [record(agent(AGENT_ID))], 9)
+    assert (decided(state), refused) == (ALLOWED, ())
+
+
+def test_the_status_outlives_a_restart(tmp_path: Path) -> None:
+    """The file on disk holds the last good record with its status replaced."""
+    state, _ = apply(given(description="Ж"), [record(agent(AGENT_ID, status="suspended") | NEWER)], 2)
+    path = tmp_path / "last-good"
+    with path.open("wb") as file:
+        last_good.write(file, {}, state.records())
+    _, records = last_good.read(path)
+    again, refused = build(records, "epoch", 2)
+    assert (decided(again), refused) == (BLOCKED, ())
+    again, _ = build([record(agent(AGENT_ID) | NEWER)], "epoch", 3, again)
+    assert decided(again) == BLOCKED
+
+
+def test_without_a_last_good_state_the_agent_is_unknown() -> None:
+    """And what is removed goes, refused or not."""
+    state, _ = build([record(agent(AGENT_ID, status="suspended") | NEWER)], "epoch", 1)
+    assert AGENT_ID not in state.agents
+    state, refused = apply(given(), [record(b"")], 2)
+    assert (AGENT_ID not in state.agents, refused) == (True, ())
+
+
+def test_policies_of_the_organisation_still_bind_an_agent_that_is_refused() -> None:
+    """They are linked anew to its last good state."""
+    policy = {
+        "policy_id": "pol_1",
+        "policy_name": "Stop",
+        "created_at": "2026-01-01T00:00:00.000000Z",
+        "policy_action": "block",
+    }
+    changed = RawRecord(Kind.ORGANISATION_POLICY, "pol_1", json.dumps(policy).encode())
+    state, _ = apply(given(), [record(agent(AGENT_ID) | NEWER), changed], 2)
+    assert decided(state) == (Outcome.BLOCK, Reason.POLICY_MATCHED)
+
+
+def test_a_fault_with_one_record_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused like one that is not valid."""
+
+    def fails(_document: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("pdp.state.read_server", fails)
+    server = RawRecord(Kind.MCP_SERVER, "db", b'{"server_name": "db"}')
+    state, refused = build([server, record(agent(AGENT_ID))], "epoch", 1)
+    assert decided(state) == ALLOWED
+    assert refused[0].problems == ("cannot be compiled: RuntimeError: a fault of ours",)
+
+
+@pytest.mark.parametrize(
+    ("policy_id", "fields"),
+    [
+        ("x" * 300, {}),
+        ("", {}),
+        ("pol\0", {}),
+        ("pol_1", {"action_params": {"approvers": {"any_of": ["a"]}, "timeout_seconds": "1h"}}),
+        ("pol_1", {"policy_name": "x" * 300, "applies_to": {"regions": ["eu"]}}),
+    ],
+    ids=lambda part: repr(part)[:30],
+)
+def test_whatever_a_newer_policy_of_the_organisation_holds_it_restricts(policy_id: str, fields: dict[str, Any]) -> None:
+    """What stands for it compiles, and the other records with it."""
+    policy = {"policy_action": "block", "created_at": "2026", "policy_name": "New"} | fields | NEWER
+    unread = RawRecord(Kind.ORGANISATION_POLICY, policy_id, json.dumps(policy).encode())
+    state, refused = build([unread, record(agent(AGENT_ID))], "epoch", 1)
+    assert len(refused) == 1
+    decision = decide(state.agents[AGENT_ID], state.servers, ACTION, Usage(), Now(NOON, 1.0))
+    assert (decision.outcome, decision.reason) == (Outcome.BLOCK, Reason.POLICY_MATCHED)
