@@ -253,6 +253,9 @@ class Json:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if self.only_object and not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
+        if _is_surely_larger(value, self.most_bytes, self.depth):  # found before it takes long to write it out
+            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
+            return value
         if depth_exceeds(value, self.depth):
             problems.append(Problem(path, f"is nested more than {self.depth} levels deep"))
             return {}
@@ -328,6 +331,23 @@ def depth_exceeds(value: Any, most: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _is_surely_larger(value: Any, most_bytes: int, depth: int) -> bool:
+    """Whether the JSON of `value`, down to `depth`, has more members or characters than fit into so many bytes."""
+    level, left = [value], most_bytes
+    for _ in range(depth + 1):
+        inner: list[Any] = []
+        for outer in level:
+            if isinstance(outer, str):
+                left -= len(outer)
+            elif isinstance(outer, Mapping | list | tuple):
+                left -= 2 * len(outer)  # each takes a byte at least, and one that sets it apart
+                if left < 0:
+                    return True
+                inner.extend(outer.values() if isinstance(outer, Mapping) else outer)
+        level = inner
+    return left < 0
 
 
 def json_size(compact: str) -> int:

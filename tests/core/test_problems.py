@@ -9,7 +9,7 @@ import pytest
 from pdp.core import records
 from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
-from pdp.core.kinds import Flag, ListOf, MapOf, Text
+from pdp.core.kinds import Flag, Json, ListOf, MapOf, Text
 
 BODY = {"agent_id": "abc", "display_name": "An agent"}
 POLICY = {"policy_name": "p", "policy_action": "block"}
@@ -108,6 +108,24 @@ def test_a_large_value_is_not_written_out_to_be_quoted() -> None:
             raise AssertionError("read on and on")
 
     assert quote(Endless([1])).startswith("`[0, 1, 2, 3, ")
+
+
+class Shy(dict[str, Any]):
+    """An object whose members may be counted and not looked at."""
+
+    def items(self) -> Any:
+        raise AssertionError("looked at")
+
+    values = items
+
+
+def test_what_is_far_too_large_is_not_looked_at() -> None:
+    """A value with more members than bytes are allowed is too large, whatever they are."""
+    problems = Problems()
+    Json(16_384).read(Shy({str(number): 1 for number in range(100_000)}), "at", problems)
+    Json(16_384).read([Shy({str(number): 1 for number in range(100_000)})], "at", problems)
+    Json(16_384).read({"a": "x" * 16_384}, "in", problems)
+    assert list(map(str, problems)) == ["at: is larger than 16384 bytes", "in: is larger than 16384 bytes"]
 
 
 def test_half_of_a_surrogate_pair_can_be_told() -> None:
