@@ -157,11 +157,15 @@ async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asy
         raise ConnectionError(reason_of(error)) from error
 
 
+def make_private(path: str) -> None:
+    """Make the file of a SQLite database with mode 0600, which those beside it inherit, unless it is there already."""
+    with suppress(OSError):  # SQLite says better what keeps it from being made
+        os.close(os.open(Path(path).resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 def keep_private(path: str) -> None:
-    """Make the SQLite database, if there is none, and give its files mode 0600, which those to come inherit."""
+    """Give the files of a SQLite database mode 0600; that it is one is known."""
     file = Path(path).resolve()
-    with suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     # By their names: to close a file of SQLite's would give up the locks that this process holds on it.
     for one in (file, *(file.with_name(f"{file.name}{ending}") for ending in SQLITE_ENDINGS)):
         with suppress(FileNotFoundError):

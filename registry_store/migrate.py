@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, func, select
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from registry_store.database import FAILURES, Database, keep_private, reason_of
+from registry_store.database import FAILURES, Database, keep_private, make_private, reason_of
 from registry_store.errors import CannotStart
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
@@ -48,8 +48,10 @@ async def migrated(url: URL) -> None:
 
 def _made(url: URL, *, patient: bool = False) -> Database:
     if url.get_backend_name() == "sqlite":
-        keep_private(str(url.database))
-        _probe(str(url.database))
+        path = str(url.database)
+        make_private(path)
+        _probe(path)
+        keep_private(path)
     return Database(url, patient=patient)
 
 

@@ -48,6 +48,16 @@ def test_a_command_that_makes_the_database_keeps_it_private(command: list[str], 
     assert modes(tmp_path / "registry.db")[""] == 0o600
 
 
+def test_what_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
+    """A mistaken path changes no file of somebody else's."""
+    other = tmp_path / "passwd"
+    other.write_text("root:x:0:0:root:/root:/bin/bash\n" * 100)
+    other.chmod(0o644)
+    ended = CliRunner().invoke(main, ["migrate", "--database", f"sqlite:///{other}"])
+    assert (ended.exit_code, "not a database" in ended.stderr) == (2, True)
+    assert other.stat().st_mode & 0o777 == 0o644
+
+
 def test_the_files_of_an_older_version_are_closed(tmp_path: Path) -> None:
     """Also those beside a database that was not closed cleanly, and behind a link."""
     real, link = tmp_path / "real.db", tmp_path / "registry.db"
