@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pdp import http
-from pdp.core.fields import quote
+from pdp.core.fields import quote_path
 from pdp.core.model import Now
 from pdp.decision_log import DecisionLog
 from pdp.echo import Echo
@@ -313,7 +313,7 @@ def _decision_log(settings: Settings) -> DecisionLog:
             settings.data_dir / "decisions", settings.log_bytes, time.time, give_way=settings.log_full == "drop"
         )
     except OSError as error:
-        name = quote(str(settings.data_dir))
+        name = quote_path(settings.data_dir)
         raise SettingsError("--data-dir", f"cannot use the decision log in {name}: {error.strerror}") from error
 
 

@@ -12,7 +12,7 @@ import click
 
 from pdp import logs
 from pdp.core import strict_json
-from pdp.core.fields import quote
+from pdp.core.fields import quote_path
 from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, STALE_MODES, Settings, SettingsError, address
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def verify_log(data_dir: Path) -> int:
 
     folder = data_dir / "decisions"
     if not folder.is_dir():
-        raise SettingsError("--data-dir", f"there is no decision log in {quote(str(data_dir))}")
+        raise SettingsError("--data-dir", f"there is no decision log in {quote_path(data_dir)}")
     verdict = verify.verify(folder)
     click.echo("\n".join(verdict.lines))
     return 0 if verdict.whole else 1

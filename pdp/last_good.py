@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pdp.core.fields import quote
+from pdp.core.fields import quote, quote_path
 from pdp.settings import SettingsError, Subscription
 from pdp.state import Kind, RawRecord, State
 
@@ -58,12 +58,12 @@ def sole_user(folder: Path) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise SettingsError("--data-dir", f"cannot use {quote(str(folder))}: {error.strerror}") from error
+        raise SettingsError("--data-dir", f"cannot use {quote_path(folder)}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise SettingsError("--data-dir", f"{quote(str(folder))} is in use by another sidecar") from error
+            raise SettingsError("--data-dir", f"{quote_path(folder)} is in use by another sidecar") from error
         yield
     finally:
         os.close(lock)
@@ -100,7 +100,7 @@ class LastGood:
         except FileNotFoundError:
             return None
         except (OSError, Damaged) as error:
-            log.error("refused the last good state %s: %s", quote(str(self._path)), error)
+            log.error("refused the last good state %s: %s", quote_path(self._path), error)
             return None
         if header["subscription"] != self._subscription:
             log.warning("left out the last good state: it is that of %s", quote(header["subscription"]))
@@ -116,7 +116,7 @@ class LastGood:
         try:
             _replace(path, lambda file: file.write(node_id.encode()))
         except OSError as error:
-            raise SettingsError("--data-dir", f"cannot write {quote(str(path))}: {error.strerror}") from error
+            raise SettingsError("--data-dir", f"cannot write {quote_path(path)}: {error.strerror}") from error
         return node_id
 
     def offer(self, state: State, *, complete: bool) -> None:

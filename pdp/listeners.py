@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from pdp.core.fields import quote
+from pdp.core.fields import quote, quote_path
 from pdp.settings import Address, SettingsError
 
 SOCKET_MODE = 0o660
@@ -109,7 +109,7 @@ def _sole_socket(setting: str, path: Path) -> Iterator[None]:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise SettingsError(setting, f"cannot use {quote(str(path))}: {error.strerror}") from error
+        raise SettingsError(setting, f"cannot use {quote_path(path)}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def _sole_socket(setting: str, path: Path) -> Iterator[None]:
 def _clear(setting: str, path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SettingsError(setting, f"{quote(str(path))} exists and is not a socket")
+            raise SettingsError(setting, f"{quote_path(path)} exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -134,6 +134,6 @@ def _clear(setting: str, path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
         except OSError as error:
-            raise SettingsError(setting, f"cannot use {quote(str(path))}: {error.strerror}") from error
+            raise SettingsError(setting, f"cannot use {quote_path(path)}: {error.strerror}") from error
         else:
             raise SettingsError(setting, f"`unix:{path}` is in use by another process")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from pdp.core.errors import Problem, Problems
-from pdp.core.fields import quote
+from pdp.core.fields import quote, quote_path
 from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
 from pdp.redaction import NOTHING, BadPathError, Redaction
@@ -183,9 +183,9 @@ def read_key(path: Path) -> str:
         with path.open("rb") as file:
             key = file.read(MOST_KEY_BYTES + 1).strip()
     except OSError as error:
-        raise SettingsError("--key-file", f"cannot read {quote(str(path))}: {error.strerror}") from error
+        raise SettingsError("--key-file", f"cannot read {quote_path(path)}: {error.strerror}") from error
     if not key or len(key) > MOST_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
-        raise SettingsError("--key-file", f"{quote(str(path))} does not hold one API key and nothing else")
+        raise SettingsError("--key-file", f"{quote_path(path)} does not hold one API key and nothing else")
     return key.decode()
 
 

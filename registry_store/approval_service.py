@@ -5,12 +5,13 @@ import random
 from datetime import UTC, datetime
 
 import grpc
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecord, Problem, Problems
 from pdp.core.fields import quote
 from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID
-from registry_store import approvals
+from registry_store import approvals, scopes
 from registry_store.activity import Actor
 from registry_store.approval_feed import ClosedError, FullError, Watch
 from registry_store.approval_requests import ID
@@ -66,6 +67,7 @@ class ApprovalService:
         approval_id, claim = _id(request.approval_id), _claim(request)
         async with self._store.database.reading() as session:
             approval = await approvals.get(session, approval_id)
+            await _check_scope(session, caller, approval_id, approval.agent_id)
         now = datetime.now(UTC)
         verdict = approvals.judge(approval, claim, now)
         if verdict is Use.GRANTED and approval.use_id is None:  # only that is worth the writers' lock
@@ -94,7 +96,7 @@ class ApprovalService:
             request = parsed(pb.WatchApprovalRequest, raw)
             with self._store.approval_feed.watching(_id(request.approval_id)) as watch:
                 async with self._streams.opened(context, caller, watch.end):
-                    await self._follow_for_its_time(watch, context)
+                    await self._follow_for_its_time(watch, caller, context)
         except ClosedError as error:
             return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
         except FullError as error:
@@ -103,19 +105,21 @@ class ApprovalService:
             return ended_by(error)
         return None
 
-    async def _follow_for_its_time(self, watch: Watch, context: Context) -> None:
+    async def _follow_for_its_time(self, watch: Watch, caller: Caller, context: Context) -> None:
         seconds = random.uniform(*self._pace.lifetime)  # noqa: S311 - spreads load, guards nothing
         try:
             async with asyncio.timeout(seconds):
-                await self._follow(watch, context)
+                await self._follow(watch, caller, context)
         except TimeoutError:
             raise Ended(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
 
-    async def _follow(self, watch: Watch, context: Context) -> None:
+    async def _follow(self, watch: Watch, caller: Caller, context: Context) -> None:
         standing: Standing | None = None
         while standing is None or not standing.final:
             standing = await watch.news()
             if standing is not None:
+                async with self._store.database.reading() as session:
+                    await _check_scope(session, caller, standing.approval_id, standing.agent_id)
                 await context.write(_message(standing))
 
 
@@ -126,6 +130,12 @@ def _id(approval_id: str) -> str:
     if problems:
         raise NotFound(f"no approval {quote(approval_id)}")
     return approval_id
+
+
+async def _check_scope(session: AsyncSession, caller: Caller, approval_id: str, agent_id: str) -> None:
+    """To a key that may not sync the agent it is as if nobody had asked for the approval."""
+    if not await scopes.may_sync(session, caller, agent_id):
+        raise NotFound(f"no approval {quote(approval_id)}")
 
 
 def _claim(request: pb.UseApprovalRequest) -> Claim:

@@ -89,6 +89,11 @@ def quote(value: object) -> str:
     return f"`{_cut(value if isinstance(value, str) else _json_start(value))}`"
 
 
+def quote_path(path: object) -> str:
+    """A path as a message shows it: whole, for whoever reads it must find the file."""
+    return f"`{path}`"
+
+
 def _json_start(value: object) -> str:
     """Its JSON, as far as a message shows it: a large value is not written out."""
     text = ""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from ascend import Approval, ApprovalState, AscendClient
 from registry_store.v1 import sync_pb2
 from tests.deciding import Bench, listening
-from tests.given import NOON
+from tests.given import NOON, agent
 
 NOWHERE = "127.0.0.1:1"
 
@@ -27,6 +27,7 @@ async def wait(client: AscendClient, approval_id: str, seconds: float) -> Approv
 async def test_a_final_state_is_told_with_all_that_people_said() -> None:
     """An approval is truthy, and says who, why and until when."""
     bench = Bench()
+    bench.put(agent())
     said = {"decided_by": "ann", "comment": "go", "expires_at": NOON}
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED, **said)
     async with waiting_client(bench) as client:
@@ -39,6 +40,7 @@ async def test_a_final_state_is_told_with_all_that_people_said() -> None:
 async def test_after_the_time_out_the_client_has_what_is_known() -> None:
     """Which is not an approval."""
     bench = Bench()
+    bench.put(agent())
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
     async with waiting_client(bench) as client:
         for seconds in (0.2, 1, 5, 25):

@@ -213,7 +213,7 @@ async def test_a_sidecar_whose_key_is_revoked_serves_on_and_says_so(tmp_path: Pa
         ready = await registry_says(beside, "key_revoked")
         answer = await beside.evaluate(risk_score=10)
         assert (await beside.samples())["pdp_key_revoked", ()] == 1
-        made = await central.rest.call("POST", "/api/keys", {"role": "sidecar", "name": "rotated"})
+        made = await central.rest.call("POST", "/api/keys", {"role": "sidecar", "name": "test"})
         assert made.status == 201, made
         central.key_file.write_text(made.body["key"])
         await registry_says(beside, "live")
