@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import MAX_PROBLEMS, InvalidRecord, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.records import (
     APPLIES_TO,
@@ -81,11 +81,14 @@ class Fault(NamedTuple):
 
 
 class BadFolder(Exception):  # noqa: N818 - it is the folder that is bad
-    """A folder that cannot be applied, with every fault in it."""
+    """A folder that cannot be applied, with every fault in it; its text tells the first hundred."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = faults
-        super().__init__("\n".join(map(str, faults)))
+        told = [str(fault) for fault in faults[:MAX_PROBLEMS]]
+        if len(faults) > MAX_PROBLEMS:
+            told.append(f"and {len(faults) - MAX_PROBLEMS:,} more")
+        super().__init__("\n".join(told))
 
 
 def read(folder: Path) -> list[Object]:

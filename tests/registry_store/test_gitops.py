@@ -257,6 +257,14 @@ def test_a_file_that_cannot_be_read_prunes_no_agent(repository: Repository) -> N
     assert repository.admin.get(f"{REGISTRY}/{AGENT['agent_id']}").body["status"] == "active"
 
 
+def test_of_very_many_problems_a_hundred_are_told(repository: Repository) -> None:
+    """And how many more there are."""
+    (repository.folder / "many.yaml").write_text("kind: thing\n---\n" * 150 + "kind: thing\n")
+    ended = repository.apply("--yes")
+    lines = ended.stderr.splitlines()
+    assert (ended.exit_code, len(lines), lines[-1]) == (2, 101, "and 51 more")
+
+
 def test_what_changed_since_the_plan_is_not_overwritten(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
