@@ -4,6 +4,7 @@ Sequences are never given twice. What had to give way leaves a gap in them, and 
 from the first to the last sequence that it names was given up, save what the store already had.
 """
 
+import errno
 import logging
 import os
 import zlib
@@ -106,19 +107,25 @@ class DecisionLog:
 
     def keep(self, sequence: int) -> None:
         """Note that the store has all up to `sequence`; files that hold nothing else go."""
-        self.kept = max(self.kept, sequence)
-        while len(self._segments) > 1 and self._segments[0].end.sequence <= self.kept:
-            self._remove(self._segments[0])
-        self._told = [told for told in self._told if told.sequence > self.kept]
-        self._note(self.kept)
+        kept = max(self.kept, sequence)
+        sent = [segment for segment in self._segments[:-1] if segment.end.sequence <= kept]
+        try:
+            # First, and on the disk: without the note, files that are gone are records that were lost.
+            self._note(kept, durable=bool(sent))
+        except OSError as error:
+            if not sent or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._remove_all(sent)  # which makes room for the note
+            self._note(kept)
+        self.kept = kept
+        self._remove_all(sent)
+        self._told = [told for told in self._told if told.sequence > kept]
 
     def refuse(self, record: Record) -> None:
         """Lay aside a record that the store will not have, as if it had it; a gap record tells of it.
 
         A gap record itself leaves none: where the store refuses those as well, each would only lead to the next.
         """
-        if not record.document.startswith(segments.GAP):
-            self._owed.append(gap(record.sequence, record.sequence, self._clock()))
         path = self._folder / "refused.jsonl"
         with suppress(FileNotFoundError):
             if path.stat().st_size > MOST_REFUSED_BYTES:
@@ -126,6 +133,8 @@ class DecisionLog:
         with open(path, "ab", opener=_private) as file:
             file.write(record.document + b"\n")
         self.keep(record.sequence)
+        if not record.document.startswith(segments.GAP):
+            self._owed.append(gap(record.sequence, record.sequence, self._clock()))
 
     def go_on_after(self, sequence: int) -> None:
         """Number what is unsent anew, since the store has other records up to `sequence`, from a life of this folder
@@ -139,31 +148,38 @@ class DecisionLog:
         )
         if self._segments and self._segments[-1].is_empty:
             self._remove(self._segments[-1])
-        old, kept = list(self._segments), self.kept
+        old = list(self._segments)
         self._head = Head(max(sequence, self.last), self._head.hash)
         self._segments.append(Segment.create(self._folder, self._head))
         try:
-            for segment in old:
-                self._append_again(segment, kept)
+            for segment in old[:-1]:
+                self._append_again(segment)
+                self.keep(segment.end.sequence)
+            for segment in old[-1:]:
+                self._append_again(segment)
         except Damaged as error:  # the store's next answer leads here again
             self._repair(error)
         else:
-            self.keep(sequence)
+            self.keep(max(sequence, *(segment.end.sequence for segment in old)) if old else sequence)
 
-    def _append_again(self, segment: Segment, kept: int) -> None:
+    def _append_again(self, segment: Segment) -> None:
+        kept = self.kept
         while segment in self._segments and (records := self._read(segment, kept, 1000, MOST_SEGMENT_BYTES)):
             kept = records[-1].sequence
             for _ in self.append(deque(record.document for record in records)):
                 pass
-        if segment in self._segments:
-            self._remove(segment)
 
-    def _note(self, kept: int) -> None:
-        # Unflushed: after a crash an older number stands here, and records are sent twice.
-        temporary = self._kept_path.with_suffix(".new")
-        with open(temporary, "wb", opener=_private) as file:
-            file.write(b"%d %s\n" % (kept, _check(b"%d" % kept)))
-        temporary.replace(self._kept_path)
+    def _note(self, kept: int, *, durable: bool = False) -> None:
+        # In its place, which takes no room on a full disk; torn, it is not believed. Where it is not durable, a crash
+        # may leave an older number, and records are sent twice.
+        number = b"%020d" % kept
+        file = _private(str(self._kept_path), os.O_WRONLY | os.O_CREAT)
+        try:
+            os.pwrite(file, b"%s %s\n" % (number, _check(number)), 0)
+            if durable:
+                os.fdatasync(file)
+        finally:
+            os.close(file)
 
     def _append_some(self, items: deque[Item]) -> list[Record]:
         segment = self._active()
@@ -244,6 +260,11 @@ class DecisionLog:
                 cursor = after
                 self._cursor = segment.path, cursor
         return records
+
+    def _remove_all(self, sent: list[Segment]) -> None:
+        for segment in sent:
+            if segment in self._segments:
+                self._remove(segment)
 
     def _remove(self, segment: Segment) -> None:
         segment.path.unlink(missing_ok=True)

@@ -1,17 +1,20 @@
 """The decision log on disk: in order, whole or told to be lost, within its bound, through crashes and damage."""
 
+import errno
 import json
 import logging
+import os
 import resource
 import shutil
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pdp.decision_log import DecisionLog
+from pdp.segments import Head, sealed
 from tests.pdp.chains import Kept, append, document, files, opened, ship
 
 SMALL = 64 * 1000
@@ -336,6 +339,115 @@ def test_a_folder_put_back_to_an_older_state_goes_on_after_what_the_store_has(tm
     assert numbers(store) == [*range(20), 2, 3, 4, *range(100, 110), 200]
     assert store.breaks == 1, "the store sees that the log was put back"
     assert opened(tmp_path, SMALL).last == log.last == store.sequence
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@contextmanager
+def killed_after(removals: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process is killed just after it has removed so many files, if it removes so many."""
+    unlink, left = Path.unlink, iter(range(removals - 1, -1, -1))
+
+    def removed(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        if next(left, -1) == 0:
+            raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Path, "unlink", removed)
+        yield
+
+
+@pytest.mark.parametrize("removals", [1, 2, 5])
+def test_a_kill_while_files_go_makes_nothing_of_what_is_sent_lost(
+    tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is noted before the files go: no gap record says that they had to give way."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(100)])
+    assert len(files(tmp_path)) > removals
+    with killed_after(removals, monkeypatch):
+        log.keep(store.take(log.after(0, 1000, 1 << 30)))
+        ship(log, store)
+    again = opened(tmp_path, SMALL)
+    append(again, [document(100)])
+    ship(again, store)
+    assert store.gaps() == []
+    assert numbers(store) == list(range(101))
+    assert again.dropped == 0
+
+
+@pytest.mark.parametrize("removals", [1, 2, 3])
+def test_a_kill_while_it_numbers_anew_loses_nothing(
+    tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file goes once the position after it is noted."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(40)])
+    assert len(files(tmp_path)) > removals
+    store.take([sealed(Head(99), 100, document(1000))])
+    with killed_after(removals, monkeypatch):
+        log.go_on_after(100)
+    again = opened(tmp_path, SMALL)
+    append(again, [document(200)])
+    while again.kept < 100:
+        again.go_on_after(100)
+    ship(again, store)
+    assert store.gaps() == []
+    assert set(numbers(store)) == {*range(40), 200, 1000}
+
+
+def test_a_position_that_cannot_be_noted_removes_nothing_until_it_can(tmp_path: Path) -> None:
+    """The store is told again; the next try notes it."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(100)])
+    there, kept = files(tmp_path), tmp_path / "decisions" / "kept"
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(IsADirectoryError):
+        log.keep(100)
+    assert files(tmp_path) == there
+    assert log.kept == 0
+    kept.rmdir()
+    log.keep(100)
+    assert len(files(tmp_path)) == 1
+    assert opened(tmp_path, SMALL).kept == 100
+
+
+def test_a_full_disk_lets_go_of_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the note of it has no room before."""
+    log = opened(tmp_path, SMALL)
+    append(log, [document(number, size=50) for number in range(100)])
+    there, pwrite = len(files(tmp_path)), os.pwrite
+
+    def written(file: int, data: bytes, offset: int) -> int:
+        if len(files(tmp_path)) == there:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return pwrite(file, data, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", written)
+        log.keep(100)
+    assert len(files(tmp_path)) == 1
+    assert opened(tmp_path, SMALL).kept == 100
+
+
+def test_a_record_that_cannot_be_laid_aside_is_told_once(tmp_path: Path) -> None:
+    """However often it is tried."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(3)))
+    record = log.after(0, 1, 1 << 20)[0]
+    (tmp_path / "decisions" / "refused.jsonl").mkdir()
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            log.refuse(record)
+    (tmp_path / "decisions" / "refused.jsonl").rmdir()
+    log.refuse(record)
+    append(log, [])
+    ship(log, store)
+    assert store.gaps() == [(1, 1)]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "1.log", "kept.new"])
