@@ -401,7 +401,7 @@ def test_a_kill_while_it_numbers_anew_loses_nothing(
 
 def test_a_position_that_cannot_be_noted_removes_nothing_until_it_can(tmp_path: Path) -> None:
     """The store is told again; the next try notes it."""
-    log, store = opened(tmp_path, SMALL), Kept()
+    log = opened(tmp_path, SMALL)
     append(log, [document(number, size=50) for number in range(100)])
     there, kept = files(tmp_path), tmp_path / "decisions" / "kept"
     kept.unlink()
