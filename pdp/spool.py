@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
+from pdp.attributes import Attributes
 from pdp.decision_log import MOST_DOCUMENT_BYTES, DecisionLog, Item
 from pdp.echo import Echo
 from pdp.metrics import Metrics
 from pdp.record import Entry, document
 from pdp.redaction import NOTHING, Redaction
 from pdp.segments import Record
-from pdp.wire import Attributes
 
 FLUSH_SECONDS = 0.2
 RETRY_SECONDS = 1.0
@@ -292,7 +292,7 @@ def _weight(entry: Entry) -> int:
         weight += sum(map(len, action.data_classifications))
     attributes = action.attributes
     if isinstance(attributes, Attributes):
-        return weight + ATTRIBUTE_WEIGHT * attributes.byte_size()
+        return weight + ATTRIBUTE_WEIGHT * attributes.byte_size
     return weight + ATTRIBUTE_WEIGHT * len(repr(attributes)) if attributes else weight
 
 

@@ -1,8 +1,7 @@
 """protobuf and JSON ↔ core: the only place that knows how a request and an answer travel."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
@@ -10,9 +9,11 @@ from operator import attrgetter
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from pdp.attributes import Attributes, TooDeepError, doubles, plain
+from pdp.core import canonical_json
+from pdp.core.canonical_json import double
 from pdp.core.compile import CompiledPolicy
 from pdp.core.errors import InvalidAction, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
@@ -40,11 +41,11 @@ MOST_KEY_CHARACTERS = 256
 MOST_ID_CHARACTERS = 64
 
 _TEXTS = ("agent_id", *MOST_CHARACTERS)
-_texts_of = attrgetter(*_TEXTS)
+texts_of = attrgetter(*_TEXTS)
+"""The texts of an action, save its data classifications."""
 
-# Each item of a list takes two bytes on the wire at least, and each level of attributes four, so a smaller action
-# than this keeps every bound.
-_SURELY_BOUNDED_BYTES = min(2 * MOST_CLASSIFICATIONS, 4 * MOST_ATTRIBUTE_DEPTH, *MOST_CHARACTERS.values())
+# Each item of a list takes two bytes on the wire at least, so a smaller action than this keeps the bounds of its texts.
+_SURELY_BOUNDED_BYTES = min(2 * MOST_CLASSIFICATIONS, *MOST_CHARACTERS.values())
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -94,8 +95,13 @@ def read_json_request(document: Any) -> Request:
     fields = read_fields(request.pop("action"), _ACTION, "action", problems)
     if problems:
         raise InvalidAction(*problems)
-    cost = fields.pop("estimated_cost_usd")
-    return Request(Action(**fields, estimated_cost_micros=None if cost is None else _micros(cost)), **request)
+    cost, amount = fields.pop("estimated_cost_usd"), fields.pop("amount")
+    action = Action(
+        **fields | {"attributes": doubles(fields["attributes"])},
+        amount=None if amount is None else float(amount),
+        estimated_cost_micros=None if cost is None else _micros(cost),
+    )
+    return Request(action, **request)
 
 
 def read_action(message: pb.Action) -> Action:
@@ -119,11 +125,11 @@ def read_action(message: pb.Action) -> Action:
         message.mcp_server,
         message.tool,
         message.environment,
-        Attributes(message.attributes) if message.HasField("attributes") else _NO_ATTRIBUTES,
+        _attributes(message) if message.HasField("attributes") else _NO_ATTRIBUTES,
         message.mfa_verified,
     )
     # Whoever ends a text at its NUL would act on another one than was decided on.
-    if "\0" in "".join((*_texts_of(action), *action.data_classifications)):
+    if "\0" in "".join((*texts_of(action), *action.data_classifications)):
         _refuse_nul(action)
     return action
 
@@ -173,11 +179,29 @@ def instant(wall: float) -> str:
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def action_json(action: Action) -> dict[str, Any]:
+    """An action by the names that the interfaces use, every field, null or empty where there is none."""
+    cost = action.estimated_cost_micros
+    return {
+        "agent_id": action.agent_id,
+        "action_type": action.action_type,
+        "resource": action.resource,
+        "resource_id": action.resource_id,
+        "risk_score": action.risk_score,
+        "amount": None if action.amount is None else double(action.amount),
+        "estimated_cost_usd": None if cost is None else double(cost / 1_000_000),
+        "data_classifications": action.data_classifications,
+        "mcp_server": action.mcp_server,
+        "tool": action.tool,
+        "environment": action.environment,
+        "attributes": action.attributes,
+        "mfa_verified": action.mfa_verified,
+    }
+
+
 def digest(action: Action) -> bytes:
-    """The SHA-256 of an action in canonical JSON: equal for equal actions, whatever door they came by."""
-    fields = {name: getattr(action, name) for name in Action.__slots__}
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), default=dict)
-    return hashlib.sha256(canonical.encode()).digest()
+    """The SHA-256 of an action in canonical JSON (RFC 8785): equal for equal actions, by whatever endpoint."""
+    return hashlib.sha256(canonical_json.dumps(action_json(action))).digest()
 
 
 def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:
@@ -223,53 +247,19 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
     }
 
 
-class Attributes(Mapping[str, Any]):
-    """The attributes of an action, decoded when one of them is first read."""
-
-    __slots__ = ("_decoded", "_message")
-
-    def __init__(self, message: Struct) -> None:
-        self._message = message
-        self._decoded: dict[str, Any] | None = None
-
-    def byte_size(self) -> int:
-        """How many bytes it takes on the wire."""
-        return self._message.ByteSize()
-
-    def _all(self) -> dict[str, Any]:
-        if self._decoded is None:
-            self._decoded = plain(self._message)
-        return self._decoded
-
-    def __getitem__(self, name: str) -> Any:
-        return self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-
-def plain(message: Struct) -> dict[str, Any]:
-    """A Struct as Python values, by name, since its own order varies; whole numbers as int."""
-    return {name: _plain_value(value) for name, value in sorted(message.fields.items())}
-
-
 _NULLABLE = ("budget_remaining_usd", "retry_after")
 _NO_ATTRIBUTES: Mapping[str, Any] = {}
 
 
-def _plain_value(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return plain(value.struct_value)
-    if kind == "list_value":
-        return [_plain_value(item) for item in value.list_value.values]
-    if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() else number
-    return None if kind in (None, "null_value") else getattr(value, kind)
+def _attributes(message: pb.Action) -> Attributes:
+    """The attributes in a message, decoded whole: what cannot be recorded is refused before it is decided."""
+    try:
+        return Attributes(plain(message.attributes, MOST_ATTRIBUTE_DEPTH), message.attributes.ByteSize())
+    except TooDeepError:
+        told = f"is nested more than {MOST_ATTRIBUTE_DEPTH} levels deep"
+    except ValueError:
+        told = "holds a number that is not finite"
+    raise InvalidAction(Problem("action.attributes", told))
 
 
 def _check_bounds(message: pb.Action, size: int) -> None:
@@ -280,31 +270,11 @@ def _check_bounds(message: pb.Action, size: int) -> None:
             raise InvalidAction(Problem(f"action.{name}", f"is longer than {most} characters"))
     if len(message.data_classifications) > MOST_CLASSIFICATIONS:
         raise InvalidAction(Problem("action.data_classifications", f"has more than {MOST_CLASSIFICATIONS} items"))
-    if _too_deep(message.attributes):
-        raise InvalidAction(Problem("action.attributes", f"is nested more than {MOST_ATTRIBUTE_DEPTH} levels deep"))
 
 
 def _refuse_nul(action: Action) -> NoReturn:
     held = [name for name in _TEXTS if "\0" in getattr(action, name)]
     raise InvalidAction(Problem(f"action.{held[0] if held else 'data_classifications'}", "holds a NUL"))
-
-
-def _too_deep(attributes: Struct) -> bool:
-    level: list[Struct | ListValue] = [attributes]
-    for _ in range(MOST_ATTRIBUTE_DEPTH):
-        level = [inner for outer in level for inner in _nested(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _nested(outer: Struct | ListValue) -> Iterator[Struct | ListValue]:
-    for value in outer.fields.values() if isinstance(outer, Struct) else outer.values:
-        kind = value.WhichOneof("kind")
-        if kind == "struct_value":
-            yield value.struct_value
-        elif kind == "list_value":
-            yield value.list_value
 
 
 def _text(name: str) -> Field:

@@ -12,6 +12,7 @@ from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
+from pdp.core.canonical_json import MAX_EXACT
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Kind, join, quote
 from pdp.core.kinds import Json, ListOf, MapOf, Number, OneOf, Text, Whole
@@ -99,16 +100,25 @@ def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are equal: 1 equals 1.0, and true does not equal 1. Numbers are doubles."""
+    """Whether two JSON values are equal, numbers as doubles: 1 equals 1.0 and 2^53 + 1 equals 2^53, but not true 1."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(json_equal(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(json_equal, left, right))
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, int | float) and isinstance(right, int | float):
+    if isinstance(left, bool) != isinstance(right, bool):
+        return False
+    return bool(left == right) or (_is_large(left) and _is_large(right) and _same_double(left, right))
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) >= MAX_EXACT
+
+
+def _same_double(left: float, right: float) -> bool:
+    try:
         return float(left) == float(right)
-    return bool(left == right)
+    except OverflowError:  # a whole number that no double holds
+        return False
 
 
 def attribute(attributes: Mapping[str, Any], path: str) -> Any:

@@ -215,10 +215,16 @@ def test_hours_that_wrap_midnight_are_one_clause() -> None:
         ({}, [], False),
         ([], {}, False),
         ([], "", False),
+        (2**53 + 1, 2**53, True),
+        (10**22 + 1, 1e22, True),
+        (2**53 + 2, 2**53, False),
+        (10**400, 10**400 + 1, False),
+        (10**400, 1e308, False),
+        (float(2**60), True, False),
     ],
 )
 def test_json_values_are_equal_by_value_and_kind(left: Any, right: Any, equal: bool) -> None:
-    """Numbers by value, truth values only to themselves, containers part by part; either way round."""
+    """Numbers as doubles, truth values only to themselves, containers part by part; either way round."""
     assert json_equal(left, right) is equal
     assert json_equal(right, left) is equal
 

@@ -185,6 +185,12 @@ def nested(levels: int) -> Struct:
     return attributes
 
 
+def attributes(**members: object) -> Struct:
+    message = Struct()
+    message.update(members)
+    return message
+
+
 MALFORMED = [
     ("action.agent_id", {"agent_id": ""}),
     ("action.agent_id", {"agent_id": "no spaces"}),
@@ -206,6 +212,8 @@ MALFORMED = [
     ("action.estimated_cost_usd", {"estimated_cost_usd": 1e9 + 1}),
     ("action.data_classifications", {"data_classifications": ["x"] * 65}),
     ("action.attributes", {"attributes": nested(17)}),
+    ("action.attributes", {"attributes": attributes(x=[[1, float("nan")]])}),
+    ("action.attributes", {"attributes": attributes(x=float("-inf"))}),
     ("action", {"resource_id": "r", "data_classifications": ["x" * 66_000]}),
     ("action.resource", {"resource": "vault\0"}),
     ("action.agent_id", {"agent_id": "billing-reader-test\0"}),
@@ -262,8 +270,23 @@ async def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None
     }
 
 
+WHOLE = '{"action": {"agent_id": "billing-reader-test", "action_type": "api.read"}}'
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff", b'{"action": []}', b'{"action": null}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"action": []}',
+        b'{"action": null}',
+        *(WHOLE.encode(code) for code in ("utf-16", "utf-16-le", "utf-32", "utf-8-sig")),
+    ],
+    ids=lambda body: repr(body)[:20],
 )
 async def test_what_is_no_request_is_refused_at_the_json_door(bench: Bench, body: bytes) -> None:
     """It is a 400 with a problem, whatever it is."""

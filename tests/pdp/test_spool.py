@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from pdp import spool as module
-from pdp import wire
+from pdp.attributes import Attributes
 from pdp.core.model import Action
 from pdp.metrics import Metrics
 from pdp.record import Entry
@@ -204,7 +204,7 @@ async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: st
     if door == "grpc":
         message = Struct()
         message.update(attributes)
-        attributes = wire.Attributes(message)  # type: ignore[assignment]  # a mapping as well
+        attributes = Attributes(attributes, message.ByteSize())
     kit = Kit(tmp_path, most_bytes=1 << 20)
     kit.decide(range(100), attributes=attributes)
     async with running(kit.spool):

@@ -1,0 +1,105 @@
+"""One action is one action, whatever endpoint it comes by."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from pdp import record, wire
+from pdp.core import canonical_json
+from pdp.redaction import NOTHING
+from pdp.v1 import decision_pb2 as pb
+from tests.deciding import Bench, served
+from tests.given import agent
+from tests.pdp.actions import AGENT, actions, by_grpc, by_json
+
+POLICIES = [
+    ("amount", {"amount_above": 7499.5}),
+    ("large", {"attribute_equals": {"account": 2**53 + 1}}),
+    ("nested", {"attribute_equals": {"x": {"y": [1, -0.0, 1e21]}}}),
+]
+
+
+def bench() -> Bench:
+    """A decision point with a policy on numbers."""
+    made = Bench()
+    policies = [
+        {
+            "policy_id": f"pol-{name}",
+            "policy_name": name,
+            "conditions": conditions,
+            "policy_action": "block",
+            "created_at": "2026-11-20T12:00:00.000000Z",
+        }
+        for name, conditions in POLICIES
+    ]
+    made.put(agent(AGENT, policies=policies))
+    return made
+
+
+BENCH = bench()
+
+
+def decided(request: wire.Request) -> tuple[Any, ...]:
+    answer = BENCH.service.point.evaluate(request)
+    entry = BENCH.log.entries.pop()
+    return answer.outcome, answer.reason, answer.policy.name, answer.risk_score, entry.cost_micros
+
+
+@settings(max_examples=300, deadline=None)
+@given(actions)
+def test_an_action_has_one_digest_and_one_decision_by_both_endpoints(action: dict[str, Any]) -> None:
+    """And one record; its digest is that of the action in the record, in the form of RFC 8785."""
+    by_either = by_grpc(action), by_json(action)
+    assert len({wire.digest(request.action) for request in by_either}) == 1
+    assert len({decided(request) for request in by_either}) == 1
+    written = []
+    for request in by_either:
+        BENCH.service.point.evaluate(request)
+        written.append(json.loads(record.document(BENCH.log.entries.pop(), NOTHING))["action"])
+    assert canonical_json.dumps(written[0]) == canonical_json.dumps(written[1])
+    assert wire.digest(by_either[0].action) == hashlib.sha256(canonical_json.dumps(written[0])).digest()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"amount": 7500}, {"amount": 7500.0}),
+        ({"amount": 10**21}, {"amount": 1e21}),
+        ({"amount": -0.0}, {"amount": 0}),
+        ({"estimated_cost_usd": 1}, {"estimated_cost_usd": 1.0}),
+        ({"attributes": {"n": 1}}, {"attributes": {"n": 1.0}}),
+        ({"attributes": {"n": [1e21, -0.0]}}, {"attributes": {"n": [10**21, 0]}}),
+        ({"attributes": {"account": 2**53 + 1}}, {"attributes": {"account": 2**53}}),
+        ({"attributes": {"a": 1, "b": 2}}, {"attributes": {"b": 2, "a": 1}}),
+    ],
+)
+def test_equal_numbers_make_equal_actions(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """However they are written, and by either endpoint."""
+    asked = {"agent_id": AGENT, "action_type": "api.read"}
+    reads = [read(asked | fields) for read in (by_grpc, by_json) for fields in (one, other)]
+    assert len({wire.digest(request.action) for request in reads}) == 1
+    assert len({decided(request) for request in reads}) == 1
+
+
+async def test_a_retry_by_the_other_endpoint_gets_the_first_answer() -> None:
+    """An idempotency key means the same action there."""
+    made = bench()
+    action = {"agent_id": AGENT, "action_type": "api.read", "amount": 7000, "attributes": {"n": 1e21}}
+    body = json.dumps({"action": action, "idempotency_key": "k"}).encode()
+    status, first = await made.service.evaluate_json(body)
+    assert status == 200
+    message = pb.EvaluateRequest(idempotency_key="k")
+    message.action.agent_id, message.action.action_type, message.action.amount = AGENT, "api.read", 7000
+    message.action.attributes.update({"n": 1e21})
+    async with served(made.service) as stub:
+        again = await stub.Evaluate(message)
+    assert again.decision_id == first["decision_id"]
+
+
+def test_a_policy_on_a_number_that_no_double_holds_holds_for_its_double() -> None:
+    """Else the same action would be blocked by one endpoint, and pass by the other."""
+    asked = {"agent_id": AGENT, "action_type": "api.read", "attributes": {"account": 2**53 + 1}}
+    assert {decided(read(asked))[2] for read in (by_grpc, by_json)} == {"large"}
