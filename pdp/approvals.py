@@ -21,6 +21,7 @@ from registry_store.v1 import sync_pb2 as pb
 
 MOST_REMEMBERED = 10_000
 MOST_WAITING = 1_000
+MAX_COMMENT = 4096
 PAUSE_FIRST, PAUSE_MOST = 0.02, 2.0
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
@@ -207,7 +208,8 @@ def _told(approval: pb.Approval) -> str:
 
 
 def _said(approval: pb.Approval, what: str) -> str:
-    return f"{quote(approval.decided_by)} {what}" + (f": {approval.comment}" if approval.comment else "")
+    comment = approval.comment[:MAX_COMMENT]
+    return f"{quote(approval.decided_by)} {what}" + (f": {comment}" if comment else "")
 
 
 def _update(approval: pb.Approval) -> pdp_pb.ApprovalUpdate:

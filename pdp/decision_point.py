@@ -47,9 +47,13 @@ class LogFullError(UnavailableError):
 
 
 class Log(Protocol):
-    """Where decisions are kept; while it is `full`, none may be made."""
+    """Where decisions are kept; while it is `full`, none may be made, and while it is `crowded`, `room` is awaited."""
 
     full: bool
+    crowded: bool
+
+    async def room(self) -> None:
+        """Return once there is room for another decision, or waiting has not helped."""
 
     def append(self, entry: Entry, *, urgent: bool) -> None:
         """Keep a decision; an urgent one is sent to the store at once."""

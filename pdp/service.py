@@ -49,6 +49,7 @@ class DecisionService:
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
         self._metrics = metrics
+        self._log = log
         self._stopping = asyncio.Event()
         self._explaining = asyncio.Semaphore(1)
         self._explanations = 0
@@ -99,7 +100,9 @@ class DecisionService:
             return 503, _problem(503, "No decision now", str(error))
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
-        """The answer; waits only for the store's word on an approval that came along and is needed."""
+        """The answer; waits only for room in the log, and for the store's word on an approval that is needed."""
+        if self._log.crowded:
+            await self._log.room()
         if request.approval_id:
             given = await self.approvals.take(request) if self.point.needs_a_person(request) else None
             return self.point.evaluate(request, given)

@@ -11,22 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from pdp.attributes import Attributes
 from pdp.decision_log import MOST_DOCUMENT_BYTES, DecisionLog, Item
 from pdp.echo import Echo
 from pdp.metrics import Metrics
-from pdp.record import Entry, document
+from pdp.record import Entry, document, weight
 from pdp.redaction import NOTHING, Redaction
 from pdp.segments import Record
 
 FLUSH_SECONDS = 0.2
 RETRY_SECONDS = 1.0
+ROOM_SECONDS = 2.0
 MOST_WAITING_BYTES = 32 << 20
 MOST_BATCH_BYTES = 2 << 20
-ENTRY_BYTES = 2048
-"""What an entry takes in memory, about, without what has no short bound."""
-ATTRIBUTE_WEIGHT = 8
-"""How much more attributes take in memory than on the wire: texts no more, many small numbers this much."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +47,9 @@ class Size(NamedTuple):
 class Spool:
     """The decision log of a sidecar, for its event loop: `run` must run, and one thread does all that the disk does.
 
-    While `full`, which only a log that must not give way ever is, no decision may be made.
+    While `full`, which only a log that must not give way ever is, no decision may be made. While `crowded`, whoever can
+    wait calls `room` before it makes one: the disk works, and is behind. Only a disk that fails, or is too slow for
+    `ROOM_SECONDS`, makes what waits in memory give way, and nothing ever does in a log that must not.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class Spool:
         most_bytes: int = MOST_WAITING_BYTES,
     ) -> None:
         self.full = False
+        self.crowded = False
         self.logged = 0
         self.failures = 0
         self.flushed = asyncio.Event()
@@ -74,6 +73,7 @@ class Spool:
         self._most_bytes = most_bytes
         self._pending: deque[Entry] = deque()
         self._weight = 0
+        self._in_hand = 0
         self._lost = 0
         self._urgent = False
         self._handed = 0
@@ -82,7 +82,9 @@ class Spool:
         self._some = asyncio.Event()
         self._now = asyncio.Event()
         self._closed = asyncio.Event()
+        self._roomy = asyncio.Event()
         self._failing = False
+        self._stalled = False
         self._thread = ThreadPoolExecutor(1, "decision-log")
         self._size = self._measured()
         self._fit()
@@ -90,14 +92,25 @@ class Spool:
     def append(self, entry: Entry, *, urgent: bool) -> None:
         """Have a decision written soon; an urgent one at once, and sent to the store at once."""
         self._pending.append(entry)
-        self._weight += _weight(entry)
-        if self._weight >= self._room:
-            self._overflow()
+        self._weight += weight(entry)
+        if self._weight >= self._watched_at:
+            self._crowd()
         if urgent:
             self._urgent = True
         if urgent or self._weight > self._most_bytes >> 3:
             self._now.set()
         self._some.set()
+
+    async def room(self) -> None:
+        """Return once there is room for another decision, or waiting has not helped."""
+        try:
+            async with asyncio.timeout(ROOM_SECONDS):
+                while self.crowded:
+                    self._roomy.clear()
+                    await self._roomy.wait()
+        except TimeoutError:
+            self._stalled = True  # nobody else waits in vain
+            self._crowd()
 
     async def run(self) -> None:
         """Write what is appended, until closed and the last of it is tried."""
@@ -184,12 +197,12 @@ class Spool:
         except Exception as error:
             self._fail(error)
             self._urgent |= urgent
-            self._fit()
+            self._settle()
             return False
         if self._failing:
             self._failing = False
             log.warning("the decision log can be written again")
-        self._fit()
+        self._settle()
         self.flushed.set()
         if urgent:
             self.urgent.set()
@@ -199,8 +212,16 @@ class Spool:
         """What waits, how much before it is lost, and whether there is a hurry; from now on nothing waits."""
         taken = self._pending, self._lost, self._urgent
         self._handed += len(self._pending) + self._lost
+        self._in_hand = self._weight
         self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
+        self._fit()
         return taken
+
+    def _settle(self) -> None:
+        """Note that the thread has done what it had in hand, or has it as documents now."""
+        self._in_hand = 0
+        self._stalled = False
+        self._fit()
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:
@@ -227,7 +248,8 @@ class Spool:
         while entries:
             self._unwritten.append(self._item(entries.popleft()))
             self._taken += 1
-        self._bound_unwritten()
+        if self._log.gives_way:
+            self._bound_unwritten()
         for records in self._log.append(self._unwritten):
             self.logged += len(records)
             if self._echo is not None:
@@ -266,34 +288,31 @@ class Spool:
         )
 
     def _fit(self) -> None:
-        """Reckon how much may wait in memory, and have written what the log owes."""
-        if self._size.owes:
+        """Recompute how much may wait in memory, and wake the writer if the log owes a record."""
+        size = self._size
+        if size.owes:
             self._some.set()
-        self._room = self._most_bytes
-        if not self._log.gives_way:
-            self._room -= self._size.unwritten_bytes
-            self._room = min(self._room, self._log.most_bytes - self._size.bytes - self._size.unwritten_bytes)
-            self.full = self._weight >= self._room
+        unwritten = self._in_hand + size.unwritten_bytes
+        room = self._most_bytes - unwritten
+        self._crowded_at = room // 2
+        self._full_at = min(room, self._log.most_bytes - size.bytes - unwritten)
+        self._watched_at = self._crowded_at if self._log.gives_way else min(self._crowded_at, self._full_at)
+        self._crowd()
 
-    def _overflow(self) -> None:
-        self.full = not self._log.gives_way
-        while self._weight > self._most_bytes:
-            self._weight -= _weight(self._pending.popleft())
-            self._lost += 1
+    def _crowd(self) -> None:
+        """Say whether there is room for another decision, and bound what waits for a disk that fails."""
+        if not self._log.gives_way:
+            self.full = self._weight >= self._full_at
+        else:
+            while self._weight > self._most_bytes:
+                self._weight -= weight(self._pending.popleft())
+                self._lost += 1
+        self.crowded = self._weight >= self._crowded_at and not (self._failing or self._stalled or self.full)
+        if not self.crowded:
+            self._roomy.set()
 
 
 Reading = tuple[str, str, Callable[[], float]]
-
-
-def _weight(entry: Entry) -> int:
-    action = entry.action
-    weight = ENTRY_BYTES + len(action.resource) + len(action.resource_id)
-    if action.data_classifications:
-        weight += sum(map(len, action.data_classifications))
-    attributes = action.attributes
-    if isinstance(attributes, Attributes):
-        return weight + ATTRIBUTE_WEIGHT * attributes.byte_size
-    return weight + ATTRIBUTE_WEIGHT * len(repr(attributes)) if attributes else weight
 
 
 def _count(item: Item) -> int:

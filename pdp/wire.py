@@ -39,6 +39,8 @@ MOST_CHARACTERS = {
 
 MOST_KEY_CHARACTERS = 256
 MOST_ID_CHARACTERS = 64
+MAX_SHADOWS = 100
+"""An answer tells of so many shadow policies that held, the first in the order of evaluation."""
 
 _TEXTS = ("agent_id", *MOST_CHARACTERS)
 texts_of = attrgetter(*_TEXTS)
@@ -143,7 +145,7 @@ def write_decision(decision: Decision) -> pb.EvaluateResponse:
         answer.mfa_required = True
     if decision.policy is not None:
         answer.MergeFrom(_policy_part(decision.policy))
-    for policy in decision.shadow:
+    for policy in decision.shadow[:MAX_SHADOWS]:
         answer.shadow.add(policy=_policy_part(policy).policy, outcome=policy.outcome.value)
     if decision.retry_after is not None:
         answer.retry_after = decision.retry_after

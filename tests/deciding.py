@@ -27,6 +27,10 @@ class Kept:
         self.entries: list[Entry] = []
         self.urgent = 0
         self.full = False
+        self.crowded = False
+
+    async def room(self) -> None:
+        """There is always room."""
 
     def append(self, entry: Entry, *, urgent: bool) -> None:
         self.entries.append(entry)

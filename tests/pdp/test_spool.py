@@ -17,18 +17,22 @@ from pdp import spool as module
 from pdp.attributes import Attributes
 from pdp.core.model import Action
 from pdp.metrics import Metrics
-from pdp.record import Entry
+from pdp.record import Entry, weight
 from pdp.redaction import Redaction
-from pdp.spool import ENTRY_BYTES, Spool
+from pdp.spool import Spool
 from pdp.v1 import decision_pb2 as pb
-from tests.given import NOON
+from tests.deciding import Bench, served
+from tests.given import NOON, agent
 from tests.pdp.chains import Kept, opened, ship
-from tests.waiting import eventually
+from tests.waiting import BOUND_SECONDS, eventually
 
 
 def entry(number: int, **fields: Any) -> Entry:
     answer = pb.EvaluateResponse(outcome=1, reason=15, decision_id=str(number))
     return Entry(Action("billing-agent-prod", "api.read", **fields), answer, NOON, 0.0001, False, "", "", 0, None)
+
+
+ENTRY_BYTES = weight(entry(10))
 
 
 class Kit:
@@ -100,6 +104,7 @@ def held(spool: Spool) -> Iterator[None]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.005)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(module, "ROOM_SECONDS", BOUND_SECONDS)
 
 
 async def test_what_is_appended_is_on_the_disk_soon(tmp_path: Path) -> None:
@@ -321,6 +326,121 @@ async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_pat
         mended(tmp_path, kit.spool)
         await eventually(lambda: not kit.spool.full)
     assert numbers(kit.shipped()) == list(range(made))
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(tmp_path: Path) -> None:
+    """It is full before anything has to give way, also where nobody waits and one decision is larger than the bound."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit.decide(range(7))
+    kit.decide([7], attributes={"text": "x" * 100_000})
+    assert kit.spool.full
+    kit.decide([8], attributes={"text": "x" * 100_000})  # whoever asked before it was full
+    async with running(kit.spool):
+        await kit.until_written(9)
+        assert not kit.spool.full
+    assert numbers(kit.shipped()) == list(range(9))
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_memory(tmp_path: Path) -> None:
+    """However much that is: it was admitted."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    async with running(kit.spool):
+        broken(tmp_path)
+        for number in range(5):
+            kit.decide([number], attributes={"text": "x" * 100_000})
+            await kit.until_failed_again()
+        assert kit.spool.full
+        mended(tmp_path, kit.spool)
+        await kit.until_written(5)
+    assert numbers(kit.shipped()) == list(range(5))
+
+
+async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> None:
+    """Until it is on the disk."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    async with running(kit.spool):
+        with held(kit.spool):
+            kit.decide(range(7))
+            await eventually(lambda: not kit.spool._pending)
+            assert (kit.spool.crowded, kit.spool.full) == (False, False)
+            kit.decide(range(7, 9))
+            assert kit.spool.crowded
+            kit.decide(range(9, 11))
+            assert kit.spool.full
+        await kit.until_written(11)
+        assert (kit.spool.crowded, kit.spool.full) == (False, False)
+
+
+async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path) -> None:
+    """Many at once: each looks again, so that they do not all come in at once."""
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    most = 0
+
+    async def caller(number: int) -> None:
+        nonlocal most
+        await kit.spool.room()
+        kit.decide([number])
+        most = max(most, len(kit.spool._pending))
+
+    with held(kit.spool):
+        callers = [asyncio.create_task(caller(number)) for number in range(100)]
+        await asyncio.sleep(0)
+    async with running(kit.spool):
+        await asyncio.gather(*callers)
+        await kit.until_written(100)
+    assert most <= 11
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
+    """There decisions go on at once, and the oldest records give way, or none is made."""
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    async with running(kit.spool):
+        broken(tmp_path)
+        with held(kit.spool):
+            kit.decide(range(15))
+            await eventually(lambda: not kit.spool._pending)
+            kit.decide(range(15, 18))
+            assert kit.spool.crowded
+            waiting = asyncio.create_task(kit.spool.room())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+        await kit.spool.room()
+        assert kit.spool.failures > 0
+
+
+async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a disk that hangs no caller is held for ever, and after one waited in vain, none until it works again."""
+    monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    kit.decide(range(15))
+    assert kit.spool.crowded
+    await kit.spool.room()
+    assert not kit.spool.crowded
+    async with running(kit.spool):
+        await kit.until_written(15)
+        with held(kit.spool):
+            kit.decide(range(15, 30))
+            assert kit.spool.crowded
+
+
+@pytest.mark.parametrize("give_way", [True, False])
+async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, give_way: bool) -> None:
+    """A thousand of them, more than may wait in memory, on a disk that works: none is lost and none refused."""
+    kit = Kit(tmp_path, give_way=give_way, most_bytes=4 << 20)
+    bench = Bench(kit.spool)
+    bench.put(agent())
+    request = pb.EvaluateRequest(action=pb.Action(agent_id="billing-reader-test", action_type="api.read"))
+    request.action.attributes.update({"text": "x" * 3500})
+    async with running(kit.spool), served(bench.service) as stub:
+        answer = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[request] * 1000))
+        await kit.until_written(1000)
+    assert {result.WhichOneof("result") for result in answer.results} == {"response"}
+    made = [result.response.decision_id for result in answer.results]
+    assert [json.loads(one)["decision_id"] for one in kit.shipped().documents()] == made
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 

@@ -11,12 +11,13 @@ import pytest
 from pdp import record
 from pdp.core.model import Action
 from pdp.record import Entry, Opens
-from pdp.redaction import Redaction
+from pdp.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store import reports
 from registry_store.decision_reports import MOST_BYTES, MOST_RECORDS, MOST_SEQUENCE
 from registry_store.documents import same
 from registry_store.v1 import sync_pb2 as pb
+from tests.pdp.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
 from tests.registry_store import serving
 from tests.registry_store.reporting import GENESIS, Log, decision, gap, new_id, reporter
 from tests.registry_store.serving import Served, in_thread
@@ -56,6 +57,22 @@ async def test_a_report_is_kept_with_all_that_it_says(fresh: Served) -> None:
     assert shown == said | {"node_id": "node-1", "sequence": 1}
     assert received_at >= said["decided_at"]
     assert log_of(fresh) == (1, log.hash.hex(), 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["large numbers", "NULs", "pictures", "nesting", "classifications", "keys"])
+async def test_the_largest_records_of_a_sidecar_come_in_with_their_approvals(fresh: Served, kind: str) -> None:
+    """Into either database, and out again."""
+    bench = worst_bench(time.time())
+    filling = (FILLINGS | BY_GRPC_ALONE)[kind]
+    request = largest_by_grpc(filling)
+    bench.service.point.evaluate(request)
+    entry = last_entry(bench)
+    assert entry.opens is not None
+    async with reporter(fresh) as sidecar:
+        assert await sidecar.send(Log().report(record.document(entry, NOTHING))) == 1
+    shown = await in_thread(fresh.rest().get, f"/api/approvals/{entry.opens.approval_id}")
+    assert (shown.status, shown.body["status"]) == (200, "pending")
+    assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in entry.action.attributes}
 
 
 async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> None:
