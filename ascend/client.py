@@ -132,7 +132,7 @@ class AscendClient:
             mcp_server=mcp_server,
             tool=tool,
             environment=environment,
-            attributes=attributes or {},
+            attributes={} if attributes is None else attributes,
             mfa_verified=mfa_verified,
         )
         return self.evaluate(action, idempotency_key=idempotency_key, approval_id=approval_id, dry_run=dry_run)
@@ -183,6 +183,8 @@ class AscendClient:
                 return known, False
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 known = replace(known, state=ApprovalState.UNKNOWN, comment=error.details() or "")
+        except Exception as error:  # the client is closed, or an update cannot be read
+            known = replace(known, state=ApprovalState.UNKNOWN, comment=str(error))
         return known, True
 
     def close(self) -> None:
@@ -199,9 +201,16 @@ class AscendClient:
 
     def _ask(self, request: pb.EvaluateRequest) -> Decision:
         try:
-            return messages.decision(self._evaluate(request, timeout=self._timeout))
+            answer = self._evaluate(request, timeout=self._timeout)
         except grpc.RpcError as error:
             return self._unanswered(error.code(), error.details() or "")
+        except ValueError as error:  # the client is closed
+            return self._unanswered(grpc.StatusCode.CANCELLED, str(error))
+        try:
+            return messages.decision(answer)
+        except Exception as error:
+            told = f"the answer cannot be read: {error}"
+            return Decision(Outcome.BLOCK, UNAVAILABLE, told, error_code=grpc.StatusCode.INTERNAL.name)
 
     def _unanswered(self, code: grpc.StatusCode, details: str) -> Decision:
         if code is grpc.StatusCode.INVALID_ARGUMENT:

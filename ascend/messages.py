@@ -1,10 +1,11 @@
 """protobuf ↔ what agent code sees."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC
 from typing import Any
 
-from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -40,6 +41,9 @@ _FIELDS = (
     "mfa_verified",
 )
 MOST_REQUEST_BYTES = 4 << 20
+MAX_VALUES = 32 * 1024
+"""So many values take 64 KiB on the wire at least, which is what a sidecar takes."""
+MAX_EXACT = 2**53
 
 
 class Malformed(ValueError):  # noqa: N818 - it is the action that is malformed, and the name says so
@@ -49,19 +53,18 @@ class Malformed(ValueError):  # noqa: N818 - it is the action that is malformed,
 def request(
     agent_id: str, action: AgentAction, *, idempotency_key: str, approval_id: str, dry_run: bool
 ) -> pb.EvaluateRequest:
-    """The request for one action, or `Malformed`."""
-    message = pb.EvaluateRequest(dry_run=dry_run)
+    """The request for one action, or `Malformed`, whatever the action holds."""
+    message = pb.EvaluateRequest()
+    _put(message, "dry_run", dry_run)
     _put(message, "idempotency_key", idempotency_key)
     _put(message, "approval_id", approval_id)
     _put(message.action, "agent_id", agent_id)
     for name in _FIELDS:
         value = getattr(action, name)
-        if value is not None and value != "":
+        if value is not None and not (isinstance(value, str) and not value):
             _put(message.action, name, value)
-    if action.data_classifications:
-        _put_classifications(message.action, action.data_classifications)
-    if action.attributes:
-        _put_attributes(message.action, action.attributes)
+    _put_classifications(message.action, action.data_classifications)
+    _put_attributes(message.action, action.attributes)
     if message.ByteSize() > MOST_REQUEST_BYTES:
         raise Malformed(f"action: is larger than {MOST_REQUEST_BYTES} bytes")
     return message
@@ -134,7 +137,8 @@ def _plain_value(value: Value) -> Any:
             return [_plain_value(item) for item in value.list_value.values]
         case "number_value":
             # Struct knows only floating point; 3600 went in as a whole number.
-            return int(value.number_value) if value.number_value.is_integer() else value.number_value
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
         case "null_value" | None:
             return None
         case kind:
@@ -142,26 +146,48 @@ def _plain_value(value: Value) -> Any:
 
 
 def _put(message: Message, name: str, value: object) -> None:
-    if name == "risk_score" and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    try:
+    with _naming(name):
+        if name == "risk_score" and isinstance(value, float) and value.is_integer():
+            value = int(value)
         setattr(message, name, value)
-    except (TypeError, ValueError) as error:
-        raise Malformed(f"{name}: {error}") from error
 
 
-def _put_classifications(message: pb.Action, classifications: Sequence[str]) -> None:
+def _put_classifications(message: pb.Action, classifications: Sequence[str] | None) -> None:
     if isinstance(classifications, str):
         # It would pass for a list of its letters, and so for none of the classifications that are governed.
         raise Malformed("data_classifications: is a text and not a list of them")
-    try:
-        message.data_classifications.extend(classifications)
-    except (TypeError, ValueError) as error:
-        raise Malformed(f"data_classifications: {error}") from error
+    with _naming("data_classifications"):
+        message.data_classifications.extend(() if classifications is None else classifications)
 
 
-def _put_attributes(message: pb.Action, attributes: Mapping[str, Any]) -> None:
+def _put_attributes(message: pb.Action, attributes: Mapping[str, Any] | None) -> None:
+    with _naming("attributes"):
+        members = {} if attributes is None else dict(attributes)
+        if members:
+            _check_extent(members)
+            ParseDict(members, message.attributes)
+
+
+def _check_extent(attributes: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for attributes without end: those that hold themselves, or one thing in very many places."""
+    waiting: list[Any] = [attributes]
+    for _ in range(MAX_VALUES):
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+        if not waiting:
+            return
+    raise ValueError(f"hold themselves, or more than {MAX_VALUES} values")
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a field is `Malformed` that names it: objects of any class may stand there."""
     try:
-        ParseDict(dict(attributes), message.attributes)
-    except (ParseError, TypeError, ValueError) as error:
-        raise Malformed(f"attributes: {error}") from error
+        yield
+    except RecursionError:
+        raise Malformed(f"{name}: is nested too deep") from None
+    except Exception as error:
+        raise Malformed(f"{name}: {str(error) or type(error).__name__}") from error

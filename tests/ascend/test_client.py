@@ -4,9 +4,10 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,6 +166,42 @@ async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -
     assert "is not within 0 to 100" in decision.message
 
 
+class Odd(Mapping[str, Any]):
+    """A mapping that cannot be read, nor asked whether it is empty."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise RuntimeError("odd")
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("odd")
+
+    def __len__(self) -> int:
+        raise RuntimeError("odd")
+
+
+def itself() -> list[Any]:
+    """A list that holds itself, twice."""
+    one: list[Any] = []
+    one += [one, one]
+    return one
+
+
+def within(levels: int) -> list[Any]:
+    """A list within a list, and so on."""
+    inner: list[Any] = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+def doubled(times: int) -> list[Any]:
+    """A small object that stands for a very large one."""
+    inner: list[Any] = [1]
+    for _ in range(times):
+        inner = [inner, inner]
+    return inner
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -180,15 +217,66 @@ async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -
         ("attributes", {"a": "\ud800"}),
         ("attributes", {1: 2}),
         ("attributes", {"a": "x" * (5 << 20)}),
+        ("attributes", {"a": 10**400}),
+        ("attributes", {"a": {1, 2}}),
+        ("attributes", {"a": b"x"}),
+        ("attributes", {"a": Decimal("1.5")}),
+        ("attributes", {"\ud800": 1}),
+        ("attributes", {"a": itself()}),
+        ("attributes", {"a": within(50_000)}),
+        ("attributes", {"a": doubled(14)}),
+        ("attributes", {"a": doubled(99)}),
+        ("attributes", Odd()),
+        ("attributes", {"a": Odd()}),
+        ("attributes", 5),
+        ("amount", 10**400),
+        ("estimated_cost_usd", 10**400),
+        ("data_classifications", Odd()),
+        ("data_classifications", 5),
+        ("mfa_verified", 10**400),
+        ("mfa_verified", "yes"),
+        ("dry_run", 10**400),
+        ("dry_run", "yes"),
+        ("idempotency_key", 5),
+        ("approval_id", "\ud800"),
     ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else ascii(value),
 )
-def test_a_value_that_no_message_can_hold_is_a_block(field: str, value: object) -> None:
+def test_a_value_that_no_message_can_hold_is_a_block(field: str, value: Any) -> None:
     """It is told without a call, and without an exception that agent code would have to catch."""
     with client(NOWHERE, fail_mode="open") as agent:
-        decision = agent.evaluate(AgentAction(**{"action_type": "api.read", field: value}))  # type: ignore[arg-type]
+        decision = agent.evaluate_action("api.read", **{field: value})
     assert not decision
     assert decision.error_code == "INVALID_ARGUMENT"
     assert decision.field in (field, "action")
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
+def test_a_client_that_is_closed_has_no_answer(fail_mode: str) -> None:
+    """And raises nothing: an agent that stops may still be asking."""
+    agent = client(NOWHERE, fail_mode=fail_mode)
+    agent.close()
+    decision = agent.evaluate_action("api.read")
+    assert (decision.allowed, decision.error_code) == (fail_mode == "open", "CANCELLED")
+    assert agent.wait_for_approval("a-1").state == "unknown"
+
+
+async def test_an_answer_that_cannot_be_read_is_a_block() -> None:
+    """By either fail mode: there is an answer, and nobody knows what it says."""
+    answer = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW)
+    answer.approval_expires_at.seconds = 10**15
+    with recording(answer) as (address, _), client(address, fail_mode="open") as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read"))
+    assert (decision.allowed, decision.error_code) == (False, "INTERNAL")
+
+
+async def test_a_large_number_of_a_policy_keeps_its_size() -> None:
+    """It is not written out in 309 digits."""
+    answer = pb.EvaluateResponse()
+    answer.action_params.update({"n": 1e308, "whole": 3600})
+    with recording(answer) as (address, _), client(address) as agent:
+        decision = await off(lambda: agent.evaluate_action("api.read"))
+    assert json.dumps(decision.action_params) == '{"n": 1e+308, "whole": 3600}'
 
 
 async def test_it_speaks_through_a_unix_socket(tmp_path: Path) -> None:
@@ -302,9 +390,14 @@ def test_a_wrong_setting_of_the_client_is_refused(setting: str, value: object) -
         client(NOWHERE, **{setting: value})
 
 
+ALLOWED = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE)
+
+
 @contextmanager
-def recording(code: grpc.StatusCode | None = None) -> Iterator[tuple[str, list[pb.EvaluateRequest]]]:
-    """A decision point that keeps what it is asked, and allows, or fails with `code`."""
+def recording(
+    answer: pb.EvaluateResponse | grpc.StatusCode = ALLOWED,
+) -> Iterator[tuple[str, list[pb.EvaluateRequest]]]:
+    """A decision point that keeps what it is asked, and answers this, or fails with this code."""
     requests: list[pb.EvaluateRequest] = []
     lock = threading.Lock()
 
@@ -314,9 +407,9 @@ def recording(code: grpc.StatusCode | None = None) -> Iterator[tuple[str, list[p
         ) -> pb.EvaluateResponse:
             with lock:
                 requests.append(request)
-            if code is not None:
-                context.abort(code, "as told")
-            return pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE)
+            if isinstance(answer, grpc.StatusCode):
+                context.abort(answer, "as told")
+            return answer
 
     with futures.ThreadPoolExecutor(2) as threads:
         server = grpc.server(threads)
