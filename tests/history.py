@@ -21,12 +21,12 @@ class BruteForce:
         self.admitted.append(boot)
 
     def spend(self, day: int, micros: int) -> None:
-        """Add to the spend of a local day, or of the latest one seen: clocks go back, budgets do not."""
-        self.spending.append((max(day, self._latest_day()), micros))
+        """Add to the spend of a local day."""
+        self.spending.append((day, micros))
 
     def spent(self, day: int) -> int:
-        """Micro-dollars spent on a local day."""
-        return sum(micros for spent_on, micros in self.spending if spent_on == max(day, self._latest_day()))
+        """Micro-dollars that count on a local day; one that is spent on ahead of its time counts before it too."""
+        return sum(micros for spent_on, micros in self.spending if spent_on in (day, day + 1))
 
     def counting(self, bucket_seconds: int, boot: float) -> list[float]:
         """When each action ends to count that still counts at `boot`."""
@@ -50,9 +50,6 @@ class BruteForce:
         if len(ends) < limit:
             return 0.0
         return ends[len(ends) - limit] - boot if limit > 0 else inf
-
-    def _latest_day(self) -> int:
-        return max((day for day, _ in self.spending), default=0)
 
 
 def settle(history: BruteForce, explanation: Explanation, day: int, now: Now) -> None:

@@ -38,14 +38,10 @@ def decide(
     risk = _effective_risk(agent, server, action)
     if stale is StaleMode.BLOCK:
         return Decision(BLOCK, Reason.REGISTRY_STALE, risk)
-    if not agent.active:
-        return Decision(BLOCK, Reason.AGENT_NOT_ACTIVE, risk)
-    forbidden = _forbidden(agent, server, action)
-    if forbidden is not None:
-        return Decision(BLOCK, forbidden, risk)
     local = local_time(agent.zone, now.wall)
-    if agent.window is not None and not agent.window.holds(local.minute, local.weekday):
-        return Decision(BLOCK, Reason.OUTSIDE_TIME_WINDOW, risk)
+    reason = _forbidden(agent, server, action, local)
+    if reason is not None:
+        return Decision(BLOCK, reason, risk)
     wait = usage.wait(agent.limits, now.boot)
     if wait:
         return Decision(BLOCK, Reason.RATE_LIMIT_EXCEEDED, risk, retry_after=None if wait == inf else wait)
@@ -64,6 +60,22 @@ def decide(
 def approval_helps(decision: Decision) -> bool:
     """Whether an approval would turn the decision into an allow: none passes stage 0."""
     return decision.outcome in NEEDING_A_PERSON and decision.reason is not Reason.REGISTRY_STALE
+
+
+def withdrawn(
+    agent: CompiledAgent | None, servers: Servers, action: Action, now: Now, *, stale: StaleMode | None = None
+) -> Decision | None:
+    """What stages 0 to 3 say against an earlier answer that was no block, if anything: what `decide` would now."""
+    if agent is None:
+        return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
+    server = servers.get(action.mcp_server) if action.mcp_server else None
+    risk = _effective_risk(agent, server, action)
+    if stale is StaleMode.BLOCK:
+        return Decision(BLOCK, Reason.REGISTRY_STALE, risk)
+    reason = _forbidden(agent, server, action, local_time(agent.zone, now.wall))
+    if reason is not None:
+        return Decision(BLOCK, reason, risk)
+    return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is StaleMode.ESCALATE else None
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
@@ -86,8 +98,20 @@ def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action:
     return given if registered is None or given > registered else registered
 
 
-def _forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> Reason | None:
-    """What forbids the action whatever its risk: its type, its resource, its data, or its tool."""
+def _forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action, local: LocalTime) -> Reason | None:
+    """What forbids the action whatever its risk: the agent's status, the action's parts, or the time."""
+    if not agent.active:
+        return Reason.AGENT_NOT_ACTIVE
+    reason = _parts_forbidden(agent, server, action)
+    if reason is not None:
+        return reason
+    if agent.window is not None and not agent.window.holds(local.minute, local.weekday):
+        return Reason.OUTSIDE_TIME_WINDOW
+    return None
+
+
+def _parts_forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> Reason | None:
+    """What forbids the action's type, its resource, its data, or its tool."""
     if agent.allowed_action_types is not None and action.action_type not in agent.allowed_action_types:
         return Reason.ACTION_NOT_ALLOWED
     if action.resource in agent.blocked_resources:

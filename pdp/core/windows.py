@@ -6,13 +6,20 @@ below the limit is at most one bucket: one sixtieth of the window.
 """
 
 from array import array
-from math import inf
+from collections import Counter
+from collections.abc import Mapping
+from math import floor, inf
 
 BUCKETS = 61
+MAX_COUNT = 1 << 31
+"""More in one bucket is not told apart: every limit is smaller."""
 
 
 class Window:
-    """One rolling window. `index` is always the number of the bucket in progress: boot seconds // bucket_seconds."""
+    """One rolling window. `index` is always the number of the bucket in progress: boot seconds // bucket_seconds.
+
+    It is negative for what was before the boot clock began, as after a restart of the machine.
+    """
 
     __slots__ = ("bucket_seconds", "counts", "newest", "total")
 
@@ -22,6 +29,39 @@ class Window:
         self.newest = 0
         self.total = 0
 
+    @classmethod
+    def of(cls, bucket_seconds: int, newest: int, counts: Mapping[int, int]) -> "Window":
+        """A window whose bucket in progress is `newest`, with the counts of its buckets by index."""
+        window = cls(bucket_seconds)
+        window.newest = newest
+        for index, count in counts.items():
+            window.counts[index % BUCKETS] = min(count, MAX_COUNT)
+        window.total = sum(window.counts)
+        return window
+
+    def by_index(self) -> dict[int, int]:
+        """The counts of its buckets by index, the oldest first; of those in which nothing was counted none."""
+        if not self.total:
+            return {}
+        oldest = self.newest - BUCKETS + 1
+        return {index: count for index in range(oldest, self.newest + 1) if (count := self.counts[index % BUCKETS])}
+
+    def copy(self) -> "Window":
+        """The same, which goes on by itself."""
+        window = Window.__new__(Window)
+        window.bucket_seconds, window.newest, window.total = self.bucket_seconds, self.newest, self.total
+        window.counts = self.counts[:]
+        return window
+
+    def moved(self, last: float, boot: float) -> "Window":
+        """The same on a clock that shows `boot` when this one's shows `last`; no count ends earlier than it would."""
+        width = self.bucket_seconds
+        counts: Counter[int] = Counter()
+        for index, count in self.by_index().items():
+            end = min((index + 1) * width, last)
+            counts[floor(end - last + boot) // width] += count
+        return Window.of(width, max(counts, default=floor(boot) // width), counts)
+
     def total_at(self, second: int) -> int:
         """Actions that still count at `second`, whole seconds of the boot clock."""
         index = second // self.bucket_seconds
@@ -29,11 +69,11 @@ class Window:
             self._advance(index)
         return self.total
 
-    def add(self, second: int) -> None:
-        """Count one action at `second`."""
+    def add(self, second: int, actions: int = 1) -> None:
+        """Count actions at `second`."""
         self.total_at(second)
-        self.counts[self.newest % BUCKETS] += 1
-        self.total += 1
+        self.counts[self.newest % BUCKETS] += actions
+        self.total += actions
 
     def wait(self, limit: int, boot: float) -> float:
         """Seconds from `boot` until fewer than `limit` actions count: 0 if so now, infinite if never."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pdp.core.decide import charge, decide
+from pdp.core.decide import charge, decide, forbidden
 from pdp.core.explain import Explanation, walk
 from pdp.core.model import Action, Decision, Now, Reason
 from pdp.core.situation import Situation, local_at
@@ -15,6 +15,17 @@ from pdp.core.usage import Usage
 from tests.core.worlds import AGENT_ID, FOCI, Turn, World, sequences
 from tests.history import BruteForce, settle
 
+STAGES_1_TO_3 = {
+    Reason.AGENT_NOT_REGISTERED,
+    Reason.AGENT_NOT_ACTIVE,
+    Reason.ACTION_NOT_ALLOWED,
+    Reason.RESOURCE_BLOCKED,
+    Reason.RESOURCE_NOT_ALLOWED,
+    Reason.DATA_CLASSIFICATION_BLOCKED,
+    Reason.MCP_SERVER_NOT_REGISTERED,
+    Reason.MCP_TOOL_BLOCKED,
+    Reason.OUTSIDE_TIME_WINDOW,
+}
 Sequence = tuple[World, Now, list[Turn]]
 
 
@@ -36,6 +47,8 @@ class Duel:
         situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now, **people)
         explanation = walk(situation)
         assert comparable(decision) == comparable(explanation)
+        forbids = forbidden(self.agent, self.world.state.servers, action, self.now)
+        assert forbids == (decision if decision.reason in STAGES_1_TO_3 else None)
         day = local_at(self.record.time_window_timezone, self.now.wall).day
         if not turn.dry_run:
             charge(self.agent, self.usage, decision, self.now)

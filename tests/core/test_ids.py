@@ -1,54 +1,117 @@
-"""Decision ids: UUIDs of version 7 that sort by time."""
+"""Decision and approval ids: UUIDs of version 7 that sort by time, each with 64 random bits of its own."""
 
+import secrets
+from itertools import pairwise
 from uuid import UUID
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pdp.core.ids import DecisionIds
+from pdp.core.ids import MAX_STEP_BACK_MS, DecisionIds
+
+NOON = 1_795_176_000.0
 
 
-def bits(value: int = 0x2AAA_AAAA_AAAA_AAAA) -> DecisionIds:
-    return DecisionIds(lambda count: value % 2**count)
+def ids_of(value: int = 0x2AAA_AAAA_AAAA_AAAA) -> DecisionIds:
+    """Ids whose random bits are always `value`."""
+    return DecisionIds(lambda count: int.from_bytes(value.to_bytes(8, "little") * (count // 64)))
+
+
+def millisecond(name: str) -> int:
+    return int(name.replace("-", "")[:12], 16)
+
+
+def random_bits(name: str) -> int:
+    """The 64 random bits of an id: two after the counter, and 62 after the variant."""
+    number = UUID(name).int
+    return (number >> 64 & 0b11) << 62 | number & (1 << 62) - 1
+
+
+@given(st.lists(st.floats(-MAX_STEP_BACK_MS / 1000, 4e9), max_size=50))
+def test_ids_are_sorted_while_the_clock_goes_back_by_little(steps: list[float]) -> None:
+    """Each is greater than the one before while the clock is behind the newest by ten seconds at most."""
+    ids, newest, found = ids_of(), 10.0, []
+    for step in steps:
+        found.append(ids.next(max(0.0, newest + step)))
+        newest = max(newest, millisecond(found[-1]) / 1000)
+    assert found == sorted(set(found))
 
 
 @given(st.lists(st.floats(0, 4e9), max_size=50))
-def test_ids_are_unique_and_sorted_whatever_the_clock_does(walls: list[float]) -> None:
-    """Each is greater than the one before, also when the clock goes back."""
-    ids = bits()
-    found = [ids.next(wall) for wall in walls]
-    assert found == sorted(set(found))
+def test_ids_are_unique_and_near_the_clock_whatever_it_does(walls: list[float]) -> None:
+    """None is ahead of the clock by more than ten seconds, and none is given twice."""
+    ids = DecisionIds(secrets.randbits)
+    found = [(wall, ids.next(wall)) for wall in walls]
+    assert len({name for _, name in found}) == len(walls)
+    for wall, name in found:
+        assert 0 <= millisecond(name) - int(wall * 1000) <= MAX_STEP_BACK_MS
+
+
+def test_ids_follow_the_clock_again_after_a_jump() -> None:
+    """400 days ahead for a moment, and then right again: the next id is of now."""
+    ids = DecisionIds(secrets.randbits)
+    before, ahead, after = ids.next(NOON), ids.next(NOON + 400 * 86_400), ids.next(NOON + 1)
+    assert before < after < ahead
+    assert millisecond(after) == (NOON + 1) * 1000
+    assert ids.next(NOON + 2) > after
+
+
+def test_ids_of_a_moment_that_comes_twice_differ() -> None:
+    """The counter begins anew, and the random bits tell them apart."""
+    ids = DecisionIds(secrets.randbits)
+    first = [ids.next(NOON) for _ in range(1000)]
+    ids.next(NOON + 86_400)
+    again = [ids.next(NOON) for _ in range(1000)]
+    assert len({*first, *again}) == 2000
+
+
+def test_no_id_tells_of_another() -> None:
+    """Each of a thousand has random bits of its own, and each of the 64 bits is set in some and not in others."""
+    ids = DecisionIds(secrets.randbits)
+    found = [random_bits(ids.next(NOON)) for _ in range(1000)]
+    assert len(set(found)) == 1000
+    for bit in range(64):
+        assert 300 < sum(number >> bit & 1 for number in found) < 700
+
+
+def test_random_bits_are_drawn_for_many_at_once() -> None:
+    """A thousand ids take them four times."""
+    drawn = []
+
+    def draw(count: int) -> int:
+        drawn.append(count)
+        return secrets.randbits(count)
+
+    ids = DecisionIds(draw)
+    for _ in range(1000):
+        ids.next(NOON)
+    assert drawn == [64 * 256] * 4
 
 
 def test_ids_stay_sorted_over_a_full_counter() -> None:
-    """4,096 ids fill a millisecond, and the next one borrows from the millisecond after."""
-    ids = bits()
-    found = [ids.next(1000.0) for _ in range(5000)]
-    assert found == sorted(set(found))
-    assert {name[:13] for name in found[:4096]} == {found[0][:13]}
-    assert int(found[4096].replace("-", "")[:12], 16) == 1_000_001
-    assert found[4096][15:18] == "000"
+    """1,024 ids fill a millisecond, and the next one borrows from the millisecond after."""
+    ids = ids_of()
+    found = [ids.next(1000.0) for _ in range(3000)]
+    assert all(one < other for one, other in pairwise(found))
+    assert {millisecond(name) for name in found[:1024]} == {1_000_000}
+    assert millisecond(found[1024]) == 1_000_001
 
 
 @example(wall=1.0, random=2**64 - 1)
-@given(wall=st.floats(0, 4e9), random=st.integers(0, 2**64))
+@given(wall=st.floats(0, 4e9), random=st.integers(0, 2**64 - 1))
 def test_an_id_is_a_uuid_of_version_7(wall: float, random: int) -> None:
-    """With the milliseconds in front, and the process's own 62 bits at the end."""
-    identity = UUID(bits(random).next(wall))
+    """With the milliseconds in front, then the counter, then the 64 random bits."""
+    name = ids_of(random).next(wall)
+    identity = UUID(name)
     assert identity.version == 7
     assert identity.variant == "specified in RFC 4122"
     assert identity.int >> 80 == int(wall * 1000)
-    assert identity.int % 2**62 == random % 2**62
-    assert identity.int >> 64 & 0xFFF == (0 if wall >= 0.001 else 1)
-
-
-def test_two_processes_share_no_id() -> None:
-    """Their random bits tell them apart in the same millisecond."""
-    assert bits(1).next(5.0) != bits(2).next(5.0)
+    assert identity.int >> 66 & 0x3FF == (0 if wall >= 0.001 else 1)
+    assert random_bits(name) == random
 
 
 def test_the_id_of_a_known_moment() -> None:
     """2026-11-20 12:00 UTC, the first and the second of its millisecond."""
-    ids = bits(1)
-    assert ids.next(1_795_176_000.0) == "01a1f8d3-ea00-7000-8000-000000000001"
-    assert ids.next(1_795_176_000.0) == "01a1f8d3-ea00-7001-8000-000000000001"
+    ids = ids_of(1 << 63 | 1)
+    assert ids.next(NOON) == "01a1f8d3-ea00-7002-8000-000000000001"
+    assert ids.next(NOON) == "01a1f8d3-ea00-7006-8000-000000000001"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdp.core.usage import Limits, Usage
+from pdp.core.usage import MAX_DAYS, Limits, Usage
 from pdp.core.windows import Window
 from tests.history import BUCKET_SECONDS, BruteForce
 
@@ -133,24 +133,102 @@ def test_usage_is_idle_after_a_day_and_an_hour() -> None:
     assert not usage.is_idle(200_000.0 + 25 * 3600)
 
 
-def test_spend_is_that_of_the_latest_day_seen() -> None:
-    """A new day begins at nothing; a day before it, as after a clock set back, counts as that new day."""
+def test_spend_is_that_of_the_day_and_of_the_next_where_the_clock_went_back() -> None:
+    """A new day begins at nothing, and going back over midnight or to yesterday gives no second budget."""
     usage = Usage()
     assert usage.spent(0) == 0
     usage.spend(10, 5)
     usage.spend(10, 2)
-    assert (usage.spent(10), usage.spent(11), usage.spent(9)) == (7, 0, 7)
+    assert [usage.spent(day) for day in (8, 9, 10, 11)] == [0, 7, 7, 0]
     usage.spend(11, 1)
-    assert (usage.spent(11), usage.spent(10)) == (1, 1)
+    assert [usage.spent(day) for day in (9, 10, 11)] == [7, 8, 1]
     usage.spend(10, 3)
-    assert (usage.spent(11), usage.spent(12)) == (4, 0)
+    assert [usage.spent(day) for day in (9, 10, 11)] == [10, 11, 1]
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), max_size=12), st.integers(0, 5))
+def test_a_day_far_ahead_is_not_kept_in_force() -> None:
+    """400 days ahead for a moment: today's spend still counts then, and tomorrow begins at nothing."""
+    usage = Usage()
+    usage.spend(10, 7)
+    usage.spend(410, 5)
+    assert (usage.spent(10), usage.spent(410)) == (7, 5)
+    usage.spend(10, 1)
+    assert (usage.spent(10), usage.spent(11)) == (8, 0)
+    for day in range(11, 11 + MAX_DAYS):
+        usage.spend(day, 1)
+    assert usage.spent(410) == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, MAX_DAYS), st.integers(0, 9)), max_size=30), st.integers(0, MAX_DAYS))
 def test_spend_is_that_of_the_brute_force(spending: list[tuple[int, int]], day: int) -> None:
-    """In any order of days."""
+    """In any order of as many days as are kept."""
     usage, history = Usage(), BruteForce()
     for spent_on, micros in spending:
         usage.spend(spent_on, micros)
         history.spend(spent_on, micros)
         assert usage.spent(day) == history.spent(day)
+
+
+@given(st.lists(st.integers(0, 100), max_size=60))
+def test_of_many_days_those_last_spent_on_are_kept(days: list[int]) -> None:
+    """No more than eight, so that counters stay bounded whatever the clock does."""
+    usage = Usage()
+    for day in days:
+        usage.spend(day, 1)
+    newest_first = list(dict.fromkeys(reversed(days)))
+    assert set(usage.micros_by_day) == set(newest_first[:MAX_DAYS])
+
+
+@given(start=starts, waits=st.lists(gaps, max_size=60), later=gaps)
+def test_a_copy_counts_what_the_original_does(start: float, waits: list[float], later: float) -> None:
+    """And no more, once the original goes on."""
+    usage, limits = Usage(), Limits(1000, 1000, 1000)
+    times = moments(start, waits, 30)
+    for now in times:
+        usage.count(now)
+    usage.spend(1, 5)
+    copy, after = usage.copy(), times[-1] + later * 30
+    expected = usage.copy().remaining(limits, after)
+    usage.count(after)
+    usage.spend(1, 5)
+    assert copy.remaining(limits, after) == expected
+    assert copy.spent(1) == 5
+
+
+@given(
+    start=starts,
+    waits=st.lists(gaps, max_size=30),
+    rest=gaps,
+    boot=st.one_of(st.just(0.0), st.floats(0, 1e6)),
+    after=gaps,
+)
+def test_on_another_clock_no_count_ends_earlier_and_none_much_later(
+    start: float, waits: list[float], rest: float, boot: float, after: float
+) -> None:
+    """What was admitted less than a window ago counts, and what was admitted two buckets before that does not."""
+    usage = Usage()
+    times = moments(start, waits, 30)
+    for now in times:
+        usage.count(now)
+    last = times[-1] + rest
+    moved = usage.moved(last, boot)
+    ages = [last + after - now for now in times]
+    counted = Limits(10**6, 10**6, 10**6)
+    left = moved.remaining(counted, boot + after)
+    for bucket, used in zip(BUCKET_SECONDS, (10**6 - one for one in left), strict=True):
+        # a rounding of floats apart
+        assert sum(age <= 60 * bucket - 0.001 for age in ages) <= used
+        assert used <= sum(age <= 62 * bucket + 0.001 for age in ages)
+
+
+@given(boot=starts, limits=st.builds(Limits, *[st.integers(1, 1_000_000_000)] * 3))
+def test_what_is_not_known_counts_as_used(boot: float, limits: Limits) -> None:
+    """Every limit is full until its window has passed, and the spend of the day and those before it is above any."""
+    usage = Usage()
+    usage.forbid(int(boot), 20)
+    assert usage.remaining(limits, boot) == (0, 0, 0)
+    wait = usage.wait(limits, boot)
+    assert 86_400 <= wait <= 86_400 + 1440
+    assert usage.wait(limits, boot + wait) == 0
+    assert usage.wait(Limits(1, None, None), boot) <= 61
+    assert [usage.spent(day) > 10**15 for day in (13, 19, 20, 21)] == [True, True, True, False]
