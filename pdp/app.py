@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from pdp import http
 from pdp.core.fields import quote_path
 from pdp.core.model import Now
+from pdp.counters_writer import CountersWriter
 from pdp.decision_log import DecisionLog
 from pdp.echo import Echo
 from pdp.last_good import LastGood, sole_user
@@ -45,6 +47,7 @@ CLOCK_STEP_SECONDS = 5.0
 SWITCH_SECONDS = 0.0005
 """So long may a thread keep a decision waiting for Python's lock, which by itself is 5 ms."""
 TIMING = Timing()
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,14 @@ log = logging.getLogger(__name__)
 def now() -> Now:
     """One reading of the clocks; that of the boot clock goes on while the machine sleeps."""
     return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where the system tells none, which is then no boot known before."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 class Sidecar(NamedTuple):
@@ -74,7 +85,9 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
     """A sidecar, from listening to drained; `SettingsError` when an address or the data folder cannot be had."""
     async with AsyncExitStack() as stack:
         stack.enter_context(sole_user(settings.data_dir))
-        program = _Program(settings, timing, await asyncio.to_thread(_decision_log, settings))
+        decisions = await asyncio.to_thread(_decision_log, settings)
+        counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
+        program = _Program(settings, timing, decisions, counters)
         listener = stack.enter_context(http_listener("--http", settings.http))
         server = program.grpc_server()
         addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
@@ -133,7 +146,7 @@ class _Health(health.aio.HealthServicer):
 class _Program:
     """The parts of one sidecar, and what happens between them."""
 
-    def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog) -> None:
+    def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog, counters: CountersWriter) -> None:
         self._settings = settings
         self._holder = Holder(settings.max_staleness, settings.stale_mode)
         self._health = _Health()
@@ -150,7 +163,8 @@ class _Program:
         )
         uplink = Uplink()
         self._spool = Spool(decisions, settings.redact, Echo() if settings.log_decisions else None)
-        self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink)
+        self._counters = counters
+        self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink, counters=counters.counters)
         self._replica = Replica(self._holder, self.metrics, self._on_state)
         node = Node(self.last_good.node_id(), settings.subscription, settings.store)
         key = partial(read_key, settings.key_file)
@@ -223,27 +237,30 @@ class _Program:
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
-        """Follows the store, keeps the last good state and the decisions on disk, and sends the decisions up.
+        """Follows the store, keeps the last good state, the decisions and the counters on disk, and sends decisions up.
 
-        In the end both are written a last time, and what can be sent in a second is.
+        In the end all three are written a last time, and what can be sent in a second is.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         saving = asyncio.create_task(self.last_good.run())
         following = asyncio.create_task(self._subscriber.run())
         logging_ = asyncio.create_task(self._spool.run())
+        counting = asyncio.create_task(self._counters.run(self._spool))
         reporting = asyncio.create_task(self._reporter.run())
         announcing = asyncio.create_task(self._announce())
         try:
-            yield saving, following, logging_, reporting
+            yield saving, following, logging_, counting, reporting
         finally:
             await _cancelled(announcing)
             self._spool.close()
+            self._counters.close()
             self.last_good.close()
-            await asyncio.wait([logging_, saving], timeout=SAVE_SECONDS)
+            await asyncio.wait([logging_, counting, saving], timeout=SAVE_SECONDS)
             await _cancelled(reporting)
             await self._reporter.drain()
             await _cancelled(following)
             await _cancelled(logging_)
+            await _cancelled(counting)
             await _cancelled(saving)
             self._spool.end()
 
@@ -285,6 +302,7 @@ class _Program:
             lambda: self._subscriber.store_clock.offset,
         )
         self._spool.watch(self.metrics)
+        self._counters.watch(self.metrics)
         self._reporter.watch(self.metrics)
         point = self.service.point
         self.metrics.watch(

@@ -97,7 +97,9 @@ def cli() -> None:
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
 @option("--http-hosts", metavar="NAME,…", help="Names of the HTTP port, beside IP addresses and localhost.")
-@option("--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the decision log, the node's id.")
+@option(
+    "--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the log, the counters, the node's id."
+)
 @option("--max-staleness", type=float, metavar="SECONDS", help="Age of the registry data above which it is stale.")
 @option("--stale-mode", type=click.Choice(STALE_MODES), help="What stale data does to decisions; block by default.")
 @option("--drain-seconds", default=10.0, help="How long a stop waits for calls in flight.")

@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -11,7 +10,7 @@ from typing import NamedTuple, Protocol
 from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import NEEDING_A_PERSON, approval_helps, charge, decide
+from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide
 from pdp.core.errors import InvalidAction, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
@@ -19,14 +18,12 @@ from pdp.core.messages import message
 from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
+from pdp.counters import Counters
 from pdp.idempotency import Answers, Remembered
 from pdp.metrics import Metrics
 from pdp.record import Entry, Opens
 from pdp.state import Holder, State
 from pdp.v1 import decision_pb2 as pb
-
-LEAST_SWEPT = 1024
-"""So many agents may have counters before those that are idle are looked for."""
 
 APPROVAL_SECONDS = 3600
 """How long people have to decide where no policy says."""
@@ -71,16 +68,17 @@ class Question(NamedTuple):
 
 
 class DecisionPoint:
-    """Decides from the state that `holder` has in force, and keeps what each agent has used."""
+    """Decides from the state that `holder` has in force, and counts in `counters` what each agent has used."""
 
-    def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log) -> None:
+    def __init__(
+        self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, counters: Counters | None = None
+    ) -> None:
         self._holder = holder
         self._metrics = metrics
         self._clock = clock
         self._log = log
         self._ids = DecisionIds(secrets.randbits)
-        self._usage: dict[str, Usage] = {}
-        self._sweep_at = LEAST_SWEPT
+        self._counters = counters or Counters()
         self.answers = Answers()
 
     def evaluate(self, request: wire.Request, given: Given | None = None) -> pb.EvaluateResponse:
@@ -114,7 +112,7 @@ class DecisionPoint:
         agent = state.agents.get(action.agent_id)
         if agent is None or self._remembered(request, now) is not None:
             return False
-        usage = self._usage.get(action.agent_id, _UNUSED)
+        usage = self._counters.of(action.agent_id, agent.zone, now.boot)
         try:
             return approval_helps(decide(agent, state.servers, action, usage, now, stale=self._holder.stale(now.boot)))
         except Exception:
@@ -127,9 +125,10 @@ class DecisionPoint:
     def question(self, action: Action) -> Question:
         """All that the decision on an action would be made from now, for `explain`, and its answer; counts nothing."""
         state, now = self._state(), self._clock()
-        usage = deepcopy(self._usage.get(action.agent_id, _UNUSED))
         made = self._decided(state, wire.Request(action, dry_run=True), now, None)
-        return Question(state, action, usage, now, self._holder.stale(now.boot), made.answer)
+        agent = state.agents.get(action.agent_id)
+        usage = _UNUSED if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
+        return Question(state, action, usage.copy(), now, self._holder.stale(now.boot), made.answer)
 
     def _loggable_state(self) -> State:
         if self._log.full:
@@ -178,12 +177,12 @@ class DecisionPoint:
             _check_agent_id(action.agent_id)
             decision = decide(None, state.servers, action, _UNUSED, now, stale=stale)
             return _Made(self._finished(None, action, decision, state, now))
-        usage = self._usage.get(action.agent_id) or self._new_usage(action.agent_id, now)
+        usage = self._counters.of(action.agent_id, agent.zone, now.boot)
         decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED), stale=stale)
         if _is(given, Verdict.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
-            charge(agent, usage, decision, now)
+            self._counters.charge(action.agent_id, agent, usage, decision, now)
         answer = self._finished(agent, action, decision, state, now)
         answer.agent_version = agent.version
         wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
@@ -208,13 +207,6 @@ class DecisionPoint:
         opens = Opens(self._ids.next(now.wall), wire.digest(request.action), seconds or APPROVAL_SECONDS)
         wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
         return opens
-
-    def _new_usage(self, agent_id: str, now: Now) -> Usage:
-        if len(self._usage) >= self._sweep_at:
-            self._usage = {name: usage for name, usage in self._usage.items() if not usage.is_idle(now.boot)}
-            self._sweep_at = max(LEAST_SWEPT, 2 * len(self._usage))
-        usage = self._usage[agent_id] = Usage()
-        return usage
 
     def _finished(
         self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now

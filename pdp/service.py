@@ -17,6 +17,7 @@ from pdp.approvals import Approvals, Store, TooManyWaitingError
 from pdp.core.errors import InvalidAction
 from pdp.core.fields import quote
 from pdp.core.model import Action, Now
+from pdp.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.explaining import explained
 from pdp.metrics import Metrics
@@ -43,8 +44,17 @@ class CrowdedError(Exception):
 class DecisionService:
     """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force; decisions go to `log`."""
 
-    def __init__(self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, store: Store) -> None:
-        self.point = DecisionPoint(holder, metrics, clock, log)
+    def __init__(
+        self,
+        holder: Holder,
+        metrics: Metrics,
+        clock: Callable[[], Now],
+        log: Log,
+        store: Store,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
+        self.point = DecisionPoint(holder, metrics, clock, log, counters)
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)

@@ -229,6 +229,10 @@ class Spool:
             fault = None if isinstance(error, OSError) else error
             log.error("cannot write the decision log: %s; decisions wait in memory", error, exc_info=fault)
 
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """What `work`, which is no work on the log, returns on the thread that does all that the disk does."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         def measured() -> Result:
             try:
@@ -239,7 +243,7 @@ class Spool:
             finally:
                 self._size = self._measured()
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, measured)
+        return await self.in_thread(measured)
 
     def _write(self, entries: deque[Entry], lost: int) -> None:
         if lost:

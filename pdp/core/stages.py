@@ -10,7 +10,7 @@ from pdp.core.amounts import dollars, tenths
 from pdp.core.fields import quote
 from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, StaleMode, Status
 from pdp.core.situation import Situation, effective_risk, held, local_at, policies_of
-from pdp.core.usage import Limits
+from pdp.core.usage import UNKNOWN_MICROS, Limits
 
 WEEKDAYS = ("", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -136,7 +136,8 @@ def _budget(situation: Situation) -> Finding:
         return Finding("no daily budget is set")
     budget = int(agent.max_daily_budget_usd * 1_000_000)
     spent = situation.usage.spent(situation.local.day)
-    detail = f"{dollars(spent)} of {dollars(budget)} spent today, and this action costs {dollars(cost)}"
+    told = dollars(spent) if spent < UNKNOWN_MICROS else "an amount that is not known"
+    detail = f"{told} of {dollars(budget)} spent today, and this action costs {dollars(cost)}"
     if spent + cost <= budget:
         return Finding(detail)
     retry_after = _seconds_to_midnight(situation) if cost <= budget else None

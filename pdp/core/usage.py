@@ -41,6 +41,12 @@ class Usage:
         usage.micros_by_day = micros_by_day
         return usage
 
+    @classmethod
+    def unknown(cls, second: int, day: int) -> "Usage":
+        """Usage that is not known up to `second` of the boot clock and up to the local day, and so counts as used."""
+        windows = [Window.of(width, second // width, {second // width: UNKNOWN_ACTIONS}) for width in (1, 60, 1440)]
+        return cls.of(windows, dict.fromkeys(range(day - MAX_DAYS + 1, day + 1), UNKNOWN_MICROS))
+
     @property
     def windows(self) -> tuple[Window, Window, Window]:
         """The windows of a minute, an hour and a day."""
@@ -89,14 +95,6 @@ class Usage:
         days[day] = days.pop(day, 0) + micros  # at the end of the dict, which keeps the order
         if len(days) > MAX_DAYS:
             del days[next(iter(days))]
-
-    def forbid(self, second: int, day: int) -> None:
-        """Count as used what was admitted up to `second` of the boot clock, and spent up to the local day: all of it
-        is not known.
-        """
-        self.count(second, UNKNOWN_ACTIONS)
-        for past in range(day - MAX_DAYS + 1, day + 1):
-            self.spend(past, UNKNOWN_MICROS)
 
     def moved(self, last: float, boot: float) -> "Usage":
         """The same on another boot clock, which shows `boot` at the moment that this one's was `last`.

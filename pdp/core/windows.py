@@ -40,11 +40,9 @@ class Window:
         return window
 
     def by_index(self) -> dict[int, int]:
-        """The counts of its buckets by index, the oldest first; of those in which nothing was counted none."""
-        if not self.total:
-            return {}
-        oldest = self.newest - BUCKETS + 1
-        return {index: count for index in range(oldest, self.newest + 1) if (count := self.counts[index % BUCKETS])}
+        """The counts of its buckets by index; of those in which nothing was counted none."""
+        newest = self.newest
+        return {newest - (newest - place) % BUCKETS: count for place, count in enumerate(self.counts) if count}
 
     def copy(self) -> "Window":
         """The same, which goes on by itself."""

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from pdp.core.decide import charge, decide, forbidden
+from pdp.core.decide import charge, decide, withdrawn
 from pdp.core.explain import Explanation, walk
-from pdp.core.model import Action, Decision, Now, Reason
+from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.situation import Situation, local_at
 from pdp.core.stages import limits_of
 from pdp.core.usage import Usage
 from tests.core.worlds import AGENT_ID, FOCI, Turn, World, sequences
 from tests.history import BruteForce, settle
 
-STAGES_1_TO_3 = {
+STAGES_0_TO_3 = {
     Reason.AGENT_NOT_REGISTERED,
     Reason.AGENT_NOT_ACTIVE,
     Reason.ACTION_NOT_ALLOWED,
@@ -47,8 +47,7 @@ class Duel:
         situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now, **people)
         explanation = walk(situation)
         assert comparable(decision) == comparable(explanation)
-        forbids = forbidden(self.agent, self.world.state.servers, action, self.now)
-        assert forbids == (decision if decision.reason in STAGES_1_TO_3 else None)
+        self._check_withdrawn(action, decision, turn.stale)
         day = local_at(self.record.time_window_timezone, self.now.wall).day
         if not turn.dry_run:
             charge(self.agent, self.usage, decision, self.now)
@@ -57,6 +56,16 @@ class Duel:
         assert self.usage.remaining(limits, self.now.boot) == self.history.remaining(limits, self.now.boot)
         assert self.usage.spent(day) == self.history.spent(day)
         return decision
+
+    def _check_withdrawn(self, action: Action, decision: Decision, stale: StaleMode | None) -> None:
+        """An earlier answer is withdrawn by just what blocks in stages 0 to 3, and by data that is too old."""
+        found = withdrawn(self.agent, self.world.state.servers, action, self.now, stale=stale)
+        if decision.outcome is Outcome.BLOCK and decision.reason in STAGES_0_TO_3:
+            assert found == decision
+        elif stale is StaleMode.ESCALATE:
+            assert found == Decision(Outcome.ESCALATE, Reason.REGISTRY_STALE, decision.risk_score)
+        else:
+            assert found is None
 
 
 def comparable(answer: Decision | Explanation) -> dict[str, Any]:

@@ -224,8 +224,7 @@ def test_on_another_clock_no_count_ends_earlier_and_none_much_later(
 @given(boot=starts, limits=st.builds(Limits, *[st.integers(1, 1_000_000_000)] * 3))
 def test_what_is_not_known_counts_as_used(boot: float, limits: Limits) -> None:
     """Every limit is full until its window has passed, and the spend of the day and those before it is above any."""
-    usage = Usage()
-    usage.forbid(int(boot), 20)
+    usage = Usage.unknown(int(boot), 20)
     assert usage.remaining(limits, boot) == (0, 0, 0)
     wait = usage.wait(limits, boot)
     assert 86_400 <= wait <= 86_400 + 1440

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp import decision_point, wire
+from pdp import wire
 from pdp.core.errors import InvalidAction
 from pdp.decision_log import DecisionLog
 from pdp.idempotency import Answers
@@ -111,9 +111,8 @@ def test_the_newest_answers_are_the_ones_remembered() -> None:
     assert (len(answers), answers.evicted) == (1, evicted)
 
 
-def test_counters_of_idle_agents_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_of_idle_agents_are_forgotten() -> None:
     """Once a day has gone by without a question, an agent takes no memory; those in use keep their counts."""
-    monkeypatch.setattr(decision_point, "LEAST_SWEPT", 10)
     bench = Bench()
     bench.put(*(agent(f"agent-number-{number}", max_actions_per_day=5) for number in range(1000)))
     point = bench.service.point
@@ -129,7 +128,7 @@ def test_counters_of_idle_agents_are_forgotten(monkeypatch: pytest.MonkeyPatch) 
     bench.pass_seconds(4 * 3600)
     for number in range(500, 1000):
         assert remaining(number) == 4
-    assert len(point._usage) <= 501
+    assert len(point._counters.usage) <= 501
     assert remaining(0) == 3
 
 
