@@ -35,6 +35,9 @@ CHANNEL_OPTIONS = (
 
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
+# How the sidecar's refusal of one repeat too many of a key begins; a sidecar without room says something else.
+_REPEATED = "idempotency_key: "
+
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,8 @@ class AscendClient:
     `pdp_address` is `HOST:PORT` or `unix:PATH`, by default `$PDP_ADDRESS`, else `127.0.0.1:50051`. `timeout` bounds
     each question, in seconds. Without an answer the decision is a block with reason PDP_UNAVAILABLE; with
     `fail_mode="open"` it is an allow with that reason, except when it is the action that the sidecar refused as
-    malformed: that is always a block. With `registry_url` an agent that nobody has registered registers itself.
+    malformed, or an idempotency key that was repeated too often: that is always a block. With `registry_url` an
+    agent that nobody has registered registers itself.
     """
 
     def __init__(
@@ -215,7 +219,8 @@ class AscendClient:
     def _unanswered(self, code: grpc.StatusCode, details: str) -> Decision:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return _malformed(details)
-        outcome = Outcome.ALLOW if self._fail_mode == "open" else Outcome.BLOCK
+        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith(_REPEATED)
+        outcome = Outcome.ALLOW if self._fail_mode == "open" and not refused else Outcome.BLOCK
         return Decision(outcome, UNAVAILABLE, f"no decision: {details}", error_code=code.name)
 
     def _registered(self) -> bool:

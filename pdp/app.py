@@ -313,6 +313,11 @@ class _Program:
             "Answers forgotten before their ten minutes, for want of room",
             lambda: point.answers.evicted,
         )
+        self.metrics.watch_total(
+            "pdp_idempotency_refused",
+            "Requests refused because their key had been repeated too often",
+            lambda: point.answers.refused,
+        )
 
 
 def _age(confirmed_wall: float, wall: float) -> float:

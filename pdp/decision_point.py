@@ -19,7 +19,7 @@ from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
 from pdp.counters import Counters
-from pdp.idempotency import Answers, Remembered
+from pdp.idempotency import Answers, Remembered, TooManyRepeatsError
 from pdp.metrics import Metrics
 from pdp.record import Entry, Opens
 from pdp.state import Holder, State
@@ -84,26 +84,27 @@ class DecisionPoint:
     def evaluate(self, request: wire.Request, given: Given | None = None) -> pb.EvaluateResponse:
         """The answer; `given` is the approval that came with the request, if its action needs one.
 
-        Raises `InvalidAction` for a malformed request, `UnavailableError` while no decision can be made.
+        Raises `InvalidAction` for a malformed request, `UnavailableError` while no decision can be made, and
+        `TooManyRepeatsError` for one repeat too many of an idempotency key.
         """
         started = perf_counter()
         state, now = self._loggable_state(), self._clock()
         made = self._made(state, request, now, given)
         seconds, answer = perf_counter() - started, made.answer
         self._metrics.decided(request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), seconds)
-        if not made.repeated:
-            entry = Entry(
-                request.action,
-                answer,
-                now.wall,
-                seconds,
-                request.dry_run,
-                request.idempotency_key,
-                request.approval_id,
-                made.cost_micros,
-                made.opens,
-            )
-            self._log.append(entry, urgent=made.opens is not None)
+        entry = Entry(
+            request.action,
+            answer,
+            now.wall,
+            seconds,
+            request.dry_run,
+            request.idempotency_key,
+            request.approval_id,
+            made.cost_micros,
+            made.opens,
+            made.repeat_id,
+        )
+        self._log.append(entry, urgent=made.opens is not None)
         return answer
 
     def needs_a_person(self, request: wire.Request) -> bool:
@@ -146,7 +147,7 @@ class DecisionPoint:
             if request.idempotency_key and not request.dry_run:
                 return self._once(state, request, now, given)
             return self._decided(state, request, now, given)
-        except InvalidAction:
+        except (InvalidAction, TooManyRepeatsError):
             raise
         except Exception:
             log.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
@@ -154,7 +155,7 @@ class DecisionPoint:
             return _Made(self._finished(None, request.action, _INTERNAL_ERROR, state, now))
 
     def _once(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
-        """The answer under an idempotency key: the first one again, if the action is the same."""
+        """The answer under an idempotency key: the first one again, if the action is the same and may still be done."""
         digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
         if remembered is None:
@@ -163,7 +164,17 @@ class DecisionPoint:
             return made
         if remembered.digest != digest:
             raise InvalidAction(Problem("idempotency_key", "was used for another action within ten minutes"))
-        return _Made(pb.EvaluateResponse.FromString(remembered.answer), repeated=True)
+        answer = pb.EvaluateResponse.FromString(self.answers.repeat(remembered, now.boot))
+        instead = self._withdrawn(state, request.action, answer, now)
+        return instead or _Made(answer, repeat_id=self._ids.next(now.wall))
+
+    def _withdrawn(self, state: State, action: Action, answer: pb.EvaluateResponse, now: Now) -> "_Made | None":
+        """What is answered in place of a remembered answer, where the action may not be done any more."""
+        if answer.outcome == pb.OUTCOME_BLOCK:
+            return None
+        agent = state.agents.get(action.agent_id)
+        decision = withdrawn(agent, state.servers, action, now, stale=self._holder.stale(now.boot))
+        return None if decision is None else _Made(self._answered(agent, action, decision, state, now))
 
     def _remembered(self, request: wire.Request, now: Now) -> Remembered | None:
         if not request.idempotency_key or request.dry_run:
@@ -176,16 +187,14 @@ class DecisionPoint:
         if agent is None:
             _check_agent_id(action.agent_id)
             decision = decide(None, state.servers, action, _UNUSED, now, stale=stale)
-            return _Made(self._finished(None, action, decision, state, now))
+            return _Made(self._answered(None, action, decision, state, now))
         usage = self._counters.of(action.agent_id, agent.zone, now.boot)
         decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED), stale=stale)
         if _is(given, Verdict.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
-        answer = self._finished(agent, action, decision, state, now)
-        answer.agent_version = agent.version
-        wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
+        answer = self._answered(agent, action, decision, state, now)
         opens = self._told_of_people(answer, request, decision, now, given)
         return _Made(answer, 0 if request.dry_run else decision.cost_micros, opens)
 
@@ -208,6 +217,17 @@ class DecisionPoint:
         wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
         return opens
 
+    def _answered(
+        self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
+    ) -> pb.EvaluateResponse:
+        """The answer, with what of its limits is left to an agent that is known."""
+        answer = self._finished(agent, action, decision, state, now)
+        if agent is not None:
+            usage = self._counters.of(action.agent_id, agent.zone, now.boot)
+            answer.agent_version = agent.version
+            wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
+        return answer
+
     def _finished(
         self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
     ) -> pb.EvaluateResponse:
@@ -219,12 +239,12 @@ class DecisionPoint:
 
 
 class _Made(NamedTuple):
-    """An answer, what it charged, the approval that it opens, and whether it was given before."""
+    """An answer, what it charged, the approval that it opens, and the record's own id if it was given before."""
 
     answer: pb.EvaluateResponse
     cost_micros: int = 0
     opens: Opens | None = None
-    repeated: bool = False
+    repeat_id: str = ""
 
 
 _UNUSED = Usage()

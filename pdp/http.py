@@ -1,6 +1,7 @@
 """The HTTP port: the JSON door, the probes and the metrics."""
 
 from collections.abc import Callable, Collection
+from math import ceil
 from typing import Any
 
 from starlette.applications import Starlette
@@ -55,7 +56,8 @@ def application(
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:
     media_type = "application/json" if status < 400 else "application/problem+json"
-    return JSONResponse(content, status, media_type=media_type)
+    headers = {"retry-after": str(ceil(content["retry_after"]))} if status == 429 else None
+    return JSONResponse(content, status, headers, media_type)
 
 
 async def _problem(_request: Request, error: Exception) -> Response:

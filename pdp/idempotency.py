@@ -1,20 +1,36 @@
 """Answers remembered by idempotency key, so that a repeated request gets its first answer and counts nothing."""
 
 from collections import OrderedDict
-from typing import NamedTuple
+from dataclasses import dataclass
+
+from pdp.core.amounts import tenths
 
 REMEMBERED_SECONDS = 600.0
+MAX_REPEATS = 100
 MOST_BYTES = 64 * 1024 * 1024
 # What an entry costs beside its strings: the dict's slot and the objects' headers, as sys.getsizeof counts them.
 _ENTRY_BYTES = 450
 
 
-class Remembered(NamedTuple):
-    """An answer, the digest of the action that it was for, and when it is forgotten (seconds of the boot clock)."""
+class TooManyRepeatsError(Exception):
+    """A key was repeated as often as it may be; it is free again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        wait = f"{tenths(retry_after):.1f} s"
+        super().__init__(f"was repeated {MAX_REPEATS} times; use another key, or this one again in {wait}")
+
+
+@dataclass(slots=True)
+class Remembered:
+    """An answer, the digest of the action that it was for, when it is forgotten (seconds of the boot clock), and how
+    often it was given again.
+    """
 
     digest: bytes
     answer: bytes
     until: float
+    repeats: int = 0
 
 
 class Answers:
@@ -25,6 +41,7 @@ class Answers:
         self._entries: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         self.bytes = 0
         self.evicted = 0
+        self.refused = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -33,6 +50,14 @@ class Answers:
         """What was answered under a key within the last ten minutes."""
         entry = self._entries.get((agent_id, key))
         return entry if entry is not None and boot < entry.until else None
+
+    def repeat(self, entry: Remembered, boot: float) -> bytes:
+        """Its answer once more, or `TooManyRepeatsError`: each repeat leaves a record, so their number has a bound."""
+        if entry.repeats >= MAX_REPEATS:
+            self.refused += 1
+            raise TooManyRepeatsError(entry.until - boot)
+        entry.repeats += 1
+        return entry.answer
 
     def put(self, agent_id: str, key: str, digest: bytes, answer: bytes, boot: float) -> None:
         """Remember an answer for ten minutes from `boot`."""

@@ -26,7 +26,8 @@ class Opens(NamedTuple):
 class Entry(NamedTuple):
     """One decision as it was made: `at` in Unix seconds, what it took in seconds, what it charged in micro-dollars.
 
-    `approval_id` is the one that the request gave. Nothing may change the action or the answer afterwards.
+    `approval_id` is the one that the request gave. Where the answer was given before, under its idempotency key,
+    `repeat_id` is the record's own id. Nothing may change the action or the answer afterwards.
     """
 
     action: Action
@@ -38,6 +39,7 @@ class Entry(NamedTuple):
     approval_id: str
     cost_micros: int
     opens: Opens | None
+    repeat_id: str = ""
 
 
 def weight(entry: Entry) -> int:
@@ -55,7 +57,8 @@ def weight(entry: Entry) -> int:
 def document(entry: Entry, redact: Redaction) -> bytes:
     """The record of a decision, as it is hashed and sent."""
     content = {
-        "decision_id": entry.answer.decision_id,
+        "decision_id": entry.repeat_id or entry.answer.decision_id,
+        "repeat_of": entry.answer.decision_id if entry.repeat_id else None,
         "decided_at": wire.instant(entry.at),
         "latency_seconds": round(entry.seconds, 9),
         "dry_run": entry.dry_run,

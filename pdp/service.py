@@ -20,6 +20,7 @@ from pdp.core.model import Action, Now
 from pdp.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.explaining import explained
+from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
 from pdp.serving.turns import Turns
 from pdp.state import Holder
@@ -33,7 +34,7 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
-Refused = (InvalidAction, UnavailableError)
+Refused = (InvalidAction, UnavailableError, TooManyRepeatsError)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -108,6 +109,9 @@ class DecisionService:
         except UnavailableError as error:
             self._metrics.unavailable()
             return 503, _problem(503, "No decision now", str(error))
+        except TooManyRepeatsError as error:
+            told = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
+            return 429, told | {"retry_after": error.retry_after}
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
         """The answer; waits only for room in the log, and for the store's word on an approval that is needed."""
@@ -257,7 +261,9 @@ class DecisionService:
         except Refused as error:
             return pb.EvaluateResult(error=self._error(error))
 
-    def _error(self, error: InvalidAction | UnavailableError) -> pb.EvaluateError:
+    def _error(self, error: InvalidAction | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
+        if isinstance(error, TooManyRepeatsError):
+            return pb.EvaluateError(code=_RESOURCE_EXHAUSTED, field=_REPEATED, message=f"{_REPEATED}: {error}")
         if isinstance(error, UnavailableError):
             self._metrics.unavailable()
             return pb.EvaluateError(code=_UNAVAILABLE, message=str(error))
@@ -268,6 +274,8 @@ class DecisionService:
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _INVALID_ARGUMENT: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+_RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_REPEATED = "idempotency_key"
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 
 

@@ -36,9 +36,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote."""
+    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote.
+
+    Where `repeat_of` is an id, the answer of that decision was given once more, and nothing was counted.
+    """
 
     decision_id: str
+    repeat_of: str | None
     decided_at: datetime
     agent_id: str
     outcome: str
@@ -166,6 +170,7 @@ def _decision(document: Document, path: str, problems: Problems) -> Decision | N
     opens = approval_requests.read(document, path, problems)
     return Decision(
         values["decision_id"],
+        values["repeat_of"],
         values["decided_at"],
         action["agent_id"],
         answer["outcome"].name.lower(),
@@ -219,11 +224,12 @@ class _Object:
 _SEQUENCE = Whole(1, MOST_SEQUENCE)
 _COUNT = Whole(0, MOST_SEQUENCE)
 _TEXT = Text(MOST_BYTES)
+_ID = Text(36, pattern=decision_ids.PATTERN, what="a UUID of version 7 in lower case")
 DECISION: dict[str, Field] = {
-    "decision_id": Field(
-        Text(36, pattern=decision_ids.PATTERN, what="a UUID of version 7 in lower case"),
-        required=True,
-        about="Unique, and sortable by the time of the decision",
+    "decision_id": Field(_ID, required=True, about="Unique, and sortable by the time of the decision"),
+    "repeat_of": Field(
+        OrNull(_ID),
+        about="The decision whose answer was given again under its idempotency key, counting nothing; null: none",
     ),
     "decided_at": Field(Moment(), required=True, about="By the sidecar's clock"),
     "latency_seconds": Field(Number(0), required=True, about="How long the decision took"),

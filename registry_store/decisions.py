@@ -135,6 +135,7 @@ async def forget_logs(session: AsyncSession, moment: datetime) -> None:
 def document(decision: Decision) -> dict[str, Any]:
     """The decision as REST shows it: what the sidecar wrote, and how it came here."""
     came = {
+        "repeat_of": decision.repeat_of,  # of which older sidecars say nothing
         "node_id": decision.node_id,
         "sequence": decision.sequence,
         "received_at": instant(decision.received_at),
@@ -158,6 +159,7 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
     rows = [
         {
             "decision_id": entry.content.decision_id,
+            "repeat_of": entry.content.repeat_of,
             "node_id": report.node_id,
             "sequence": entry.sequence,
             "agent_id": entry.content.agent_id,

@@ -298,6 +298,8 @@ class Decision(Base):
     )
 
     decision_id: Mapped[str] = mapped_column(primary_key=True)
+    repeat_of: Mapped[str | None]
+    """The decision whose answer was given once more under its idempotency key."""
     node_id: Mapped[str]
     sequence: Mapped[int]
     agent_id: Mapped[str]

@@ -35,11 +35,11 @@ class Told:
 
 
 async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
-    """Add decisions, each of which is counted here once; dry runs count nothing."""
+    """Add decisions, each of which is counted here once; dry runs and repeats count nothing."""
     counted: Counter[tuple[str, datetime, str]] = Counter()
     spent: Counter[tuple[str, datetime, str]] = Counter()
     for decision in kept:
-        if not decision.dry_run:
+        if not decision.dry_run and decision.repeat_of is None:
             key = decision.agent_id, _minute(decision.decided_at), decision.outcome
             counted[key] += 1
             spent[key] += decision.cost_micros
@@ -106,6 +106,7 @@ async def _acted(session: AsyncSession, agent_id: str, since: datetime, upto: da
         Decision.decided_at <= upto,
         Decision.outcome != BLOCK,
         Decision.dry_run.is_(False),
+        Decision.repeat_of.is_(None),
     )
     return await session.scalar(counted) or 0
 

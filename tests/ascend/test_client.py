@@ -152,6 +152,19 @@ async def test_every_grpc_error_is_a_block_or_by_choice_an_allow(code: grpc.Stat
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
+async def test_a_key_that_is_repeated_too_often_never_passes(beside: Beside, fail_mode: str) -> None:
+    """Else one key would be as many actions as somebody likes, where the client fails open."""
+    await beside.sidecar.ready.wait()
+    action = AgentAction(action_type="api.read")
+    with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
+        for _ in range(101):
+            await off(lambda: agent.evaluate(action, idempotency_key=f"k-{fail_mode}"))
+        decision = await off(lambda: agent.evaluate(action, idempotency_key=f"k-{fail_mode}"))
+    assert (decision.outcome, decision.reason) == ("block", "PDP_UNAVAILABLE")
+    assert decision.error_code == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
 async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -> None:
     """Else a wrong score would open what fails open; the decision names the field."""
     await beside.sidecar.ready.wait()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import urllib3
 
 from pdp import http
 from pdp.core import strict_json
@@ -47,6 +48,19 @@ async def port(
 async def call(bench: Bench, method: str, path: str, body: object = None, **how: Any) -> Answer:
     async with port(bench, **how) as caller:
         return await caller.call(method, path, body)
+
+
+async def test_one_repeat_too_many_is_told_when_to_come_again(bench: Bench) -> None:
+    """429, with the seconds until the key is free in `Retry-After`."""
+    async with port(bench) as caller:
+        asked = json.dumps({"action": ACTION, "idempotency_key": "k"}).encode()
+        for _ in range(101):
+            await bench.service.evaluate_json(asked)
+        url = f"http://{caller.address}/v1/evaluate"
+        headers = {"content-type": "application/json"}
+        refused = await asyncio.to_thread(urllib3.request, "POST", url, body=asked, headers=headers, retries=False)
+    assert (refused.status, refused.headers["retry-after"]) == (429, "600")
+    assert refused.headers["content-type"] == "application/problem+json"
 
 
 async def test_the_json_door_decides(bench: Bench) -> None:

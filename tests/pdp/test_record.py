@@ -49,6 +49,7 @@ def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
     assert written.pop("answer") == wire.answer_json(entry(FULL).answer)
     assert written == {
         "decision_id": "d-1",
+        "repeat_of": None,
         "decided_at": "2026-11-20T12:00:00.000000Z",
         "latency_seconds": 0.000125,
         "dry_run": False,
@@ -79,6 +80,12 @@ def test_what_was_not_given_is_null_or_empty() -> None:
     action = json.loads(document(entry(Action("billing-agent-prod", "api.read")), NOTHING))["action"]
     assert set(action) == set(json.loads(document(entry(FULL), NOTHING))["action"])
     assert [name for name, value in action.items() if value is None] == ["amount", "estimated_cost_usd", "risk_score"]
+
+
+def test_a_repeat_has_its_own_id_and_names_the_decision() -> None:
+    """The answer is as it was given first."""
+    written = json.loads(document(entry(FULL, repeat_id="d-2"), NOTHING))
+    assert (written["decision_id"], written["repeat_of"], written["answer"]["decision_id"]) == ("d-2", "d-1", "d-1")
 
 
 def test_it_is_canonical() -> None:

@@ -13,11 +13,12 @@ from pdp import explaining, service
 from pdp.core.explain import explain
 from pdp.core.explain_text import render
 from pdp.core.model import Action
-from pdp.record import Entry
+from pdp.record import Entry, document
+from pdp.redaction import NOTHING
 from pdp.serving import turns
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
-from pdp.wire import digest, read_request
+from pdp.wire import answer_json, digest, read_request
 from tests.deciding import Bench, Kept, listening, served
 from tests.given import agent
 from tests.waiting import eventually
@@ -123,6 +124,109 @@ async def test_a_repeated_key_gets_its_first_answer_and_counts_nothing(bench: Be
         body = json.dumps({"action": action, "idempotency_key": "k"}).encode()
         assert (await bench.service.evaluate_json(body))[1]["decision_id"] == first.decision_id
         assert (await stub.Evaluate(request())).rate_remaining.minute == 3
+
+
+async def test_a_repeat_leaves_a_record_that_says_so(bench: Bench) -> None:
+    """With an id of its own, the decision that it repeats, no charge, and no approval to open."""
+    async with served(bench.service) as stub:
+        fields = {"idempotency_key": "k", "risk_score": 50, "estimated_cost_usd": 2.5}
+        first = await stub.Evaluate(request(**fields))
+        assert await stub.Evaluate(request(**fields)) == first
+    records = [json.loads(document(entry, NOTHING)) for entry in bench.log.entries]
+    assert [record["repeat_of"] for record in records] == [None, first.decision_id]
+    assert records[0]["decision_id"] == first.decision_id < records[1]["decision_id"]
+    assert [record["answer"] for record in records] == [answer_json(first)] * 2
+    assert (records[1]["cost_micros"], records[1]["opens"], bench.log.urgent) == (0, None, 1)
+
+
+async def test_a_repeat_is_checked_again_for_what_forbids(bench: Bench) -> None:
+    """Suspended, unknown, outside the lists or the time: a block of its own, until nothing forbids it any more."""
+    changes = [
+        ({"status": "suspended"}, pb.REASON_AGENT_NOT_ACTIVE),
+        ({"allowed_action_types": ["x.y"]}, pb.REASON_ACTION_NOT_ALLOWED),
+        ({"blocked_resources": ["ledger"]}, pb.REASON_RESOURCE_BLOCKED),
+        ({"allowed_resources": ["vault"]}, pb.REASON_RESOURCE_NOT_ALLOWED),
+        ({"blocked_data_classifications": ["pii"]}, pb.REASON_DATA_CLASSIFICATION_BLOCKED),
+        ({"mcp_capabilities": {"other": ["*"]}}, pb.REASON_MCP_TOOL_BLOCKED),
+        ({"time_window_enabled": True, "time_window_end": "11:00"}, pb.REASON_OUTSIDE_TIME_WINDOW),
+    ]
+    fields = {
+        "idempotency_key": "k",
+        "resource": "ledger",
+        "data_classifications": ["pii"],
+        "mcp_server": "files",
+        "tool": "read",
+    }
+    server = {"server_name": "files"}
+    bench.put(agent(max_actions_per_minute=5), servers=[server])
+    async with served(bench.service) as stub:
+        first = await stub.Evaluate(request(**fields))
+        assert first.outcome == pb.OUTCOME_ALLOW
+        for change, reason in changes:
+            bench.put(agent(max_actions_per_minute=5, **change), servers=[server])
+            answer = await stub.Evaluate(request(**fields))
+            assert (answer.outcome, answer.reason) == (pb.OUTCOME_BLOCK, reason)
+            assert answer.decision_id != first.decision_id
+        bench.put(agent(max_actions_per_minute=5))
+        assert (await stub.Evaluate(request(**fields))).reason == pb.REASON_MCP_SERVER_NOT_REGISTERED
+        bench.put(agent("another-agent-test"))
+        assert (await stub.Evaluate(request(**fields))).reason == pb.REASON_AGENT_NOT_REGISTERED
+        bench.put(agent(max_actions_per_minute=5), servers=[server])
+        assert await stub.Evaluate(request(**fields)) == first
+        assert (await stub.Evaluate(request())).rate_remaining.minute == 3
+    blocks = [entry for entry in bench.log.entries if entry.answer.outcome == pb.OUTCOME_BLOCK]
+    assert [(entry.repeat_id, entry.cost_micros) for entry in blocks] == [("", 0)] * 9
+    assert len({entry.answer.decision_id for entry in blocks}) == 9
+
+
+async def test_what_waits_for_a_person_is_not_repeated_for_a_suspended_agent(bench: Bench) -> None:
+    """And with the approval that was given, nothing is allowed again after a suspension."""
+    async with served(bench.service) as stub:
+        asked = await stub.Evaluate(request(idempotency_key="k", risk_score=50))
+        bench.people.granted.add(asked.approval_id)
+        allowed = {"idempotency_key": "k", "risk_score": 50, "approval_id": asked.approval_id}
+        first = await stub.Evaluate(request(**allowed))
+        assert first.reason == pb.REASON_APPROVED
+        assert await stub.Evaluate(request(**allowed)) == first
+        bench.put(agent(status="suspended"))
+        for fields in (allowed, {"idempotency_key": "k", "risk_score": 50}):
+            assert (await stub.Evaluate(request(**fields))).reason == pb.REASON_AGENT_NOT_ACTIVE
+    assert len(bench.people.asked) == 1
+
+
+async def test_a_block_is_repeated_as_it_is(bench: Bench) -> None:
+    """Also where something else would block it now: it is no less a block."""
+    async with served(bench.service) as stub:
+        bench.put(agent(allowed_action_types=["x.y"]))
+        first = await stub.Evaluate(request(idempotency_key="k"))
+        bench.put(agent(status="suspended"))
+        assert await stub.Evaluate(request(idempotency_key="k")) == first
+
+
+async def test_a_key_is_repeated_a_hundred_times_and_no_more(bench: Bench) -> None:
+    """RESOURCE_EXHAUSTED for a call, in a batch and in a stream, 429 at the JSON door; after ten minutes it is new."""
+    body = {"action": {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}}
+    body["idempotency_key"] = "k"
+    async with served(bench.service) as stub:
+        batch = pb.EvaluateBatchRequest(requests=[request(idempotency_key="k")] * 102)
+        results = (await stub.EvaluateBatch(batch)).results
+        assert len({result.response.decision_id for result in results[:101]}) == 1
+        told = "idempotency_key: was repeated 100 times; use another key, or this one again in 600.0 s"
+        refusal = pb.EvaluateError(code=8, field="idempotency_key", message=told)
+        assert results[101].error == refusal
+        (streamed,) = [one async for one in stub.EvaluateStream(iter_of([stream_request(1, idempotency_key="k")]))]
+        assert streamed.result.error == refusal
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Evaluate(request(idempotency_key="k"))
+        assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+        bench.pass_seconds(590)
+        status, problem = await bench.service.evaluate_json(json.dumps(body).encode())
+        assert (status, problem["status"], problem["retry_after"]) == (429, 429, 10.0)
+        assert len(bench.log.entries) == 101
+        assert bench.service.point.answers.refused == 4
+        assert (await stub.Evaluate(request(idempotency_key="other"))).outcome == pb.OUTCOME_ALLOW
+        bench.pass_seconds(10)
+        assert (await stub.Evaluate(request(idempotency_key="k"))).decision_id != results[0].response.decision_id
 
 
 async def test_a_key_with_another_action_is_refused(bench: Bench) -> None:

@@ -93,6 +93,7 @@ def decision(
     }
     return {
         "decision_id": decision_id,
+        "repeat_of": None,
         "decided_at": instant(at),
         "latency_seconds": 0.000021,
         "dry_run": False,

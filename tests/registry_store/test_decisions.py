@@ -19,7 +19,7 @@ from registry_store.documents import same
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
 from tests.registry_store import serving
-from tests.registry_store.reporting import GENESIS, Log, decision, gap, new_id, reporter
+from tests.registry_store.reporting import AGENT, GENESIS, Log, decision, gap, new_id, reporter
 from tests.registry_store.serving import Served, in_thread
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -73,6 +73,33 @@ async def test_the_largest_records_of_a_sidecar_come_in_with_their_approvals(fre
     shown = await in_thread(fresh.rest().get, f"/api/approvals/{entry.opens.approval_id}")
     assert (shown.status, shown.body["status"]) == (200, "pending")
     assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in entry.action.attributes}
+
+
+async def test_a_repeat_is_a_record_of_its_own_and_counts_nothing(fresh: Served) -> None:
+    """It is listed with the decision that it repeats; usage is that of the first alone, to the minute and the day."""
+    said = decision(cost_micros=5)
+    again = said | {"decision_id": new_id(), "repeat_of": said["decision_id"], "cost_micros": 0}
+    old = {name: value for name, value in decision("block").items() if name != "repeat_of"}
+    async with reporter(fresh) as sidecar:
+        assert await sidecar.send(Log().report(said, again, old)) == 3
+    shown = (await in_thread(fresh.rest().get, "/api/decisions")).body["decisions"]
+    assert {one["decision_id"]: one["repeat_of"] for one in shown} == {
+        said["decision_id"]: None,
+        again["decision_id"]: said["decision_id"],
+        old["decision_id"]: None,
+    }
+    assert counted(fresh) == {"allow": (1, 5), "block": (1, 0)}
+    await in_thread(fresh.rest().register, AGENT)
+    used = (await in_thread(fresh.rest().get, f"/api/agents/registry/{AGENT}/usage")).body
+    assert (used["actions_last_minute"], used["actions_last_day"]) == (1, 1)
+
+
+async def test_a_repeat_of_what_is_no_id_is_refused(fresh: Served) -> None:
+    """The field is named."""
+    async with reporter(fresh) as sidecar:
+        code, details = await sidecar.refused(Log().report(decision(repeat_of="d-1")))
+    assert code is INVALID
+    assert "records[0].document.repeat_of" in details
 
 
 async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> None:
