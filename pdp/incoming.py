@@ -19,7 +19,7 @@ MAX_BATCHED = 1000
 SMALL_BYTES = 4096
 """So little is read sooner than a thread is woken."""
 
-Message = TypeVar("Message", pb.EvaluateRequest, pb.EvaluateStreamRequest, pb.ExplainRequest, pb.WaitForApprovalRequest)
+Message = TypeVar("Message", pb.EvaluateRequest, pb.EvaluateStreamRequest, pb.ExplainRequest)
 Read = TypeVar("Read")
 
 # Each of these bytes in a text of JSON is one in its shortest form too, and there are few without values between them.
@@ -44,9 +44,9 @@ class Reading:
 
 
 def parse(kind: type[Message], raw: bytes) -> Message:
-    """A message that holds one action or none, or `InvalidAction` that names the request."""
+    """A message that holds an action, if anything large, or `InvalidAction`."""
     if len(raw) > MAX_REQUEST_BYTES:
-        raise InvalidAction(Problem("request", f"is larger than {MAX_REQUEST_BYTES} bytes"))
+        raise InvalidAction(Problem("action", f"is larger than {wire.MOST_ACTION_BYTES} bytes"))
     return wire.parse(kind, raw)
 
 

@@ -14,7 +14,7 @@ import grpc
 
 from pdp import incoming, wire
 from pdp.approvals import Approvals, Store, TooManyWaitingError
-from pdp.core.errors import InvalidAction
+from pdp.core.errors import InvalidAction, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Action, Now
 from pdp.counters import Counters
@@ -215,7 +215,9 @@ class DecisionService:
 
     async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
-            approval_id = wire.read_approval_id(incoming.parse(pb.WaitForApprovalRequest, raw))
+            if len(raw) > incoming.MAX_REQUEST_BYTES:
+                raise InvalidAction(Problem("approval_id", f"is longer than {wire.MOST_ID_CHARACTERS} characters"))
+            approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
             async with aclosing(self.approvals.wait(approval_id)) as updates:
                 while (update := await self._unless_stopping(updates)) is not None:
                     yield update.SerializeToString()
