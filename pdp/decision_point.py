@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide
+from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
 from pdp.core.errors import InvalidAction, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time

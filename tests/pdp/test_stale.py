@@ -56,6 +56,28 @@ async def test_staleness_is_computed_as_each_decision_is_made(
         assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", 0.0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "outcome", "reason"),
+    [
+        (StaleMode.SERVE, "ALLOW", "RISK_BELOW_AUTO_APPROVE"),
+        (StaleMode.ESCALATE, "ESCALATE", "REGISTRY_STALE"),
+        (StaleMode.BLOCK, "BLOCK", "REGISTRY_STALE"),
+    ],
+)
+async def test_a_remembered_allow_is_withdrawn_while_the_data_is_stale(
+    bench: Bench, mode: StaleMode, outcome: str, reason: str
+) -> None:
+    """A repeat under an idempotency key passes stage 0 like any other request, and is the first answer again later."""
+    bench.holder.stale_mode = mode
+    async with served(bench.service) as stub:
+        first = await stub.Evaluate(request(idempotency_key="k"))
+        bench.pass_seconds(BOUND + 1)
+        assert told(await stub.Evaluate(request(idempotency_key="k")))[:2] == (outcome, reason)
+        bench.holder.confirm(bench.now.boot)
+        again = await stub.Evaluate(request(idempotency_key="k"))
+    assert again.decision_id == first.decision_id
+
+
 def test_without_a_maximum_nothing_is_ever_stale() -> None:
     """It is off by default."""
     assert Holder().stale(1e9) is None

@@ -259,6 +259,7 @@ def test_a_file_that_cannot_be_read_prunes_no_agent(repository: Repository) -> N
 
 def test_of_very_many_problems_a_hundred_are_told(repository: Repository) -> None:
     """And how many more there are."""
+    repository.folder.mkdir()
     (repository.folder / "many.yaml").write_text("kind: thing\n---\n" * 150 + "kind: thing\n")
     ended = repository.apply("--yes")
     lines = ended.stderr.splitlines()
