@@ -33,6 +33,7 @@ from registry_store.peers import (
 )
 from registry_store.store import Store
 from registry_store.sync_service import Pace
+from registry_store.tables import Approval
 from registry_store.v1 import sync_pb2 as pb
 
 USE_ID = Text(128, 1)
@@ -66,8 +67,7 @@ class ApprovalService:
         request = parsed(pb.UseApprovalRequest, raw)
         approval_id, claim = _id(request.approval_id), _claim(request)
         async with self._store.database.reading() as session:
-            approval = await approvals.get(session, approval_id)
-            await _check_scope(session, caller, approval_id, approval.agent_id)
+            approval = await _seen(session, approval_id, caller)
         now = datetime.now(UTC)
         verdict = approvals.judge(approval, claim, now)
         if verdict is Use.GRANTED and approval.use_id is None:  # only that is worth the writers' lock
@@ -93,10 +93,13 @@ class ApprovalService:
         """Why the stream ends before its time, if it does."""
         try:
             caller = await authenticated(self._store, context)
-            request = parsed(pb.WatchApprovalRequest, raw)
-            with self._store.approval_feed.watching(_id(request.approval_id)) as watch:
+            approval_id = _id(parsed(pb.WatchApprovalRequest, raw).approval_id)
+            if caller.agents is not None or caller.tags is not None:  # the feed reads once for all who wait
+                async with self._store.database.reading() as session:
+                    await _seen(session, approval_id, caller)
+            with self._store.approval_feed.watching(approval_id) as watch:
                 async with self._streams.opened(context, caller, watch.end):
-                    await self._follow_for_its_time(watch, caller, context)
+                    await self._follow_for_its_time(watch, context)
         except ClosedError as error:
             return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
         except FullError as error:
@@ -105,22 +108,28 @@ class ApprovalService:
             return ended_by(error)
         return None
 
-    async def _follow_for_its_time(self, watch: Watch, caller: Caller, context: Context) -> None:
+    async def _follow_for_its_time(self, watch: Watch, context: Context) -> None:
         seconds = random.uniform(*self._pace.lifetime)  # noqa: S311 - spreads load, guards nothing
         try:
             async with asyncio.timeout(seconds):
-                await self._follow(watch, caller, context)
+                await self._follow(watch, context)
         except TimeoutError:
             raise Ended(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
 
-    async def _follow(self, watch: Watch, caller: Caller, context: Context) -> None:
+    async def _follow(self, watch: Watch, context: Context) -> None:
         standing: Standing | None = None
         while standing is None or not standing.final:
             standing = await watch.news()
             if standing is not None:
-                async with self._store.database.reading() as session:
-                    await _check_scope(session, caller, standing.approval_id, standing.agent_id)
                 await context.write(_message(standing))
+
+
+async def _seen(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
+    """The approval; `NotFound` also where its agent is not within the scope of the caller's key."""
+    approval = await approvals.get(session, approval_id)
+    if not await scopes.may_sync(session, caller, approval.agent_id):
+        raise NotFound(f"no approval `{approval_id}`")
+    return approval
 
 
 def _id(approval_id: str) -> str:
@@ -130,12 +139,6 @@ def _id(approval_id: str) -> str:
     if problems:
         raise NotFound(f"no approval {quote(approval_id)}")
     return approval_id
-
-
-async def _check_scope(session: AsyncSession, caller: Caller, approval_id: str, agent_id: str) -> None:
-    """To a key that may not sync the agent it is as if nobody had asked for the approval."""
-    if not await scopes.may_sync(session, caller, agent_id):
-        raise NotFound(f"no approval {quote(approval_id)}")
 
 
 def _claim(request: pb.UseApprovalRequest) -> Claim:

@@ -146,6 +146,28 @@ async def test_only_a_sidecars_or_admins_key_asks(store: Served, role: str | Non
         assert (await node.watch(str(uuid4())).ended())[0] is code
 
 
+@pytest.mark.parametrize("scope", [{"agents": [AGENT]}, {"tags": ["ours"]}])
+async def test_a_bound_key_sees_only_its_agents_approvals(
+    store: Served, admin: Rest, scope: dict[str, list[str]]
+) -> None:
+    """Any other is NOT_FOUND, as one that nobody asked for, to use it and to wait for it."""
+    if "tags" in scope and (await in_thread(admin.get, f"/api/agents/registry/{AGENT}")).status == 404:
+        await in_thread(admin.register, AGENT, tags=["ours"])
+    made = await in_thread(admin.post, "/api/keys", {"role": "sidecar", "name": "bound", **scope})
+    own, other = await in_thread(opened, store), await in_thread(opened, store, agent_id="other-worker-prod")
+    async with sidecar(store, made.body["key"]) as node:
+        assert state(await node.watch(own).next()) == "pending"
+        assert verdict(await node.use(own)) == "not_approved"
+        for agent_id in (AGENT, "other-worker-prod"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await node.use(other, agent_id=agent_id)
+            assert (refused.value.code(), refused.value.details()) == (
+                grpc.StatusCode.NOT_FOUND,
+                f"no approval `{other}`",
+            )
+        assert await node.watch(other).ended() == (grpc.StatusCode.NOT_FOUND, f"no approval `{other}`")
+
+
 async def test_whoever_waits_hears_of_each_change(store: Served, admin: Rest) -> None:
     """The state now, then approved with the time to use it, then used, which is the end."""
     approval_id = await in_thread(opened, store)
