@@ -27,7 +27,7 @@ from pdp.metrics import Metrics
 from pdp.replica import Replica, built
 from pdp.reports import Reporter
 from pdp.service import SERVICE, DecisionService
-from pdp.serving import calls
+from pdp.serving import calls, lag
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
@@ -248,10 +248,12 @@ class _Program:
         counting = asyncio.create_task(self._counters.run(self._spool))
         reporting = asyncio.create_task(self._reporter.run())
         announcing = asyncio.create_task(self._announce())
+        measuring = asyncio.create_task(lag.measure(self.metrics.loop_lag.observe))
         try:
             yield saving, following, logging_, counting, reporting
         finally:
             await _cancelled(announcing)
+            await _cancelled(measuring)
             self._spool.close()
             self._counters.close()
             self.last_good.close()

@@ -8,12 +8,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pdp.core.model import Outcome, Reason
+from pdp.serving import lag
 
 DURATION_BUCKETS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
@@ -62,6 +63,12 @@ class Metrics(Collector):
         self._snapshots = self._counter("pdp_sync_snapshots", "Snapshots taken in")
         self._changes = self._counter("pdp_sync_changes", "Changes taken in")
         self._unsaved = self._counter("pdp_last_good_failures", "Failures to write the last good state")
+        self.loop_lag = Histogram(
+            "pdp_event_loop_lag_seconds",
+            "Time that the event loop kept a timer waiting",
+            buckets=lag.BUCKETS,
+            registry=self.registry,
+        )
         self._sync_state = Enum(
             "pdp_sync_state", "State of the sync stream", states=SYNC_STATES, registry=self.registry
         )

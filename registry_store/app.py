@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from pdp.serving import calls
+from pdp.serving import calls, lag
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from registry_store import approval_clock, keys, monitor
@@ -98,6 +98,7 @@ async def running(
         await stack.enter_async_context(_background(store.approval_feed.run()))
         await stack.enter_async_context(_background(approval_clock.run(database, store.metrics)))
         await stack.enter_async_context(_background(streams.watch_keys()))
+        await stack.enter_async_context(_background(lag.measure(store.metrics.loop_lag.observe)))
         await stack.enter_async_context(_background(monitor.run(database, settings.retention())))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pdp.serving import lag
 from registry_store.approval_feed import ApprovalFeed
 from registry_store.checkpoint_sender import CheckpointSender
 from registry_store.checkpointer import Checkpointer
@@ -32,6 +33,12 @@ class Metrics:
             "Time from request to answer.",
             ["method", "route"],
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.loop_lag = Histogram(
+            "registry_store_event_loop_lag_seconds",
+            "Time that the event loop kept a timer waiting.",
+            buckets=lag.BUCKETS,
             registry=self.registry,
         )
         self.propagation_seconds = Histogram(
