@@ -3,11 +3,12 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # More than the cores of a small machine: the tests wait for sockets and disks half of their time.
 WORKERS ?= 3
+MINUTES ?= 60
 # Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
 LOCKED := --quiet --require-hashes --only-binary :all:
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test postgresql soak mutation check lint format protos drift roles lock test-newest test-lowest
+.PHONY: install demo test packages soak hostile mutation check lint format protos drift roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
@@ -26,13 +27,18 @@ demo: install
 
 test: install
 	@$(BIN)/python -m tests.postgresql
+	@$(BIN)/python -m tests.hostile.faketime
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
-postgresql: install
-	@$(BIN)/python -m tests.postgresql installed || { apt-get update --quiet && apt-get install --quiet --yes postgresql; }
+packages: install
+	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed || \
+	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime; }
 
 soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
+
+hostile: install
+	$(BIN)/python -m tests.hostile.campaign --minutes $(MINUTES)
 
 mutation: install
 	$(BIN)/python -m pip install $(LOCKED) --requirement requirements/mutation.txt
