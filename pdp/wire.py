@@ -100,7 +100,7 @@ def read_json_request(document: Any) -> Request:
     cost, amount = fields.pop("estimated_cost_usd"), fields.pop("amount")
     action = Action(
         **fields | {"attributes": doubles(fields["attributes"])},
-        amount=None if amount is None else float(amount),
+        amount=None if amount is None else double(amount),
         estimated_cost_micros=None if cost is None else _micros(cost),
     )
     return Request(action, **request)
@@ -121,7 +121,7 @@ def read_action(message: pb.Action) -> Action:
         message.resource,
         message.resource_id,
         _risk(message.risk_score) if message.HasField("risk_score") else None,
-        _amount("action.amount", message.amount) if message.HasField("amount") else None,
+        double(_amount("action.amount", message.amount)) if message.HasField("amount") else None,
         _micros(message.estimated_cost_usd) if message.HasField("estimated_cost_usd") else None,
         tuple(message.data_classifications),
         message.mcp_server,

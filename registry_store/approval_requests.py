@@ -11,7 +11,9 @@ from registry_store.documents import Document
 
 ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")
 SHA256 = Text(64, 64, r"[0-9a-f]{64}", "a SHA-256 in hex")
-OBJECT = Json(1024 * 1024, 32, only_object=True)
+MAX_OBJECT_BYTES = 4 * 1024 * 1024
+"""Of an action whose numbers are written out: 6,000 of 309 digits fit into the 64 KiB that one has on the wire."""
+OBJECT = Json(MAX_OBJECT_BYTES, 32, only_object=True)
 MOST_TIMEOUT_SECONDS = 30 * 86_400
 
 RECORD: dict[str, Field] = {
