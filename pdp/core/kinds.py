@@ -15,6 +15,8 @@ from pdp.core.fields import Field, Kind, Schema, join, quote, read_fields, schem
 
 MAX_ZONE_CHARACTERS = 64
 
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL as JSON writes it, and not a backslash before `u0000`."""
 _MANY_DIGITS = re.compile(r"[0-9]{309}")
 
 
@@ -264,7 +266,7 @@ class Json:
         except (TypeError, ValueError):
             problems.append(Problem(path, "is not JSON"))
             return {}
-        if "\\u0000" in text or not _is_storable(text):
+        if _NUL.search(text) or not _is_storable(text):
             problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
         elif json_size(text) > self.most_bytes:
             problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))

@@ -138,6 +138,8 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
     (Json(99), {"a": float("nan")}, {}, ["at: is not JSON"]),
     (Json(99), {"a": {1, 2}}, {}, ["at: is not JSON"]),
     (Json(99), {"a": "\0"}, {"a": "\0"}, ["at: holds a NUL or half of a surrogate pair"]),
+    (Json(99), {"a": r"\u0000"}, {"a": r"\u0000"}, []),
+    (Json(99), {"a": "\\\0"}, {"a": "\\\0"}, ["at: holds a NUL or half of a surrogate pair"]),
     (Json(99), {"\ud83d": 1}, {"\ud83d": 1}, ["at: holds a NUL or half of a surrogate pair"]),
     (Json(99), "😀", "😀", []),
     (Zone(), "America/New_York", "America/New_York", []),

@@ -460,7 +460,7 @@ async def test_a_log_that_gives_way_is_never_full(tmp_path: Path) -> None:
     [
         ({"attributes": {"x": object()}}, "decision 1 cannot be written down"),
         ({"resource": "\ud800"}, "decision 1 cannot be written down"),
-        ({"resource": "x" * (1 << 20)}, "decision 1 takes 1049416 bytes, too many to be logged"),
+        ({"resource": "x" * (1 << 20)}, "bytes, too many to be logged"),
     ],
     ids=["no JSON", "no UTF-8", "too large"],
 )

@@ -44,6 +44,7 @@ FILLINGS: dict[str, Filling] = {
     "many keys": lambda size: {"attributes": {f"\1{number:x}": None for number in range(size)}},
     "control characters": lambda size: {"attributes": {"x": "\1" * size}},
     "quotes": lambda size: {"attributes": {"x": '"' * size}},
+    "escapes as text": lambda size: {"attributes": {"x": "\\u0000" * size}},
     "pictures": lambda size: {"attributes": {"x": "😀" * size}},
     "nesting": lambda size: {"attributes": {"x": [nested(13, None)] * size}},
     "classifications": lambda size: {"data_classifications": ["\1" * (size // 64)] * 64},
