@@ -129,15 +129,18 @@ class Api:
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """The body of a good answer; fails on any other."""
         status, content = await self.answer(method, path, body)
-        assert status < 300, (method, path, status, content)
+        assert 200 <= status < 300, (method, path, status, content)
         return content
 
     async def answer(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """The status and body of an answer; (0, None) where there is none."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {self._key}"}
-        response = await asyncio.to_thread(
-            self._pool.request, method, f"http://{self._address}{path}", body=data, headers=headers
-        )
+        url = f"http://{self._address}{path}"
+        try:
+            response = await asyncio.to_thread(self._pool.request, method, url, body=data, headers=headers)
+        except urllib3.exceptions.HTTPError:
+            return 0, None
         is_json = "json" in response.headers.get("content-type", "")
         return response.status, json.loads(response.data) if is_json else response.data.decode()
 
