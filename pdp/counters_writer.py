@@ -89,7 +89,8 @@ class CountersWriter:
         try:
             saved = read(self._file.path)
         except FileNotFoundError:
-            log.info("there are no counters in %s: nothing counts as used", path)
+            if self._file.path.with_name("node-id").exists():  # nobody needs to be told of a new folder
+                log.info("there are no counters in %s: nothing counts as used", path)
             return Counters()
         except (OSError, Damaged) as error:
             self.damaged += 1

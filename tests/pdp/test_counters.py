@@ -228,14 +228,18 @@ def test_a_clock_that_was_far_ahead_for_a_moment_leaves_todays_spend(tmp_path: P
     assert machine.ask_all(1) == 5
 
 
-def test_a_new_folder_has_no_counters_and_nothing_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It says so once, and is for its user alone."""
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "of a release before"])
+def test_a_folder_without_counters_has_nothing_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_new: bool
+) -> None:
+    """One that was used before says so once; the file that comes is for its user alone."""
     caplog.set_level("INFO")
+    if not is_new:
+        (tmp_path / "node-id").touch()
     machine = Machine(tmp_path, max_actions_per_minute=3)
     assert machine.ask_all() == 3
-    assert [record.message for record in caplog.records] == [
-        f"there are no counters in `{machine.path}`: nothing counts as used"
-    ]
+    told = [] if is_new else [f"there are no counters in `{machine.path}`: nothing counts as used"]
+    assert [record.message for record in caplog.records] == told
     assert machine.path.stat().st_mode & 0o777 == 0o600
 
 
