@@ -11,7 +11,7 @@ from math import floor
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdp.core.fields import quote
+from pdp.core.fields import quote_path
 from pdp.core.model import Now
 from pdp.counters import Counters
 from pdp.counters_file import CountersFile, Damaged, Moment, NewFile, Saved, read
@@ -85,7 +85,7 @@ class CountersWriter:
         )
 
     def _loaded(self, now: Now) -> Counters:
-        path = quote(str(self._file.path))
+        path = quote_path(self._file.path)
         try:
             saved = read(self._file.path)
         except FileNotFoundError:

@@ -11,6 +11,8 @@ import pdp.logs
 import registry_store.logs
 
 HOSTILE = "n\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\r\x1b[2J\x85\u2028\u202e\x00\ud800"
+LOG = logging.Logger("of no parent")
+"""Of its own, so that pytest does not capture what no report of pytest-xdist could carry: half of a surrogate pair."""
 ESCAPED = "n\\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\\r\\x1b[2J\\x85\\u2028\\u202e\\x00\\ud800"
 
 
@@ -20,16 +22,14 @@ def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(request.param())
-    log = logging.getLogger("tests.hostile")
-    log.addHandler(handler)
+    LOG.addHandler(handler)
     yield written
-    log.removeHandler(handler)
+    LOG.removeHandler(handler)
 
 
 def test_a_message_is_one_line(lines: io.StringIO) -> None:
     """Line breaks and whatever else does not show are escapes; text in any language is left as it is."""
-    log = logging.getLogger("tests.hostile")
-    log.warning("sidecar `%s` refuses `%s`", HOSTILE, "Überweisung 决定")
+    LOG.warning("sidecar `%s` refuses `%s`", HOSTILE, "Überweisung 决定")
     (line,) = lines.getvalue().splitlines()
     assert line.endswith(f"sidecar `{ESCAPED}` refuses `Überweisung 决定`")
     assert line.isprintable()
@@ -37,11 +37,10 @@ def test_a_message_is_one_line(lines: io.StringIO) -> None:
 
 def test_a_traceback_is_set_in(lines: io.StringIO) -> None:
     """Also where the error's own text has line breaks: no line but the first begins like an entry."""
-    log = logging.getLogger("tests.hostile")
     try:
         raise ValueError(HOSTILE)
     except ValueError:
-        log.exception("a fault")
+        LOG.exception("a fault")
     first, *others = lines.getvalue().removesuffix("\n").split("\n")
     assert first.endswith("a fault")
     assert others

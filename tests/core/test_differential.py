@@ -16,6 +16,7 @@ from tests.core.worlds import AGENT_ID, FOCI, Turn, World, sequences
 from tests.history import BruteForce, settle
 
 STAGES_0_TO_3 = {
+    Reason.REGISTRY_STALE,
     Reason.AGENT_NOT_REGISTERED,
     Reason.AGENT_NOT_ACTIVE,
     Reason.ACTION_NOT_ALLOWED,

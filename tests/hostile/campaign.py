@@ -68,6 +68,8 @@ class Campaign:
         self._kills = kills
         self._witnesses = [Witness(grpc) for grpc, _ in installation.sidecar_addresses]
         self._targets: list[Target] = []
+        self._disturbed = 0.0
+        """When a program was last stopped or killed, or answered again after that."""
         self._began = time.monotonic()
 
     async def run(self, rounds: Sequence[Sequence[str]], seconds: float) -> Account:
@@ -114,19 +116,17 @@ class Campaign:
             return
         tally = json.loads(out)
         # A killed sidecar or store answers nothing: what an attacker takes for a fault then is none.
-        if not self._disturbed_since(began):
+        if self._disturbed < began:
             self.account.findings += [f"{name}: {finding}" for finding in tally["findings"]]
         at = time.monotonic()
         self.account.decided += [(at, sidecar, decision_id) for decision_id in tally["decisions"]]
-
-    def _disturbed_since(self, began: float) -> bool:
-        return any(kill >= began for witness in self._witnesses for kill in witness.kills)
 
     async def _disturb(self, number: int, seconds: float) -> None:
         """Stop, kill or restart a program in the midst of an attack."""
         await asyncio.sleep(self._random.uniform(0, seconds / 2))
         last = len(self._witnesses) - 1
         program: Program = self._installation.sidecars[last]
+        self._disturbed = time.monotonic()
         match number % 3:
             case 0:
                 self._witnesses[last].kills.append(time.monotonic())
@@ -142,6 +142,7 @@ class Campaign:
         if program is not self._installation.store:
             _, address = self._installation.sidecar_addresses[last]
         await self._installation.until_ready(address)
+        self._disturbed = time.monotonic()
 
     async def _probe(self) -> None:
         """The liveness probe of the first sidecar, each second: a failure would have it restarted."""
