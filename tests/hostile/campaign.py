@@ -6,13 +6,14 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,9 @@ MAX_LOG_LINES_PER_SECOND = 20
 MAX_GROWTH = 1.25
 GROWTH_BYTES = 24 << 20
 DRAIN_SECONDS = 300
-ATTACKER_NICE = 5
+ATTACKER_NICE = 15
+
+log = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -56,6 +59,12 @@ class Account:
     late_turns: float = 0
     """Turns of an event loop that came too late: a finding of a long campaign, but no test's on a busy machine."""
 
+    def find(self, *findings: str) -> None:
+        """Take note, and tell at once: a long campaign is watched."""
+        self.findings += findings
+        for finding in findings:
+            log.warning("%s", finding)
+
 
 class Campaign:
     """One campaign against one installation."""
@@ -72,7 +81,7 @@ class Campaign:
         """When a program was last stopped or killed, or answered again after that."""
         self._began = time.monotonic()
 
-    async def run(self, rounds: Sequence[Sequence[str]], seconds: float) -> Account:
+    async def run(self, rounds: Iterable[Sequence[str]], seconds: float) -> Account:
         """Each round is a few attacks at once, for so many seconds each."""
         self._targets = [self._installation.target(number) for number in range(len(self._witnesses))]
         callers = [asyncio.create_task(witness.run()) for witness in self._witnesses]
@@ -112,12 +121,12 @@ class Campaign:
         out, err = await process.communicate(self._targets[sidecar].as_json().encode())
         self.account.attacks += 1
         if process.returncode:
-            self.account.findings.append(f"attacker {name} failed: {err.decode()[-2000:]}")
+            self.account.find(f"attacker {name} failed: {err.decode()[-2000:]}")
             return
         tally = json.loads(out)
         # A killed sidecar or store answers nothing: what an attacker takes for a fault then is none.
         if self._disturbed < began:
-            self.account.findings += [f"{name}: {finding}" for finding in tally["findings"]]
+            self.account.find(*(f"{name}: {finding}" for finding in tally["findings"]))
         at = time.monotonic()
         self.account.decided += [(at, sidecar, decision_id) for decision_id in tally["decisions"]]
 
@@ -150,7 +159,7 @@ class Campaign:
         while True:
             status = await self._installation.probe(address)
             if status != 200:
-                self.account.findings.append(f"the liveness probe was answered {status}")
+                self.account.find(f"the liveness probe was answered {status}")
             await asyncio.sleep(1.0)
 
     def _sample(self) -> None:
@@ -161,18 +170,18 @@ class Campaign:
     async def _conclude(self) -> None:
         account = self.account
         for witness in self._witnesses:
-            account.findings += witness.findings + witness.overruns()
+            account.find(*witness.findings, *witness.overruns())
         await self._check_lag()
         await self._check_records()
         await self._installation.stop()
         seconds = time.monotonic() - self._began
         for program in self._installation.programs():
-            account.findings += program.log_faults()
+            account.find(*program.log_faults())
             lines = program.log.read_bytes().count(b"\n")
             account.figures[f"log lines of {program.name}"] = lines
             if lines > MAX_LOG_LINES_PER_SECOND * seconds:
-                account.findings.append(f"{program.name} wrote {lines} lines in {seconds:.0f} s")
-        account.findings += [fault for name in account.samples for fault in self._growth(name)]
+                account.find(f"{program.name} wrote {lines} lines in {seconds:.0f} s")
+        account.find(*(fault for name in account.samples for fault in self._growth(name)))
         first = self._witnesses[0]
         account.figures |= {
             "seconds": round(seconds),
@@ -215,7 +224,7 @@ class Campaign:
                         await asyncio.sleep(1.0)
         self.account.figures["decisions looked for at the store"] = len(wanted)
         if missing:
-            self.account.findings.append(f"{len(missing)} decisions have no record, as {sorted(missing)[:3]}")
+            self.account.find(f"{len(missing)} decisions have no record, as {sorted(missing)[:3]}")
 
     def _growth(self, name: str) -> list[str]:
         samples = self.account.samples[name]
@@ -244,16 +253,15 @@ async def _samples(address: str) -> list[tuple[tuple[str, str], float]]:
     ]
 
 
-def rounds_for(seconds: float, each: float, seed: int) -> list[list[str]]:
-    """Rounds of two attacks at once, each pair of a shuffled order, for about so long."""
-    chances, names, rounds = random.Random(seed), list(ATTACKS), []
-    for _ in range(int(seconds / each)):
-        rounds.append(chances.sample(names, 2))
-    return rounds
+def rounds_for(seconds: float, seed: int) -> Iterator[list[str]]:
+    """Rounds of two attacks at once, drawn by chance, for so long."""
+    chances, until = random.Random(seed), time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield chances.sample(list(ATTACKS), 2)
 
 
 async def campaign(
-    folder: Path, rounds: Sequence[Sequence[str]], seconds: float, seed: int = 0, *, kills: bool
+    folder: Path, rounds: Iterable[Sequence[str]], seconds: float, seed: int = 0, *, kills: bool
 ) -> Account:
     """The account of a campaign on a new installation in `folder`."""
     async with installed(folder) as installation:
@@ -266,7 +274,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    rounds = rounds_for(given.minutes * 60, given.seconds + 2, given.seed)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    rounds = rounds_for(given.minutes * 60, given.seed)
     with tempfile.TemporaryDirectory(prefix="pdp-hostile-") as folder:
         account = asyncio.run(campaign(Path(folder), rounds, given.seconds, given.seed, kills=True))
     found = account.findings + [f"{account.late_turns:.0f} late turns"] * bool(account.late_turns)
