@@ -19,6 +19,10 @@ MAX_HOLD_SECONDS = 0.5
 LEAVE_SECONDS = 0.05
 """So long the clients have to learn that the server goes away, before what is held is answered."""
 
+MAX_CALLS_A_CONNECTION = 250
+"""So many calls one connection may have under way; its client holds back the others."""
+MAX_PENDING_CALLS = 10_000
+"""So many may wait to be taken up. Beyond that gRPC cancels some by chance, whoever sent them."""
 HANDSHAKE_SECONDS = 5
 IDLE_SECONDS = 300
 
@@ -32,6 +36,9 @@ def options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_allowed_incoming_connections", share_of_descriptors(10_000, 1 / 2)),
+        ("grpc.max_concurrent_streams", MAX_CALLS_A_CONNECTION),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
         ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
     ]
