@@ -1,5 +1,6 @@
 """Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from registry_store.tables import Base, Meta
+from registry_store.tables import Base, Meta, Written
 
 FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the database and the way to it raise; whatever else is raised is a fault of this program."""
@@ -191,12 +192,18 @@ def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> Asyn
         pool_timeout=POOL_WAIT_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,
+        json_serializer=_json,
     )
 
 
 def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     engine = create_async_engine(
-        url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS, hide_parameters=True
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS,
+        hide_parameters=True,
+        json_serializer=_json,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -217,6 +224,10 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, Written) else json.dumps(value)
 
 
 def _nothing() -> None:

@@ -1,6 +1,7 @@
 """What a sidecar reports: messages → entries of its decision log, each checked by itself."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +18,10 @@ from registry_store.approval_requests import Request
 from registry_store.keys import Moment
 from registry_store.nodes import NODE_ID
 from registry_store.sync_messages import MOST_PROBLEMS
+from registry_store.tables import Written
 from registry_store.v1 import sync_pb2 as pb
 
+_NUL = b"\\u0000"
 MOST_RECORDS = 1_000
 MOST_BYTES = 4 * 1024 * 1024
 """Of the documents of one report together."""
@@ -36,7 +39,8 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote.
+    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote,
+    and `written` the same as it goes into the database.
 
     Where `repeat_of` is an id, the answer of that decision was given once more, and nothing was counted.
     """
@@ -50,6 +54,7 @@ class Decision:
     cost_micros: int
     opens: Request | None
     document: Document
+    written: Written
 
     @property
     def is_of_stranger(self) -> bool:
@@ -158,10 +163,11 @@ def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None
     if "gap" in document:
         values = read_fields(_known(document["gap"], _GAP), _GAP, f"{path}.gap", problems)
         return None if problems else Gap(values["first_sequence"], values["last_sequence"], values["records"])
-    return _decision(document, path, problems)
+    written = json.dumps(document) if _NUL in raw else raw.decode()
+    return _decision(document, Written(written), path, problems)
 
 
-def _decision(document: Document, path: str, problems: Problems) -> Decision | None:
+def _decision(document: Document, written: Written, path: str, problems: Problems) -> Decision | None:
     values = read_fields(_known(document, DECISION), DECISION, path, problems)
     action = read_fields(_known(values["action"], _ACTION), _ACTION, f"{path}.action", problems)
     answer = read_fields(_known(values["answer"], _ANSWER), _ANSWER, f"{path}.answer", problems)
@@ -178,6 +184,7 @@ def _decision(document: Document, path: str, problems: Problems) -> Decision | N
         values["cost_micros"],
         opens,
         document,
+        written,
     )
 
 
@@ -195,7 +202,7 @@ def _storable(raw: bytes, value: Any) -> Any:
     """
     if raw.count(b"[") + raw.count(b"{") > MOST_DEPTH and depth_exceeds(value, MOST_DEPTH):
         raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
-    return _without_nul(value) if b"\\u0000" in raw else value
+    return _without_nul(value) if _NUL in raw else value
 
 
 def _without_nul(value: Any) -> Any:

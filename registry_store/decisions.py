@@ -28,6 +28,9 @@ MAX_AHEAD, MAX_AHEAD_PER_SECOND = 2**20, 2**17
 A sidecar that had to give up records leaves a hole in its sequences, but only of what it can have decided meanwhile.
 """
 
+ROWS_AT_ONCE = 100
+"""Of one statement: the event loop makes ready no more than these in one turn."""
+
 
 @dataclass(slots=True)
 class Received:
@@ -167,15 +170,17 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
             "dry_run": entry.content.dry_run,
             "decided_at": entry.content.decided_at,
             "received_at": at,
-            "document": entry.content.document,
+            "document": entry.content.written,
         }
         for entry in report.entries
         if isinstance(entry.content, Reported)
     ]
-    if not rows:
-        return frozenset()
     adding = inserting(session, Decision).on_conflict_do_nothing().returning(Decision.decision_id)
-    return frozenset((await (await session.connection()).execute(adding, rows)).scalars())
+    connection = await session.connection()
+    added: set[str] = set()
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        added.update((await connection.execute(adding, rows[first : first + ROWS_AT_ONCE])).scalars())
+    return added
 
 
 def _follow(log: DecisionLog, report: Report, new: Set[str]) -> Received:
