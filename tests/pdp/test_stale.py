@@ -14,6 +14,14 @@ from tests.given import agent
 
 ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read"}
 BOUND = 30.0
+in_each_mode = pytest.mark.parametrize(
+    ("mode", "outcome", "reason"),
+    [
+        (StaleMode.SERVE, "ALLOW", "RISK_BELOW_AUTO_APPROVE"),
+        (StaleMode.ESCALATE, "ESCALATE", "REGISTRY_STALE"),
+        (StaleMode.BLOCK, "BLOCK", "REGISTRY_STALE"),
+    ],
+)
 
 
 @pytest.fixture
@@ -34,14 +42,7 @@ def told(answer: pb.EvaluateResponse) -> tuple[str, str, float]:
     return names[0].removeprefix("OUTCOME_"), names[1].removeprefix("REASON_"), answer.staleness
 
 
-@pytest.mark.parametrize(
-    ("mode", "outcome", "reason"),
-    [
-        (StaleMode.SERVE, "ALLOW", "RISK_BELOW_AUTO_APPROVE"),
-        (StaleMode.ESCALATE, "ESCALATE", "REGISTRY_STALE"),
-        (StaleMode.BLOCK, "BLOCK", "REGISTRY_STALE"),
-    ],
-)
+@in_each_mode
 async def test_staleness_is_computed_as_each_decision_is_made(
     bench: Bench, mode: StaleMode, outcome: str, reason: str
 ) -> None:
@@ -56,14 +57,7 @@ async def test_staleness_is_computed_as_each_decision_is_made(
         assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", 0.0)
 
 
-@pytest.mark.parametrize(
-    ("mode", "outcome", "reason"),
-    [
-        (StaleMode.SERVE, "ALLOW", "RISK_BELOW_AUTO_APPROVE"),
-        (StaleMode.ESCALATE, "ESCALATE", "REGISTRY_STALE"),
-        (StaleMode.BLOCK, "BLOCK", "REGISTRY_STALE"),
-    ],
-)
+@in_each_mode
 async def test_a_remembered_allow_is_withdrawn_while_the_data_is_stale(
     bench: Bench, mode: StaleMode, outcome: str, reason: str
 ) -> None:
