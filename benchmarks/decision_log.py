@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from pdp import wire
 from pdp.app import SWITCH_SECONDS
 from pdp.core.model import Action, Now
-from pdp.decision_log import DecisionLog
+from pdp.decision_log.log import DecisionLog
+from pdp.decision_log.record import Entry, document
+from pdp.decision_log.redaction import NOTHING
+from pdp.decision_log.spool import Spool
 from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
-from pdp.record import Entry, document
-from pdp.redaction import NOTHING
-from pdp.spool import Spool
 from pdp.state import Holder, Kind, RawRecord, Source, build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -17,8 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from registry_store import migrate, monitor
-from registry_store.database import connect
+from registry_store import retention
+from registry_store.database import migrate
+from registry_store.database.transactions import connect
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster
@@ -150,7 +151,7 @@ def tidied(filled: Filled) -> float:
     """Seconds that deleting the older half takes, in batches, once it is 90 days old."""
     store = filled.store.running._store
     started = time.perf_counter()
-    work = monitor.tidy(store.database, store.settings.retention(), datetime.now(UTC) + timedelta(days=20))
+    work = retention.tidy(store.database, store.settings.retention(), datetime.now(UTC) + timedelta(days=20))
     asyncio.run_coroutine_threadsafe(work, filled.store.loop).result(900)
     return time.perf_counter() - started
 

@@ -22,9 +22,10 @@ from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Status
-from registry_store import agents, emergency_stops, migrate
-from registry_store.activity import Actor
-from registry_store.database import Database
+from registry_store.database import migrate
+from registry_store.database.transactions import Database
+from registry_store.journal.activity import Actor
+from registry_store.records import agents, emergency_stops
 from registry_store.settings import database_url
 from tests import postgresql
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from registry_store import migrate
+from registry_store.database import migrate
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster

@@ -15,26 +15,26 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pdp import http
 from pdp.core.fields import quote_path
 from pdp.core.model import Now
-from pdp.counters_writer import CountersWriter
-from pdp.decision_log import DecisionLog
-from pdp.echo import Echo
-from pdp.last_good import LastGood, sole_user
-from pdp.listeners import bound, bound_address, http_listener
+from pdp.counters.writer import CountersWriter
+from pdp.decision_log.echo import Echo
+from pdp.decision_log.log import DecisionLog
+from pdp.decision_log.spool import Spool
+from pdp.endpoints import http
+from pdp.endpoints.listeners import bound, bound_address, http_listener
+from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
-from pdp.replica import Replica, built
-from pdp.reports import Reporter
-from pdp.service import SERVICE, DecisionService
 from pdp.serving import calls, lag
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
-from pdp.spool import Spool
 from pdp.state import Holder, Source, State
-from pdp.sync import Node, Subscriber, Timing
-from pdp.uplink import Uplink
+from pdp.sync.last_good import LastGood, sole_user
+from pdp.sync.replica import Replica, built
+from pdp.sync.subscriber import Node, Subscriber, Timing
+from pdp.sync.uplink import Uplink
+from pdp.upload import Reporter
 
 MOST_REQUEST_BYTES = 4 << 20
 MOST_CONCURRENT_CALLS = 10_000

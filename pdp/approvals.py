@@ -12,10 +12,10 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pdp import wire
-from pdp.backoff import Backoff
 from pdp.core.fields import quote
 from pdp.core.model import Now
-from pdp.uplink import AwayError, UnknownApprovalError
+from pdp.sync.backoff import Backoff
+from pdp.sync.uplink import AwayError, UnknownApprovalError
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.v1 import sync_pb2 as pb
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.json_format import ParseDict, ParseError
 
-from pdp import explaining, wire
-from pdp.core.explain_text import render
+from pdp import wire
+from pdp.core.explanation.text import render
+from pdp.endpoints import explaining
 from pdp.settings import SettingsError
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub

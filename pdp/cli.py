@@ -164,7 +164,7 @@ def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
 @option("--data-dir", required=True, type=FOLDER, help="The data folder of a sidecar, which may be running.")
 def verify_log(data_dir: Path) -> int:
     """Check that a decision log is what was written. Exit code 1: it is not."""
-    from pdp import verify
+    from pdp.decision_log import verify
 
     folder = data_dir / "decisions"
     if not folder.is_dir():

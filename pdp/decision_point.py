@@ -18,10 +18,10 @@ from pdp.core.messages import message
 from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
-from pdp.counters import Counters
+from pdp.counters.counters import Counters
+from pdp.decision_log.record import Entry, Opens
 from pdp.idempotency import Answers, Remembered, TooManyRepeatsError
 from pdp.metrics import Metrics
-from pdp.record import Entry, Opens
 from pdp.state import Holder, State
 from pdp.v1 import decision_pb2 as pb
 

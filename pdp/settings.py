@@ -10,7 +10,7 @@ from pdp.core.errors import Problem, Problems
 from pdp.core.fields import quote, quote_path
 from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
-from pdp.redaction import NOTHING, BadPathError, Redaction
+from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("plain", "json")

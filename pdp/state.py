@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
 from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.explanation.situation import Records
 from pdp.core.model import Selector, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.core.situation import Records
-from pdp.stand_in import stand_in
+from pdp.placeholder import stand_in
 
 
 class Kind(IntEnum):

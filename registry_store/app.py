@@ -15,29 +15,31 @@ import grpc
 from pdp.serving import calls, lag
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
-from registry_store import approval_clock, keys, monitor
-from registry_store.activity import Actor
-from registry_store.approval_feed import ApprovalFeed
-from registry_store.approval_service import ApprovalService
-from registry_store.authentication import Authentication
-from registry_store.checkpoint_sender import CheckpointSender
-from registry_store.checkpointer import Checkpointer
-from registry_store.checkpoints import CheckpointFile, Signer, signing_key
-from registry_store.database import Database, retried
-from registry_store.decision_reports import MOST_MESSAGE_BYTES
+from registry_store import retention
+from registry_store.access import keys
+from registry_store.access.authentication import Authentication
+from registry_store.access.keys import Pepper
+from registry_store.approvals import expiry
+from registry_store.approvals.watching import ApprovalFeed
+from registry_store.audit.checkpointer import Checkpointer
+from registry_store.audit.checkpoints import CheckpointFile, Signer, signing_key
+from registry_store.audit.sender import CheckpointSender
+from registry_store.database.migrate import opened
+from registry_store.database.notifications import Notifications
+from registry_store.database.transactions import Database, retried
+from registry_store.decisions.reports import MOST_MESSAGE_BYTES
 from registry_store.errors import CannotStart
-from registry_store.feed import Feed
-from registry_store.keys import Pepper
+from registry_store.journal.activity import Actor
 from registry_store.metrics import Metrics
-from registry_store.migrate import opened
-from registry_store.notifications import Notifications
-from registry_store.peers import OpenStreams
-from registry_store.reports import DecisionReports
 from registry_store.rest.application import application
+from registry_store.rpc.approvals import ApprovalService
+from registry_store.rpc.calls import OpenStreams
+from registry_store.rpc.reports import DecisionReports
+from registry_store.rpc.sync import PACE, Pace, RegistrySync
 from registry_store.settings import Settings, host_and_port, load_pepper
-from registry_store.sidecars import Sidecars
 from registry_store.store import Store
-from registry_store.sync_service import PACE, Pace, RegistrySync
+from registry_store.sync.feed import Feed
+from registry_store.sync.sidecars import Sidecars
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +98,10 @@ async def running(
         await stack.enter_async_context(_checkpoints(store))
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(store.approval_feed.run()))
-        await stack.enter_async_context(_background(approval_clock.run(database, store.metrics)))
+        await stack.enter_async_context(_background(expiry.run(database, store.metrics)))
         await stack.enter_async_context(_background(streams.watch_keys()))
         await stack.enter_async_context(_background(lag.measure(store.metrics.loop_lag.observe)))
-        await stack.enter_async_context(_background(monitor.run(database, settings.retention())))
+        await stack.enter_async_context(_background(retention.run(database, settings.retention())))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdp.serving import lag
-from registry_store.approval_feed import ApprovalFeed
-from registry_store.checkpoint_sender import CheckpointSender
-from registry_store.checkpointer import Checkpointer
-from registry_store.feed import Feed
-from registry_store.notifications import Notifications
-from registry_store.sidecars import Sidecars
+from registry_store.approvals.watching import ApprovalFeed
+from registry_store.audit.checkpointer import Checkpointer
+from registry_store.audit.sender import CheckpointSender
+from registry_store.database.notifications import Notifications
+from registry_store.sync.feed import Feed
+from registry_store.sync.sidecars import Sidecars
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 

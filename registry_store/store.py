@@ -3,15 +3,15 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from registry_store.approval_feed import ApprovalFeed
-from registry_store.authentication import Authentication
-from registry_store.database import Database
-from registry_store.feed import Feed
-from registry_store.keys import Pepper
+from registry_store.access.authentication import Authentication
+from registry_store.access.keys import Pepper
+from registry_store.approvals.watching import ApprovalFeed
+from registry_store.database.notifications import Notifications
+from registry_store.database.transactions import Database
 from registry_store.metrics import Metrics
-from registry_store.notifications import Notifications
 from registry_store.settings import Settings
-from registry_store.sidecars import Sidecars
+from registry_store.sync.feed import Feed
+from registry_store.sync.sidecars import Sidecars
 
 
 @dataclass(slots=True)

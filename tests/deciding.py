@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 
 from pdp.core.model import Now, StaleMode
+from pdp.decision_log.record import Entry
+from pdp.decision_log.spool import Spool
+from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
-from pdp.record import Entry
-from pdp.service import DecisionService
-from pdp.spool import Spool
 from pdp.state import Holder, Kind, RawRecord, Source, build
-from pdp.uplink import AwayError, UnknownApprovalError
+from pdp.sync.uplink import AwayError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON

@@ -27,9 +27,9 @@ import pytest
 import yaml
 
 from pdp import wire
+from pdp.core.explanation.situation import Records
 from pdp.core.model import Action, Now, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.core.situation import Records
 from pdp.state import Kind, RawRecord, State, build
 
 Answer = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from math import floor, inf
 
-from pdp.core.explain import Explanation
+from pdp.core.explanation.explain import Explanation
 from pdp.core.model import Now, Outcome
 from pdp.core.usage import Limits
 

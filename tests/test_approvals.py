@@ -20,7 +20,7 @@ PAYMENT = AgentAction(action_type="transaction.process", resource="banking_api",
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No sidecar takes its store to be away because the machine pauses."""
-    monkeypatch.setattr("pdp.uplink.USE_SECONDS", BOUND_SECONDS)
+    monkeypatch.setattr("pdp.sync.uplink.USE_SECONDS", BOUND_SECONDS)
 
 
 @pytest.fixture

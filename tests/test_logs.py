@@ -10,10 +10,10 @@ import pytest
 import pdp.logs
 import registry_store.logs
 
-HOSTILE = "n\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\r\x1b[2J\x85\u2028\u202e\x00\ud800"
+HOSTILE = "n\n2026-11-28 12:00:00,000 INFO pdp.sync.subscriber: all is well\r\x1b[2J\x85\u2028\u202e\x00\ud800"
 LOG = logging.Logger("of no parent")
 """Of its own, so that pytest does not capture what no report of pytest-xdist could carry: half of a surrogate pair."""
-ESCAPED = "n\\n2026-11-28 12:00:00,000 INFO pdp.sync: all is well\\r\\x1b[2J\\x85\\u2028\\u202e\\x00\\ud800"
+ESCAPED = "n\\n2026-11-28 12:00:00,000 INFO pdp.sync.subscriber: all is well\\r\\x1b[2J\\x85\\u2028\\u202e\\x00\\ud800"
 
 
 @pytest.fixture(params=[pdp.logs.Plain, registry_store.logs.Plain], ids=["pdp", "registry_store"])

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from pdp import app
-from pdp.counters_file import read
+from pdp.counters.file import read
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.programs import Running, started

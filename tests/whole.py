@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import registry_store.app
 from pdp import app
 from pdp.settings import Settings, Subscription, address, host_and_port
-from pdp.sync import Timing
+from pdp.sync.subscriber import Timing
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.settings import Settings as StoreSettings

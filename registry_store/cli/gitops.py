@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from registry_store import folder as folders
 from registry_store.cli.options import file, option, plainly
 from registry_store.errors import CannotStart
-from registry_store.folder import BadFolder
-from registry_store.plan import SIGNS, Plan, Step, plan, present
-from registry_store.remote import Refused, Remote
+from registry_store.gitops import folder as folders
+from registry_store.gitops.folder import BadFolder
+from registry_store.gitops.plan import SIGNS, Plan, Step, plan, present
+from registry_store.gitops.remote import Refused, Remote
 
 COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}

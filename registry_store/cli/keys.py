@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from pdp.core.printable import printable
-from registry_store import keys as api_keys
+from registry_store.access import keys as api_keys
+from registry_store.access.keys import Pepper, Role
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, plainly
-from registry_store.keys import Pepper, Role
-from registry_store.migrate import opened
+from registry_store.database.migrate import opened
+from registry_store.database.tables import Key
 from registry_store.settings import Settings, load_pepper
-from registry_store.tables import Key
 
 
 @click.group()

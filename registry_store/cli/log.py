@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from registry_store.audit import exported, verify_database, verify_export
-from registry_store.chain import Chain, Fault
-from registry_store.checkpoints import BadCheckpoint, Signer, read_file, signing_key
+from registry_store.access.keys import Pepper
+from registry_store.audit.chain import Chain, Fault
+from registry_store.audit.checkpoints import BadCheckpoint, Signer, read_file, signing_key
+from registry_store.audit.verify import exported, verify_database, verify_export
 from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, plainly
+from registry_store.database.migrate import opened
 from registry_store.errors import CannotStart
-from registry_store.keys import Pepper
-from registry_store.migrate import opened
 from registry_store.settings import Settings, load_pepper
 
 UNSIGNED = "a log that was cut or written anew, and the database's note of its end with it, needs --checkpoint-file"

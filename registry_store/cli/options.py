@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from pdp.core.errors import InvalidRecord
-from registry_store.activity import Actor
 from registry_store.errors import CannotStart, RegistryError
+from registry_store.journal.activity import Actor
 
 
 def option(name: str, **described: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from registry_store import epochs, logs
+from registry_store import logs
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
-from registry_store.migrate import migrated, opened
+from registry_store.database.migrate import migrated, opened
+from registry_store.journal import epochs
 from registry_store.settings import Settings
 
 MOST_DAYS = 36_500

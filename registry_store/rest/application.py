@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry_store.metrics import Metrics
-from registry_store.rest import documentation, problems
+from registry_store.rest import documentation
+from registry_store.rest.exchange import problems
 from registry_store.rest.openapi import described
-from registry_store.rest.routes import ROUTERS, allowed
+from registry_store.rest.table import ROUTERS, allowed
 from registry_store.store import Store
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from registry_store.rest.answers import gives
-from registry_store.rest.routes import routes
-from registry_store.rest.schemas import COMPONENTS
+from registry_store.rest.exchange.answers import gives
+from registry_store.rest.exchange.schemas import COMPONENTS
+from registry_store.rest.table import routes
 
 INVALID = gives(422)[422]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from registry_store.rest.routes import table
+from registry_store.rest.table import table
 
 PAGE = f"""\
 # Who may do what

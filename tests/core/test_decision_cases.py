@@ -4,9 +4,9 @@ import pytest
 
 from pdp import wire
 from pdp.core.decide import charge, decide
-from pdp.core.explain import explain
-from pdp.core.situation import Records, local_at
-from pdp.core.stages import limits_of
+from pdp.core.explanation.explain import explain
+from pdp.core.explanation.situation import Records, local_at
+from pdp.core.explanation.stages import limits_of
 from pdp.core.usage import Usage
 from pdp.state import State
 from tests.decision_cases import Answer, Case, Step, load

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidRecord
+from pdp.core.explanation.situation import Records
 from pdp.core.model import Action, Now, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.core.situation import Records
 from pdp.state import Kind, RawRecord, State, build
 
 AGENT_ID = "generated-agent"

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from pdp.segments import Record
+from pdp.decision_log.segments import Record
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncServicer, add_RegistrySyncServicer_to_server
-from tests.pdp.chains import Kept
+from tests.pdp.decision_log.chains import Kept
 
 Context = grpc.aio.ServicerContext[object, object]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pdp import wire
 from pdp.core.errors import InvalidAction
-from pdp.decision_log import DecisionLog
+from pdp.decision_log.log import DecisionLog
+from pdp.decision_log.spool import Spool
 from pdp.idempotency import Answers
-from pdp.spool import Spool
 from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench, served
 from tests.given import agent

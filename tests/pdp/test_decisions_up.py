@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from pdp import reports
-from pdp.redaction import Redaction
+from pdp import upload
+from pdp.decision_log.redaction import Redaction
 from pdp.settings import SettingsError
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
@@ -110,7 +110,7 @@ async def test_decisions_that_were_made_while_the_store_was_away_come_with_its_r
 
 async def test_a_stop_sends_what_was_decided_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits on the disk of a pod that may never come back."""
-    monkeypatch.setattr(reports, "DRAIN_SECONDS", BOUND_SECONDS)
+    monkeypatch.setattr(upload, "DRAIN_SECONDS", BOUND_SECONDS)
     async with store(tmp_path) as central:
         await register(central)
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:

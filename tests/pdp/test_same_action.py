@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from pdp import record, wire
+from pdp import wire
 from pdp.core import canonical_json
-from pdp.redaction import NOTHING
+from pdp.decision_log import record
+from pdp.decision_log.redaction import NOTHING
 from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench, served
 from tests.given import agent

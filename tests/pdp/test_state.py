@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pdp import last_good
 from pdp.core.decide import decide
-from pdp.core.explain import explain
+from pdp.core.explanation.explain import explain
 from pdp.core.model import Action, Now, Outcome, Reason, Status
 from pdp.core.usage import Usage
 from pdp.state import Kind, RawRecord, State, apply, build
+from pdp.sync import last_good
 from tests.given import NOON, agent
 
 AGENT_ID = "billing-reader-test"

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 
 from pdp.core.errors import Problems
-from registry_store import approval_requests, approvals
+from registry_store.approvals import approvals, requests
+from registry_store.database.tables import Approval
 from registry_store.documents import canonical, instant
-from registry_store.tables import Approval
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.reporting import AGENT, decision
 from tests.registry_store.serving import WAIT_SECONDS, Served
@@ -52,7 +52,7 @@ def sha256(action: dict[str, Any]) -> bytes:
 def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
     """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
     problems = Problems()
-    read = [approval_requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
+    read = [requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
     problems.raise_if_any()
     requests = [request for request in read if request is not None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_store import migrate
+from registry_store.database import migrate
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster

@@ -1,4 +1,4 @@
-"""A sidecar's reports: decision records as `pdp.record` writes them, chained and sent over real gRPC."""
+"""A sidecar's reports: decision records as `pdp.decision_log.record` writes them, chained and sent over real gRPC."""
 
 import asyncio
 import hashlib
@@ -180,7 +180,7 @@ async def reporter(store: Served, key: str | None = None, role: str = "sidecar")
 
 def tell_usage_as_of(at: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the time of what REST tells of usage stand, so that no minute or day ends after what is reported."""
-    monkeypatch.setattr("registry_store.rest.usage.datetime", SimpleNamespace(now=lambda _zone: at))
+    monkeypatch.setattr("registry_store.rest.resources.usage.datetime", SimpleNamespace(now=lambda _zone: at))
 
 
 def report(store: Served, *documents: dict[str, Any] | bytes, log: Log | None = None, key: str | None = None) -> int:

@@ -13,8 +13,8 @@ import grpc
 import urllib3
 
 from registry_store import app
+from registry_store.rpc.sync import PACE, Pace
 from registry_store.settings import Settings
-from registry_store.sync_service import PACE, Pace
 from registry_store.v1 import sync_pb2 as pb
 
 WAIT_SECONDS = 60

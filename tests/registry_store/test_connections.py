@@ -12,8 +12,8 @@ import pytest
 
 from pdp.serving import calls, turns
 from registry_store import app
-from registry_store.rest import bodies
-from registry_store.rest.answers import page
+from registry_store.rest.exchange import bodies
+from registry_store.rest.exchange.answers import page
 from registry_store.settings import Settings
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub

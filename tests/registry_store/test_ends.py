@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 import pytest
 
-from registry_store.approval_feed import Watch
-from registry_store.approval_service import ApprovalService
-from registry_store.peers import Context
+from registry_store.approvals.watching import Watch
+from registry_store.rpc.approvals import ApprovalService
+from registry_store.rpc.calls import Context
+from registry_store.rpc.sync import Pace, _Stream
 from registry_store.settings import Settings
-from registry_store.sync_service import Pace, _Stream
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.approving import opened, sidecar
 from tests.registry_store.serving import in_thread, served, subscriber

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 from registry_store.cli import main
-from registry_store.rest import operations
+from registry_store.rest.resources import operations
 from registry_store.settings import load_pepper
 from tests.registry_store.serving import WAIT_SECONDS, Rest, Served
 

@@ -18,9 +18,9 @@ from registry_store import webhooks
 from registry_store.cli import main
 from registry_store.settings import Settings, load_secret
 from registry_store.webhooks import NotDelivered, Webhook, is_public
+from tests.registry_store.audit.test_audit import Log, until
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import WAIT_SECONDS, served
-from tests.registry_store.test_audit import Log, until
 
 SECRET = b"s" * 32
 

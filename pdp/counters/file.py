@@ -1,0 +1,287 @@
+"""The file of the counters: what every agent had used when it was begun, and what was charged since, a frame a write.
+
+A header with the file's size and where the charges begin; frames, each a marker, its number, its length, a checksum
+over its number and what it holds, and that as JSON; zeros up to the size. So a file that was cut is told from one in
+which the last write was cut off, which a crash may do.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
+
+from pdp.core.model import Now
+from pdp.core.usage import Usage
+from pdp.core.windows import Window
+from pdp.counters.counters import Charges
+from pdp.decision_log.segments import sync_folder
+
+MAGIC = b"pdp counters 1\n\0"
+MARKER = b"\xf5pdc"
+MIN_ROOM = 1 << 20
+MAX_BYTES = 1 << 30
+PART = 200
+_HEADER = Struct(">16sQQI")
+_FRAME = Struct(">4sIII")
+
+
+class Damaged(ValueError):  # noqa: N818 - it is the file that is damaged, and the name says so
+    """The file is not what was written; the text says how."""
+
+
+class Moment(NamedTuple):
+    """One reading of the clocks, and the wall clock that is surely not behind: the newest seen, gone on since."""
+
+    wall: float
+    boot: float
+    latest: float
+
+
+class Saved(NamedTuple):
+    """What a file holds, as of `at` in the boot with that id, whose clock is told by no other."""
+
+    boot_id: str
+    at: Moment
+    lost_until: Now | None
+    usage: dict[str, Usage]
+
+
+class CountersFile:
+    """The file at `path`, for one thread at a time.
+
+    `rewrite` begins a new file, which takes the place of the old one when it has been given every agent's usage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_behind = True
+        """Whether it lacks charges that were handed over, or is not there: only a new file puts that right."""
+        self._file = -1
+        self._end = 0
+        self._size = 0
+        self._frames = 0
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether a new file should be begun, for want of room in this one."""
+        return self._size - self._end < self._size // 4
+
+    def append(self, at: Moment, charges: Mapping[str, Charges]) -> None:
+        """Have charges on the disk. After an `OSError`, and without room for them, the file is behind."""
+        if self.is_behind:
+            return
+        frame = _frame(self._frames, _charges(at, charges))
+        self.is_behind = True
+        if self._end + len(frame) > self._size:
+            return
+        _write(self._file, frame, self._end)
+        os.fdatasync(self._file)
+        self._end += len(frame)
+        self._frames += 1
+        self.is_behind = False
+
+    def rewrite(self, boot_id: str, at: Moment, lost_until: Now | None) -> "NewFile":
+        """Begin a new file."""
+        return NewFile(self, boot_id, at, lost_until)
+
+    def go_on(self, file: int, end: int, size: int, frames: int) -> None:
+        """Go on with the open `file`, which has come to `path`."""
+        self.close()
+        self._file, self._end, self._size, self._frames = file, end, size, frames
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self.is_behind = -1, True
+
+
+class NewFile:
+    """A file on its way into the place of the old one: `add` every agent, `follow` with what was charged meanwhile."""
+
+    def __init__(self, old: CountersFile, boot_id: str, at: Moment, lost_until: Now | None) -> None:
+        self._old = old
+        self._path = old.path.with_name(old.path.name + ".new")
+        self._following: list[bytes] = []
+        self._frames = 0
+        self._end = _HEADER.size
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._put({"boot_id": boot_id, "at": at, "lost_until": lost_until})
+
+    def add(self, at: Moment, usage: Mapping[str, Usage]) -> None:
+        """What these agents had used at that moment."""
+        self._put({"at": at, "usage": {agent_id: _usage(one) for agent_id, one in usage.items()}})
+
+    def follow(self, at: Moment, charges: Mapping[str, Charges]) -> None:
+        """What was charged since to agents that were added, or are not going to be."""
+        if charges:
+            self._following.append(_charges(at, charges))
+
+    def finish(self) -> None:
+        """Put it in the place of the old file, or raise `OSError` and leave that one."""
+        added = self._end
+        for payload in self._following:
+            self._put_bytes(payload)
+        size = self._end + max(MIN_ROOM, self._end)
+        os.ftruncate(self._file, size)
+        _write(self._file, _header(size, added), 0)
+        os.fsync(self._file)
+        self._path.replace(self._old.path)
+        self._old.go_on(self._file, self._end, size, self._frames)
+        self._file = -1
+        sync_folder(self._path.parent)
+        self._old.is_behind = False
+
+    def abandon(self) -> None:
+        """Give it up, unless it is finished."""
+        if self._file < 0:
+            return
+        os.close(self._file)
+        self._file = -1
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _put(self, content: Mapping[str, Any]) -> None:
+        self._put_bytes(_json(content))
+
+    def _put_bytes(self, payload: bytes) -> None:
+        frame = _frame(self._frames, payload)
+        _write(self._file, frame, self._end)
+        self._end += len(frame)
+        self._frames += 1
+
+
+def read(path: Path) -> Saved:
+    """What the file at `path` holds; `Damaged` unless all of it is as it was written, save a last write cut off."""
+    with open(path, "rb", opener=_no_link) as opened:
+        data = opened.read(MAX_BYTES + 1)
+    added = _check_header(data)
+    try:
+        return _replayed(_payloads(data, added))
+    except Damaged:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        raise Damaged(f"a frame does not hold what it should: {error!r}") from None
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
+def _check_header(data: bytes) -> int:
+    """Where the charges begin."""
+    if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
+        raise Damaged("it does not begin as a file of counters of this version")
+    _, size, added, _ = _HEADER.unpack_from(data)
+    if _header(size, added) != data[: _HEADER.size]:
+        raise Damaged("the checksum of its header does not match")
+    if len(data) != size:
+        raise Damaged(f"it has {len(data)} bytes, not {size}")
+    return int(added)
+
+
+def _payloads(data: bytes, added: int) -> Iterator[bytes]:
+    offset, number = _HEADER.size, 0
+    while (found := _sound(data, offset)) is not None and found[0] == number:
+        yield found[1]
+        offset += _FRAME.size + len(found[1])
+        number += 1
+    if offset < added or _later(data, offset):
+        raise Damaged(f"the frame at byte {offset} is not what was written")
+
+
+def _sound(data: bytes, offset: int) -> tuple[int, bytes] | None:
+    """The number of the frame at `offset` and what it holds, None where there is no sound one."""
+    if offset + _FRAME.size > len(data):
+        return None
+    marker, number, length, check = _FRAME.unpack_from(data, offset)
+    payload = data[offset + _FRAME.size : offset + _FRAME.size + length]
+    is_sound = marker == MARKER and payload and check == zlib.crc32(payload, number)
+    return (number, payload) if is_sound else None
+
+
+def _later(data: bytes, offset: int) -> bool:
+    """Whether another frame stands behind `offset`, where the next one should: a write cut off leaves none."""
+    at = offset - 1
+    while (at := data.find(MARKER, at + 1)) >= 0:
+        if _sound(data, at) is not None:
+            return True
+    return False
+
+
+def _replayed(payloads: Iterator[bytes]) -> Saved:
+    first = json.loads(next(payloads, b""))
+    usage: dict[str, Usage] = {}
+    at = first["at"]
+    for content in map(json.loads, payloads):
+        at = content["at"]
+        for agent_id, stored in content.get("usage", {}).items():
+            usage[agent_id] = _read_usage(stored)
+        for agent_id, (actions, micros) in content.get("charges", {}).items():
+            charged = usage.setdefault(agent_id, Usage())
+            for second, number in _pairs(actions):
+                charged.count(second, number)
+            for day, spent in _pairs(micros):
+                charged.spend(day, spent)
+    lost_until = first["lost_until"]
+    return Saved(first["boot_id"], Moment(*at), None if lost_until is None else Now(*lost_until), usage)
+
+
+def _usage(usage: Usage) -> list[list[int]]:
+    windows = [[window.newest, *_flat(window.by_index())] for window in usage.windows]
+    return [*windows, _flat(usage.micros_by_day)]
+
+
+def _read_usage(stored: list[list[int]]) -> Usage:
+    *windows, micros = stored
+    widths = [window.bucket_seconds for window in Usage().windows]
+    return Usage.of(
+        [
+            Window.of(width, newest, dict(_pairs(counts)))
+            for width, (newest, *counts) in zip(widths, windows, strict=True)
+        ],
+        dict(_pairs(micros)),
+    )
+
+
+def _charges(at: Moment, charges: Mapping[str, Charges]) -> bytes:
+    # In parts: to make one text of many agents would keep Python's lock, and so decisions, for milliseconds.
+    listed = ((agent_id, [_flat(one.actions), _flat(one.micros)]) for agent_id, one in charges.items())
+    parts = []
+    while part := dict(islice(listed, PART)):
+        parts.append(_json(part)[1:-1])
+    return b'{"at":%s,"charges":{%s}}' % (_json(at), b",".join(parts))
+
+
+def _flat(counts: Mapping[int, int]) -> list[int]:
+    return [number for pair in counts.items() for number in pair]
+
+
+def _pairs(flat: list[int]) -> Iterable[tuple[int, int]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _frame(number: int, payload: bytes) -> bytes:
+    return _FRAME.pack(MARKER, number, len(payload), zlib.crc32(payload, number)) + payload
+
+
+def _header(size: int, added: int) -> bytes:
+    return _HEADER.pack(MAGIC, size, added, zlib.crc32(b"%d %d" % (size, added)))
+
+
+def _write(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written

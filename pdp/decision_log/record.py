@@ -1,0 +1,94 @@
+"""A decision as a record of the decision log: canonical JSON, its attributes redacted."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pdp import wire
+from pdp.attributes import Attributes
+from pdp.core.model import Action
+from pdp.decision_log.redaction import Redaction
+from pdp.v1 import decision_pb2 as pb
+
+FRAME_BYTES = 2048
+"""What stands in every document around its texts and attributes takes less."""
+TEXT_GROWTH, ATTRIBUTE_GROWTH = 6, 7
+
+
+class Opens(NamedTuple):
+    """The approval that a decision asks for, bound to the SHA-256 of the canonical action."""
+
+    approval_id: str
+    action_sha256: bytes
+    timeout_seconds: int
+
+
+class Entry(NamedTuple):
+    """One decision as it was made: `at` in Unix seconds, what it took in seconds, what it charged in micro-dollars.
+
+    `approval_id` is the one that the request gave. Where the answer was given before, under its idempotency key,
+    `repeat_id` is the record's own id. Nothing may change the action or the answer afterwards.
+    """
+
+    action: Action
+    answer: pb.EvaluateResponse
+    at: float
+    seconds: float
+    dry_run: bool
+    idempotency_key: str
+    approval_id: str
+    cost_micros: int
+    opens: Opens | None
+    repeat_id: str = ""
+
+
+def weight(entry: Entry) -> int:
+    """About what an entry takes in memory, and at least what its document will: the worst text grows sixfold
+    (`\\u0001`), the worst attribute is a null in a list that is redacted, two bytes on the wire.
+    """
+    action, attributes = entry.action, entry.action.attributes
+    texts = (*wire.texts_of(action), *action.data_classifications, entry.idempotency_key, entry.approval_id)
+    size = FRAME_BYTES + TEXT_GROWTH * (sum(map(len, texts)) + entry.answer.ByteSize()) + len(texts) * 3
+    if isinstance(attributes, Attributes):
+        return size + ATTRIBUTE_GROWTH * attributes.byte_size
+    return size + ATTRIBUTE_GROWTH * len(repr(attributes)) if attributes else size
+
+
+def document(entry: Entry, redact: Redaction) -> bytes:
+    """The record of a decision, as it is hashed and sent."""
+    content = {
+        "decision_id": entry.repeat_id or entry.answer.decision_id,
+        "repeat_of": entry.answer.decision_id if entry.repeat_id else None,
+        "decided_at": wire.instant(entry.at),
+        "latency_seconds": round(entry.seconds, 9),
+        "dry_run": entry.dry_run,
+        "idempotency_key": entry.idempotency_key,
+        "approval_id": entry.approval_id,
+        "action": wire.action_json(entry.action) | {"attributes": redact(entry.action.attributes)},
+        "answer": wire.answer_json(entry.answer),
+        "cost_micros": entry.cost_micros,
+        "opens": None if entry.opens is None else _opens(entry.opens),
+    }
+    return canonical(content)
+
+
+def gap(first: int, last: int, at: float) -> bytes:
+    """The record that says that those numbered `first` to `last` had to give way before they were sent."""
+    range_ = {"first_sequence": first, "last_sequence": last, "records": last - first + 1, "at": wire.instant(at)}
+    return canonical({"gap": range_})
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and nothing between them, in UTF-8."""
+    return _ENCODER.encode(content).encode()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _opens(opens: Opens) -> dict[str, Any]:
+    return {
+        "approval_id": opens.approval_id,
+        "action_sha256": opens.action_sha256.hex(),
+        "timeout_seconds": opens.timeout_seconds,
+    }

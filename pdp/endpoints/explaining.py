@@ -1,0 +1,82 @@
+"""Explanations over the wire: the records behind one decision explained, written as a message, and read from one."""
+
+from typing import Any
+
+from pdp.core.explanation.explain import ConditionVerdict, Explanation, PolicyVerdict, StageVerdict, Verdict, explain
+from pdp.core.model import Outcome, Reason
+from pdp.decision_point import Question
+from pdp.v1 import decision_pb2 as pb
+
+
+class DisagreementError(Exception):
+    """The reference and the fast path disagree: a fault of ours."""
+
+
+def explained(question: Question) -> pb.ExplainResponse:
+    """The answer to a question and everything that led to it.
+
+    Raises `DisagreementError` if the explanation comes to another answer than the decision, so that nobody is told
+    a story about a decision that is not the one in force.
+    """
+    records = question.state.uncompiled(question.action.agent_id)
+    explanation = explain(records, question.action, question.usage, question.now, stale=question.stale)
+    answer = question.answer
+    if (explanation.outcome.value, explanation.reason.value) != (answer.outcome, answer.reason):
+        raise DisagreementError(f"decided {answer.outcome} {answer.reason}, but explained {explanation}")
+    return pb.ExplainResponse(
+        decision=answer,
+        stages=map(_stage, explanation.stages),
+        policies=map(_policy, explanation.policies),
+        would_allow=explanation.would_allow,
+    )
+
+
+def _stage(stage: StageVerdict) -> pb.StageExplanation:
+    verdict: Any = stage.verdict.value  # the generated stubs want the enum's wrapper, which no value has
+    return pb.StageExplanation(stage=stage.stage, verdict=verdict, detail=stage.detail)
+
+
+def _policy(policy: PolicyVerdict) -> pb.PolicyExplanation:
+    outcome: Any = policy.outcome.value
+    return pb.PolicyExplanation(
+        policy=pb.PolicyReference(id=policy.policy_id, name=policy.policy_name, priority=policy.priority),
+        outcome=outcome,
+        shadow=policy.shadow,
+        held=policy.held,
+        decided=policy.decided,
+        conditions=map(_condition, policy.conditions),
+    )
+
+
+def _condition(condition: ConditionVerdict) -> pb.ConditionExplanation:
+    return pb.ConditionExplanation(
+        operator=condition.operator, expected=condition.expected, seen=condition.seen, held=condition.held
+    )
+
+
+def read(message: pb.ExplainResponse) -> Explanation:
+    """The explanation in a message, as far as `explain_text.render` tells it."""
+    decision = message.decision
+    return Explanation(
+        Outcome(decision.outcome),
+        Reason(decision.reason),
+        decision.risk_score,
+        mfa_required=decision.mfa_required,
+        retry_after=decision.retry_after if decision.HasField("retry_after") else None,
+        stages=tuple(StageVerdict(one.stage, Verdict(one.verdict), one.detail) for one in message.stages),
+        policies=tuple(map(_read_policy, message.policies)),
+        would_allow=tuple(message.would_allow),
+    )
+
+
+def _read_policy(message: pb.PolicyExplanation) -> PolicyVerdict:
+    return PolicyVerdict(
+        message.policy.id,
+        message.policy.name,
+        message.policy.priority,
+        Outcome(message.outcome),
+        message.shadow,
+        message.held,
+        message.decided,
+        tuple(ConditionVerdict(one.operator, one.expected, one.seen, one.held) for one in message.conditions),
+    )

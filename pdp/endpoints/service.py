@@ -1,0 +1,305 @@
+"""The doors of the decision point: the gRPC servicer, and JSON for people with curl.
+
+gRPC messages come and go as bytes and are parsed here, so that malformed ones get INVALID_ARGUMENT with the field,
+and one of them among many does not end a stream.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
+from typing import Any, NoReturn
+
+import grpc
+
+from pdp import wire
+from pdp.approvals import Approvals, Store, TooManyWaitingError
+from pdp.core.errors import InvalidAction, Problem
+from pdp.core.fields import quote
+from pdp.core.model import Action, Now
+from pdp.counters.counters import Counters
+from pdp.decision_point import DecisionPoint, Log, UnavailableError
+from pdp.endpoints import incoming
+from pdp.endpoints.explaining import explained
+from pdp.idempotency import TooManyRepeatsError
+from pdp.metrics import Metrics
+from pdp.serving.turns import Turns
+from pdp.state import Holder
+from pdp.sync.uplink import UnknownApprovalError
+from pdp.v1 import decision_pb2 as pb
+
+SERVICE = "pdp.v1.PolicyDecisionPoint"
+MAX_STREAMS = 1000
+MAX_EXPLANATIONS = 100
+STREAM_IDLE_SECONDS = 300.0
+ENDING_SECONDS = 0.2
+CLOSE_SECONDS = 1.0
+
+Refused = (InvalidAction, UnavailableError, TooManyRepeatsError)
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class CrowdedError(Exception):
+    """As many calls of one kind are open as may be; the text says which."""
+
+
+class DecisionService:
+    """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force; decisions go to `log`."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        metrics: Metrics,
+        clock: Callable[[], Now],
+        log: Log,
+        store: Store,
+        *,
+        counters: Counters | None = None,
+    ) -> None:
+        self.point = DecisionPoint(holder, metrics, clock, log, counters)
+        self._holder = holder
+        self._clock = clock
+        self.approvals = Approvals(store, clock, self.point.serves)
+        self._metrics = metrics
+        self._log = log
+        self._stopping = asyncio.Event()
+        self._explaining = asyncio.Semaphore(1)
+        self._explanations = 0
+        self._reading = incoming.Reading()
+        self._streams: set[asyncio.Timeout] = set()
+        self._streams_end = False
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a grpc.aio server needs to serve the service."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Evaluate": grpc.unary_unary_rpc_method_handler(self._evaluate),
+                "EvaluateBatch": grpc.unary_unary_rpc_method_handler(self._evaluate_batch),
+                "EvaluateStream": grpc.stream_stream_rpc_method_handler(self._evaluate_stream),
+                "Explain": grpc.unary_unary_rpc_method_handler(self._explain),
+                "WaitForApproval": grpc.unary_stream_rpc_method_handler(self._wait_for_approval),
+            },
+        )
+
+    def stop_waiting(self) -> None:
+        """End every call that waits for an approval; it can be waited for at another sidecar."""
+        self._stopping.set()
+
+    def registry(self) -> dict[str, Any]:
+        """How the registry data in force stands with the store, for the readiness probe."""
+        boot = self._clock().boot
+        return {"registry": self._holder.standing(boot), "staleness": round(self._holder.staleness(boot), 3)}
+
+    def end_streams(self) -> None:
+        """End every stream that is open, as soon as it waits for its client."""
+        self._streams_end = True
+        for stream in self._streams:
+            if stream.when() is not None:
+                stream.reschedule(asyncio.get_running_loop().time())
+
+    async def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The JSON door: an HTTP status, and the answer or a problem (RFC 9457)."""
+        try:
+            request = await self._reading.of(len(body), partial(incoming.read_json, body))
+            return 200, wire.answer_json(await self._decide(request))
+        except InvalidAction as error:
+            self._metrics.refused(error.problems[0].path)
+            problems = [problem._asdict() for problem in error.problems]
+            return 400, _problem(400, "Invalid request", str(error)) | {"errors": problems}
+        except UnavailableError as error:
+            self._metrics.unavailable()
+            return 503, _problem(503, "No decision now", str(error))
+        except TooManyRepeatsError as error:
+            told = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
+            return 429, told | {"retry_after": error.retry_after}
+
+    async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
+        """The answer; waits only for room in the log, and for the store's word on an approval that is needed."""
+        if self._log.crowded:
+            await self._log.room()
+        if request.approval_id:
+            given = await self.approvals.take(request) if self.point.needs_a_person(request) else None
+            return self.point.evaluate(request, given)
+        answer = self.point.evaluate(request)
+        if answer.approval_id:
+            expires_at = wire.read_moment(answer.approval_expires_at)
+            self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at)
+        return answer
+
+    async def _evaluate(self, raw: bytes, context: Context) -> bytes:
+        self._metrics.in_flight.inc()
+        try:
+            return (await self._decide(await self._reading.of(len(raw), partial(_parsed, raw)))).SerializeToString()
+        except Refused as error:
+            await _abort(context, self._error(error))
+        finally:
+            self._metrics.in_flight.dec()
+
+    async def _evaluate_batch(self, raw: bytes, context: Context) -> bytes:
+        """Each request is read and answered by itself, and others have their turn in between."""
+        self._metrics.in_flight.inc()
+        try:
+            turns, answers = Turns(), []
+            for request in incoming.split_batch(raw):
+                result = await self._result(len(request), partial(_parsed, request))
+                # Messages that follow each other as bytes are one, with the items of all.
+                answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
+                await turns.pause()
+            return b"".join(answers)
+        except Refused as error:
+            await _abort(context, self._error(error))
+        finally:
+            self._metrics.in_flight.dec()
+
+    async def _evaluate_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        """Answers as requests come; while one waits to be read, gRPC's flow control holds back the next."""
+        try:
+            if len(self._streams) >= MAX_STREAMS:
+                raise CrowdedError(f"{MAX_STREAMS} streams are open already")
+            async with asyncio.timeout(None) as stream:
+                with self._open(stream):
+                    await self._answer_each(context, stream)
+        except CrowdedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except TimeoutError:
+            why = "the sidecar is stopping" if self._streams_end else f"nothing came for {STREAM_IDLE_SECONDS:g} s"
+            await _close(context, grpc.StatusCode.UNAVAILABLE, f"{why}: open another stream")
+
+    @contextmanager
+    def _open(self, stream: asyncio.Timeout) -> Iterator[None]:
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    async def _answer_each(self, context: Context, stream: asyncio.Timeout) -> None:
+        """Bounds how long the client is waited for, never how long a decision takes."""
+        position = 0
+        while True:
+            stream.reschedule(self._patience())
+            raw = await context.read()
+            if not isinstance(raw, bytes):
+                return
+            stream.reschedule(None)
+            position += 1
+            answer = (await self._numbered(raw, position)).SerializeToString()
+            stream.reschedule(self._patience())
+            await context.write(answer)
+
+    def _patience(self) -> float:
+        return asyncio.get_running_loop().time() + (ENDING_SECONDS if self._streams_end else STREAM_IDLE_SECONDS)
+
+    async def _explain(self, raw: bytes, context: Context) -> bytes:
+        """Explained in a thread, one at a time: it takes milliseconds, and decisions go first."""
+        try:
+            action = await self._reading.of(len(raw), partial(_parsed_action, raw))
+            with self._explanation():
+                async with self._explaining:
+                    answer = await asyncio.to_thread(explained, self.point.question(action))
+            return answer.SerializeToString()
+        except CrowdedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except Refused as error:
+            await _abort(context, self._error(error))
+
+    @contextmanager
+    def _explanation(self) -> Iterator[None]:
+        if self._explanations >= MAX_EXPLANATIONS:
+            raise CrowdedError(f"{MAX_EXPLANATIONS} calls wait for explanations already")
+        self._explanations += 1
+        try:
+            yield
+        finally:
+            self._explanations -= 1
+
+    async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            if len(raw) > incoming.MAX_REQUEST_BYTES:
+                raise InvalidAction(Problem("approval_id", f"is longer than {wire.MOST_ID_CHARACTERS} characters"))
+            approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
+            async with aclosing(self.approvals.wait(approval_id)) as updates:
+                while (update := await self._unless_stopping(updates)) is not None:
+                    yield update.SerializeToString()
+        except InvalidAction as error:
+            await _abort(context, self._error(error))
+        except UnknownApprovalError:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"nobody has asked for approval {quote(approval_id)}")
+        except TooManyWaitingError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except UnavailableError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    async def _unless_stopping(self, updates: AsyncIterator[pb.ApprovalUpdate]) -> pb.ApprovalUpdate | None:
+        """The next update, None after the last; `UnavailableError` as soon as the sidecar stops."""
+        following = asyncio.ensure_future(anext(updates, None))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                raise UnavailableError("the sidecar is stopping")
+            return following.result()
+        finally:
+            for task in (following, stopping):
+                task.cancel()
+            await asyncio.gather(following, stopping, return_exceptions=True)
+
+    async def _numbered(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
+        """The answer to one message of a stream, under its own number or, where it has none, its position."""
+        try:
+            message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
+        except InvalidAction as error:
+            return pb.EvaluateStreamResponse(sequence=position, result=pb.EvaluateResult(error=self._error(error)))
+        return pb.EvaluateStreamResponse(
+            sequence=message.sequence or position,
+            idempotency_key=message.request.idempotency_key,
+            result=await self._result(len(raw), partial(incoming.read_request, message.request)),
+        )
+
+    async def _result(self, size: int, read: Callable[[], wire.Request]) -> pb.EvaluateResult:
+        """The answer to one request among several, or what is wrong with that one."""
+        try:
+            return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read)))
+        except Refused as error:
+            return pb.EvaluateResult(error=self._error(error))
+
+    def _error(self, error: InvalidAction | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
+        if isinstance(error, TooManyRepeatsError):
+            return pb.EvaluateError(code=_RESOURCE_EXHAUSTED, field=_REPEATED, message=f"{_REPEATED}: {error}")
+        if isinstance(error, UnavailableError):
+            self._metrics.unavailable()
+            return pb.EvaluateError(code=_UNAVAILABLE, message=str(error))
+        field = error.problems[0].path
+        self._metrics.refused(field)
+        return pb.EvaluateError(code=_INVALID_ARGUMENT, field=field, message=str(error))
+
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_INVALID_ARGUMENT: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+_RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_REPEATED = "idempotency_key"
+_UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+
+
+async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
+    await context.abort(_CODES[error.code], error.message)
+
+
+async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:
+    """End a stream with a status, also where the client takes not even that."""
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await context.abort(code, why)
+
+
+def _parsed(raw: bytes) -> wire.Request:
+    return incoming.read_request(incoming.parse(pb.EvaluateRequest, raw))
+
+
+def _parsed_action(raw: bytes) -> Action:
+    return wire.read_action(incoming.parse(pb.ExplainRequest, raw).action)
+
+
+def _problem(status: int, title: str, detail: str) -> dict[str, Any]:
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail}

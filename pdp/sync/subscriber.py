@@ -1,0 +1,322 @@
+"""The subscription: what the store holds, taken in revision by revision.
+
+Nothing is applied that does not follow the revision in force; any doubt ends the stream, and the next one asks for
+a fresh snapshot.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import grpc
+
+from pdp.core.fields import quote
+from pdp.core.model import Now
+from pdp.metrics import Metrics
+from pdp.settings import Address, SettingsError, Subscription
+from pdp.sync.backoff import Backoff
+from pdp.sync.replica import Broken, NotTaken, OutOfOrder, Records, Replica
+from pdp.sync.store_clock import StoreClock, StreamClock
+from pdp.sync.uplink import Uplink, raise_if_cancelled
+from registry_store.v1 import sync_pb2 as pb
+from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
+
+MOST_MESSAGE_BYTES = 64 << 20
+MOST_SNAPSHOT_BYTES = 1 << 30
+MOST_SNAPSHOT_RECORDS = 1_000_000
+MOST_QUEUED = 256
+MOST_REFUSALS = 100
+MOST_PROBLEMS = 20
+
+# A pool of its own, so that a new channel connects at once and not when gRPC's own back-off allows it.
+CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+)
+
+log = logging.getLogger(__name__)
+
+Call = grpc.aio.StreamStreamCall[pb.SidecarMessage, pb.StoreMessage]
+Down = AsyncGenerator[pb.StoreMessage, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every wait of the subscription, in seconds; a stream that lived `settled_after` ends a run of failures."""
+
+    heartbeat: float = 1.0
+    dead_after: float = 5.0
+    snapshot_most: float = 300.0
+    settled_after: float = 5.0
+    backoff_first: float = 0.5
+    backoff_most: float = 30.0
+
+
+class Node(NamedTuple):
+    """Who subscribes, and to what, at which store."""
+
+    node_id: str
+    subscription: Subscription
+    store: Address
+
+
+class Subscriber:
+    """Keeps a replica at the store's newest revision, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        node: Node,
+        key: Callable[[], str],
+        replica: Replica,
+        metrics: Metrics,
+        uplink: Uplink,
+        *,
+        clock: Callable[[], Now],
+        timing: Timing = Timing(),
+    ) -> None:
+        self.store_clock = StoreClock(clock)
+        self._node = node
+        self._key = key
+        self._replica = replica
+        self._metrics = metrics
+        self._uplink = uplink
+        self._timing = timing
+        self._backoff = Backoff(timing.backoff_first, timing.backoff_most)
+
+    async def run(self) -> None:
+        """Follows the store from stream to stream, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        failures = 0
+        while True:
+            began = clock()
+            broken = await self._one_stream()
+            raise_if_cancelled()
+            self._metrics.sync_state("disconnected")
+            settled = clock() - began >= self._timing.settled_after
+            if broken is None and settled:
+                failures = 0
+                log.info("the store ended the stream, as it does now and then")
+            else:
+                failures = 1 if settled else failures + 1
+                await self._back_off(failures, broken or "it ended the stream at once")
+            self._metrics.reconnect()
+
+    async def _back_off(self, failures: int, reason: str) -> None:
+        delay = self._backoff.seconds(failures)
+        log.warning("no sync with the store at %s: %s; again in %.1f s", self._node.store, reason, delay)
+        await asyncio.sleep(delay)
+
+    async def _one_stream(self) -> str | None:
+        """One stream from hello to its end: None if the store ended it, else what broke it."""
+        try:
+            key = self._key()
+            async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
+                clock = self.store_clock.stream()
+                stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
+                await stream.converse(channel, key, self._uplink)
+        except OutOfOrder as error:
+            self._replica.fresh = True
+            return f"{error}; the next stream begins with a snapshot"
+        except (Broken, SettingsError) as error:
+            return str(error)
+        except TimeoutError:
+            return f"heard nothing of use for {self._timing.dead_after:g} s"
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                self._replica.key_revoked(error.details() or "")
+            return _told(error)
+        except Exception:
+            log.exception("a fault while taking in the store's records")
+            return "a fault in this sidecar"
+        return None
+
+
+class _Stream:
+    """One stream, from hello to its end."""
+
+    def __init__(self, node: Node, replica: Replica, metrics: Metrics, timing: Timing, clock: StreamClock) -> None:
+        self._node = node
+        self._replica = replica
+        self._metrics = metrics
+        self._timing = timing
+        self._clock = clock
+        self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MOST_QUEUED)
+        self._newest = 0
+        self._told_at = 0.0
+        """When the store told of `_newest`, by the boot clock."""
+        self._behind_since: float | None = None
+
+    async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
+        """Says hello, catches up and follows, until the store ends the stream or something is wrong with it.
+
+        While it follows, what goes up may use the same channel.
+        """
+        self._put(pb.SidecarMessage(hello=self._hello()))
+        call = RegistrySyncStub(channel).Sync(metadata=(("authorization", f"Bearer {key}"),))
+        tasks = [asyncio.create_task(self._up(call)), asyncio.create_task(self._beat())]
+        try:
+            async with aclosing(self._down(call)) as messages:
+                await self._catch_up(messages)
+                with uplink.connected(channel, key):
+                    async for message in messages:
+                        await self._take(message)
+        finally:
+            self._replica.disconnected()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            call.cancel()
+
+    async def _catch_up(self, messages: Down) -> None:
+        self._metrics.sync_state("catching_up")
+        async with asyncio.timeout(self._timing.snapshot_most):
+            welcome = (await _next(messages, "welcome")).welcome
+            self._replica.key_accepted()
+            self._hear(welcome)
+            epoch, revision = self._replica.position
+            if not welcome.resumed:
+                records, revision = await _snapshot(messages)
+                self._acknowledge(revision, await self._replica.replace(records, welcome.epoch, revision))
+            elif not revision or epoch != welcome.epoch or welcome.revision < revision:
+                raise OutOfOrder(f"the store resumed from revision {revision}, which it cannot have")
+        log.info("in sync from revision %d of epoch %s on", revision, quote(welcome.epoch))
+        self._newest = max(welcome.revision, revision)
+        self._compare()
+
+    async def _take(self, message: pb.StoreMessage) -> None:
+        match message.WhichOneof("message"):
+            case "change":
+                await self._advance(message.change)
+            case "heartbeat":
+                self._hear(message.heartbeat)
+                self._compare()
+            case other:
+                raise OutOfOrder(f"`{other}` came between changes")
+
+    async def _advance(self, change: pb.Change) -> None:
+        records = Records()
+        for record in change.records:
+            records.add(record.kind, record.id, record.document)
+        refused = await self._replica.advance(change.from_revision, change.to_revision, records)
+        self._acknowledge(change.to_revision, refused)
+        self._behind_since = None
+        self._newest = max(self._newest, change.to_revision)
+        self._compare()
+
+    def _hear(self, message: pb.Welcome | pb.Heartbeat) -> None:
+        """Notes the newest revision that the store tells of, and when it was sent."""
+        self._newest, self._told_at = message.revision, self._clock.heard(message)
+
+    def _compare(self) -> None:
+        """Holds the revision that the store tells of against the one in force, which it confirms if they are the same.
+
+        They may differ for a moment: what follows is under way, or it is another store that wrote what came last.
+        """
+        newest, mine = self._newest, self._replica.revision
+        if newest == mine:
+            self._behind_since = None
+            self._replica.confirm(self._told_at)
+            return
+        now = asyncio.get_running_loop().time()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since > self._timing.dead_after:
+            raise OutOfOrder(f"the store tells of revision {newest}, and sends nothing that leads there from {mine}")
+
+    async def _down(self, call: Call) -> Down:
+        while True:
+            async with asyncio.timeout(self._timing.dead_after):
+                message = await call.read()
+            if not isinstance(message, pb.StoreMessage):
+                return  # the end of the stream
+            yield message
+
+    async def _up(self, call: Call) -> None:
+        # A write that fails says less than the read beside it, which ends the stream.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(await self._outbox.get())
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.heartbeat)
+            # A store that lets this many messages lie ends the stream itself, for want of a heartbeat.
+            if not self._outbox.full():
+                self._put(pb.SidecarMessage(heartbeat=pb.Heartbeat(revision=self._replica.revision)))
+
+    def _acknowledge(self, revision: int, refused: Sequence[NotTaken]) -> None:
+        refusals = [_refusal(one) for one in refused[:MOST_REFUSALS]]
+        self._put(pb.SidecarMessage(acknowledgement=pb.Acknowledgement(revision=revision, refusals=refusals)))
+
+    def _put(self, message: pb.SidecarMessage) -> None:
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            raise Broken("the store does not read") from None
+
+    def _hello(self) -> pb.Hello:
+        epoch, revision = self._replica.position
+        return pb.Hello(
+            node_id=self._node.node_id,
+            epoch=epoch,
+            revision=revision,
+            subscription=_subscription(self._node.subscription),
+            version=version("agent-pdp"),
+        )
+
+
+async def _snapshot(messages: Down) -> tuple[Records, int]:
+    """The records and revision of a snapshot, or `OutOfOrder` if any of it is missing or changed."""
+    begin = (await _next(messages, "snapshot_begin")).snapshot_begin
+    if not 0 <= begin.records <= MOST_SNAPSHOT_RECORDS:
+        raise Broken(f"a snapshot of {begin.records} records is more than {MOST_SNAPSHOT_RECORDS}")
+    digest, records, size = hashlib.sha256(), Records(), 0
+    while (message := await _next(messages, "snapshot_chunk", "snapshot_end")).HasField("snapshot_chunk"):
+        for record in message.snapshot_chunk.records:
+            document = record.document
+            digest.update(document)
+            size += len(document)
+            records.add(record.kind, record.id, document)
+        if len(records) > begin.records or size > MOST_SNAPSHOT_BYTES:
+            raise Broken(f"a snapshot is larger than announced, or than {MOST_SNAPSHOT_BYTES} bytes")
+    end = message.snapshot_end
+    if (end.revision, end.sha256, len(records)) != (begin.revision, digest.digest(), begin.records):
+        raise OutOfOrder(f"the snapshot of revision {begin.revision} is not what its checksum says")
+    return records, begin.revision
+
+
+async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
+    async for message in messages:
+        kind = message.WhichOneof("message")
+        if kind in expected:
+            return message
+        if kind != "heartbeat":
+            raise OutOfOrder(f"`{kind}` came in place of `{' or '.join(expected)}`")
+    raise Broken(f"the store ended the stream before `{' or '.join(expected)}`")
+
+
+def _refusal(one: NotTaken) -> pb.Refusal:
+    kind: Any = one.kind  # the stub wants the enum's wrapper, which a kind yet to come does not have
+    return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MOST_PROBLEMS])
+
+
+def _subscription(subscription: Subscription) -> pb.Subscription:
+    if subscription.agents:
+        return pb.Subscription(agents=pb.Subscription.Agents(agent_ids=subscription.agents))
+    if subscription.tags:
+        return pb.Subscription(tags=pb.Subscription.Tags(tags=subscription.tags))
+    return pb.Subscription(all=pb.Subscription.All())
+
+
+def _told(error: grpc.aio.AioRpcError) -> str:
+    match error.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return f"it refuses the key in `--key-file` ({error.details()})"
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return f"it does not let the key in `--key-file` sync ({error.details()})"
+        case code:
+            return f"{code.name}: {error.details()}"

@@ -1,0 +1,283 @@
+"""API keys: shown once, kept as keyed hashes, each with a role."""
+
+import hmac
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.fields import Field, Schema, quote, read_fields
+from pdp.core.kinds import Choice, ListOf, OrNull
+from pdp.core.records import AGENT_ID, NAME, TAGS
+from registry_store.database.tables import Key
+from registry_store.documents import Document, instant, to_json
+from registry_store.errors import CannotStart, Conflict, LapsedKey, NotAuthenticated, NotFound
+from registry_store.journal import activity
+from registry_store.journal.activity import Actor, Subject
+from registry_store.journal.revisions import meta
+
+PREFIX = "owkai"
+MOST_GROUPS = 64
+MAX_AGENTS = 1_000
+"""As many as a subscription may name."""
+
+
+class Role(Enum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    APPROVER = "approver"
+    VIEWER = "viewer"
+    AGENT = "agent"
+    SIDECAR = "sidecar"
+
+
+class Moment:
+    """A time as RFC 3339 writes it, with a zone."""
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        moment = _moment(value)
+        if moment is None:
+            problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
+        return moment
+
+    def schema(self) -> Schema:
+        return {"type": "string", "format": "date-time"}
+
+
+KEY_BODY: dict[str, Field] = {
+    "name": Field(NAME, required=True, about="Who holds the key; the activity log shows it"),
+    "role": Field(Choice(Role), Role.VIEWER, required=True),
+    "agent_id": Field(
+        OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
+    ),
+    "groups": Field(
+        ListOf(NAME, MOST_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
+    ),
+    "agents": Field(
+        OrNull(ListOf(AGENT_ID, MAX_AGENTS, 1)),
+        None,
+        about="Of role sidecar alone: the agents that it may sync, report of and use approvals of; null: any",
+    ),
+    "tags": Field(
+        OrNull(ListOf(TAGS.item, TAGS.most, 1)),
+        None,
+        about="Of role sidecar alone, in place of `agents`: it may do so for agents with one of these tags; null: any",
+    ),
+    "expires_at": Field(OrNull(Moment()), None, about="null: never"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of a valid key; a sidecar's is bound to `agents`, to `tags`, or (both None) to nothing."""
+
+    key_id: str
+    name: str
+    role: Role
+    agent_id: str | None
+    groups: tuple[str, ...] = ()
+    agents: frozenset[str] | None = None
+    tags: frozenset[str] | None = None
+
+
+class Pepper:
+    """The server's secret, without which the stored hashes are of no use."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def hash(self, text: str) -> str:
+        """The keyed hash, HMAC-SHA-256 in hex."""
+        return hmac.digest(self._secret, text.encode(), "sha256").hex()
+
+    async def check(self, session: AsyncSession) -> None:
+        """Bind the database to this pepper, or raise `CannotStart` if it is bound to another."""
+        row = await meta(session)
+        mark = self.hash("pepper check")
+        row.pepper_check = row.pepper_check or mark
+        if not hmac.compare_digest(row.pepper_check, mark):
+            raise CannotStart("the pepper is not the one that the keys in this database were hashed with")
+
+
+async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor) -> tuple[Key, str]:
+    """Make a key; the second value is the key itself, which nobody can read again."""
+    values = _read(body, actor.at)
+    key_id = secrets.token_hex(8)
+    text = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
+    key = Key(
+        key_id=key_id,
+        name=values["name"],
+        role=values["role"].value,
+        agent_id=values["agent_id"],
+        groups=list(values["groups"]),
+        agents=_list(values["agents"]),
+        tags=_list(values["tags"]),
+        hash=pepper.hash(text),
+        created_at=actor.at,
+        created_by=actor.name,
+        expires_at=values["expires_at"],
+    )
+    session.add(key)
+    described = f"{key.role} key `{key.name}` created"
+    await activity.append(session, actor, "key_created", described, _subject(key), new=_state(key))
+    return key, text
+
+
+async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
+    """Whose key this is; `NotAuthenticated` if nobody's, `LapsedKey` if no longer."""
+    return verified(await session.get(Key, id_of(text)), pepper, text, now)
+
+
+def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Caller:
+    """The holder of the key that is kept under the id that `text` names; errors as above."""
+    if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
+        raise NotAuthenticated("the key is unknown")
+    if not is_valid(key, now):
+        raise LapsedKey("the key is revoked" if key.revoked_at else "the key has expired")
+    return Caller(
+        key.key_id,
+        key.name,
+        Role(key.role),
+        key.agent_id,
+        tuple(key.groups),
+        None if key.agents is None else frozenset(key.agents),
+        None if key.tags is None else frozenset(key.tags),
+    )
+
+
+def id_of(text: str) -> str:
+    """The id that a key names, which is no secret; empty where it names none."""
+    parts = text.split("_", 2)
+    return parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
+
+
+def is_valid(key: Key, now: datetime) -> bool:
+    """Whether the key still opens anything."""
+    return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
+
+
+async def invalid_among(session: AsyncSession, key_ids: set[str], now: datetime) -> set[str]:
+    """Those of the keys that were revoked or have expired."""
+    keys = {key.key_id: key for key in await session.scalars(select(Key).where(Key.key_id.in_(key_ids)))}
+    return {key_id for key_id in key_ids if key_id not in keys or not is_valid(keys[key_id], now)}
+
+
+async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Actor) -> None:
+    """Make an agent's key that of `agent_id`; `Conflict` if it is another's already."""
+    key = await session.get_one(Key, caller.key_id)
+    if key.agent_id not in (None, agent_id):
+        raise Conflict(f"this key is that of agent `{key.agent_id}`")
+    if key.agent_id is None:
+        key.agent_id = agent_id
+        await activity.append(
+            session,
+            actor,
+            "key_bound",
+            f"key `{key.name}` is that of agent `{agent_id}` from now on",
+            _subject(key),
+            previous={"agent_id": None},
+            new={"agent_id": agent_id},
+        )
+
+
+async def get(session: AsyncSession, key_id: str) -> Key:
+    """The key; `NotFound` if there is none of that id."""
+    key = await session.get(Key, key_id)
+    if key is None:
+        raise NotFound(f"no key `{key_id}`")
+    return key
+
+
+async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[Sequence[Key], int]:
+    """Keys, newest first, and how many there are."""
+    total = await session.scalar(select(func.count()).select_from(Key))
+    rows = await session.scalars(select(Key).order_by(Key.created_at.desc(), Key.key_id).limit(limit).offset(offset))
+    return rows.all(), total or 0
+
+
+async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
+    """Make a key worthless from now on; nothing happens if it already is."""
+    key = await get(session, key_id)
+    if key.revoked_at is None:
+        key.revoked_at = actor.at
+        described = f"{key.role} key `{key.name}` revoked"
+        await activity.append(
+            session,
+            actor,
+            "key_revoked",
+            described,
+            _subject(key),
+            previous={"revoked_at": None},
+            new={"revoked_at": actor.at},
+        )
+    return key
+
+
+def document(key: Key, last_used: datetime | None = None) -> Document:
+    """The key as REST shows it, never the key itself, nor its hash; `last_used`: where it is not saved yet."""
+    moments = [moment for moment in (key.last_used_at, last_used) if moment is not None]
+    return Document(to_json(_state(key))) | Document(
+        to_json(
+            {
+                "created_at": key.created_at,
+                "created_by": key.created_by,
+                "revoked_at": key.revoked_at,
+                "last_used_at": max(moments, default=None),
+            }
+        )
+    )
+
+
+def _read(body: Any, now: datetime) -> dict[str, Any]:
+    problems = Problems()
+    values = read_fields(body, KEY_BODY, "", problems)
+    if values["agent_id"] and values["role"] is not Role.AGENT:
+        problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
+    if values["groups"] and values["role"] is not Role.APPROVER:
+        problems.append(Problem("groups", "only a key of role approver belongs to groups"))
+    for bound in ("agents", "tags"):
+        if values[bound] and values["role"] is not Role.SIDECAR:
+            problems.append(Problem(bound, "only a key of role sidecar is bound to agents or tags"))
+    if values["agents"] and values["tags"]:
+        problems.append(Problem("tags", "a key is bound to `agents` or to `tags`, not to both"))
+    if values["expires_at"] is not None and values["expires_at"] <= now:
+        problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
+    if problems:
+        raise InvalidRecord(problems)
+    return values
+
+
+def _list(names: Collection[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        return None
+    return moment if moment.tzinfo is not None and 1 < moment.year < 9999 else None
+
+
+def _state(key: Key) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "role": key.role,
+        "agent_id": key.agent_id,
+        "groups": key.groups,
+        "agents": key.agents,
+        "tags": key.tags,
+        "expires_at": key.expires_at,
+    }
+
+
+def _subject(key: Key) -> Subject:
+    return Subject("key", key.key_id, key.agent_id)

@@ -1,0 +1,68 @@
+"""What a key may sync: a sidecar's can be bound to agents or to tags; every other one is bound to nothing.
+
+Organisation policies and MCP servers are part of every scope.
+"""
+
+from collections.abc import Set
+
+from sqlalchemy import Text, cast, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.fields import quote
+from registry_store.access.keys import Caller
+from registry_store.database.tables import AgentTag, Change
+from registry_store.errors import NotAllowed
+from registry_store.journal.revisions import Kind
+from registry_store.sync.subscriptions import Subscription
+
+
+def narrowed(caller: Caller, wanted: Subscription) -> Subscription:
+    """What the caller gets of what it subscribes to; `NotAllowed` where that is not within its scope.
+
+    A key of tags may name agents. Tags come and go, so it gets of these the ones that carry one of its tags, for as
+    long as they do.
+    """
+    if caller.agents is not None:
+        if wanted.agent_ids is None:
+            raise NotAllowed("the key is bound to agents: it may subscribe to these by name alone")
+        _check_within(caller.agents, wanted.agent_ids, "agent")
+    if caller.tags is None:
+        return wanted
+    if wanted.agent_ids is not None:
+        return Subscription(wanted.agent_ids, caller.tags)
+    if wanted.tags is None:
+        raise NotAllowed("the key is bound to tags: it may not subscribe to all agents")
+    _check_within(caller.tags, wanted.tags, "tag")
+    return wanted
+
+
+async def may_sync(session: AsyncSession, caller: Caller, agent_id: str) -> bool:
+    """Whether the agent is within the caller's scope now."""
+    return not await outside(session, caller, {agent_id})
+
+
+async def outside(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
+    """Those of the agents that are not within the caller's scope now."""
+    if caller.agents is not None:
+        return agent_ids - caller.agents
+    if caller.tags is None:
+        return frozenset()
+    tagged = select(AgentTag.agent_id).where(AgentTag.agent_id.in_(agent_ids), AgentTag.tag.in_(caller.tags))
+    return agent_ids - set(await session.scalars(tagged))
+
+
+async def outside_lately(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
+    """Those that were not within it lately either, as long as changes are held: what was decided comes in later."""
+    left = await outside(session, caller, agent_ids)
+    if not left or caller.tags is None:
+        return left
+    lost = select(Change.record_id, Change.former_tags).where(
+        Change.kind == Kind.AGENT, Change.record_id.in_(left), cast(Change.former_tags, Text) != "[]"
+    )
+    former = {agent_id for agent_id, tags in await session.execute(lost) if not caller.tags.isdisjoint(tags)}
+    return left - former
+
+
+def _check_within(scope: Set[str], wanted: Set[str], what: str) -> None:
+    if beyond := sorted(wanted - scope):
+        raise NotAllowed(f"the key may not sync {what} {quote(beyond[0])}")

@@ -1,0 +1,186 @@
+"""Signed checkpoints of the activity log, in a file: what the log was, told where the database's owner cannot reach.
+
+Each line is JSON: the entries `first` to `sequence` as the beginnings of their hashes, the whole `hash` of the last,
+the `signature` of the line before as `previous`, and its own, an HMAC-SHA-256 under a key made from the pepper.
+"""
+
+import fcntl
+import hmac
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from registry_store.access.keys import Pepper
+from registry_store.audit.chain import Signed
+from registry_store.documents import Document, canonical, instant
+from registry_store.errors import CannotStart
+from registry_store.journal.activity import GENESIS
+
+PREFIX = 16
+"""How many digits of an entry's hash are kept, of all but the last."""
+MOST_ENTRIES = 500
+"""In one line, which is therefore shorter than `TAIL_BYTES`."""
+TAIL_BYTES = 32 * 1024
+
+
+class BadCheckpoint(Exception):  # noqa: N818 - it is the checkpoint that is bad
+    """A line that this pepper did not sign, or that does not follow the one before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """That the log reached entry `sequence` with `hash`; `entries` are how the hashes from `first` on begin."""
+
+    first: int
+    sequence: int
+    hash: str
+    entries: Sequence[str]
+    at: str
+    previous: str = GENESIS
+    signature: str = GENESIS
+
+    def signed(self) -> Iterator[Signed]:
+        """What it says of each of its entries."""
+        for number, prefix in enumerate(self.entries[:-1], self.first):
+            yield Signed(number, prefix, self.at)
+        yield Signed(self.sequence, self.hash, self.at)
+
+
+NOTHING = Checkpoint(1, 0, GENESIS, (), "")
+"""Before the first line of a file."""
+
+
+def signing_key(pepper: Pepper) -> bytes:
+    """The key of checkpoints, made from the pepper; it tells nothing of the pepper."""
+    return pepper.hash("activity checkpoints").encode()
+
+
+class Signer:
+    """Signs checkpoints, and knows its own."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def following(self, last: Checkpoint, hashes: Sequence[str], at: datetime) -> Checkpoint:
+        """The checkpoint after `last`, of the entries after it."""
+        body: dict[str, Any] = {
+            "first": last.sequence + 1,
+            "sequence": last.sequence + len(hashes),
+            "hash": hashes[-1],
+            "entries": [text[:PREFIX] for text in hashes],
+            "at": instant(at),
+            "previous": last.signature,
+        }
+        return Checkpoint(**body, signature=self._sign(body))
+
+    def read(self, line: bytes) -> Checkpoint:
+        """The checkpoint of a line; `BadCheckpoint` where this signer did not write it."""
+        try:
+            body = json.loads(line)
+            signature = body.pop("signature")
+            if hmac.compare_digest(self._sign(body), signature):
+                return Checkpoint(**body, signature=signature)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            pass
+        raise BadCheckpoint("is not signed under this pepper")
+
+    def _sign(self, body: Document) -> str:
+        return hmac.digest(self._key, canonical(body).encode(), "sha256").hex()
+
+
+def text_of(checkpoint: Checkpoint) -> bytes:
+    """The line of a checkpoint, as the file and a webhook get it."""
+    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+    return canonical(fields).encode() + b"\n"
+
+
+def read_file(path: Path, signer: Signer) -> Iterator[Checkpoint]:
+    """The checkpoints that the file holds now, in order; `BadCheckpoint` names the first line that is not one."""
+    return _read(path, signer, path.stat().st_size)
+
+
+def _read(path: Path, signer: Signer, size: int) -> Iterator[Checkpoint]:
+    last = NOTHING
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            size -= len(line)
+            if size < 0 or not line.endswith(b"\n"):
+                return  # written since, or still being written
+            try:
+                found = signer.read(line)
+            except BadCheckpoint as error:
+                raise BadCheckpoint(f"line {number} of `{path}` {error}") from None
+            if found.previous != last.signature or found.first != last.sequence + 1:
+                raise BadCheckpoint(f"line {number} of `{path}` does not follow the line before it: one is missing")
+            last = found
+            yield found
+
+
+class CheckpointFile:
+    """The file as its one writer has it: `last` is the newest checkpoint in it."""
+
+    def __init__(self, path: Path, signer: Signer) -> None:
+        self.path = path
+        self._signer = signer
+        self._descriptor = _locked(path)
+        try:
+            self.last = self._recover()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def append(self, hashes: Sequence[str], at: datetime) -> Checkpoint:
+        """Add a checkpoint of the entries after the last, on disk when this returns; `OSError` adds nothing."""
+        checkpoint = self._signer.following(self.last, hashes, at)
+        line = text_of(checkpoint)
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(f"only {written} of {len(line)} bytes were written")
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+        self.last = checkpoint
+        return checkpoint
+
+    def _recover(self) -> Checkpoint:
+        size = os.fstat(self._descriptor).st_size
+        start = max(0, size - TAIL_BYTES)
+        whole, _, torn = os.pread(self._descriptor, size - start, start).rpartition(b"\n")
+        if torn:  # the line under way at a crash: nobody relied on it
+            os.ftruncate(self._descriptor, size - len(torn))
+        if not whole:
+            return NOTHING
+        try:
+            return self._signer.read(whole.rpartition(b"\n")[2])
+        except BadCheckpoint as error:
+            raise CannotStart(f"checkpoint-file: the last line of `{self.path}` {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: Any, _trace: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+
+def _locked(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise CannotStart(f"checkpoint-file: `{path}` cannot be written: {error.strerror}") from None
+    os.fsync(folder)
+    os.close(folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise CannotStart(f"checkpoint-file: `{path}` is that of another store that runs") from None
+    return descriptor

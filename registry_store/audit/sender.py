@@ -1,0 +1,88 @@
+"""Sends the lines of the checkpoint file to a webhook: each at least once, in their order, across restarts."""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from registry_store.periodic import repeated
+from registry_store.webhooks import NotDelivered, Webhook
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+MOST_AT_THE_END = 100
+"""Lines that are still sent when the store stops; the rest is sent after the next start."""
+
+
+class CheckpointSender:
+    """Follows the file from where it last stopped, which it keeps in a file beside it."""
+
+    def __init__(self, path: Path, webhook: Webhook) -> None:
+        self._path = path
+        self._mark = path.with_name(f"{path.name}.sent")
+        self._webhook = webhook
+        self._failures = 0
+        self._sent = self._read_mark()
+        self.sequence = 0
+        """The last entry of the activity log that the receiver knows of, since the store started."""
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Send until the block is left, and what is left then unless the receiver fails."""
+        return repeated(self._attempt)
+
+    async def _attempt(self, end: asyncio.Event) -> float:
+        if not end.is_set():
+            await self._send(end)
+        elif not self._failures:
+            await self._send(None)
+        return self._wait()
+
+    async def _send(self, end: asyncio.Event | None) -> None:
+        number = 0
+        try:
+            while await asyncio.to_thread(self._send_next):
+                self._failures = 0
+                number += 1
+                if end.is_set() if end else number >= MOST_AT_THE_END:
+                    return
+        except (NotDelivered, OSError) as error:
+            self._failures += 1
+            logger.warning("a checkpoint of the activity log was not sent, try %d: %s", self._failures, error)
+        except Exception:
+            self._failures += 1
+            logger.exception("a fault while sending a checkpoint of the activity log")
+
+    def _wait(self) -> float:
+        if not self._failures:
+            return EVERY_SECONDS
+        longest = min(EVERY_SECONDS * 2.0 ** min(self._failures, 10), LONGEST_WAIT_SECONDS)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - spreads the tries of several stores
+
+    def _send_next(self) -> bool:
+        with self._path.open("rb") as file:
+            file.seek(self._sent)
+            line = file.readline()
+        if not line.endswith(b"\n"):
+            return False
+        self._webhook.deliver(line, int(time.time()))
+        self.sequence = json.loads(line)["sequence"]
+        self._sent += len(line)
+        self._keep_mark()
+        return True
+
+    def _read_mark(self) -> int:
+        try:
+            sent = int(self._mark.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return sent if sent <= self._path.stat().st_size else 0
+
+    def _keep_mark(self) -> None:
+        new = self._mark.with_name(f"{self._mark.name}.new")
+        new.write_text(str(self._sent))
+        new.replace(self._mark)

@@ -1,0 +1,128 @@
+"""Bringing a database to the schema that this program knows."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, func, select
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
+from registry_store.database.transactions import FAILURES, Database, keep_private, make_private, reason_of
+from registry_store.errors import CannotStart
+
+ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
+LOCKED_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def opened(url: URL) -> AsyncIterator[Database]:
+    """The database at the newest schema (SQLite is brought there), closed on leaving."""
+    with _said_plainly(url):
+        database = _made(url)
+    try:
+        with _said_plainly(url):
+            if database.is_sqlite:
+                await upgrade(database)
+            await check(database)
+        yield database
+    finally:
+        await database.close()
+
+
+async def migrated(url: URL) -> None:
+    """Bring the database to the newest schema."""
+    with _said_plainly(url):
+        database = _made(url, patient=True)
+    try:
+        with _said_plainly(url):
+            await upgrade(database)
+    finally:
+        await database.close()
+
+
+def _made(url: URL, *, patient: bool = False) -> Database:
+    if url.get_backend_name() == "sqlite":
+        path = str(url.database)
+        make_private(path)
+        _probe(path)
+        keep_private(path)
+    return Database(url, patient=patient)
+
+
+@contextmanager
+def _said_plainly(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except (*FAILURES, sqlite3.Error, ValueError) as error:
+        # Without the parameters, which may hold a password as well.
+        shown = url.set(query={}).render_as_string(hide_password=True)
+        raise CannotStart(f"database: `{shown}` cannot be used: {reason_of(error)}") from error
+
+
+def _probe(path: str) -> None:
+    # A connection that aiosqlite cannot open leaves its thread behind, which then complains on stderr.
+    with closing(sqlite3.connect(path)) as connection:
+        # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_locked),
+            stop=stop_after_delay(LOCKED_SECONDS),
+            wait=wait_fixed(0.05),
+            reraise=True,
+        ):
+            with attempt:
+                connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
+async def upgrade(database: Database) -> None:
+    """Apply every migration that the database lacks, all or none."""
+    async with database.engine.begin() as connection:
+        await connection.run_sync(_upgrade)
+
+
+async def check(database: Database) -> None:
+    """Raise `CannotStart` unless the database is at the newest schema."""
+    async with database.engine.connect() as connection:
+        current = await connection.run_sync(_current)
+    if current != _head():
+        raise CannotStart(
+            f"the database's schema is `{current or 'empty'}` and not `{_head()}`: run `registry-store migrate`"
+        )
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # Of several that migrate at once the others wait, and find nothing left to do.
+        connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    current = _current(connection)
+    if current is not None and current not in _known():
+        raise CannotStart(f"the database's schema `{current}` is newer than this program")
+    command.upgrade(_config(connection), "head")
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config(connection: Any = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _known() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}

@@ -1,0 +1,14 @@
+"""How Alembic reaches the database: over the connection that `registry_store.database.migrate` opened."""
+
+from alembic import context
+
+from registry_store.database.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

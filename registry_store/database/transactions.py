@@ -1,0 +1,234 @@
+"""Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import URL, Select, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from registry_store.database.tables import Base, Meta, Written
+
+FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the database and the way to it raise; whatever else is raised is a fault of this program."""
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.InternalClientError)
+"""What a lost or overloaded database raises; the operating system's errors come from connecting to it, and the driver's
+own from a connection that was cut off at a bad moment."""
+CONFLICTS = ("40001", "40P01")
+"""SQLSTATEs of a serialisation failure and a deadlock: the same transaction may pass the next time."""
+UNAVAILABLE_STATES = (*CONFLICTS, "08", "25006", "53", "55P03", "57")
+"""How SQLSTATEs begin that blame the server: lost, read-only after a failover, exhausted, locked for long, stopping."""
+TRIES = 5
+
+CHANNEL = "registry_store"
+"""PostgreSQL tells every commit of a writer on it."""
+
+POOL_WAIT_SECONDS = 10
+SQLITE_BUSY_MILLISECONDS = 10_000
+SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
+WRITERS, READERS = 5, 10
+CONNECT_SECONDS = 5
+COMMAND_SECONDS = 30
+SESSION_SETTINGS = {
+    "application_name": "registry-store",
+    "lock_timeout": "10s",
+    # A store that is cut off while it holds the writers' lock must not keep it.
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+UNBOUNDED = {"lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """The engines of one database; `on_commit` is called after each committed write.
+
+    A `patient` one waits as long as its statements take: building an index may take longer than any request may.
+    """
+
+    def __init__(self, url: URL, *, patient: bool = False) -> None:
+        self.url = url
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._reader = _sqlite(url, "BEGIN", pool_size=8)
+            self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1)
+        else:
+            self._writer = _postgresql(url, "READ COMMITTED", WRITERS, patient)
+            self._reader = _postgresql(url, "REPEATABLE READ", READERS, patient).execution_options(
+                postgresql_readonly=True
+            )
+        self.on_commit: Callable[[], None] = _nothing
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine that writes."""
+        return self._writer
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that sees the database at one moment, however long it reads."""
+        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
+        """A session that no other writer overlaps: committed on leaving, rolled back on any exception.
+
+        SQLite holds off other writers by `BEGIN IMMEDIATE`, PostgreSQL by the lock on the row of `meta`. What is
+        checked inside therefore still holds when it is written. On PostgreSQL the commit wakes every store.
+        """
+        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
+            yield session
+            del locked
+        self.on_commit()
+
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator[AsyncSession]:
+        """A session that writes what has no revision and no entry in the log: on PostgreSQL it holds up no writer."""
+        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def _lock(self) -> Select[Any]:
+        if self.is_sqlite:
+            return select(Meta)
+        return select(Meta, func.pg_notify(CHANNEL, "")).with_for_update(of=Meta)
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+
+def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """An `INSERT` into the table that may say what becomes of a row that is there already."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return insert(table)
+
+
+async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
+    """What `work`, a whole transaction, gives; while it fails by a conflict with others it is run anew, a few times."""
+    trying = AsyncRetrying(
+        retry=retry_if_exception(_is_conflict),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
+    return await trying(work, *arguments)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether the database, and not the statement, is at fault."""
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or _state(error).startswith(UNAVAILABLE_STATES)):
+        return True
+    return isinstance(error, UNAVAILABLE)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the database fails, in one line and without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
+async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
+    """A connection to PostgreSQL; `OSError` where there is none to be had.
+
+    The URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …).
+    """
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=None if patient else COMMAND_SECONDS,
+            server_settings=SESSION_SETTINGS | (UNBOUNDED if patient else {}),
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
+        # SQLAlchemy would let these pass as they are, and nobody would take them for a database that is away.
+        raise ConnectionError(reason_of(error)) from error
+
+
+def make_private(path: str) -> None:
+    """Make the file of a SQLite database with mode 0600, which those beside it inherit, unless it is there already."""
+    with suppress(OSError):  # SQLite says better what keeps it from being made
+        os.close(os.open(Path(path).resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def keep_private(path: str) -> None:
+    """Give the files of a SQLite database mode 0600; that it is one is known."""
+    file = Path(path).resolve()
+    # By their names: to close a file of SQLite's would give up the locks that this process holds on it.
+    for one in (file, *(file.with_name(f"{file.name}{ending}") for ending in SQLITE_ENDINGS)):
+        with suppress(FileNotFoundError):
+            if one.stat().st_mode & 0o777 != 0o600:
+                one.chmod(0o600)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and _state(error) in CONFLICTS
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        async_creator=lambda: connect(url, patient=patient),
+        isolation_level=isolation,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        json_serializer=_json,
+    )
+
+
+def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_SECONDS,
+        hide_parameters=True,
+        json_serializer=_json,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver shall not begin transactions; `begin` below does
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {SQLITE_BUSY_MILLISECONDS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, Written) else json.dumps(value)
+
+
+def _nothing() -> None:
+    """No one waits for commits yet."""

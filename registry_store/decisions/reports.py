@@ -1,0 +1,259 @@
+"""What a sidecar reports: messages → entries of its decision log, each checked by itself."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pdp.core import strict_json
+from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.fields import Field, quote, read_fields
+from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exceeds
+from pdp.core.model import Outcome
+from pdp.core.records import AGENT_ID
+from registry_store.access.keys import Moment
+from registry_store.approvals import requests
+from registry_store.approvals.requests import Request
+from registry_store.database.tables import Written
+from registry_store.decisions import ids
+from registry_store.sync.messages import MOST_PROBLEMS
+from registry_store.sync.nodes import NODE_ID
+from registry_store.v1 import sync_pb2 as pb
+
+_NUL = b"\\u0000"
+MOST_RECORDS = 1_000
+MOST_BYTES = 4 * 1024 * 1024
+"""Of the documents of one report together."""
+MOST_MESSAGE_BYTES = MOST_BYTES + MOST_RECORDS * 128 + 1024
+"""Of one report: what stands around a document takes less than 128 bytes."""
+MOST_SEQUENCE = 2**53
+"""The whole numbers up to here are exact in every reader of JSON."""
+MOST_DEPTH = 64
+HASH_BYTES = 32
+REASONS_OF_STRANGERS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
+"""Reasons for which a sidecar blocks before it knows the agent."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote,
+    and `written` the same as it goes into the database.
+
+    Where `repeat_of` is an id, the answer of that decision was given once more, and nothing was counted.
+    """
+
+    decision_id: str
+    repeat_of: str | None
+    decided_at: datetime
+    agent_id: str
+    outcome: str
+    dry_run: bool
+    cost_micros: int
+    opens: Request | None
+    document: Document
+    written: Written
+
+    @property
+    def is_of_stranger(self) -> bool:
+        """Whether it says no more than that the sidecar let an agent that it does not know do nothing."""
+        reason = self.document["answer"].get("reason")
+        return self.outcome == "block" and not self.cost_micros and reason in REASONS_OF_STRANGERS
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Word of the sidecar that it gave up `records`, of which those from `first` to `last` had sequences."""
+
+    first: int
+    last: int
+    records: int
+
+    @property
+    def unnumbered(self) -> int:
+        """How many of them leave no hole in the sequence."""
+        return max(0, self.records - max(0, self.last - self.first + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a sidecar's log; `intact`: its hash is that of its parts."""
+
+    sequence: int
+    previous_hash: str
+    hash: str
+    intact: bool
+    content: Decision | Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Entries of one sidecar's log, in its order."""
+
+    node_id: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Those that are decisions."""
+        return [entry.content for entry in self.entries if isinstance(entry.content, Decision)]
+
+    @property
+    def asks(self) -> bool:
+        """Whether any of them asks for an approval."""
+        return any(decision.opens is not None for decision in self.decisions)
+
+
+def read_report(message: pb.ReportDecisionsRequest) -> Report:
+    """The report in a message; `InvalidRecord` names what is malformed, as `records[3].document.answer.outcome`."""
+    problems = Problems()
+    NODE_ID.read(message.node_id, "node_id", problems)
+    if not 1 <= len(message.records) <= MOST_RECORDS:
+        problems.append(Problem("records", f"has not 1 to {MOST_RECORDS} items"))
+    elif sum(len(record.document) for record in message.records) > MOST_BYTES:
+        problems.append(Problem("records", f"the documents are larger than {MOST_BYTES} bytes together"))
+    if problems:
+        raise InvalidRecord(problems)
+    return Report(message.node_id, _entries(message))
+
+
+def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
+    problems = Problems()
+    entries: list[Entry] = []
+    last = 0
+    for index, record in enumerate(message.records):
+        path = f"records[{index}]"
+        _SEQUENCE.read(record.sequence, f"{path}.sequence", problems)
+        if record.sequence <= last:
+            problems.append(Problem(f"{path}.sequence", f"`{record.sequence}` does not come after `{last}`"))
+        last = record.sequence
+        entry = _entry(record, path, problems)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+        if entry is not None:
+            entries.append(entry)
+    if problems:
+        raise InvalidRecord(problems)
+    return tuple(entries)
+
+
+def _entry(record: pb.DecisionRecord, path: str, problems: Problems) -> Entry | None:
+    for name, value in (("previous_hash", record.previous_hash), ("hash", record.hash)):
+        if len(value) != HASH_BYTES:
+            problems.append(Problem(f"{path}.{name}", f"has not {HASH_BYTES} bytes"))
+    content = _content(record.document, f"{path}.document", problems)
+    if problems or content is None:
+        return None
+    hashed = record.previous_hash + record.sequence.to_bytes(8, "big") + record.document
+    intact = hashlib.sha256(hashed).digest() == record.hash
+    return Entry(record.sequence, record.previous_hash.hex(), record.hash.hex(), intact, content)
+
+
+def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None:
+    try:
+        document = _storable(raw, strict_json.loads(raw))
+    except ValueError as error:
+        problems.append(Problem(path, f"is not JSON: {str(error).lower()}"))
+        return None
+    if not isinstance(document, dict):
+        problems.append(Problem(path, f"{quote(document)} is not an object"))
+        return None
+    if "gap" in document:
+        values = read_fields(_known(document["gap"], _GAP), _GAP, f"{path}.gap", problems)
+        return None if problems else Gap(values["first_sequence"], values["last_sequence"], values["records"])
+    written = json.dumps(document) if _NUL in raw else raw.decode()
+    return _decision(document, Written(written), path, problems)
+
+
+def _decision(document: Document, written: Written, path: str, problems: Problems) -> Decision | None:
+    values = read_fields(_known(document, DECISION), DECISION, path, problems)
+    action = read_fields(_known(values["action"], _ACTION), _ACTION, f"{path}.action", problems)
+    answer = read_fields(_known(values["answer"], _ANSWER), _ANSWER, f"{path}.answer", problems)
+    if problems:
+        return None
+    opens = requests.read(document, path, problems)
+    return Decision(
+        values["decision_id"],
+        values["repeat_of"],
+        values["decided_at"],
+        action["agent_id"],
+        answer["outcome"].name.lower(),
+        values["dry_run"],
+        values["cost_micros"],
+        opens,
+        document,
+        written,
+    )
+
+
+def _known(document: Any, fields: Mapping[str, Field]) -> Any:
+    """What is read of a document: a later sidecar may write more, which is kept and not judged."""
+    if not isinstance(document, Mapping):
+        return document
+    return {name: document[name] for name in fields if name in document}
+
+
+def _storable(raw: bytes, value: Any) -> Any:
+    """The value of this JSON as both databases keep it, `ValueError` where they cannot.
+
+    PostgreSQL keeps no NUL, and what an agent sent must not keep its decision out of the log: it is kept as its symbol.
+    """
+    if raw.count(b"[") + raw.count(b"{") > MOST_DEPTH and depth_exceeds(value, MOST_DEPTH):
+        raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
+    return _without_nul(value) if _NUL in raw else value
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "␀")
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    return value
+
+
+class _Object:
+    """An object of any members."""
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        if not isinstance(value, dict):
+            problems.append(Problem(path, f"{quote(value)} is not an object"))
+            return {}
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+_SEQUENCE = Whole(1, MOST_SEQUENCE)
+_COUNT = Whole(0, MOST_SEQUENCE)
+_TEXT = Text(MOST_BYTES)
+_ID = Text(36, pattern=ids.PATTERN, what="a UUID of version 7 in lower case")
+DECISION: dict[str, Field] = {
+    "decision_id": Field(_ID, required=True, about="Unique, and sortable by the time of the decision"),
+    "repeat_of": Field(
+        OrNull(_ID),
+        about="The decision whose answer was given again under its idempotency key, counting nothing; null: none",
+    ),
+    "decided_at": Field(Moment(), required=True, about="By the sidecar's clock"),
+    "latency_seconds": Field(Number(0), required=True, about="How long the decision took"),
+    "dry_run": Field(Flag(), required=True, about="Whether it was only asked what would be decided"),
+    "idempotency_key": Field(_TEXT, required=True, about="As the request gave it; empty: none"),
+    "approval_id": Field(_TEXT, required=True, about="The approval that the request named; empty: none"),
+    "action": Field(_Object(), required=True, about="As the request gave it, attributes redacted"),
+    "answer": Field(_Object(), required=True, about="As the runtime got it"),
+    "cost_micros": Field(Whole(0, 10**15), required=True, about="What was charged, in millionths of a dollar"),
+    "opens": Field(OrNull(_Object()), required=True, about="The approval that it opened; null: none"),
+}
+"""What of a decision is read; its document is kept whole."""
+_ACTION = {"agent_id": Field(AGENT_ID, required=True)}
+_ANSWER = {"outcome": Field(Choice(Outcome), required=True)}
+_GAP = {
+    "first_sequence": Field(_COUNT, required=True),
+    "last_sequence": Field(_COUNT, required=True),
+    "records": Field(_COUNT, required=True),
+}

@@ -1,0 +1,129 @@
+"""What each agent did: counted to the minute as decisions come in, and told in sums."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import case, delete, exists, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.model import Outcome
+from registry_store.database.tables import Decision, Usage
+from registry_store.database.transactions import inserting
+from registry_store.decisions import ids
+from registry_store.decisions.reports import Decision as Reported
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+MOST_MICROS = 10**18
+"""Of one row: so far a sum is held, and not beyond, for the database to add without overflow."""
+BLOCK = Outcome.BLOCK.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The sums of one agent: `minute`, `hour` and `day` count the decisions that were no block."""
+
+    minute: int
+    hour: int
+    day: int
+    today: dict[str, int]
+    """Of the local day, by outcome."""
+    today_micros: int
+
+
+async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
+    """Add decisions, each of which is counted here once; dry runs and repeats count nothing."""
+    counted: Counter[tuple[str, datetime, str]] = Counter()
+    spent: Counter[tuple[str, datetime, str]] = Counter()
+    for decision in kept:
+        if not decision.dry_run and decision.repeat_of is None:
+            key = decision.agent_id, _minute(decision.decided_at), decision.outcome
+            counted[key] += 1
+            spent[key] += decision.cost_micros
+    if not counted:
+        return
+    rows = [
+        {"agent_id": key[0], "minute": key[1], "outcome": key[2], "decisions": number, "cost_micros": spent[key]}
+        for key, number in sorted(counted.items())  # in one order, so that two stores do not wait for each other
+    ]
+    adding = inserting(session, Usage)
+    new = adding.excluded
+    micros = Usage.cost_micros + new.cost_micros
+    bounded = case((Usage.cost_micros > MOST_MICROS - new.cost_micros, MOST_MICROS), else_=micros)
+    added = {"decisions": Usage.decisions + new.decisions, "cost_micros": bounded}
+    upsert = adding.on_conflict_do_update(index_elements=_KEY, set_=added)
+    await (await session.connection()).execute(upsert, rows)
+
+
+async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetime) -> Told | None:
+    """What the agent did up to `now`, its day being that of `zone`; None where no decision of it has come in."""
+    midnight = _midnight(zone, now)
+    since = min(now - DAY, midnight)
+    of_hour, of_day, of_today = Usage.minute > now - HOUR, Usage.minute > now - DAY, Usage.minute >= midnight
+    sums = (
+        select(
+            Usage.outcome,
+            _sum(Usage.decisions, of_hour),
+            _sum(Usage.decisions, of_day),
+            _sum(Usage.decisions, of_today),
+            _sum(Usage.cost_micros * 1.0, of_today),  # no whole number of the database holds every sum
+        )
+        .where(Usage.agent_id == agent_id, Usage.minute >= since, Usage.minute <= now)
+        .group_by(Usage.outcome)
+    )
+    rows = {outcome: tuple(map(int, numbers)) for outcome, *numbers in await session.execute(sums)}
+    if not rows and not await session.scalar(select(exists().where(Usage.agent_id == agent_id))):
+        return None
+    acted = [numbers for outcome, numbers in rows.items() if outcome != BLOCK]
+    return Told(
+        minute=await _acted(session, agent_id, now - MINUTE, now),
+        hour=sum(numbers[0] for numbers in acted),
+        day=sum(numbers[1] for numbers in acted),
+        today={outcome.name.lower(): rows.get(outcome.name.lower(), _NOTHING)[2] for outcome in Outcome},
+        today_micros=sum(numbers[3] for numbers in rows.values()),
+    )
+
+
+async def delete_before(session: AsyncSession, most: int, moment: datetime) -> int:
+    """Delete at most so many rows, the oldest first; returns how many there were."""
+    key = tuple_(Usage.agent_id, Usage.minute, Usage.outcome)
+    oldest = select(Usage.agent_id, Usage.minute, Usage.outcome).where(Usage.minute < moment)
+    chosen = oldest.order_by(Usage.minute).limit(most)
+    deleted = await session.execute(
+        delete(Usage).where(key.in_(chosen)).returning(Usage.minute), execution_options={"synchronize_session": False}
+    )
+    return len(deleted.all())
+
+
+async def _acted(session: AsyncSession, agent_id: str, since: datetime, upto: datetime) -> int:
+    counted = select(func.count()).where(
+        Decision.agent_id == agent_id,
+        Decision.decision_id >= ids.first(since),
+        Decision.decided_at > since,
+        Decision.decided_at <= upto,
+        Decision.outcome != BLOCK,
+        Decision.dry_run.is_(False),
+        Decision.repeat_of.is_(None),
+    )
+    return await session.scalar(counted) or 0
+
+
+def _sum(column: Any, condition: Any) -> Any:
+    return func.sum(case((condition, column), else_=0))
+
+
+def _minute(moment: datetime) -> datetime:
+    return moment.replace(second=0, microsecond=0)
+
+
+def _midnight(zone: str, now: datetime) -> datetime:
+    """When the local date began."""
+    today = now.astimezone(ZoneInfo(zone))
+    return datetime(today.year, today.month, today.day, tzinfo=ZoneInfo(zone))
+
+
+_KEY = ("agent_id", "minute", "outcome")
+_NOTHING = (0, 0, 0, 0)

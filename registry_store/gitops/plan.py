@@ -1,0 +1,196 @@
+"""What a registry lacks of what a folder declares: step by step, each a request of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from pdp.core.errors import InvalidRecord
+from registry_store.documents import Document
+from registry_store.errors import RegistryError
+from registry_store.gitops.differences import differences
+from registry_store.gitops.folder import AGENT, MCP_SERVER, ORGANISATION_POLICY, Kind, Object, spoken
+from registry_store.gitops.remote import Remote, Reply
+
+AGENTS = "/api/agents/registry"
+DECLARATIONS = "/api/agents/declarations"
+LISTS = {
+    MCP_SERVER.name: ("/api/agents/mcp/servers", "servers"),
+    ORGANISATION_POLICY.name: ("/api/agents/policies", "policies"),
+}
+SIGNS = {"create": "+", "change": "~", "remove": "-", "retire": "-"}
+
+
+class CannotApply(RegistryError):  # noqa: N818 - it says what is so
+    """A folder that asks for what no request does; every such case is told."""
+
+
+class Step(NamedTuple):
+    """A request, what people read of it, and what must still be so when it is made (`headers`)."""
+
+    verb: str
+    kind: Kind
+    id: str
+    lines: Sequence[str]
+    method: str
+    path: str
+    body: Document | None
+    headers: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{SIGNS[self.verb]} {self.kind.name} `{self.id}`"
+
+
+@dataclass
+class Plan:
+    """The steps that lead from the registry to the folder, and what people should know besides."""
+
+    steps: list[Step] = field(default_factory=list)
+    unchanged: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
+    """The plan for these objects; `prune`: what they do not name is removed. `CannotApply` with every reason."""
+    objects = {
+        kind.name: [found for found in declared if found.kind is kind]
+        for kind in (MCP_SERVER, ORGANISATION_POLICY, AGENT)
+    }
+    if prune and not any(objects.values()):
+        raise CannotApply("the folder declares nothing, and `--prune` would remove everything")
+    made = Plan()
+    removals = [_plan_listed(remote, kind, objects[kind.name], made) for kind in (MCP_SERVER, ORGANISATION_POLICY)]
+    registered = sum(_plan_agent(remote, found, made, prune=prune) for found in objects[AGENT.name])
+    if prune:
+        retirements = _retirements(remote, {found.id for found in objects[AGENT.name]})
+        # Agents first, and servers last: at no moment does an agent run without a rule that still stands.
+        made.steps.extend([*retirements, *removals[1], *removals[0]])
+    else:
+        _note_kept(made, removals)
+        _note_other_agents(made, remote.call("GET", f"{DECLARATIONS}?limit=1").document["total"] - registered)
+    if made.problems:
+        raise CannotApply("; ".join(made.problems))
+    return made
+
+
+def _plan_listed(remote: Remote, kind: Kind, objects: Sequence[Object], made: Plan) -> list[Step]:
+    """Plan what one list of the registry lacks; returned is what would remove the rest of it."""
+    path, noun = LISTS[kind.name]
+    present = {record[kind.id_field]: record for record in remote.pages(path, noun)}
+    for found in objects:
+        record = present.pop(found.id, None)
+        if record is None:
+            made.steps.append(_creation(found, "POST", path, {}))
+            continue
+        lines = list(differences(_body(kind, record), found.document))
+        if not lines:
+            made.unchanged += 1
+            continue
+        tag = {"if_match": f'"{record["revision"]}"'}
+        made.steps.append(Step("change", kind, found.id, lines, "PUT", _path(kind, record), found.document, tag))
+    return [
+        Step("remove", kind, name, (), "DELETE", _path(kind, record), {}, {"if_match": f'"{record["revision"]}"'})
+        for name, record in present.items()
+    ]
+
+
+def _plan_agent(remote: Remote, found: Object, made: Plan, *, prune: bool) -> bool:
+    """Plan what an agent lacks; returned is whether the registry has it, and not as a retired one."""
+    path = f"{DECLARATIONS}/{quote(found.id, safe='')}"
+    reply = remote.find(path)
+    if reply is None:
+        made.steps.append(_creation(found, "PUT", path, {"if_none_match": "*"}))
+        return False
+    if reply.document["status"] == "retired":
+        made.problems.append(f"agent `{found.id}` is retired, and no id is used again")
+        return False
+    _plan_change_of_agent(found, reply, path, made, prune=prune)
+    return True
+
+
+def _plan_change_of_agent(found: Object, reply: Reply, path: str, made: Plan, *, prune: bool) -> None:
+    present = _known(AGENT, reply.document)
+    wanted = found.document | {"status": _status(found, present["status"], made)}
+    if not prune:
+        wanted["policies"] = [*wanted["policies"], *_kept_policies(found, present, made)]
+    lines = list(differences(present, wanted))
+    if lines:
+        tag = {"if_match": reply.tag}
+        made.steps.append(Step("change", AGENT, found.id, lines, "PUT", path, wanted, tag))
+    else:
+        made.unchanged += 1
+
+
+def _status(found: Object, present: str, made: Plan) -> str:
+    wanted = found.document["status"] or present
+    if wanted == "draft" and present != "draft":
+        made.problems.append(f"agent `{found.id}` is {present} and cannot become a draft again")
+    if wanted == "active" and present == "suspended":
+        made.notes.append(
+            f"agent `{found.id}` is suspended and stays so: its file says active, but only `activate`, or `release` of"
+            " an emergency stop, ends a suspension"
+        )
+        return present
+    return str(wanted)
+
+
+def _kept_policies(found: Object, present: Document, made: Plan) -> list[Document]:
+    names = {body["policy_name"] for body in found.document["policies"]}
+    kept = [body for body in present["policies"] if body["policy_name"] not in names]
+    for body in kept:
+        made.notes.append(
+            f"policy `{body['policy_name']}` of agent `{found.id}` is not in the folder and stays; --prune removes it"
+        )
+    return kept
+
+
+def _retirements(remote: Remote, named: set[str]) -> Iterator[Step]:
+    for record in remote.pages(AGENTS, "agents"):
+        if record["status"] != "retired" and record["agent_id"] not in named:
+            path = f"{AGENTS}/{quote(record['agent_id'], safe='')}"
+            lines = ("retired for good: its id is not used again",)
+            tag = {"if_match": f'"{record["revision"]}"'}
+            yield Step("retire", AGENT, record["agent_id"], lines, "DELETE", path, {}, tag)
+
+
+def _note_kept(made: Plan, removals: Sequence[Sequence[Step]]) -> None:
+    for steps in removals:
+        for step in steps:
+            made.notes.append(f"{step.kind.name} `{step.id}` is not in the folder and stays; --prune removes it")
+
+
+def _note_other_agents(made: Plan, number: int) -> None:
+    if number > 0:
+        which = "1 agent is" if number == 1 else f"{number} agents are"
+        made.notes.append(f"{which} not in the folder and stay{'s' if number == 1 else ''}; --prune retires for good")
+
+
+def _creation(found: Object, method: str, path: str, headers: dict[str, str]) -> Step:
+    lines = list(differences({}, {name: value for name, value in spoken(found).items() if name != "kind"}))
+    return Step("create", found.kind, found.id, lines, method, path, found.document, headers)
+
+
+def _path(kind: Kind, record: Document) -> str:
+    identity = record["policy_id"] if kind is ORGANISATION_POLICY else record[kind.id_field]
+    return f"{LISTS[kind.name][0]}/{quote(identity, safe='')}"
+
+
+def _body(kind: Kind, record: Document) -> Document:
+    return _known(kind, {name: value for name, value in record.items() if name in kind.fields})
+
+
+def _known(kind: Kind, document: Any) -> Document:
+    try:
+        return kind.read(document)
+    except InvalidRecord as error:
+        raise CannotApply(f"the registry holds a {kind.name} that this program does not know: {error}") from None
+
+
+def present(remote: Remote) -> Iterator[Object]:
+    """Every object of the registry but for retired agents, as a folder keeps them."""
+    for kind in (MCP_SERVER, ORGANISATION_POLICY):
+        for record in remote.pages(*LISTS[kind.name]):
+            yield Object(kind, record[kind.id_field], _body(kind, record))
+    for record in remote.pages(DECLARATIONS, "declarations"):
+        yield Object(AGENT, record["agent_id"], _known(AGENT, record))

@@ -1,0 +1,185 @@
+"""The activity log: one entry for each change, in its transaction, chained by hash."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store.database.bulk import insert_all
+from registry_store.database.tables import Activity, Meta
+from registry_store.documents import Document, canonical, instant, to_json
+from registry_store.journal.revisions import meta
+
+GENESIS = "0" * 64
+STATES = ("previous_state", "new_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something, by which way (api, dashboard, sdk, cli, system), and when."""
+
+    name: str
+    via: str
+    at: datetime
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries a list shows; None: any. `since` is included, `until` and `before` (a sequence) are not."""
+
+    agent_id: str | None = None
+    activity_type: str | None = None
+    performed_by: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is changed; `agent_id` when it is an agent or belongs to one."""
+
+    kind: str
+    id: str
+    agent_id: str | None = None
+
+
+async def append(
+    session: AsyncSession,
+    actor: Actor,
+    activity_type: str,
+    description: str,
+    subject: Subject,
+    *,
+    previous: Mapping[str, Any] | None = None,
+    new: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an entry after the last; the states hold just what changed, and no secret."""
+    same = _same_of_all(actor, activity_type, description, previous, new)
+    for entry in _chained(await meta(session), same, [subject]):
+        session.add(Activity(**same, **entry))
+
+
+async def append_all(
+    session: AsyncSession,
+    actor: Actor,
+    activity_type: str,
+    description: str,
+    subjects: Iterable[Subject],
+    *,
+    previous: Mapping[str, Any] | None = None,
+    new: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an entry for each subject, in their order, of a change that is the same for all of them."""
+    same = _same_of_all(actor, activity_type, description, previous, new)
+    await insert_all(session, Activity, same, _chained(await meta(session), same, subjects))
+
+
+async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
+    """Entries, newest first, and how many there are in all."""
+    if wanted == Filter(before=wanted.before):
+        return await _page_of_all(session, wanted.before, limit, offset)
+    conditions = _conditions(wanted)
+    total = await session.scalar(select(func.count()).select_from(Activity).where(*conditions))
+    newest_first = select(Activity).where(*conditions).order_by(Activity.sequence.desc())
+    rows = await session.scalars(newest_first.limit(limit).offset(offset))
+    return rows.all(), total or 0
+
+
+async def _page_of_all(
+    session: AsyncSession, before: int | None, limit: int, offset: int
+) -> tuple[Sequence[Activity], int]:
+    # The log has no gaps, so that a place in it is a sequence: nothing is counted, and nothing walked past.
+    newest = (await meta(session)).activity_sequence
+    total = newest if before is None else min(newest, before - 1)
+    last = total - offset
+    place = Activity.sequence.between(last - limit + 1, last)
+    rows = await session.scalars(select(Activity).where(place).order_by(Activity.sequence.desc()))
+    return rows.all(), total
+
+
+async def following(session: AsyncSession, sequence: int, most: int) -> Sequence[Activity]:
+    """The first `most` entries after `sequence`, oldest first."""
+    oldest_first = select(Activity).where(Activity.sequence > sequence).order_by(Activity.sequence)
+    return (await session.scalars(oldest_first.limit(most))).all()
+
+
+def document(entry: Activity) -> Document:
+    """The entry as REST and the export show it: every column, the states as objects."""
+    columns = _columns(entry)
+    for state in STATES:
+        columns[state] = None if columns[state] is None else json.loads(columns[state])
+    return columns
+
+
+def digest(entry: Activity) -> str:
+    """SHA-256 over the canonical JSON of every column but the hash itself, in hex."""
+    columns = _columns(entry)
+    del columns["hash"]
+    return _digest(columns)
+
+
+def _same_of_all(
+    actor: Actor,
+    activity_type: str,
+    description: str,
+    previous: Mapping[str, Any] | None,
+    new: Mapping[str, Any] | None,
+) -> Document:
+    return {
+        "activity_type": activity_type,
+        "activity_description": description,
+        "performed_by": actor.name,
+        "performed_via": actor.via,
+        "key_id": actor.key_id,
+        "timestamp": actor.at,
+        "previous_state": None if previous is None else canonical(to_json(previous)),
+        "new_state": None if new is None else canonical(to_json(new)),
+    }
+
+
+def _chained(head: Meta, same: Document, subjects: Iterable[Subject]) -> Iterator[Document]:
+    """The other columns of an entry for each subject; once all are taken, the chain's head is at the last."""
+    hashed = same | {"timestamp": instant(same["timestamp"])}
+    sequence, previous = head.activity_sequence, head.activity_hash
+    for subject in subjects:
+        sequence += 1
+        entry = {
+            "sequence": sequence,
+            "subject_kind": subject.kind,
+            "subject_id": subject.id,
+            "agent_id": subject.agent_id,
+            "previous_hash": previous,
+        }
+        previous = entry["hash"] = _digest(hashed | entry)
+        yield entry
+    head.activity_sequence, head.activity_hash = sequence, previous
+
+
+def _digest(columns: Document) -> str:
+    return hashlib.sha256(canonical(columns).encode()).hexdigest()
+
+
+def _columns(entry: Activity) -> Document:
+    columns = {column.key: getattr(entry, column.key) for column in Activity.__table__.columns}
+    return columns | {"timestamp": instant(entry.timestamp)}
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column in (Activity.agent_id, Activity.activity_type, Activity.performed_by):
+        if (value := getattr(wanted, column.key)) is not None:
+            found.append(column == value)
+    if wanted.since is not None:
+        found.append(Activity.timestamp >= wanted.since)
+    if wanted.until is not None:
+        found.append(Activity.timestamp < wanted.until)
+    if wanted.before is not None:
+        found.append(Activity.sequence < wanted.before)
+    return found

@@ -1,0 +1,121 @@
+"""The gapless revision, and which records each revision touched."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store.database.bulk import insert_all
+from registry_store.database.tables import Change, Meta
+
+HELD_REVISIONS = 100_000
+HELD_FOR = timedelta(days=7)
+"""How far back a subscriber may resume; whoever was away for longer gets a snapshot."""
+META_ID = 1
+
+
+class Kind(IntEnum):
+    """What a sidecar holds; the values are those of `registry_store.v1.RecordKind`."""
+
+    AGENT = 1
+    ORGANISATION_POLICY = 2
+    MCP_SERVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A record that changed, and the tags that it lost meanwhile."""
+
+    kind: Kind
+    record_id: str
+    former_tags: frozenset[str]
+
+
+async def meta(session: AsyncSession) -> Meta:
+    """The row that holds the epoch, the newest revision and the head of the activity chain."""
+    return await session.get_one(Meta, META_ID)
+
+
+async def advance(
+    session: AsyncSession, kind: Kind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
+) -> int:
+    """Note that this transaction changes a record; all that one transaction changes shares one new revision."""
+    revision = await _revision(session)
+    noted: dict[tuple[Kind, str], Change] = session.info["changes"]
+    change = noted.get((kind, record_id))
+    if change is None:
+        change = noted[kind, record_id] = Change(
+            revision=revision, kind=kind, record_id=record_id, former_tags=[], committed_at=at
+        )
+        session.add(change)
+    change.former_tags = sorted({*change.former_tags, *former_tags})
+    return revision
+
+
+async def advance_all(session: AsyncSession, kind: Kind, record_ids: Iterable[str], at: datetime) -> int:
+    """Note that this transaction changes many records, each of which it notes but this once."""
+    revision = await _revision(session)
+    same = {"revision": revision, "kind": kind, "former_tags": [], "committed_at": at}
+    await insert_all(session, Change, same, ({"record_id": record_id} for record_id in record_ids))
+    return revision
+
+
+async def held_no_longer(session: AsyncSession, now: datetime) -> int | None:
+    """The newest revision that is too far back to be held still; None when all that are held may be."""
+    row = await meta(session)
+    old = await session.scalar(select(func.max(Change.revision)).where(Change.committed_at < now - HELD_FOR))
+    upto = max(old or 0, row.revision - HELD_REVISIONS)
+    return upto if upto > row.oldest_revision else None
+
+
+async def give_up(session: AsyncSession, upto: int) -> None:
+    """From now on no subscriber resumes from before `upto`, and what these revisions touched can be deleted."""
+    row = await meta(session)
+    row.oldest_revision = max(row.oldest_revision, min(upto, row.revision))
+
+
+async def delete_given_up(session: AsyncSession, most: int) -> int:
+    """Delete at most so many of the rows that are held no longer; returns how many there were."""
+    oldest = (await meta(session)).oldest_revision
+    key = tuple_(Change.revision, Change.kind, Change.record_id)
+    rows = select(Change.revision, Change.kind, Change.record_id).where(Change.revision <= oldest).limit(most)
+    deleted = await session.execute(
+        delete(Change).where(key.in_(rows)).returning(Change.revision), execution_options={"synchronize_session": False}
+    )
+    return len(deleted.all())
+
+
+async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:
+    """What revisions `after` < r ≤ `upto` touched, each record once; None when that is more than `most`.
+
+    `only` is a further SQL condition on `Change`.
+    """
+    statement = select(Change).where(Change.revision > after, Change.revision <= upto).order_by(Change.revision)
+    if only is not None:
+        statement = statement.where(only)
+    rows = (await session.scalars(statement.limit(most + 1))).all()
+    if len(rows) > most:
+        return None
+    former: dict[tuple[Kind, str], set[str]] = {}
+    for row in rows:
+        former.setdefault((Kind(row.kind), row.record_id), set()).update(row.former_tags)
+    return [Touched(*record, frozenset(tags)) for record, tags in former.items()]
+
+
+async def committed_at(session: AsyncSession, revision: int) -> float:
+    """When a revision was committed, in Unix seconds; 0 when it is no longer held."""
+    moment = await session.scalar(select(func.max(Change.committed_at)).where(Change.revision == revision))
+    return moment.timestamp() if moment else 0.0
+
+
+async def _revision(session: AsyncSession) -> int:
+    if "revision" not in session.info:
+        row = await meta(session)
+        row.revision += 1
+        session.info["revision"], session.info["changes"] = row.revision, {}
+    revision: int = session.info["revision"]
+    return revision

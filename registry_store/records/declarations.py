@@ -1,0 +1,163 @@
+"""Declarations: an agent with its policies as one document, the way a folder of YAML says what shall be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import Problem, Problems
+from pdp.core.fields import Field, quote
+from pdp.core.kinds import Choice, ListOf, ObjectOf, OrNull
+from pdp.core.model import Status
+from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, MAX_POLICIES, POLICY_BODY_KIND, PROSE
+from registry_store.database.tables import Agent, Policy
+from registry_store.documents import Document, to_json
+from registry_store.errors import Conflict
+from registry_store.journal.activity import Actor
+from registry_store.records import agents, policies
+
+MOST_PAGE_BYTES = 16 * 1024 * 1024
+
+
+class Declared(Enum):
+    """What a declaration may say of the status; to retire an agent is no state to be in, but an end."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+OWN_FIELDS: dict[str, Field] = {
+    "status": Field(OrNull(Choice(Declared)), None, about="null: as it is; a new agent as registration makes it"),
+    "policies": Field(ListOf(POLICY_BODY_KIND, MAX_POLICIES, distinct=False), (), about="All of the agent's policies"),
+}
+NOTES: dict[str, Field] = {"version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")}
+BODY: dict[str, Field] = CONFIGURATION | OWN_FIELDS | NOTES
+"""What a caller may write; what is left out has its default, `status` excepted."""
+_KIND = ObjectOf(BODY, AGENT_BODY_KIND.check)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A declaration that was read: every field of the configuration, and every field of every policy."""
+
+    configuration: Document
+    status: Status | None
+    policies: Sequence[Document]
+    notes: str = ""
+
+    @property
+    def agent_id(self) -> str:
+        """Which agent it is of."""
+        agent_id: str = self.configuration["agent_id"]
+        return agent_id
+
+
+def read(body: Any) -> Declaration:
+    """A declaration as a caller wrote it; `InvalidRecord` with every problem."""
+    problems = Problems()
+    values = _KIND.read(body, "", problems)
+    _check_names(values["policies"], problems)
+    problems.raise_if_any()
+    configuration = to_json({name: values[name] for name in CONFIGURATION})
+    status = values["status"]
+    return Declaration(
+        configuration, status and Status[status.name], to_json(values["policies"]), values["version_notes"]
+    )
+
+
+async def apply(
+    session: AsyncSession, agent: Agent | None, wanted: Declaration, actor: Actor, *, activate: bool
+) -> Agent:
+    """Make the agent what the declaration says, registering it where it is None; `activate` as for `agents.register`.
+
+    `Conflict` where no way leads there: a retired agent, a draft of what is none any more, an end to a suspension.
+    """
+    if agent is None:
+        own_status = wanted.status is None and activate
+        agent = await agents.register(session, wanted.configuration, actor, activate=own_status)
+    else:
+        await agents.get_changeable(session, agent.agent_id)
+        await agents.change(session, agent, wanted.configuration | {"version_notes": wanted.notes}, actor)
+    await _apply_policies(session, agent.agent_id, wanted.policies, actor)
+    await _apply_status(session, agent, wanted, actor)
+    return agent
+
+
+async def document(session: AsyncSession, agent: Agent) -> Document:
+    """The agent as a declaration that `read` reads again, every field of it."""
+    return (await _documents(session, [agent]))[0]
+
+
+async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[Document], int]:
+    """Declarations of the agents that are not retired, by id, and how many there are.
+
+    A page holds less than `limit` where its policies would be larger than `MOST_PAGE_BYTES`.
+    """
+    living = Agent.status != Status.RETIRED.value
+    total = await session.scalar(select(func.count()).select_from(Agent).where(living))
+    rows = await session.scalars(select(Agent).where(living).order_by(Agent.agent_id).limit(limit).offset(offset))
+    return await _documents(session, await _that_fit(session, rows.all())), total or 0
+
+
+async def _that_fit(session: AsyncSession, rows: Sequence[Agent]) -> Sequence[Agent]:
+    owner = Policy.agent_id.in_([row.agent_id for row in rows])
+    sums = select(Policy.agent_id, func.sum(Policy.size)).where(owner).group_by(Policy.agent_id)
+    size_of = {row[0]: int(row[1]) for row in await session.execute(sums)}
+    total = 0
+    for number, row in enumerate(rows):
+        total += size_of.get(row.agent_id, 0)
+        if number and total > MOST_PAGE_BYTES:
+            return rows[:number]
+    return rows
+
+
+async def _documents(session: AsyncSession, rows: Sequence[Agent]) -> list[Document]:
+    owned = select(Policy).where(Policy.agent_id.in_([row.agent_id for row in rows]))
+    bodies: dict[str | None, list[Document]] = {row.agent_id: [] for row in rows}
+    for policy in await session.scalars(owned.order_by(Policy.priority, Policy.created_at, Policy.policy_id)):
+        bodies[policy.agent_id].append(policies.body_of(policy))
+    return [agents.configuration_of(row) | {"status": row.status, "policies": bodies[row.agent_id]} for row in rows]
+
+
+async def _apply_policies(session: AsyncSession, agent_id: str, wanted: Sequence[Document], actor: Actor) -> None:
+    owned = await session.scalars(select(Policy).where(Policy.agent_id == agent_id))
+    present = {policy.policy_name: policy for policy in owned}
+    names = {body["policy_name"] for body in wanted}
+    for name in present.keys() - names:  # first, so that they make room
+        await policies.remove(session, present[name], "", actor)
+    for index, body in enumerate(wanted):
+        policy = present.get(body["policy_name"])
+        if policy is not None:
+            await policies.change(session, policy, body, actor)
+        else:  # policies of one priority are evaluated oldest first: in the order in which they are declared
+            moment = actor.at + timedelta(microseconds=index)
+            await policies.add(session, agent_id, body, replace(actor, at=moment))
+
+
+async def _apply_status(session: AsyncSession, agent: Agent, wanted: Declaration, actor: Actor) -> None:
+    before = Status(agent.status)
+    if wanted.status in (None, before):
+        return
+    if wanted.status is Status.DRAFT:
+        raise Conflict(f"agent `{agent.agent_id}` is {before.value} and cannot become a draft again")
+    if before is Status.SUSPENDED:
+        # Whoever suspended it, by an emergency stop perhaps, shall not be overruled by the next run of a pipeline.
+        raise Conflict(f"agent `{agent.agent_id}` is suspended: no declaration ends that, `activate` or `release` does")
+    await agents.set_status(session, agent, Status.ACTIVE, wanted.notes, actor)
+    await agents.set_status(session, agent, wanted.status or before, wanted.notes, actor)
+
+
+def _check_names(bodies: Sequence[Document], problems: Problems) -> None:
+    seen: dict[str, int] = {}
+    for index, body in enumerate(bodies):
+        name = body["policy_name"]
+        if problems.full:
+            return
+        if name and seen.setdefault(name, index) != index:
+            message = f"{quote(name)} is that of policies[{seen[name]}] already"
+            problems.append(Problem(f"policies[{index}].policy_name", message))

@@ -1,0 +1,221 @@
+"""Emergency stops: suspend at once every active agent of a selector, and later undo exactly that."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import ColumnElement, delete, exists, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import Field
+from pdp.core.kinds import Choice, Flag, ListOf, Text
+from pdp.core.model import AgentType, Status
+from pdp.core.records import AGENT_ID, PROSE, TAGS
+from registry_store.database.bulk import insert_all
+from registry_store.database.tables import Agent, AgentTag, EmergencyStop, StoppedAgent
+from registry_store.documents import Document, canonical, read_values, to_json
+from registry_store.errors import NotFound
+from registry_store.journal import activity
+from registry_store.journal.activity import Actor, Subject
+from registry_store.records import agents
+
+SELECTOR: dict[str, Field] = {
+    "agent_ids": Field(ListOf(AGENT_ID, 1000), (), about="Only these agents; empty: any"),
+    "tags": Field(TAGS, (), about="Only agents with one of these tags; empty: any"),
+    "agent_types": Field(ListOf(Choice(AgentType), 5), (), about="Only agents of one of these types; empty: any"),
+    "all": Field(Flag(), False, about="Every agent: said in so many words, instead of a selector that is empty"),
+}
+STOP_BODY = SELECTOR | {"reason": Field(PROSE, "", about="Why; the activity log keeps it with every agent")}
+RELEASE_BODY: dict[str, Field] = {
+    "stop_id": Field(Text(64, 1), "", required=True, about="The stop to undo"),
+    "reason": Field(PROSE, "", about="Why; the activity log keeps it with every agent"),
+}
+
+IN_FORCE = EmergencyStop.released_at.is_(None)
+
+
+async def stop(session: AsyncSession, body: Any, actor: Actor) -> tuple[EmergencyStop, Document]:
+    """Suspend every active agent of the selector; the second value says what this did.
+
+    A selector whose stop is in force already widens that stop to the agents that became active since. An agent that
+    another stop keeps suspended is kept by this one too, so that the first release does not let it go.
+    """
+    values = read_values(body, STOP_BODY)
+    _check_selector(values)
+    stopped, is_new = await _in_force(session, values, actor)
+    active = await _matching(session, values, Agent.status == Status.ACTIVE.value)
+    kept = await _matching(session, values, Agent.status == Status.SUSPENDED.value, _kept(Agent.agent_id))
+    own = set(await _agent_ids(session, stopped))
+    described = f"emergency stop `{stopped.stop_id}`" + (f": {values['reason']}" if values["reason"] else "")
+    await agents.set_status_of_all(session, active, Status.ACTIVE, Status.SUSPENDED, reason=described, actor=actor)
+    added = [agent_id for agent_id in (*active, *kept) if agent_id not in own]
+    await insert_all(session, StoppedAgent, {"stop_id": stopped.stop_id}, ({"agent_id": one} for one in added))
+    if is_new or added:
+        new = {"selector": stopped.selector, "suspended": len(active)}
+        await activity.append(session, actor, "emergency_stop", described, _subject(stopped), new=new)
+    unknown = await _unknown(session, values["agent_ids"])
+    return stopped, {"suspended": len(active), "unknown_agent_ids": unknown}
+
+
+async def release(session: AsyncSession, body: Any, actor: Actor) -> tuple[EmergencyStop, Document]:
+    """Activate what the stop suspended, but for agents that a person or another stop suspends still."""
+    values = read_values(body, RELEASE_BODY)
+    stopped = await get(session, values["stop_id"])
+    if stopped.released_at is not None:
+        return stopped, {"activated": 0}
+    stopped.released_at, stopped.released_by = actor.at, actor.name
+    await session.flush()
+    held = aliased(StoppedAgent)
+    activated = await _ids(
+        session,
+        Agent.status == Status.SUSPENDED.value,
+        exists().where(held.stop_id == stopped.stop_id, held.agent_id == Agent.agent_id),
+        ~_kept(Agent.agent_id),
+    )
+    described = f"emergency stop `{stopped.stop_id}` released" + (f": {values['reason']}" if values["reason"] else "")
+    await agents.set_status_of_all(session, activated, Status.SUSPENDED, Status.ACTIVE, reason=described, actor=actor)
+    await activity.append(
+        session,
+        actor,
+        "emergency_stop_released",
+        described,
+        _subject(stopped),
+        previous={"released_at": None},
+        new={"released_at": actor.at, "activated": len(activated)},
+    )
+    return stopped, {"activated": len(activated)}
+
+
+async def let_go(session: AsyncSession, agent_id: str, actor: Actor) -> None:
+    """A person has decided on this agent: no release changes its status any more."""
+    in_force = select(EmergencyStop.stop_id).where(IN_FORCE)
+    gone = await session.scalars(
+        delete(StoppedAgent)
+        .where(StoppedAgent.agent_id == agent_id, StoppedAgent.stop_id.in_(in_force))
+        .returning(StoppedAgent.stop_id)
+    )
+    for stop_id in sorted(gone):
+        described = f"agent `{agent_id}` left emergency stop `{stop_id}`, whose release leaves it as it is"
+        subject = Subject("emergency_stop", stop_id, agent_id)
+        await activity.append(session, actor, "emergency_stop_left", described, subject)
+
+
+async def get(session: AsyncSession, stop_id: str) -> EmergencyStop:
+    """The stop; `NotFound` if there was none of that id."""
+    stopped = await session.get(EmergencyStop, stop_id)
+    if stopped is None:
+        raise NotFound(f"no emergency stop `{stop_id}`")
+    return stopped
+
+
+async def page(session: AsyncSession, limit: int, offset: int) -> tuple[list[Document], int]:
+    """Stops, those in force first, then the newest; and how many there are."""
+    total = await session.scalar(select(func.count()).select_from(EmergencyStop))
+    order = (EmergencyStop.released_at.is_not(None), EmergencyStop.created_at.desc(), EmergencyStop.stop_id)
+    rows = (await session.scalars(select(EmergencyStop).order_by(*order).limit(limit).offset(offset))).all()
+    counts = await _counts(session, [row.stop_id for row in rows])
+    return [document(row, counts.get(row.stop_id, 0)) for row in rows], total or 0
+
+
+async def agents_of(session: AsyncSession, stop_id: str, limit: int, offset: int) -> tuple[Sequence[str], int]:
+    """The ids of the agents that the stop keeps or kept suspended, and how many there are."""
+    ids = select(StoppedAgent.agent_id).where(StoppedAgent.stop_id == stop_id).order_by(StoppedAgent.agent_id)
+    rows = await session.scalars(ids.limit(limit).offset(offset))
+    return rows.all(), (await _counts(session, [stop_id])).get(stop_id, 0)
+
+
+def document(stopped: EmergencyStop, count: int) -> Document:
+    """The stop as REST shows it, with how many agents it keeps or kept suspended."""
+    return Document(
+        to_json(
+            {
+                "stop_id": stopped.stop_id,
+                "selector": stopped.selector,
+                "reason": stopped.reason,
+                "agent_count": count,
+                "created_at": stopped.created_at,
+                "created_by": stopped.created_by,
+                "released_at": stopped.released_at,
+                "released_by": stopped.released_by,
+            }
+        )
+    )
+
+
+async def _in_force(session: AsyncSession, values: dict[str, Any], actor: Actor) -> tuple[EmergencyStop, bool]:
+    selector = {name: sorted(part) if name != "all" else part for name, part in to_json(_selector(values)).items()}
+    digest = hashlib.sha256(canonical(selector).encode()).hexdigest()
+    found = await session.scalar(select(EmergencyStop).where(EmergencyStop.selector_hash == digest, IN_FORCE))
+    if found is not None:
+        return found, False
+    made = EmergencyStop(
+        stop_id=f"stop_{uuid4().hex}",
+        selector=selector,
+        selector_hash=digest,
+        reason=values["reason"],
+        created_at=actor.at,
+        created_by=actor.name,
+    )
+    session.add(made)
+    await session.flush()
+    return made, True
+
+
+async def _matching(session: AsyncSession, values: dict[str, Any], *conditions: ColumnElement[bool]) -> Sequence[str]:
+    selected = list(conditions)
+    if values["agent_ids"]:
+        selected.append(Agent.agent_id.in_(values["agent_ids"]))
+    if values["tags"]:
+        tagged = AgentTag.tag.in_(values["tags"])
+        selected.append(exists().where(AgentTag.agent_id == Agent.agent_id, tagged))
+    if values["agent_types"]:
+        selected.append(Agent.agent_type.in_(to_json(values["agent_types"])))
+    return await _ids(session, *selected)
+
+
+async def _ids(session: AsyncSession, *conditions: ColumnElement[bool]) -> Sequence[str]:
+    return (await session.scalars(select(Agent.agent_id).where(*conditions).order_by(Agent.agent_id))).all()
+
+
+async def _unknown(session: AsyncSession, agent_ids: Sequence[str]) -> list[str]:
+    known = set(await _ids(session, Agent.agent_id.in_(agent_ids))) if agent_ids else set()
+    return [agent_id for agent_id in agent_ids if agent_id not in known]
+
+
+async def _agent_ids(session: AsyncSession, stopped: EmergencyStop) -> Sequence[str]:
+    ids = select(StoppedAgent.agent_id).where(StoppedAgent.stop_id == stopped.stop_id)
+    return (await session.scalars(ids)).all()
+
+
+async def _counts(session: AsyncSession, stop_ids: Sequence[str]) -> dict[str, int]:
+    counted = (
+        select(StoppedAgent.stop_id, func.count().label("number"))
+        .where(StoppedAgent.stop_id.in_(stop_ids))
+        .group_by(StoppedAgent.stop_id)
+    )
+    return {row.stop_id: row.number for row in await session.execute(counted)}
+
+
+def _kept(agent_id: Any) -> ColumnElement[bool]:
+    """Whether a stop in force keeps the agent suspended."""
+    in_force = EmergencyStop.stop_id == StoppedAgent.stop_id
+    return exists().where(StoppedAgent.agent_id == agent_id, in_force, IN_FORCE)
+
+
+def _selector(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in SELECTOR}
+
+
+def _check_selector(values: dict[str, Any]) -> None:
+    narrowed = any(values[name] for name in ("agent_ids", "tags", "agent_types"))
+    if values["all"] and narrowed:
+        raise InvalidRecord([Problem("all", "stands alone: without agent_ids, tags and agent_types")])
+    if not values["all"] and not narrowed:
+        raise InvalidRecord([Problem("", "the selector is empty: give agent_ids, tags, agent_types, or `all`: true")])
+
+
+def _subject(stopped: EmergencyStop) -> Subject:
+    return Subject("emergency_stop", stopped.stop_id)

@@ -1,0 +1,172 @@
+"""Policies: an agent's own, and the organisation's, which bind the agents of a selector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.records import (
+    APPLIES_TO,
+    MAX_POLICIES,
+    POLICY_BODY,
+    read_organisation_policy,
+    read_organisation_policy_body,
+    read_policy,
+    read_policy_body,
+)
+from registry_store.database.tables import Policy
+from registry_store.documents import Document, check_synced, synced_size, to_json
+from registry_store.errors import Conflict, NotFound
+from registry_store.journal import activity, revisions
+from registry_store.journal.activity import Actor, Subject
+from registry_store.journal.revisions import Kind
+from registry_store.records import agents, versions
+
+MOST_BYTES = 8 * 1024 * 1024
+"""Of one owner's policies together: what a sidecar must take in one message."""
+
+BODY_OF_AGENT = POLICY_BODY
+BODY_OF_ORGANISATION = POLICY_BODY | {"applies_to": APPLIES_TO}
+
+
+async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Actor) -> Policy:
+    """Add a policy to an agent, or to the organisation where `agent_id` is None; `Conflict` if the name is taken."""
+    values = to_json(_reader(agent_id)(body))
+    policy = Policy(policy_id=f"pol_{uuid4().hex}", agent_id=agent_id, created_at=actor.at, updated_at=actor.at, size=0)
+    await _check_name(session, policy, values["policy_name"])
+    _fill(policy, values)
+    await _check_room(session, policy)
+    await _touch(session, policy, actor)
+    session.add(policy)
+    await activity.append(
+        session, actor, "policy_added", f"policy `{policy.policy_name}` added", _subject(policy), new=values
+    )
+    return policy
+
+
+async def get(session: AsyncSession, agent_id: str | None, policy_id: str) -> Policy:
+    """The policy of this owner; `NotFound` if it has none of that id."""
+    policy = await session.get(Policy, policy_id)
+    if policy is None or policy.agent_id != agent_id:
+        raise NotFound(f"no policy `{policy_id}`" + (f" of agent `{agent_id}`" if agent_id else ""))
+    return policy
+
+
+async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: int) -> tuple[Sequence[Policy], int]:
+    """The owner's policies in the order of evaluation, and how many there are."""
+    total = await session.scalar(select(func.count()).select_from(Policy).where(_owned(agent_id)))
+    rows = await session.scalars(
+        select(Policy)
+        .where(_owned(agent_id))
+        .order_by(Policy.priority, Policy.created_at, Policy.policy_id)
+        .limit(limit)
+        .offset(offset)
+    )
+    return rows.all(), total or 0
+
+
+async def change(session: AsyncSession, policy: Policy, body: Any, actor: Actor) -> None:
+    """Put the fields of `body` in place of the policy's."""
+    before = body_of(policy)
+    if not isinstance(body, Mapping):
+        raise InvalidRecord([Problem("", "the body is not an object")])
+    after = to_json(_reader(policy.agent_id)({**before, **body}))
+    fields = versions.changed_fields(before, after)
+    if not fields:
+        return
+    await _check_name(session, policy, after["policy_name"])
+    _fill(policy, after)
+    await _check_room(session, policy)
+    await _touch(session, policy, actor)
+    await activity.append(
+        session,
+        actor,
+        "policy_updated",
+        f"policy `{policy.policy_name}` updated: {', '.join(fields)}",
+        _subject(policy),
+        previous={name: before[name] for name in fields},
+        new={name: after[name] for name in fields},
+    )
+
+
+async def remove(session: AsyncSession, policy: Policy, reason: str, actor: Actor) -> None:
+    """Delete the policy; the activity log keeps what it said."""
+    await _touch(session, policy, actor)
+    await session.delete(policy)
+    described = reason or f"policy `{policy.policy_name}` removed"
+    await activity.append(session, actor, "policy_removed", described, _subject(policy), previous=body_of(policy))
+
+
+def body_of(policy: Policy) -> Document:
+    """Every field that a caller may write, also those that are younger than the stored row."""
+    fields = BODY_OF_AGENT if policy.agent_id else BODY_OF_ORGANISATION
+    return {name: to_json(field.default) for name, field in fields.items()} | policy.body
+
+
+def document(policy: Policy) -> Document:
+    """The policy as REST shows it."""
+    state = {
+        "policy_id": policy.policy_id,
+        "agent_id": policy.agent_id,
+        "revision": policy.revision,
+        "created_at": policy.created_at,
+        "updated_at": policy.updated_at,
+    }
+    return body_of(policy) | Document(to_json(state))
+
+
+def synced_document(policy: Policy) -> Document:
+    """The policy as sidecars get it."""
+    return body_of(policy) | {"policy_id": policy.policy_id, "created_at": to_json(policy.created_at)}
+
+
+def _reader(agent_id: str | None) -> Callable[[Any], dict[str, Any]]:
+    return read_policy_body if agent_id else read_organisation_policy_body
+
+
+def _owned(agent_id: str | None) -> Any:
+    return Policy.agent_id == agent_id if agent_id else Policy.agent_id.is_(None)
+
+
+def _fill(policy: Policy, values: Document) -> None:
+    policy.policy_name = values["policy_name"]
+    policy.priority = values["priority"]
+    policy.body = values
+    policy.size = synced_size(values)
+    check_synced(synced_document(policy), read_policy if policy.agent_id else read_organisation_policy)
+
+
+async def _check_name(session: AsyncSession, policy: Policy, name: str) -> None:
+    holder = await session.scalar(select(Policy.policy_id).where(_owned(policy.agent_id), Policy.policy_name == name))
+    if holder not in (None, policy.policy_id):
+        raise Conflict(f"policy name `{name}` is taken by `{holder}`")
+
+
+async def _check_room(session: AsyncSession, policy: Policy) -> None:
+    count, size = (
+        await session.execute(
+            select(func.count(), func.coalesce(func.sum(Policy.size), 0)).where(
+                _owned(policy.agent_id), Policy.policy_id != policy.policy_id
+            )
+        )
+    ).one()
+    if count >= MAX_POLICIES:
+        raise Conflict(f"there are {count} policies already, and {MAX_POLICIES} is the most")
+    if size + policy.size > MOST_BYTES:
+        raise Conflict(f"the policies together would be larger than {MOST_BYTES} bytes")
+
+
+async def _touch(session: AsyncSession, policy: Policy, actor: Actor) -> None:
+    if policy.agent_id:
+        await agents.get_changeable(session, policy.agent_id)
+        policy.revision = await revisions.advance(session, Kind.AGENT, policy.agent_id, actor.at)
+    else:
+        policy.revision = await revisions.advance(session, Kind.ORGANISATION_POLICY, policy.policy_id, actor.at)
+    policy.updated_at = actor.at
+
+
+def _subject(policy: Policy) -> Subject:
+    return Subject("policy" if policy.agent_id else "organisation_policy", policy.policy_id, policy.agent_id)

@@ -1,0 +1,120 @@
+"""Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, … of which one is active."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
+
+from pdp.core.fields import quote
+from registry_store.database.tables import Agent, AgentVersion
+from registry_store.documents import Document, same, to_json
+from registry_store.errors import NotFound
+from registry_store.journal.activity import Actor
+
+VERSIONED = frozenset(
+    {
+        "allowed_action_types",
+        "allowed_resources",
+        "blocked_resources",
+        "auto_approve_below",
+        "max_risk_threshold",
+        "requires_mfa_above",
+        "autonomous_auto_approve_below",
+        "autonomous_max_risk_threshold",
+        "mcp_capabilities",
+        "agent_type",
+        "action_risk_scores",
+        "allowed_data_classifications",
+        "blocked_data_classifications",
+        "max_actions_per_minute",
+        "max_actions_per_hour",
+        "max_actions_per_day",
+        "limit_scope",
+        "on_quota_unavailable",
+        "max_daily_budget_usd",
+        "time_window_enabled",
+        "time_window_start",
+        "time_window_end",
+        "time_window_timezone",
+        "time_window_days",
+    }
+)
+"""A change to any of these makes a version."""
+
+INITIAL_NOTE = "Initial registration"
+
+
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The fields whose values differ, in the order of `after`."""
+    return [name for name in after if name not in before or not same(before[name], after[name])]
+
+
+def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:
+    """Store the agent's configuration as the next version after the highest ever used, and make it the active one."""
+    agent.latest_minor += 1
+    agent.version = version_of(agent.latest_minor)
+    session.add(
+        AgentVersion(
+            agent_id=agent.agent_id,
+            minor=agent.latest_minor,
+            version_notes=notes,
+            configuration=agent.configuration,
+            created_at=actor.at,
+            created_by=actor.name,
+        )
+    )
+
+
+async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) -> tuple[Sequence[AgentVersion], int]:
+    """The agent's versions, newest first, and how many there are; without their configurations."""
+    of_agent = AgentVersion.agent_id == agent_id
+    total = await session.scalar(select(func.count()).select_from(AgentVersion).where(of_agent))
+    rows = await session.scalars(
+        select(AgentVersion)
+        .options(defer(AgentVersion.configuration, raiseload=True))
+        .where(of_agent)
+        .order_by(AgentVersion.minor.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    return rows.all(), total or 0
+
+
+async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
+    """The version by its name; `NotFound` if the agent never had it."""
+    found = None
+    if match := re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version):
+        found = await session.get(AgentVersion, (agent_id, int(match[1])))
+    if found is None:
+        raise NotFound(f"no version {quote(version)} of agent `{agent_id}`")
+    return found
+
+
+def document(version: AgentVersion, active: str) -> Document:
+    """The version as lists show it; `active` is the name of the agent's active one."""
+    name = version_of(version.minor)
+    return {
+        "version": name,
+        "is_active": name == active,
+        "version_notes": version.version_notes,
+        "created_at": to_json(version.created_at),
+        "created_by": version.created_by,
+    }
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Document]:
+    """Each field whose value differs between two configurations, with both values."""
+    return [{"field": name, "before": before.get(name), "after": after[name]} for name in changed_fields(before, after)]
+
+
+def default_note(fields: Iterable[str]) -> str:
+    """The note of a change whose author left none."""
+    return f"Updated: {', '.join(fields)}"
+
+
+def version_of(minor: int) -> str:
+    """A version's name by its number."""
+    return f"1.{minor}.0"

@@ -1,0 +1,121 @@
+"""Who calls: the key of a request, its role, and the transaction in which it acts."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store.access.keys import Caller, Role
+from registry_store.errors import NotAllowed, NotAuthenticated, TooManyFailures
+from registry_store.journal.activity import Actor
+from registry_store.journal.revisions import meta
+from registry_store.store import Store
+
+logger = logging.getLogger(__name__)
+
+AFTER_CHANGE_SECONDS = 5
+BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, as `registry-store keys create` prints it")
+READERS = (Role.ADMIN, Role.APPROVER, Role.VIEWER)
+
+
+def store_of(request: Request) -> Store:
+    """The store that answers this request."""
+    store: Store = request.app.state.store
+    return store
+
+
+class RoleIn:
+    """A dependency: the caller, if the key's role is one of these."""
+
+    def __init__(self, *roles: Role) -> None:
+        self.roles = frozenset(roles)
+
+    async def __call__(
+        self,
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    ) -> Caller:
+        found = await _caller(request, credentials)
+        if found.role not in self.roles:
+            raise NotAllowed(f"a key of role {found.role.value} may not do this")
+        return found
+
+
+Admin = Annotated[Caller, Depends(RoleIn(Role.ADMIN))]
+Reader = Annotated[Caller, Depends(RoleIn(*READERS))]
+ReaderOrAgent = Annotated[Caller, Depends(RoleIn(*READERS, Role.AGENT))]
+Approver = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.APPROVER))]
+AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
+
+
+def sees(caller: Caller, agent_id: str) -> bool:
+    """Whether what is of this agent is there for the caller: to an agent's key that of other agents is not.
+
+    A record that is read by its id is then a `NotFound`, as where there is none: whether it exists is not told.
+    """
+    return caller.role is not Role.AGENT or caller.agent_id == agent_id
+
+
+def check_sees(caller: Caller, agent_id: str) -> None:
+    """`NotAllowed` where an agent's key names another agent, registered or not."""
+    if not sees(caller, agent_id):
+        whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
+        raise NotAllowed(f"this key is that of {whose}")
+
+
+def seen_by(caller: Caller, agent_id: str | None) -> str | None:
+    """The agent of which a list is: an agent's key lists that agent alone, named or not; None: every agent."""
+    if caller.role is not Role.AGENT:
+        return agent_id
+    check_sees(caller, agent_id or caller.agent_id or "")
+    return caller.agent_id
+
+
+@asynccontextmanager
+async def reading(request: Request) -> AsyncIterator[AsyncSession]:
+    """A transaction that reads."""
+    async with store_of(request).database.reading() as session:
+        yield session
+
+
+@asynccontextmanager
+async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[AsyncSession, Actor]]:
+    """A transaction that writes, and in whose name."""
+    store = store_of(request)
+    async with store.database.writing() as session:
+        yield session, Actor(caller.name, _via(request), datetime.now(UTC), caller.key_id)
+        revision = (await meta(session)).revision if store.after_change else 0
+    if store.after_change:
+        await _tell(store.after_change, revision)
+
+
+async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    store = store_of(request)
+    source = request.client.host if request.client else ""
+    try:
+        if credentials is None:
+            raise NotAuthenticated("the header `Authorization: Bearer owkai_…` is missing")
+        return await store.authentication.caller(credentials.credentials, source, datetime.now(UTC))
+    except (NotAuthenticated, TooManyFailures):
+        store.metrics.refused_keys.inc()
+        raise
+
+
+async def _tell(after_change: Callable[[int], Awaitable[None]], revision: int) -> None:
+    """Tell of a change that is committed, whatever becomes of the telling."""
+    try:
+        async with asyncio.timeout(AFTER_CHANGE_SECONDS):
+            await after_change(revision)
+    except Exception:
+        logger.exception("revision %d was committed, but what follows a change failed", revision)
+
+
+def _via(request: Request) -> str:
+    product = request.headers.get("user-agent", "").partition("/")[0]
+    return {"ascend": "sdk", "registry-store": "cli"}.get(product, "api")

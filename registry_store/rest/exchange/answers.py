@@ -1,0 +1,158 @@
+"""What the routes share in answering: pages, entity tags, and their description in OpenAPI."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Path, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator, WithJsonSchema
+from starlette.types import Receive, Scope, Send
+
+from pdp.core.fields import Field
+from pdp.serving.turns import Turns
+from registry_store.documents import Document, canonical, compact, read_instant
+from registry_store.errors import StaleTag
+from registry_store.rest.exchange import schemas
+from registry_store.rest.exchange.problems import MEDIA_TYPE
+
+Limit = Annotated[int, Query(ge=1, le=500, description="How many at most")]
+Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="How many to leave out")]
+
+STORABLE = r"^[^\x00]*$"
+"""No database keeps a NUL in text, so none can be looked for."""
+AgentId = Annotated[str, Path(max_length=256, pattern=STORABLE, examples=["finance-transaction-processor-prod"])]
+RecordId = Annotated[str, Path(max_length=256, pattern=STORABLE)]
+Word = Annotated[str | None, Query(max_length=256, pattern=STORABLE)]
+Moment = Annotated[
+    datetime | None, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+
+VOLATILE = ("last_used_at", "key")
+"""What the entity tag leaves out: it is told once, or changes without the record being changed."""
+
+
+def answer(document: Mapping[str, Any], status: int = 200, location: str | None = None) -> JSONResponse:
+    """One record, with its entity tag."""
+    headers = {"ETag": entity_tag(document)}
+    if location is not None:
+        headers["Location"] = location
+    return JSONResponse(document, status, headers)
+
+
+def page(
+    noun: str, items: Sequence[Document | str], total: int, limit: int, offset: int, **beside: Any
+) -> JSONResponse:
+    """A list as the contract has it: the noun's plural beside `total`, `limit` and `offset`."""
+    return _Page(noun, items, beside, {"total": total, "limit": limit, "offset": offset})
+
+
+class _Page(JSONResponse):
+    """Rendered item by item as it is sent, for it may be megabytes, and others have their turn in between."""
+
+    def __init__(self, noun: str, items: Sequence[Any], before: Document, after: Document) -> None:
+        super().__init__({})
+        self._head = compact(before | {noun: []}).removesuffix(b"]}")
+        self._items = items
+        self._tail = b"]," + compact(after).removeprefix(b"{")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        turns, rendered = Turns(), []
+        for item in self._items:
+            rendered.append(compact(item))
+            await turns.pause()
+        self.body = self._head + b",".join(rendered) + self._tail
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def entity_tag(document: Mapping[str, Any]) -> str:
+    """The ETag of a record: its revision, or what it says where it has none."""
+    if "revision" in document:
+        return f'"{document["revision"]}"'
+    said = {name: value for name, value in document.items() if name not in VOLATILE}
+    return f'"{hashlib.sha256(canonical(said).encode()).hexdigest()[:16]}"'
+
+
+def check_match(request: Request, document: Mapping[str, Any]) -> None:
+    """Raise `StaleTag` if the caller's `If-Match` names another state than this."""
+    wanted = request.headers.get("if-match")
+    if wanted is None:
+        return
+    tags = {tag.strip() for tag in wanted.split(",")}
+    if "*" not in tags and entity_tag(document) not in tags:
+        raise StaleTag(f"the record has changed: its ETag is {entity_tag(document)}")
+
+
+def takes(
+    fields: Mapping[str, Field],
+    *,
+    partial: bool = False,
+    optional: bool = False,
+    tagged: bool = False,
+    example: Document | None = None,
+) -> dict[str, Any]:
+    """OpenAPI of a JSON body of these fields; `tagged`: the request may say `If-Match`."""
+    content: dict[str, Any] = {"schema": schemas.body(fields, partial=partial)}
+    if example is not None:
+        content["example"] = example
+    described: dict[str, Any] = {"requestBody": {"required": not optional, "content": {"application/json": content}}}
+    return described | if_match() if tagged else described
+
+
+def if_match() -> dict[str, Any]:
+    """OpenAPI of the header `If-Match`."""
+    about = 'The ETag that GET gave, as `"17"`: the request is refused with 412 if the record has changed since'
+    return {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": about}]}
+
+
+def gives(
+    *errors: int, status: int = 200, about: str = "The record", schema: Mapping[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of the answers: the good one, and each error as a problem."""
+    good: dict[str, Any] = {
+        "description": about,
+        "content": {"application/json": {"schema": schema or {"type": "object"}}},
+    }
+    answers: dict[int | str, dict[str, Any]] = {status: good}
+    return answers | {code: _error(code) for code in (401, 403, *errors, 429, 503)}
+
+
+def gives_nothing(*errors: int, about: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of an answer without a body, and each error as a problem."""
+    return gives(*errors, status=204) | {204: {"description": about}}
+
+
+def _error(code: int) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "description": _ERRORS[code],
+        "content": {MEDIA_TYPE: {"schema": schemas.ref("Problem")}},
+    }
+    if code in _HEADERS:
+        described["headers"] = _HEADERS[code]
+    return described
+
+
+def _header(about: str, kind: str) -> Document:
+    return {"description": about, "schema": {"type": kind}, "required": True}
+
+
+_ERRORS = {
+    400: "The body is not JSON",
+    401: "No key, or one that is wrong, revoked or expired",
+    403: "The key's role does not cover it",
+    404: "No such record",
+    409: "The record's present state forbids it",
+    412: "Changed since the ETag in If-Match",
+    413: "The body is larger than this route takes: 1 MiB, or 9 MiB for a declaration; or it has too many values",
+    422: "Every bad field with its path",
+    429: "Too many wrong keys came from there",
+    503: "The database is out of reach",
+}
+_RETRY_AFTER = {"Retry-After": _header("Seconds to wait before trying again", "integer")}
+_HEADERS = {
+    401: {"WWW-Authenticate": _header("How to authenticate: Bearer", "string")},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}

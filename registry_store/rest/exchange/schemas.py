@@ -1,0 +1,212 @@
+"""What bodies and answers look like, as OpenAPI tells it: made from the tables of fields that check them."""
+
+from collections.abc import Mapping
+
+from pdp.core.conditions import OPERATORS
+from pdp.core.fields import Field, Schema, schema_of
+from pdp.core.model import Outcome, Status
+from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
+from registry_store.access.keys import KEY_BODY
+from registry_store.approvals.approvals import ApprovalState
+from registry_store.decisions.reports import DECISION
+from registry_store.records import declarations, policies
+from registry_store.records.emergency_stops import SELECTOR
+
+MOMENT: Schema = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000000Z"]}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+TEXT: Schema = {"type": "string"}
+TEXTS: Schema = {"type": "array", "items": TEXT}
+FLAG: Schema = {"type": "boolean"}
+VERSION_NAME = VERSION.schema()
+
+
+def or_null(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def body(fields: Mapping[str, Field], *, partial: bool = False) -> Schema:
+    """A body of these fields; `partial`: none of them required."""
+    schema = schema_of(fields, partial=partial)
+    return schema | {"properties": {name: _described(name, part) for name, part in schema["properties"].items()}}
+
+
+def record(fields: Mapping[str, Field], **state: Schema) -> Schema:
+    """An answer with every one of these fields and of `state`; later releases may add members."""
+    properties = body(fields)["properties"] | state
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def ref(name: str) -> Schema:
+    """A reference to one of `COMPONENTS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def page_of(noun: str, item: Schema, **beside: Schema) -> Schema:
+    """A list as the contract has it."""
+    members = {noun: {"type": "array", "items": item}, "total": COUNT, "limit": COUNT, "offset": COUNT}
+    return record({}, **beside, **members)
+
+
+def _described(name: str, schema: Schema) -> Schema:
+    if name == "conditions":
+        operators = {operator: entry.operand.schema() for operator, entry in OPERATORS.items()}
+        return schema | {"properties": operators, "additionalProperties": False}
+    if name == "action_params":
+        return schema | {"properties": {param: entry.kind.schema() for param, entry in PARAMS.items()}}
+    return schema
+
+
+TIMES = {"created_at": MOMENT, "updated_at": MOMENT}
+STATE = {"revision": COUNT, **TIMES}
+STATUS: Schema = {"type": "string", "enum": [status.value for status in Status]}
+
+AGENT = record(CONFIGURATION, status=STATUS, version=VERSION_NAME, **STATE)
+KEY = record(
+    KEY_BODY,
+    key_id=TEXT,
+    created_at=MOMENT,
+    created_by=TEXT,
+    revoked_at=or_null(MOMENT),
+    last_used_at=or_null(MOMENT) | {"description": "To within a minute"},
+)
+STOP = record(
+    {},
+    stop_id=TEXT,
+    selector=record(SELECTOR),
+    reason=TEXT,
+    agent_count=COUNT | {"description": "How many agents it keeps, or kept, suspended"},
+    created_at=MOMENT,
+    created_by=TEXT,
+    released_at=or_null(MOMENT),
+    released_by=or_null(TEXT),
+)
+APPROVAL = record(
+    {},
+    approval_id=TEXT,
+    decision_id=TEXT | {"description": "The decision that asked for it"},
+    node_id=TEXT | {"description": "The sidecar that asked for it"},
+    agent_id=TEXT,
+    status={"type": "string", "enum": [state.value for state in ApprovalState]},
+    outcome={"type": "string", "enum": ["require_approval", "escalate"]},
+    reason=TEXT,
+    message=TEXT,
+    policy=or_null({"type": "object"}) | {"description": "id, name and priority of the policy that asked for it"},
+    action={"type": "object", "description": "What the agent wants to do, some attributes redacted"},
+    action_sha256=TEXT | {"description": "Of the canonical action: of no other action is it an approval"},
+    approvers=TEXTS | {"description": "Keys or groups that may decide; with `team` null and none here: any approver"},
+    team=or_null(TEXT),
+    timeout_seconds=COUNT,
+    requested_at=MOMENT,
+    expires_at=MOMENT | {"description": "While pending: to decide; once approved: to use it"},
+    decided_at=or_null(MOMENT),
+    decided_by=or_null(TEXT),
+    comment=or_null(TEXT),
+    used_at=or_null(MOMENT),
+)
+SIDECAR = record(
+    {},
+    node_id=TEXT,
+    key_name=TEXT,
+    software_version=TEXT,
+    subscription={"type": "object"},
+    connected=FLAG,
+    connected_at=MOMENT,
+    last_heard_at=MOMENT,
+    sent_revision=COUNT,
+    acknowledged_revision=COUNT,
+    refusals={"type": "array", "items": record({}, kind=TEXT, id=TEXT, problems=TEXTS)},
+)
+NODE = record(
+    {},
+    node_id=TEXT,
+    key_name=or_null(TEXT)
+    | {"description": "The name of the keys that it belongs to; null: that of the next to use it"},
+)
+VERSION_RECORD = record(
+    {}, version=VERSION_NAME, is_active=FLAG, version_notes=TEXT, created_at=MOMENT, created_by=TEXT
+)
+ENTRY = record(
+    {},
+    sequence={"type": "integer", "minimum": 1},
+    activity_type=TEXT,
+    activity_description=TEXT,
+    subject_kind=TEXT,
+    subject_id=TEXT,
+    agent_id=or_null(TEXT),
+    performed_by=TEXT,
+    performed_via={"type": "string", "enum": ["api", "dashboard", "sdk", "cli", "system"]},
+    key_id=or_null(TEXT),
+    timestamp=MOMENT,
+    previous_state=or_null({"type": "object"}),
+    new_state=or_null({"type": "object"}),
+    previous_hash=TEXT,
+    hash=TEXT,
+)
+DECISIONS_TODAY = record({}, **{outcome.name.lower(): COUNT for outcome in Outcome})
+DECISION_RECORD = record(
+    DECISION,
+    node_id=TEXT | {"description": "The sidecar that decided"},
+    sequence=COUNT | {"description": "Its place in the sidecar's log"},
+    received_at=MOMENT,
+)
+NOTHING_REPORTED = "null: no decision of it has come in"
+DAY = "the calendar day in the agent's `time_window_timezone`"
+USAGE = {
+    name: or_null(schema) | {"description": about}
+    for name, schema, about in (
+        ("actions_last_minute", COUNT, f"Decisions but blocks within the last 60 s; {NOTHING_REPORTED}"),
+        ("actions_last_hour", COUNT, f"Decisions but blocks within the last hour, to the minute; {NOTHING_REPORTED}"),
+        ("actions_last_day", COUNT, f"Decisions but blocks within the last 24 h, to the minute; {NOTHING_REPORTED}"),
+        ("decisions_today", DECISIONS_TODAY, f"Decisions of {DAY}, by outcome; {NOTHING_REPORTED}"),
+        ("spent_today_usd", {"type": "number"}, f"What allows were charged on {DAY}; {NOTHING_REPORTED}"),
+        (
+            "error_rate",
+            {"type": "number"},
+            "Share of failed outcomes over the last 100 reported; null: this release takes no reports of outcomes",
+        ),
+    )
+}
+PROBLEM: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "errors": {"type": "array", "items": record({}, path=TEXT, message=TEXT)},
+    },
+}
+
+COMPONENTS: dict[str, Schema] = {
+    "Agent": AGENT,
+    "AgentWithWarnings": {"allOf": [ref("Agent"), record({}, warnings=TEXTS)]},
+    "Version": VERSION_RECORD,
+    "VersionWithConfiguration": {
+        "allOf": [ref("Version"), record({}, agent_id=TEXT, configuration=record(CONFIGURATION))]
+    },
+    "VersionDifference": record(
+        {},
+        agent_id=TEXT,
+        from_version=VERSION_NAME,
+        to_version=VERSION_NAME,
+        changes={"type": "array", "items": record({}, field=TEXT, before={}, after={})},
+    ),
+    "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
+    | {"description": "What `PUT` of it takes again"},
+    "Policy": record(POLICY_BODY, policy_id=TEXT, agent_id=TEXT, **STATE),
+    "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, policy_id=TEXT, agent_id={"type": "null"}, **STATE),
+    "McpServer": record(SERVER_BODY, **STATE),
+    "Key": KEY,
+    "NewKey": {"allOf": [ref("Key"), record({}, key=TEXT | {"description": "The key itself: shown this once"})]},
+    "EmergencyStop": STOP,
+    "Stopped": {"allOf": [ref("EmergencyStop"), record({}, suspended=COUNT, unknown_agent_ids=TEXTS)]},
+    "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
+    "Approval": APPROVAL,
+    "Decision": DECISION_RECORD,
+    "Activity": ENTRY,
+    "Sidecar": SIDECAR,
+    "Node": NODE,
+    "Problem": PROBLEM,
+}

@@ -1,0 +1,100 @@
+"""/api/activity and /api/agents/registry/{agent_id}/activity: who did what, when."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from registry_store.database.tables import Activity
+from registry_store.database.transactions import Database
+from registry_store.documents import canonical
+from registry_store.journal import activity
+from registry_store.journal.activity import Filter
+from registry_store.records import agents
+from registry_store.rest.exchange.access import Reader, ReaderOrAgent, check_sees, reading, store_of
+from registry_store.rest.exchange.answers import AgentId, Limit, Moment, Offset, Word, gives, page
+from registry_store.rest.exchange.schemas import TEXT, page_of, ref
+
+router = APIRouter(tags=["activity"])
+
+JSON_LINES = "application/x-ndjson"
+BATCH = 500
+
+Before = Annotated[
+    int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence: such pages stay put")
+]
+
+
+@router.get(
+    "/api/agents/registry/{agent_id}/activity",
+    responses=gives(404, 422, about="A page of entries", schema=page_of("activities", ref("Activity"), agent_id=TEXT)),
+)
+async def list_of_agent(
+    request: Request,
+    agent_id: AgentId,
+    caller: ReaderOrAgent,
+    *,
+    activity_type: Annotated[Word, Query(alias="type")] = None,
+    before: Before = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> JSONResponse:
+    """List what was done to an agent, its policies and its keys, newest first."""
+    check_sees(caller, agent_id)
+    async with reading(request) as session:
+        await agents.get(session, agent_id)
+        rows, total = await activity.page(session, Filter(agent_id, activity_type, before=before), limit, offset)
+    return page("activities", [activity.document(row) for row in rows], total, limit, offset, agent_id=agent_id)
+
+
+@router.get(
+    "/api/activity", responses=gives(422, about="A page of entries", schema=page_of("activities", ref("Activity")))
+)
+async def list_all(
+    request: Request,
+    _caller: Reader,
+    *,
+    agent_id: Word = None,
+    activity_type: Annotated[Word, Query(alias="type")] = None,
+    performed_by: Word = None,
+    since: Annotated[Moment, Query(description="Only entries of this time or later")] = None,
+    until: Annotated[Moment, Query(description="Only entries of before this time")] = None,
+    before: Before = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> JSONResponse:
+    """List what was done in the whole registry, newest first."""
+    wanted = Filter(agent_id, activity_type, performed_by, since, until, before)
+    async with reading(request) as session:
+        rows, total = await activity.page(session, wanted, limit, offset)
+    return page("activities", [activity.document(row) for row in rows], total, limit, offset)
+
+
+@router.get(
+    "/api/activity/export",
+    response_class=StreamingResponse,
+    responses=gives(422)
+    | {200: {"description": "An entry a line, oldest first", "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
+)
+async def export(
+    request: Request,
+    _caller: Reader,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only entries after this sequence")] = 0,
+) -> StreamingResponse:
+    """Stream the log as JSON lines, oldest first; `registry-store verify-log --log` checks what it gives."""
+    database = store_of(request).database
+    first = await _batch(database, after)  # a database out of reach is said before the answer begins
+    return StreamingResponse(_lines(database, first), media_type=JSON_LINES)
+
+
+async def _lines(database: Database, batch: list[Activity]) -> AsyncIterator[str]:
+    while batch:
+        yield "".join(f"{canonical(activity.document(entry))}\n" for entry in batch)
+        batch = await _batch(database, batch[-1].sequence)
+
+
+async def _batch(database: Database, after: int) -> list[Activity]:
+    # A transaction a batch: a reader who dawdles holds no connection.
+    async with database.reading() as session:
+        return list(await activity.following(session, after, BATCH))

@@ -1,0 +1,109 @@
+"""/api/approvals: what agents wait for, and people's decisions on it."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator, WithJsonSchema
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry_store.access.keys import Caller
+from registry_store.approvals import approvals, lists
+from registry_store.approvals.approvals import APPROVE_BODY, DENY_BODY, ApprovalState
+from registry_store.approvals.lists import Filter
+from registry_store.database.tables import Approval
+from registry_store.documents import read_values
+from registry_store.errors import NotFound
+from registry_store.rest.exchange import examples
+from registry_store.rest.exchange.access import Approver, ReaderOrAgent, reading, seen_by, sees, store_of, writing
+from registry_store.rest.exchange.answers import Limit, Offset, RecordId, Word, answer, check_match, gives, page, takes
+from registry_store.rest.exchange.bodies import read_json, read_optional_json
+from registry_store.rest.exchange.routing import Retried
+from registry_store.rest.exchange.schemas import page_of, ref
+
+router = APIRouter(prefix="/api/approvals", tags=["approvals"], route_class=Retried)
+
+DECIDING = (400, 404, 409, 412, 413, 422)
+
+
+def _read_flag(text: Any) -> Any:
+    if text not in (True, False, "true", "false"):
+        raise ValueError("it is neither true nor false")
+    return text
+
+
+Flag = Annotated[bool, BeforeValidator(_read_flag), WithJsonSchema({"type": "boolean"})]
+
+
+@router.get(
+    "", responses=gives(422, about="A page of approvals, newest first", schema=page_of("approvals", ref("Approval")))
+)
+async def list_approvals(
+    request: Request,
+    caller: ReaderOrAgent,
+    *,
+    status: ApprovalState | None = None,
+    agent_id: Word = None,
+    mine: Annotated[Flag, Query(description="Only those that this key may decide")] = False,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> JSONResponse:
+    """List approvals; an agent's key lists its own agent's."""
+    now = datetime.now(UTC)
+    wanted = Filter(status, seen_by(caller, agent_id), caller if mine else None)
+    async with reading(request) as session:
+        rows, total = await lists.page(session, wanted, now, limit, offset)
+    return page("approvals", [approvals.document(row, now) for row in rows], total, limit, offset)
+
+
+@router.get("/{approval_id}", responses=gives(404, 422, schema=ref("Approval")))
+async def read(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+    """Read an approval: the action that it is for, whose it is to decide, and what became of it."""
+    async with reading(request) as session:
+        approval = await approvals.get(session, approval_id)
+    if not sees(caller, approval.agent_id):
+        raise NotFound(f"no approval `{approval_id}`")
+    return answer(approvals.document(approval, datetime.now(UTC)))
+
+
+@router.post(
+    "/{approval_id}/approve",
+    openapi_extra=takes(APPROVE_BODY, optional=True, tagged=True, example=examples.APPROVE),
+    responses=gives(*DECIDING, schema=ref("Approval")),
+)
+async def approve(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
+    """Let the agent do this action, once, within the approval's time-out from now."""
+    comment = read_values(await read_optional_json(request), APPROVE_BODY)["comment"]
+    async with writing(request, caller) as (session, actor):
+        approval = await _decidable(session, request, approval_id, caller, actor.at)
+        await approvals.approve(session, approval, comment, actor)
+    return _decided(request, approval, actor.at)
+
+
+@router.post(
+    "/{approval_id}/deny",
+    openapi_extra=takes(DENY_BODY, tagged=True, example=examples.DENY),
+    responses=gives(*DECIDING, schema=ref("Approval")),
+)
+async def deny(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
+    """Refuse this action, with the reason that the agent is told."""
+    comment = read_values(await read_json(request), DENY_BODY)["comment"]
+    async with writing(request, caller) as (session, actor):
+        approval = await _decidable(session, request, approval_id, caller, actor.at)
+        await approvals.deny(session, approval, comment, actor)
+    return _decided(request, approval, actor.at)
+
+
+async def _decidable(
+    session: AsyncSession, request: Request, approval_id: str, caller: Caller, now: datetime
+) -> Approval:
+    approval = await approvals.get(session, approval_id)
+    approvals.check_may_decide(approval, caller)
+    check_match(request, approvals.document(approval, now))
+    return approval
+
+
+def _decided(request: Request, approval: Approval, now: datetime) -> JSONResponse:
+    store_of(request).metrics.approvals.labels(approval.status).inc()
+    return answer(approvals.document(approval, now))

@@ -1,0 +1,63 @@
+"""/api/decisions: what sidecars decided."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from registry_store.decisions import decisions, ids
+from registry_store.decisions.decisions import MOST_COUNTED, Filter
+from registry_store.errors import NotFound
+from registry_store.rest.exchange.access import ReaderOrAgent, reading, seen_by, sees
+from registry_store.rest.exchange.answers import Limit, Moment, RecordId, Word, answer, gives, page
+from registry_store.rest.exchange.schemas import COUNT, FLAG, page_of, ref
+
+router = APIRouter(prefix="/api/decisions", tags=["decisions"])
+
+MOST_OFFSET = 10_000
+
+OutcomeName = Literal["allow", "require_approval", "block", "escalate"]
+Offset = Annotated[
+    int, Query(ge=0, le=MOST_OFFSET, description="How many to leave out; further back leads `before`, at any depth")
+]
+Before = Annotated[str | None, Query(pattern=f"^{ids.PATTERN}$", description="Only decisions before that of this id")]
+ANSWER = page_of(
+    "decisions",
+    ref("Decision"),
+    total_exact=FLAG | {"description": f"Whether `total` is all; false: there are more than {MOST_COUNTED}"},
+    missing=COUNT | {"description": "How many records sidecars had to give up before they came in, of all logs"},
+    breaks=COUNT | {"description": "How many records do not follow from those before by their hash, of all logs"},
+)
+
+
+@router.get("", responses=gives(422, about="A page of decisions, newest first", schema=ANSWER))
+async def list_decisions(
+    request: Request,
+    caller: ReaderOrAgent,
+    *,
+    agent_id: Word = None,
+    outcome: OutcomeName | None = None,
+    since: Annotated[Moment, Query(description="Only decisions of this millisecond or later")] = None,
+    until: Annotated[Moment, Query(description="Only decisions of before this millisecond")] = None,
+    before: Before = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> JSONResponse:
+    """List the decisions that sidecars reported, newest first; an agent's key lists its own agent's."""
+    wanted = Filter(seen_by(caller, agent_id), outcome, since, until, before)
+    async with reading(request) as session:
+        found = await decisions.page(session, wanted, limit, offset)
+        missing, breaks = await decisions.faults(session)
+    listed = [decisions.document(row) for row in found.rows]
+    beside = {"total_exact": found.exact, "missing": missing, "breaks": breaks}
+    return page("decisions", listed, found.total, limit, offset, **beside)
+
+
+@router.get("/{decision_id}", responses=gives(404, 422, schema=ref("Decision")))
+async def read(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+    """Read a decision: the action, the answer, and from which sidecar it came."""
+    async with reading(request) as session:
+        decision = await decisions.get(session, decision_id)
+    if not sees(caller, decision.agent_id):
+        raise NotFound(f"no decision `{decision_id}`")
+    return answer(decisions.document(decision))

@@ -1,0 +1,52 @@
+"""/healthz, /readyz, /metrics: how the store itself is doing."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from pdp.core.fields import Schema
+from registry_store.rest.exchange.access import store_of
+from registry_store.rest.exchange.problems import MEDIA_TYPE, problem
+from registry_store.rest.exchange.schemas import COUNT, record, ref
+
+router = APIRouter(tags=["operations"])
+
+MOST_DATABASE_AGE_SECONDS = 5
+
+
+def _tells(about: str, **members: Schema) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": about, "content": {"application/json": {"schema": record({}, **members)}}}}
+
+
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "Starting, stopping, or without its database",
+        "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
+    }
+}
+
+
+@router.get("/healthz", responses=_tells("The process answers", status={"const": "ok"}))
+async def healthz() -> JSONResponse:
+    """Whether the process answers."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz", responses=_tells("Requests may come", status={"const": "ready"}, revision=COUNT) | NOT_READY)
+async def readyz(request: Request) -> JSONResponse:
+    """Whether requests should come here."""
+    store = store_of(request)
+    if not store.ready:
+        return problem(503, "the store is stopping")
+    if time.monotonic() - store.feed.confirmed_at > MOST_DATABASE_AGE_SECONDS:
+        return problem(503, "the database is out of reach")
+    return JSONResponse({"status": "ready", "revision": store.feed.revision})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    return Response(store_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,79 @@
+"""/api/agents/registry/{agent_id}/versions and /rollback: what an agent's configuration was, and is again."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from registry_store.records import agents, versions
+from registry_store.rest.exchange import examples
+from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, writing
+from registry_store.rest.exchange.answers import (
+    AgentId,
+    Limit,
+    Offset,
+    RecordId,
+    answer,
+    check_match,
+    gives,
+    page,
+    takes,
+)
+from registry_store.rest.exchange.bodies import read_json
+from registry_store.rest.exchange.routing import Retried
+from registry_store.rest.exchange.schemas import TEXT, page_of, ref
+
+router = APIRouter(prefix="/api/agents/registry/{agent_id}", tags=["versions"], route_class=Retried)
+
+VERSIONS = page_of("versions", ref("Version"), agent_id=TEXT)
+
+
+@router.get("/versions", responses=gives(404, 422, about="A page of versions, newest first", schema=VERSIONS))
+async def list_versions(
+    request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
+) -> JSONResponse:
+    """List an agent's versions."""
+    check_sees(caller, agent_id)
+    async with reading(request) as session:
+        active = (await agents.get(session, agent_id)).version
+        rows, total = await versions.page(session, agent_id, limit, offset)
+    listed = [versions.document(row, active) for row in rows]
+    return page("versions", listed, total, limit, offset, agent_id=agent_id)
+
+
+@router.get("/versions/{version}", responses=gives(404, 422, schema=ref("VersionWithConfiguration")))
+async def read(request: Request, agent_id: AgentId, version: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+    """Read a version with the whole configuration that it stores."""
+    check_sees(caller, agent_id)
+    async with reading(request) as session:
+        active = (await agents.get(session, agent_id)).version
+        found = await versions.get(session, agent_id, version)
+    stored = {"agent_id": agent_id, "configuration": agents.DEFAULTS | found.configuration}
+    return answer(versions.document(found, active) | stored)
+
+
+@router.get("/versions/{version}/diff/{other}", responses=gives(404, 422, schema=ref("VersionDifference")))
+async def diff(
+    request: Request, agent_id: AgentId, version: RecordId, other: RecordId, caller: ReaderOrAgent
+) -> JSONResponse:
+    """Show each field whose value differs between two versions."""
+    check_sees(caller, agent_id)
+    async with reading(request) as session:
+        await agents.get(session, agent_id)
+        before = await versions.get(session, agent_id, version)
+        after = await versions.get(session, agent_id, other)
+    changes = versions.difference(agents.DEFAULTS | before.configuration, agents.DEFAULTS | after.configuration)
+    return answer({"agent_id": agent_id, "from_version": version, "to_version": other, "changes": changes})
+
+
+@router.post(
+    "/rollback",
+    openapi_extra=takes(agents.ROLLBACK_BODY, tagged=True, example=examples.ROLLBACK),
+    responses=gives(400, 413, 422, 404, 409, 412, schema=ref("Agent")),
+)
+async def roll_back(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+    """Make a stored version active again, with its configuration."""
+    body = await read_json(request)
+    async with writing(request, caller) as (session, actor):
+        agent = await agents.get_changeable(session, agent_id)
+        check_match(request, agents.document(agent))
+        await agents.rollback(session, agent, body, actor)
+    return answer(agents.document(agent))

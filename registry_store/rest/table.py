@@ -1,0 +1,95 @@
+"""Every route of the REST interface, and who may use it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from registry_store.access.keys import Role
+from registry_store.rest.exchange.access import RoleIn
+from registry_store.rest.resources import (
+    activity,
+    agents,
+    approvals,
+    decisions,
+    declarations,
+    emergency_stops,
+    keys,
+    mcp_servers,
+    operations,
+    policies,
+    sidecars,
+    usage,
+    versions,
+)
+
+ROUTERS = (
+    agents.router,
+    versions.router,
+    activity.router,
+    declarations.router,
+    usage.router,
+    emergency_stops.router,
+    policies.of_agent,
+    policies.of_organisation,
+    mcp_servers.router,
+    approvals.router,
+    decisions.router,
+    keys.router,
+    sidecars.router,
+    operations.router,
+)
+
+
+class Route(NamedTuple):
+    """One method of one path; `roles` None: no key is needed."""
+
+    method: str
+    path: str
+    roles: frozenset[Role] | None
+    about: str
+
+
+def routes() -> Iterator[Route]:
+    """Every route, in the order of the routers."""
+    for route in _all():
+        about = (route.description or "").partition("\n")[0].rstrip(".")
+        for method in sorted(route.methods or ()):
+            yield Route(method, route.path, _roles(route.dependant), about)
+
+
+def allowed(path: str) -> list[str]:
+    """The methods that a request's path has."""
+    return sorted({method for route in _all() if route.path_regex.match(path) for method in route.methods or ()})
+
+
+def table() -> str:
+    """Who may use which route, as a table in Markdown."""
+    heads = [role.value for role in Role]
+    lines = [f"| Route | {' | '.join(heads)} | no key |", f"| --- |{' --- |' * (len(heads) + 1)}"]
+    for route in routes():
+        cells = [_cell(route, role) for role in Role]
+        anyone = "yes" if route.roles is None else ""
+        lines.append(f"| `{route.method} {route.path}` | {' | '.join(cells)} | {anyone} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(route: Route, role: Role) -> str:
+    if route.roles is not None and role not in route.roles:
+        return ""
+    return "itself" if role is Role.AGENT and route.roles is not None else "yes"
+
+
+def _all() -> Iterator[APIRoute]:
+    for router in ROUTERS:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                yield route
+
+
+def _roles(dependant: Dependant) -> frozenset[Role] | None:
+    for needed in dependant.dependencies:
+        if isinstance(needed.call, RoleIn):
+            return needed.call.roles
+    return None

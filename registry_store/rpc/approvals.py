@@ -1,0 +1,168 @@
+"""`registry_store.v1.RegistrySync`: approvals as sidecars use them and wait for them."""
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+import grpc
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.fields import quote
+from pdp.core.kinds import Text
+from pdp.core.records import AGENT_ID
+from registry_store.access import scopes
+from registry_store.access.keys import Caller
+from registry_store.approvals import approvals
+from registry_store.approvals.approvals import ApprovalState, Claim, Standing, Use
+from registry_store.approvals.requests import ID
+from registry_store.approvals.watching import ClosedError, FullError, Watch
+from registry_store.database.tables import Approval
+from registry_store.database.transactions import retried
+from registry_store.errors import NotFound
+from registry_store.journal.activity import Actor
+from registry_store.rpc.calls import (
+    SERVICE,
+    Context,
+    Ended,
+    Handler,
+    OpenStreams,
+    answered,
+    authenticated,
+    close,
+    ended_by,
+    parsed,
+)
+from registry_store.rpc.sync import Pace
+from registry_store.store import Store
+from registry_store.v1 import sync_pb2 as pb
+
+USE_ID = Text(128, 1)
+SHA256_BYTES = 32
+
+
+class ApprovalService:
+    """UseApproval and WatchApproval."""
+
+    def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
+        self._store = store
+        self._streams = streams
+        self._pace = pace
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to add to a `grpc.aio` server."""
+        use: Handler = grpc.unary_unary_rpc_method_handler(
+            self._use,
+            response_serializer=pb.UseApprovalResponse.SerializeToString,
+        )
+        watch: Handler = grpc.unary_stream_rpc_method_handler(
+            self._watch,
+            response_serializer=pb.Approval.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"UseApproval": use, "WatchApproval": watch})
+
+    async def _use(self, raw: bytes, context: Context) -> pb.UseApprovalResponse:
+        return await answered(self._store, context, lambda caller: self._used(raw, caller))
+
+    async def _used(self, raw: bytes, caller: Caller) -> pb.UseApprovalResponse:
+        request = parsed(pb.UseApprovalRequest, raw)
+        approval_id, claim = _id(request.approval_id), _claim(request)
+        async with self._store.database.reading() as session:
+            approval = await _seen(session, approval_id, caller)
+        now = datetime.now(UTC)
+        verdict = approvals.judge(approval, claim, now)
+        if verdict is Use.GRANTED and approval.use_id is None:  # only that is worth the writers' lock
+            return await retried(self._use_up, approval_id, claim, caller)
+        return _answer(verdict, approvals.standing_of(approval, now))
+
+    async def _use_up(self, approval_id: str, claim: Claim, caller: Caller) -> pb.UseApprovalResponse:
+        async with self._store.database.writing() as session:
+            approval = await approvals.get(session, approval_id)
+            first = approval.use_id is None
+            actor = Actor(caller.name, "system", datetime.now(UTC), caller.key_id)
+            verdict = await approvals.use(session, approval, claim, actor)
+        if first and verdict is Use.GRANTED:
+            self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
+        return _answer(verdict, approvals.standing_of(approval, actor.at))
+
+    async def _watch(self, raw: bytes, context: Context) -> None:
+        ended = await self._serve(raw, context)
+        if ended is not None:
+            await close(context, ended)
+
+    async def _serve(self, raw: bytes, context: Context) -> Ended | None:
+        """Why the stream ends before its time, if it does."""
+        try:
+            caller = await authenticated(self._store, context)
+            approval_id = _id(parsed(pb.WatchApprovalRequest, raw).approval_id)
+            if caller.agents is not None or caller.tags is not None:  # the feed reads once for all who wait
+                async with self._store.database.reading() as session:
+                    await _seen(session, approval_id, caller)
+            with self._store.approval_feed.watching(approval_id) as watch:
+                async with self._streams.opened(context, caller, watch.end):
+                    await self._follow_for_its_time(watch, context)
+        except ClosedError as error:
+            return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
+        except FullError as error:
+            return Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except Exception as error:
+            return ended_by(error)
+        return None
+
+    async def _follow_for_its_time(self, watch: Watch, context: Context) -> None:
+        seconds = random.uniform(*self._pace.lifetime)  # noqa: S311 - spreads load, guards nothing
+        try:
+            async with asyncio.timeout(seconds):
+                await self._follow(watch, context)
+        except TimeoutError:
+            raise Ended(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
+
+    async def _follow(self, watch: Watch, context: Context) -> None:
+        standing: Standing | None = None
+        while standing is None or not standing.final:
+            standing = await watch.news()
+            if standing is not None:
+                await context.write(_message(standing))
+
+
+async def _seen(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
+    """The approval; `NotFound` also where its agent is not within the scope of the caller's key."""
+    approval = await approvals.get(session, approval_id)
+    if not await scopes.may_sync(session, caller, approval.agent_id):
+        raise NotFound(f"no approval `{approval_id}`")
+    return approval
+
+
+def _id(approval_id: str) -> str:
+    """The id; `NotFound` where it is none that an approval may have."""
+    problems = Problems()
+    ID.read(approval_id, "approval_id", problems)
+    if problems:
+        raise NotFound(f"no approval {quote(approval_id)}")
+    return approval_id
+
+
+def _claim(request: pb.UseApprovalRequest) -> Claim:
+    problems = Problems()
+    AGENT_ID.read(request.agent_id, "agent_id", problems)
+    USE_ID.read(request.use_id, "use_id", problems)
+    if len(request.action_sha256) != SHA256_BYTES:
+        problems.append(Problem("action_sha256", f"has not {SHA256_BYTES} bytes"))
+    if problems:
+        raise InvalidRecord(problems)
+    return Claim(request.agent_id, request.action_sha256, request.use_id)
+
+
+def _answer(verdict: Use, standing: Standing) -> pb.UseApprovalResponse:
+    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{verdict.name}", approval=_message(standing))
+
+
+def _message(standing: Standing) -> pb.Approval:
+    return pb.Approval(
+        approval_id=standing.approval_id,
+        state=f"APPROVAL_STATE_{standing.state.name}",
+        decided_by=standing.decided_by or "",
+        comment=standing.comment or "",
+        expires_at=standing.expires_at.timestamp(),
+        agent_id=standing.agent_id,
+    )

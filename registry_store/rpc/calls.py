@@ -1,0 +1,151 @@
+"""What the methods of the gRPC service share: whose key a call carries, how a call ends, which streams are open."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from pdp.core.errors import InvalidRecord
+from registry_store.access import keys
+from registry_store.access.keys import Caller, Role
+from registry_store.database.transactions import is_unavailable
+from registry_store.errors import NotAllowed, NotAuthenticated, NotFound, TooManyFailures
+from registry_store.periodic import Attempts
+from registry_store.store import Store
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "registry_store.v1.RegistrySync"
+KEY_CHECK_SECONDS = 0.5
+CLOSE_SECONDS = 1.0
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Result = TypeVar("Result")
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+class Ended(Exception):  # noqa: N818 - an end, not always an error
+    """Why a call ends before its time, as its status."""
+
+    def __init__(self, code: grpc.StatusCode, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+
+
+async def authenticated(store: Store, context: Context) -> Caller:
+    """The caller, if the call carries the valid key of a sidecar or an admin; else `Ended`."""
+    metadata = dict(context.invocation_metadata() or ())
+    scheme, _, text = str(metadata.get("authorization", "")).partition(" ")
+    try:
+        if scheme.lower() != "bearer":
+            raise NotAuthenticated("the metadata `authorization: Bearer owkai_…` is missing")
+        caller = await store.authentication.caller(text.strip(), _source(context), datetime.now(UTC))
+    except NotAuthenticated as error:
+        store.metrics.refused_keys.inc()
+        raise Ended(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
+    except TooManyFailures as error:
+        store.metrics.refused_keys.inc()
+        raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    if caller.role not in (Role.SIDECAR, Role.ADMIN):
+        raise Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
+    return caller
+
+
+def parsed(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
+    """The message in these bytes; `Ended` if they are none. Messages come as bytes, so that keys are checked first."""
+    message = kind()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError:
+        why = f"the message is not a `{kind.DESCRIPTOR.full_name}`"
+        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, why) from None
+    return message
+
+
+async def answered(store: Store, context: Context, work: Callable[[Caller], Awaitable[Result]]) -> Result:
+    """What `work` gives a caller who may call; whatever goes wrong ends the call with its status."""
+    try:
+        return await work(await authenticated(store, context))
+    except Exception as error:
+        ended = ended_by(error)
+    return await context.abort(ended.code, ended.why)
+
+
+def ended_by(error: Exception) -> Ended:
+    """The status that tells the caller of this error; what only we are to blame for is logged."""
+    if isinstance(error, Ended):
+        return error
+    if isinstance(error, InvalidRecord):
+        return Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    if isinstance(error, NotAllowed):
+        return Ended(grpc.StatusCode.PERMISSION_DENIED, str(error))
+    if isinstance(error, NotFound):
+        return Ended(grpc.StatusCode.NOT_FOUND, str(error))
+    if is_unavailable(error):
+        return Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+    logger.error("a call failed", exc_info=error)
+    return Ended(grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def close(context: Context, ended: Ended) -> None:
+    """Send the status that ends a stream, also where the caller is gone or does not take even that."""
+    with suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await context.abort(ended.code, ended.why)
+
+
+class OpenStreams:
+    """The streams that are open; `watch_keys`, run beside them, ends those whose key is good no longer."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ends: dict[Callable[[Ended], None], Caller] = {}
+
+    @asynccontextmanager
+    async def opened(self, context: Context, caller: Caller, end: Callable[[Ended], None]) -> AsyncIterator[None]:
+        """While the block runs, a stream of this caller is open, which `end` closes from outside."""
+        self._ends[end] = caller
+        try:
+            # By itself gRPC sends these with the first message, and no status where the write of that is given up.
+            await context.send_initial_metadata(())
+            yield
+        finally:
+            del self._ends[end]
+
+    async def watch_keys(self) -> None:
+        """End the streams of keys that are revoked or expire, until cancelled."""
+        revoked, attempts = self._store.authentication.revoked, Attempts("checking the keys of open streams")
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEY_CHECK_SECONDS):
+                    await revoked.wait()
+            revoked.clear()
+            if not self._ends:
+                continue
+            try:
+                await self._check_keys()
+                attempts.worked()
+            except Exception as error:
+                attempts.failed(error)
+
+    async def _check_keys(self) -> None:
+        async with self._store.database.reading() as session:
+            used = {caller.key_id for caller in self._ends.values()}
+            invalid = await keys.invalid_among(session, used, datetime.now(UTC))
+        for end, caller in list(self._ends.items()):
+            if caller.key_id in invalid:
+                end(Ended(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
+
+
+def _source(context: Context) -> str:
+    """The peer's address, out of `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    _, _, address = unquote(context.peer()).partition(":")
+    return urlsplit(f"//{address}").hostname or ""

@@ -1,0 +1,132 @@
+"""`registry_store.v1.RegistrySync/ReportDecisions`: what sidecars report → the decisions that are kept."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+import grpc
+
+from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.fields import quote
+from registry_store.access import scopes
+from registry_store.access.keys import Caller
+from registry_store.database.transactions import retried
+from registry_store.decisions import decisions
+from registry_store.decisions.decisions import Received
+from registry_store.decisions.reports import Decision, Report, read_report
+from registry_store.rpc.calls import SERVICE, Context, Ended, Handler, answered, parsed
+from registry_store.store import Store
+from registry_store.sync.messages import MOST_PROBLEMS
+from registry_store.v1 import sync_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""Reports that are written at once: fewer than the connections that write, so that administration gets through."""
+MOST_WAITING = 64
+WAIT_SECONDS = 10.0
+MOST_TOLD = 5
+
+
+class DecisionReports:
+    """The method `ReportDecisions`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to add to a `grpc.aio` server."""
+        report: Handler = grpc.unary_unary_rpc_method_handler(
+            self._report,
+            response_serializer=pb.ReportDecisionsResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report})
+
+    async def _report(self, raw: bytes, context: Context) -> pb.ReportDecisionsResponse:
+        return await answered(self._store, context, lambda caller: self._in_turn(raw, caller))
+
+    async def _in_turn(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
+        if self._waiting >= MOST_WAITING:
+            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "other reports took too long: try again later") from None
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._received(raw, caller)
+        finally:
+            self._places.release()
+
+    async def _received(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
+        report = await asyncio.to_thread(_read, raw)  # megabytes of JSON: other callers shall not wait
+        await self._check_scope(report, caller)
+        received = await retried(self._keep, report, caller.name, datetime.now(UTC))
+        self._count(received)
+        _tell(report, received)
+        return pb.ReportDecisionsResponse(sequence=received.sequence)
+
+    async def _check_scope(self, report: Report, caller: Caller) -> None:
+        """Raise `InvalidRecord` for decisions of agents that the caller may not sync, which it then lays aside.
+
+        Blocks of agents that the sidecar did not know are part of its log, whoever they are.
+        """
+        spoken_of = {decision.agent_id for decision in report.decisions if not decision.is_of_stranger}
+        async with self._store.database.reading() as session:
+            foreign = await scopes.outside_lately(session, caller, spoken_of)
+        problems = [
+            Problem(
+                f"records[{index}].document.action.agent_id", f"{quote(said.agent_id)} is not the key's to report of"
+            )
+            for index, entry in enumerate(report.entries)
+            if isinstance(said := entry.content, Decision) and said.agent_id in foreign and not said.is_of_stranger
+        ]
+        if problems:
+            logger.warning(
+                "a key named `%s` reported decisions of %d agents that it may not sync, as sidecar `%s`",
+                caller.name,
+                len(foreign),
+                report.node_id,
+            )
+            raise InvalidRecord(problems[:MOST_PROBLEMS])
+
+    async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
+        database = self._store.database
+        async with database.writing() if report.asks else database.beside() as session:
+            return await decisions.receive(session, report, owner, at)
+
+    def _count(self, received: Received) -> None:
+        metrics = self._store.metrics
+        for outcome, number in received.kept.items():
+            metrics.decisions.labels(outcome).inc(number)
+        metrics.decision_repeats.inc(received.repeats)
+        metrics.decisions_missing.inc(received.missing)
+        metrics.decision_breaks.inc(len(received.breaks))
+        for state in received.opened:
+            metrics.approvals.labels(state).inc()
+
+
+def _read(raw: bytes) -> Report:
+    return read_report(parsed(pb.ReportDecisionsRequest, raw))
+
+
+def _tell(report: Report, received: Received) -> None:
+    if received.missing:
+        logger.warning(
+            "of the decision log of sidecar `%s`, %d records are missing before `%d`",
+            report.node_id,
+            received.missing,
+            received.sequence,
+        )
+    if received.breaks:
+        logger.warning(
+            "in the decision log of sidecar `%s`, %d records do not follow from those before, the first of them at %s",
+            report.node_id,
+            len(received.breaks),
+            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MOST_TOLD]),
+        )

@@ -1,0 +1,329 @@
+"""`registry_store.v1.RegistrySync/Sync`: the feed → each subscriber."""
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import grpc
+
+from registry_store.access import scopes
+from registry_store.access.keys import Caller
+from registry_store.journal import revisions
+from registry_store.journal.revisions import Kind
+from registry_store.rpc.calls import (
+    SERVICE,
+    Context,
+    Ended,
+    Handler,
+    OpenStreams,
+    authenticated,
+    close,
+    ended_by,
+    parsed,
+)
+from registry_store.store import Store
+from registry_store.sync import nodes, subscriptions
+from registry_store.sync.feed import Step, step_from
+from registry_store.sync.messages import check_hello, chunks, record_message, refusals, subscription
+from registry_store.sync.sidecars import Sidecar
+from registry_store.sync.subscriptions import Subscription
+from registry_store.v1 import sync_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOTS_AT_ONCE = 4
+SNAPSHOTS_PER_SECOND = 50
+NOT_READ = (grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The times of a stream, in seconds."""
+
+    heartbeat: float = 1.0
+    silence: float = 5.0
+    """Without a heartbeat for so long a stream is dead; the store keeps silent when its database does."""
+    send: float = 1.0
+    """A subscriber that takes nothing for so long is dropped."""
+    lifetime: tuple[float, float] = (300.0, 600.0)
+    """Between these a stream ends by itself, so that sidecars spread over stores."""
+
+
+PACE = Pace()
+
+
+class RegistrySync:
+    """The method `Sync`."""
+
+    def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
+        self.store = store
+        self.streams = streams
+        self.pace = pace
+        self.gate = _SnapshotGate()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to add to a `grpc.aio` server."""
+        sync: Handler = grpc.stream_stream_rpc_method_handler(
+            self._sync,
+            response_serializer=pb.StoreMessage.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"Sync": sync})
+
+    async def _sync(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        code = grpc.StatusCode.CANCELLED
+        try:
+            ended = await self._serve(context)
+            code = ended.code
+        finally:
+            self.store.metrics.streams_ended.labels(code.name.lower()).inc()
+        if code is not grpc.StatusCode.OK:
+            await close(context, ended)
+
+    async def _serve(self, context: Context) -> Ended:
+        try:
+            caller = await authenticated(self.store, context)
+            hello = await _hello(context, self.pace.silence)
+            stream = _Stream(self, context, caller, hello, await self._admitted(caller, hello))
+            async with self.streams.opened(context, caller, stream.end):
+                await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
+        except Exception as error:
+            return ended_by(error)
+        return Ended(grpc.StatusCode.OK, "")
+
+    async def _admitted(self, caller: Caller, hello: pb.Hello) -> Subscription:
+        """What the sidecar follows, which may be less than what it asks for; its node id is the key's from now on."""
+        wanted = subscription(hello.subscription)
+        followed = scopes.narrowed(caller, wanted)
+        await nodes.claim(self.store.database, hello.node_id, caller.name, datetime.now(UTC))
+        if followed != wanted:
+            await self._tell_left_out(caller, hello.node_id, wanted)
+        return followed
+
+    async def _tell_left_out(self, caller: Caller, node_id: str, wanted: Subscription) -> None:
+        async with self.store.database.reading() as session:
+            left_out = sorted(await scopes.outside(session, caller, wanted.agent_ids or frozenset()))
+        if left_out:
+            logger.warning(
+                "sidecar `%s` gets nothing of %d agents that carry none of its key's tags, the first of them `%s`",
+                node_id,
+                len(left_out),
+                left_out[0],
+            )
+
+
+class _Stream:
+    """One subscriber: whatever of its tasks ends first ends the stream."""
+
+    def __init__(
+        self, service: RegistrySync, context: Context, caller: Caller, hello: pb.Hello, followed: Subscription
+    ) -> None:
+        self.caller = caller
+        self._store = store = service.store
+        self._pace = service.pace
+        self._gate = service.gate
+        self._context = context
+        self._hello = hello
+        self._subscription = followed
+        self._sending = asyncio.Lock()
+        self._stuck = False
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._history = store.feed.history
+        self._revision = 0
+        now = datetime.now(UTC)
+        self._sidecar = Sidecar(
+            node_id=hello.node_id,
+            key_id=caller.key_id,
+            key_name=caller.name,
+            software_version=hello.version,
+            subscription=self._subscription,
+            connected_at=now,
+            last_heard_at=now,
+        )
+
+    def end(self, why: Ended) -> None:
+        """Close the stream from outside."""
+        if not self._end.done():
+            self._end.set_exception(why)
+
+    async def run(self, seconds: float) -> None:
+        """Serve the subscriber for at most so long; returns at a clean end, else raises `Ended`."""
+        self._store.sidecars.connected(self._sidecar)
+        tasks = [asyncio.create_task(work) for work in (self._listen(), self._beat(), self._follow())]
+        try:
+            done, _ = await asyncio.wait([*tasks, self._end], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        finally:
+            self._sidecar.connected = False
+            self._end.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, self._end, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            message = await _read(self._context, self._pace.silence)
+            if message is None:
+                return
+            self._sidecar.last_heard_at = datetime.now(UTC)
+            match message.WhichOneof("message"):
+                case "acknowledgement":
+                    self._acknowledged(message.acknowledgement)
+                case "hello":
+                    raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
+
+    async def _beat(self) -> None:
+        while True:
+            silence = time.monotonic() - self._store.feed.confirmed_at
+            if silence > self._pace.silence:
+                raise Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+            if silence < self._pace.silence / 2:
+                heartbeat = pb.Heartbeat(revision=self._store.feed.revision, **_clocks())
+                await self._send(pb.StoreMessage(heartbeat=heartbeat))
+            await asyncio.sleep(self._pace.heartbeat)
+
+    async def _follow(self) -> None:
+        feed = self._store.feed
+        await self._begin()
+        while not feed.closed and feed.history == self._history:
+            if self._revision >= feed.revision:
+                await feed.news()
+                continue
+            step = feed.after(self._revision) or await self._step_from(self._revision)
+            if step is None:
+                return  # too far behind for changes: the sidecar comes back, and gets a snapshot
+            await self._send_step(step)
+
+    async def _begin(self) -> None:
+        epoch, hello = self._store.feed.epoch, self._hello
+        # What is narrower than it asked for may have been wider when it last connected, and no change tells of that.
+        may_resume = hello.revision and hello.epoch == epoch and not self._subscription.is_narrowed
+        step = await self._step_from(hello.revision) if may_resume else None
+        if step is None:
+            async with self._gate.turn():
+                await self._send_snapshot()
+            return
+        welcome = pb.Welcome(epoch=epoch, revision=step.upto, resumed=True, **_clocks())
+        await self._send(pb.StoreMessage(welcome=welcome))
+        self._revision = self._sidecar.acknowledged_revision = hello.revision
+        if step.upto > step.after:
+            await self._send_step(step)
+
+    async def _step_from(self, revision: int) -> Step | None:
+        async with self._store.database.reading() as session:
+            return await step_from(session, revision, self._subscription)
+
+    async def _send_step(self, step: Step) -> None:
+        records = [
+            record_message(record, document)
+            for record in step.records
+            if (document := self._subscription.view(record)) is not None
+        ]
+        change = pb.Change(
+            from_revision=self._revision,
+            to_revision=step.upto,
+            records=records,
+            committed_at=step.committed_at,
+        )
+        named = frozenset((Kind(record.kind), record.id) for record in records)
+        self._sidecar.sent(step.upto, step.committed_at if records else 0.0, named)
+        await self._send(pb.StoreMessage(change=change))
+        self._revision = step.upto
+
+    async def _send_snapshot(self) -> None:
+        async with self._store.database.reading() as session:
+            meta = await revisions.meta(session)
+            welcome = pb.Welcome(epoch=meta.epoch, revision=meta.revision, resumed=False, **_clocks())
+            await self._send(pb.StoreMessage(welcome=welcome))
+            total = await subscriptions.count(session, self._subscription)
+            begin = pb.SnapshotBegin(revision=meta.revision, records=total)
+            await self._send(pb.StoreMessage(snapshot_begin=begin))
+            self._sidecar.sent(meta.revision, 0.0, None)
+            sha256 = hashlib.sha256()
+            async with aclosing(chunks(subscriptions.snapshot(session, self._subscription))) as pieces:
+                async for chunk in pieces:
+                    for record in chunk.records:
+                        sha256.update(record.document)
+                    await self._send(pb.StoreMessage(snapshot_chunk=chunk))
+        end = pb.SnapshotEnd(revision=meta.revision, sha256=sha256.digest())
+        await self._send(pb.StoreMessage(snapshot_end=end))
+        self._revision = meta.revision
+        self._store.metrics.snapshots.inc()
+
+    async def _send(self, message: pb.StoreMessage) -> None:
+        async with self._sending:
+            if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
+                raise Ended(*NOT_READ)
+            writing = asyncio.create_task(self._context.write(message))
+            writing.add_done_callback(_seen)  # also where the stream has ended, and nobody awaits it
+            try:
+                # Unlike `timeout` this looks at the write at last: it may be the store that stood still for so long.
+                await asyncio.wait([writing], timeout=self._pace.send)
+                self._stuck = not writing.done()
+            finally:
+                writing.cancel()
+            if self._stuck:
+                raise Ended(*NOT_READ)
+            await writing
+
+    def _acknowledged(self, message: pb.Acknowledgement) -> None:
+        refused = refusals(message)
+        for refusal in refused:
+            logger.warning("sidecar `%s` refuses `%s`: %s", self._sidecar.node_id, refusal.id, refusal.problems)
+        self._store.metrics.refusals.inc(len(refused))
+        now = time.time()
+        for committed_at in self._sidecar.acknowledged(message.revision, refused):
+            self._store.metrics.propagation_seconds.observe(max(0.0, now - committed_at))
+
+
+class _SnapshotGate:
+    """Bounds how many snapshots are under way, and how many begin in a second."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+        self._next = 0.0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn."""
+        async with self._places:
+            start = max(self._next, time.monotonic())
+            self._next = start + 1 / SNAPSHOTS_PER_SECOND
+            await asyncio.sleep(start - time.monotonic())
+            yield
+
+
+def _clocks() -> dict[str, float]:
+    """What a message tells of the time at which it is sent."""
+    return {"sent_at": time.time(), "uptime": time.monotonic()}
+
+
+async def _hello(context: Context, seconds: float) -> pb.Hello:
+    message = await _read(context, seconds)
+    if message is None or message.WhichOneof("message") != "hello":
+        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
+    check_hello(message.hello)
+    return message.hello
+
+
+async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
+    """The next message; None once the sidecar has said its last."""
+    try:
+        async with asyncio.timeout(seconds):
+            raw = await context.read()
+    except TimeoutError:
+        why = f"nothing was heard for {seconds:g} s"
+        raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
+    return parsed(pb.SidecarMessage, raw) if isinstance(raw, bytes) else None
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Look at how it ended, so that asyncio does not log that nobody did."""
+    if not task.cancelled():
+        task.exception()

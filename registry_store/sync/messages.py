@@ -1,0 +1,84 @@
+"""Messages of `registry_store.v1` ↔ what they mean."""
+
+from collections.abc import AsyncGenerator
+
+from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.kinds import Text
+from pdp.core.records import AGENT_ID, TAGS
+from registry_store.journal.revisions import Kind
+from registry_store.sync.nodes import NODE_ID
+from registry_store.sync.sidecars import Refusal
+from registry_store.sync.subscriptions import Record, Subscription
+from registry_store.v1 import sync_pb2 as pb
+
+CHUNK_BYTES = 256 * 1024
+MOST_NAMED = 1_000
+MOST_REFUSALS = 1_000
+MOST_PROBLEMS = 20
+MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
+"""Characters of a refusal that are kept."""
+VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
+
+
+def check_hello(hello: pb.Hello) -> None:
+    """Raise `InvalidRecord` unless its names are such as can be kept and logged."""
+    problems = Problems()
+    NODE_ID.read(hello.node_id, "hello.node_id", problems)
+    VERSION.read(hello.version, "hello.version", problems)
+    if problems:
+        raise InvalidRecord(problems)
+
+
+def subscription(message: pb.Subscription) -> Subscription:
+    """What the sidecar subscribes to; `InvalidRecord` if that is nothing, or malformed."""
+    problems = Problems()
+    match message.WhichOneof("scope"):
+        case "agents":
+            wanted = frozenset(message.agents.agent_ids)
+            for agent_id in message.agents.agent_ids[:MOST_NAMED]:
+                AGENT_ID.read(agent_id, "hello.subscription.agents", problems)
+            found = Subscription(agent_ids=wanted)
+        case "tags":
+            wanted = frozenset(message.tags.tags)
+            TAGS.read(list(message.tags.tags), "hello.subscription.tags", problems)
+            found = Subscription(tags=wanted)
+        case "all":
+            return Subscription()
+        case _:
+            raise InvalidRecord([Problem("hello.subscription", "names neither agents nor tags nor all")])
+    if not 1 <= len(wanted) <= MOST_NAMED:
+        problems.append(Problem("hello.subscription", f"has not 1 to {MOST_NAMED} entries"))
+    problems.raise_if_any()
+    return found
+
+
+def refusals(message: pb.Acknowledgement) -> list[Refusal]:
+    """What the sidecar refuses, cut to what is kept."""
+    kinds = {kind.value for kind in Kind}
+    return [
+        Refusal(
+            Kind(refusal.kind),
+            refusal.id[:MAX_REFUSED_ID],
+            tuple(problem[:MAX_PROBLEM] for problem in refusal.problems[:MOST_PROBLEMS]),
+        )
+        for refusal in message.refusals[:MOST_REFUSALS]
+        if refusal.kind in kinds
+    ]
+
+
+async def chunks(records: AsyncGenerator[Record]) -> AsyncGenerator[pb.SnapshotChunk]:
+    """The records in chunks of at most 256 KiB; a record that is larger has a chunk to itself."""
+    chunk, size = pb.SnapshotChunk(), 0
+    async for record in records:
+        if chunk.records and size + len(record.document) > CHUNK_BYTES:
+            yield chunk
+            chunk, size = pb.SnapshotChunk(), 0
+        chunk.records.append(record_message(record, record.document))
+        size += len(record.document)
+    if chunk.records:
+        yield chunk
+
+
+def record_message(record: Record, document: bytes) -> pb.Record:
+    """A record with the document that its subscriber gets."""
+    return pb.Record(kind=pb.RecordKind.Name(record.kind), id=record.id, document=document)

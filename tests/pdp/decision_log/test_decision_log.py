@@ -1,0 +1,471 @@
+"""The decision log on disk: in order, whole or told to be lost, within its bound, through crashes and damage."""
+
+import errno
+import json
+import logging
+import os
+import resource
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pdp.decision_log.log import DecisionLog
+from pdp.decision_log.segments import Head, sealed
+from tests.pdp.decision_log.chains import Kept, append, document, files, opened, ship
+
+SMALL = 64 * 1000
+"""A log of so many bytes has files of about a thousand."""
+
+
+def numbers(store: Kept) -> list[int]:
+    return [json.loads(one)["decision_id"] for one in store.documents()]
+
+
+def test_what_is_appended_is_sent_in_order_and_chained(tmp_path: Path) -> None:
+    """From sequence 1 on, each record with the hash of the one before."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(5)))
+    ship(log, store, most=2)
+    append(log, map(document, range(5, 8)))
+    ship(log, store)
+    assert numbers(store) == list(range(8))
+    assert [record.sequence for record in store.records] == list(range(1, 9))
+    assert (store.breaks, log.unsent, log.kept) == (0, 0, 8)
+
+
+def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> None:
+    """A second life continues where the first one stood, and sends nothing twice."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(3)))
+    ship(log, store)
+    append(log, [document(3)])
+    again = opened(tmp_path)
+    assert (again.last, again.kept, again.unsent) == (4, 3, 1)
+    append(again, [document(4)])
+    assert [record.sequence for record in again.after(again.kept, 10, 1 << 20)] == [4, 5]
+    ship(again, store)
+    assert numbers(store) == list(range(5))
+    assert store.breaks == 0
+
+
+@pytest.mark.parametrize("noted", [b"", b"\0\0\0\0", b"9", b"9 00000000\n", b"4 a9 b"])
+def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path, noted: bytes) -> None:
+    """The store has each once all the same."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(5)))
+    ship(log, store)
+    (tmp_path / "decisions" / "kept").write_bytes(noted)
+    again = opened(tmp_path)
+    assert again.unsent == 5
+    ship(again, store)
+    assert numbers(store) == list(range(5))
+    assert again.kept == 5
+
+
+def test_a_batch_is_bounded_in_records_and_bytes(tmp_path: Path) -> None:
+    """But always has one record, however large."""
+    log = opened(tmp_path)
+    append(log, [document(number, size=1000) for number in range(10)])
+    assert len(log.after(0, 3, 1 << 20)) == 3
+    assert len(log.after(0, 10, 5000)) == 2
+    assert len(log.after(4, 10, 1)) == 1
+    assert log.after(10, 10, 1 << 20) == []
+
+
+def test_files_that_are_sent_are_deleted(tmp_path: Path) -> None:
+    """Only the newest stays, for the chain goes on from it."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=100) for number in range(40)])
+    assert len(files(tmp_path)) > 5
+    ship(log, store)
+    assert len(files(tmp_path)) == 1
+    assert opened(tmp_path, SMALL).last == 40
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    """What agents do is nobody's business but the owner's."""
+    log = opened(tmp_path)
+    append(log, [document(1)])
+    log.keep(1)
+    log.refuse(log.after(0, 1, 1 << 20)[0])
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "decisions").iterdir()} == {0o600}
+    assert (tmp_path / "decisions").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("size", [10, 300])
+def test_when_it_is_full_the_oldest_give_way_and_a_gap_says_how_many(tmp_path: Path, size: int) -> None:
+    """It stays within its bound; what the store gets and what the gaps name is everything."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    for number in range(1000):
+        append(log, [document(number, size)])
+        on_disk = sum(path.stat().st_size for path in files(tmp_path))
+        assert on_disk == log.bytes <= SMALL
+    ship(log, store)
+    assert numbers(store)[-1] == 999
+    assert store.records[0].sequence > 1
+    assert store.missing() == set(range(1, store.records[0].sequence))
+    assert len(store.missing()) == log.dropped
+    assert store.breaks == 0
+
+
+def test_what_is_sent_does_not_give_way(tmp_path: Path) -> None:
+    """A gap begins after what the store has."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=100) for number in range(10)])
+    ship(log, store)
+    append(log, [document(number, size=100) for number in range(10, 1000)])
+    ship(log, store)
+    assert numbers(store)[:10] == list(range(10))
+    assert min(store.missing()) == 11
+
+
+def test_a_gap_whose_record_gives_way_is_told_again(tmp_path: Path) -> None:
+    """What the store has got since does not hide it."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=100) for number in range(300)])
+    log.keep(store.take(log.after(log.kept, 1, 1 << 20)))
+    assert store.sequence > 2
+    assert not store.gaps()
+    append(log, [document(number, size=100) for number in range(300, 900)])
+    ship(log, store)
+    assert store.missing() == set(range(1, log.last + 1)) - {record.sequence for record in store.records}
+
+
+def test_a_log_that_must_not_give_way_keeps_all(tmp_path: Path) -> None:
+    """Whoever appends sees how much it holds, and stops."""
+    log, store = opened(tmp_path, SMALL, give_way=False), Kept()
+    append(log, [document(number, size=100) for number in range(1000)])
+    assert log.bytes > SMALL
+    ship(log, store)
+    assert numbers(store) == list(range(1000))
+
+
+def test_records_that_were_lost_before_they_came_leave_a_gap(tmp_path: Path) -> None:
+    """They take their sequences, so that the store sees how many it misses."""
+    log, store = opened(tmp_path), Kept()
+    append(log, [document(0), 3, document(1), 2])
+    ship(log, store)
+    assert [record.sequence for record in store.records] == [1, 5, 6, 9]
+    assert store.gaps() == [(2, 4), (7, 8)]
+    assert json.loads(store.records[1].document) == {
+        "gap": {"at": "2026-11-20T12:00:00.000000Z", "first_sequence": 2, "last_sequence": 4, "records": 3}
+    }
+    assert (store.breaks, log.dropped) == (0, 5)
+
+
+@contextmanager
+def disk_full_at(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_the_disk_does_not_take_is_there_to_try_again(tmp_path: Path) -> None:
+    """A write that fails half way leaves nothing behind, and takes nothing from the items."""
+    log, store = opened(tmp_path), Kept()
+    append(log, [document(0)])
+    items: deque[bytes | int] = deque(document(number, size=1000) for number in range(1, 4))
+    with disk_full_at(log.bytes + 2500), pytest.raises(OSError, match="File too large"):
+        list(log.append(items))
+    assert (len(items), log.last) == (3, 1)
+    assert len(log.after(0, 10, 1 << 20)) == 1
+    list(log.append(items))
+    assert not items
+    ship(log, store)
+    assert numbers(store) == [0, 1, 2, 3]
+    assert opened(tmp_path).last == 4
+
+
+def torn_at_every_byte(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A copy of the folder for each length to which its newest file could have been written."""
+    newest = files(folder)[-1]
+    for length in range(newest.stat().st_size):
+        copy = folder.with_name(f"torn-{length}")
+        shutil.copytree(folder, copy)
+        with (copy / "decisions" / newest.name).open("r+b") as file:
+            file.truncate(length)
+        yield length, copy
+
+
+def test_a_torn_last_line_is_cut_off_and_the_chain_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever the write was cut, every whole record is kept, and nothing is called damaged."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    append(opened(folder), [document(number) for number in range(4)])
+    ends = [index + 1 for index, byte in enumerate(files(folder)[-1].read_bytes()) if byte == 0x0A]
+    for length, torn in torn_at_every_byte(folder):
+        log, store = opened(torn), Kept()
+        append(log, [document(100)])
+        ship(log, store)
+        whole = max(0, sum(end <= length for end in ends) - 1)
+        assert numbers(store) == [*range(whole), 100], length
+        assert (store.breaks, log.damaged, store.gaps()) == (0, 0, [])
+    assert not [record for record in caplog.records if record.name.startswith("pdp")]
+
+
+def flipped(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("which", [0, 2, -1], ids=["the oldest", "one within", "the newest"])
+@pytest.mark.parametrize("offset", [3, 250, 500])
+def test_damage_is_told_and_set_aside_and_all_else_is_sent(
+    tmp_path: Path, which: int, offset: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be trusted any more is in a gap and in a file for people; no sequence is given twice."""
+    append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
+    flipped(files(tmp_path)[which], offset)
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(100)])
+    ship(log, store)
+    sent = {record.sequence for record in store.records}
+    assert store.missing() == set(range(1, log.last)) - sent
+    assert store.missing()
+    assert store.documents() == sorted(store.documents(), key=lambda one: json.loads(one)["decision_id"])
+    assert numbers(store)[-1] == 100
+    assert log.damaged == 1
+    assert len(files(tmp_path, "*.damaged")) == 1
+    assert "is damaged" in caplog.text
+
+
+def test_a_number_that_damage_made_up_is_not_believed(tmp_path: Path) -> None:
+    """Sequences would soon come to their end."""
+    append(opened(tmp_path), map(document, range(3)))
+    with files(tmp_path)[0].open("ab") as file:
+        file.write(b"999999999999999999 what\nis this\n")
+    log, store = opened(tmp_path), Kept()
+    ship(log, store)
+    assert numbers(store) == [0, 1, 2]
+    assert (log.last, store.missing()) == (6, {4, 5})
+
+
+def test_damage_is_told_once(tmp_path: Path) -> None:
+    """A further restart finds the gap, and the record that tells of it."""
+    append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
+    flipped(files(tmp_path)[1], 500)
+    append(opened(tmp_path, SMALL), [document(100)])
+    again, store = opened(tmp_path, SMALL), Kept()
+    append(again, [document(101)])
+    ship(again, store)
+    assert (again.damaged, len(store.gaps())) == (0, 1)
+
+
+@pytest.mark.parametrize("which", [0, 1, -1], ids=["the oldest", "one within", "the newest"])
+def test_a_file_that_goes_while_it_is_needed_is_told(tmp_path: Path, which: int) -> None:
+    """Reading and writing go on with what is left."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(29)])
+    files(tmp_path)[which].unlink()
+    append(log, [document(100)])
+    ship(log, store)
+    append(log, [document(101)])
+    ship(log, store)
+    assert numbers(store)[-2:] == [100, 101]
+    assert store.missing() == set(range(1, log.last)) - {record.sequence for record in store.records}
+    assert store.missing()
+    assert store.breaks == 0
+
+
+def test_a_file_cut_short_while_it_is_needed_is_told(tmp_path: Path) -> None:
+    """What stood before the cut is sent."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(10)))
+    with files(tmp_path)[0].open("r+b") as file:
+        file.truncate(500)
+    append(log, [document(100)])
+    ship(log, store)
+    assert numbers(store) == [0, 1, 2, 3, 100]
+    assert store.missing() == set(range(5, 11))
+
+
+def test_a_missing_folder_is_made_again(tmp_path: Path) -> None:
+    """Whoever deletes it loses what was in it, and no more."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(3)))
+    shutil.rmtree(tmp_path / "decisions")
+    append(log, [document(100)])
+    ship(log, store)
+    assert numbers(store) == [100]
+    assert store.missing() == {1, 2, 3}
+
+
+def test_a_refused_record_is_laid_aside_and_told(tmp_path: Path) -> None:
+    """The next one is sent as if the store had it."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(3)))
+    store.take(log.after(0, 1, 1 << 20))
+    log.keep(1)
+    log.refuse(log.after(1, 1, 1 << 20)[0])
+    assert log.owes
+    append(log, [])
+    ship(log, store)
+    assert numbers(store) == [0, 2]
+    assert store.missing() == {2}
+    assert (tmp_path / "decisions" / "refused.jsonl").read_bytes() == document(1) + b"\n"
+
+
+def rolled_back(folder: Path, store: Kept) -> DecisionLog:
+    """A log whose folder was put back to where 5 records were, 2 of them sent, after the store had got 20."""
+    log = opened(folder, SMALL)
+    append(log, [document(number, size=50) for number in range(5)])
+    log.keep(store.take(log.after(0, 2, 1 << 20)))
+    shutil.copytree(folder / "decisions", folder / "backup")
+    append(log, [document(number, size=50) for number in range(5, 20)])
+    ship(log, store)
+    shutil.rmtree(folder / "decisions")
+    shutil.move(folder / "backup", folder / "decisions")
+    return opened(folder, SMALL)
+
+
+def test_a_folder_put_back_to_an_older_state_goes_on_after_what_the_store_has(tmp_path: Path) -> None:
+    """Nothing that is decided afterwards is taken for a repeat."""
+    store = Kept()
+    log = rolled_back(tmp_path, store)
+    append(log, [document(number, size=50) for number in range(100, 110)])
+    log.go_on_after(20)
+    ship(log, store)
+    append(log, [document(200)])
+    ship(log, store)
+    assert numbers(store) == [*range(20), 2, 3, 4, *range(100, 110), 200]
+    assert store.breaks == 1, "the store sees that the log was put back"
+    assert opened(tmp_path, SMALL).last == log.last == store.sequence
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@contextmanager
+def killed_after(removals: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process is killed just after it has removed so many files, if it removes so many."""
+    unlink, left = Path.unlink, iter(range(removals - 1, -1, -1))
+
+    def removed(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        if next(left, -1) == 0:
+            raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Path, "unlink", removed)
+        yield
+
+
+@pytest.mark.parametrize("removals", [1, 2, 5])
+def test_a_kill_while_files_go_makes_nothing_of_what_is_sent_lost(
+    tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is noted before the files go: no gap record says that they had to give way."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(100)])
+    assert len(files(tmp_path)) > removals
+    with killed_after(removals, monkeypatch):
+        log.keep(store.take(log.after(0, 1000, 1 << 30)))
+        ship(log, store)
+    again = opened(tmp_path, SMALL)
+    append(again, [document(100)])
+    ship(again, store)
+    assert store.gaps() == []
+    assert numbers(store) == list(range(101))
+    assert again.dropped == 0
+
+
+@pytest.mark.parametrize("removals", [1, 2, 3])
+def test_a_kill_while_it_numbers_anew_loses_nothing(
+    tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file goes once the position after it is noted."""
+    log, store = opened(tmp_path, SMALL), Kept()
+    append(log, [document(number, size=50) for number in range(40)])
+    assert len(files(tmp_path)) > removals
+    store.take([sealed(Head(99), 100, document(1000))])
+    with killed_after(removals, monkeypatch):
+        log.go_on_after(100)
+    again = opened(tmp_path, SMALL)
+    append(again, [document(200)])
+    while again.kept < 100:
+        again.go_on_after(100)
+    ship(again, store)
+    assert store.gaps() == []
+    assert set(numbers(store)) == {*range(40), 200, 1000}
+
+
+def test_a_position_that_cannot_be_noted_removes_nothing_until_it_can(tmp_path: Path) -> None:
+    """The store is told again; the next try notes it."""
+    log = opened(tmp_path, SMALL)
+    append(log, [document(number, size=50) for number in range(100)])
+    there, kept = files(tmp_path), tmp_path / "decisions" / "kept"
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(IsADirectoryError):
+        log.keep(100)
+    assert files(tmp_path) == there
+    assert log.kept == 0
+    kept.rmdir()
+    log.keep(100)
+    assert len(files(tmp_path)) == 1
+    assert opened(tmp_path, SMALL).kept == 100
+
+
+def test_a_full_disk_lets_go_of_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the note of it has no room before."""
+    log = opened(tmp_path, SMALL)
+    append(log, [document(number, size=50) for number in range(100)])
+    there, pwrite = len(files(tmp_path)), os.pwrite
+
+    def written(file: int, data: bytes, offset: int) -> int:
+        if len(files(tmp_path)) == there:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return pwrite(file, data, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", written)
+        log.keep(100)
+    assert len(files(tmp_path)) == 1
+    assert opened(tmp_path, SMALL).kept == 100
+
+
+def test_a_record_that_cannot_be_laid_aside_is_told_once(tmp_path: Path) -> None:
+    """However often it is tried."""
+    log, store = opened(tmp_path), Kept()
+    append(log, map(document, range(3)))
+    record = log.after(0, 1, 1 << 20)[0]
+    (tmp_path / "decisions" / "refused.jsonl").mkdir()
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            log.refuse(record)
+    (tmp_path / "decisions" / "refused.jsonl").rmdir()
+    log.refuse(record)
+    append(log, [])
+    ship(log, store)
+    assert store.gaps() == [(1, 1)]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "1.log", "kept.new"])
+def test_other_files_are_left_alone(tmp_path: Path, name: str) -> None:
+    """They are no part of the log."""
+    append(opened(tmp_path), [document(0)])
+    (tmp_path / "decisions" / name).write_text("mine")
+    log, store = opened(tmp_path), Kept()
+    ship(log, store)
+    assert numbers(store) == [0]
+    assert log.damaged == 0
+
+
+def test_only_so_many_damaged_files_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The newest sixteen."""
+    with caplog.at_level(logging.CRITICAL):
+        for number in range(20):
+            append(opened(tmp_path, SMALL), [document(number, size=1000), document(number)])
+            flipped(files(tmp_path)[-1], -5)
+        opened(tmp_path, SMALL)
+    assert len(files(tmp_path, "*.damaged")) == 16

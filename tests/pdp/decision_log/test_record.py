@@ -1,0 +1,144 @@
+"""A decision as it is written down: every field, canonical, and without what was redacted."""
+
+import json
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
+
+from pdp import wire
+from pdp.attributes import doubles
+from pdp.core.model import Action
+from pdp.decision_log.record import Entry, Opens, document, gap
+from pdp.decision_log.redaction import NOTHING, Redaction
+from pdp.v1 import decision_pb2 as pb
+from pdp.wire import instant
+from tests.given import NOON
+
+
+def entry(action: Action, **changes: Any) -> Entry:
+    """A decision about `action` as it was made at noon."""
+    answer = pb.EvaluateResponse(
+        outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE, decision_id="d-1", message="risk 10 is low"
+    )
+    return Entry(action, answer, NOON, 0.000125, False, "", "", 0, None)._replace(**changes)
+
+
+FULL = Action(
+    "billing-agent-prod",
+    "transaction.process",
+    "ledger",
+    "row-9",
+    45,
+    1500.5,
+    2_500_000,
+    ("pii", "financial"),
+    "files",
+    "read",
+    "production",
+    {"customer": {"ssn": "123", "naïve": "ß"}, "n": 3},
+    True,
+)
+
+
+def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
+    """Under the names that the interfaces use; costs in dollars."""
+    opens = Opens("a-1", bytes(range(32)), 600)
+    written = json.loads(
+        document(entry(FULL, idempotency_key="k-1", approval_id="a-0", cost_micros=2_500_000, opens=opens), NOTHING)
+    )
+    assert written.pop("answer") == wire.answer_json(entry(FULL).answer)
+    assert written == {
+        "decision_id": "d-1",
+        "repeat_of": None,
+        "decided_at": "2026-11-20T12:00:00.000000Z",
+        "latency_seconds": 0.000125,
+        "dry_run": False,
+        "idempotency_key": "k-1",
+        "approval_id": "a-0",
+        "cost_micros": 2_500_000,
+        "opens": {"approval_id": "a-1", "action_sha256": bytes(range(32)).hex(), "timeout_seconds": 600},
+        "action": {
+            "agent_id": "billing-agent-prod",
+            "action_type": "transaction.process",
+            "resource": "ledger",
+            "resource_id": "row-9",
+            "risk_score": 45,
+            "amount": 1500.5,
+            "estimated_cost_usd": 2.5,
+            "data_classifications": ["pii", "financial"],
+            "mcp_server": "files",
+            "tool": "read",
+            "environment": "production",
+            "attributes": {"customer": {"ssn": "123", "naïve": "ß"}, "n": 3},
+            "mfa_verified": True,
+        },
+    }
+
+
+def test_what_was_not_given_is_null_or_empty() -> None:
+    """No field is left out."""
+    action = json.loads(document(entry(Action("billing-agent-prod", "api.read")), NOTHING))["action"]
+    assert set(action) == set(json.loads(document(entry(FULL), NOTHING))["action"])
+    assert [name for name, value in action.items() if value is None] == ["amount", "estimated_cost_usd", "risk_score"]
+
+
+def test_a_repeat_has_its_own_id_and_names_the_decision() -> None:
+    """The answer is as it was given first."""
+    written = json.loads(document(entry(FULL, repeat_id="d-2"), NOTHING))
+    assert (written["decision_id"], written["repeat_of"], written["answer"]["decision_id"]) == ("d-2", "d-1", "d-1")
+
+
+def test_it_is_canonical() -> None:
+    """Sorted keys, nothing between them, UTF-8: the same decision is the same bytes, which the chain hashes."""
+    written = document(entry(FULL), NOTHING)
+    again = json.dumps(json.loads(written), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert written == again
+    assert "naïve".encode() in written
+    assert b"\n" not in written
+
+
+def test_attributes_are_redacted() -> None:
+    """And nothing of them is elsewhere in the record."""
+    written = document(entry(FULL), Redaction.of(["customer.ssn"]))
+    assert json.loads(written)["action"]["attributes"]["customer"] == {"ssn": "[redacted]", "naïve": "ß"}
+    assert b'"123"' not in written
+
+
+def test_attributes_that_came_by_grpc_are_written_and_redacted() -> None:
+    """They are decoded only now, whole numbers as such."""
+    attributes = Struct()
+    attributes.update({"cards": [{"number": "4111", "limit": 500}]})
+    action = wire.read_action(pb.Action(agent_id="billing-agent-prod", action_type="api.read", attributes=attributes))
+    written = json.loads(document(entry(action), Redaction.of(["cards.*.number"])))
+    assert written["action"]["attributes"] == {"cards": [{"number": "[redacted]", "limit": 500}]}
+
+
+def test_numbers_are_written_in_their_shortest_form() -> None:
+    """Whole ones without a fraction; none takes more than 25 characters, however large."""
+    attributes = doubles({"x": [1e308, 1.0, -0.0, 10**300, 2**53 + 1, 0.1]})
+    action = Action("billing-agent-prod", "api.read", amount=7500.0, attributes=attributes)
+    written = document(entry(action), NOTHING)
+    assert b'"amount":7500,' in written
+    assert b'"x":[1e+308,1,0,1e+300,9007199254740992,0.1]' in written
+
+
+def test_a_line_break_in_a_text_is_no_line_break_in_the_record() -> None:
+    """Each record is one line."""
+    action = Action("billing-agent-prod", "api.read", resource="a\nb\r\x85\u2028", attributes={"\n": "\n"})
+    written = document(entry(action), NOTHING)
+    assert b"\n" not in written
+    assert b"\r" not in written
+    assert json.loads(written)["action"]["resource"] == action.resource
+
+
+def test_a_gap_names_the_first_and_the_last_and_how_many() -> None:
+    """And when it was noticed."""
+    assert json.loads(gap(7, 9, NOON)) == {
+        "gap": {"first_sequence": 7, "last_sequence": 9, "records": 3, "at": "2026-11-20T12:00:00.000000Z"}
+    }
+
+
+def test_times_are_of_one_width() -> None:
+    """To the microsecond, in UTC."""
+    assert instant(NOON + 0.25) == "2026-11-20T12:00:00.250000Z"
+    assert instant(0) == "1970-01-01T00:00:00.000000Z"

@@ -1,0 +1,499 @@
+"""Decisions on their way to the disk: soon there, bounded in memory, and never lost without a word."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from prometheus_client.parser import text_string_to_metric_families
+
+from pdp.attributes import Attributes
+from pdp.core.model import Action
+from pdp.decision_log import spool as module
+from pdp.decision_log.record import Entry, weight
+from pdp.decision_log.redaction import Redaction
+from pdp.decision_log.spool import Spool
+from pdp.metrics import Metrics
+from pdp.v1 import decision_pb2 as pb
+from tests.deciding import Bench, served
+from tests.given import NOON, agent
+from tests.pdp.decision_log.chains import Kept, opened, ship
+from tests.waiting import BOUND_SECONDS, eventually
+
+
+def entry(number: int, **fields: Any) -> Entry:
+    answer = pb.EvaluateResponse(outcome=1, reason=15, decision_id=str(number))
+    return Entry(Action("billing-agent-prod", "api.read", **fields), answer, NOON, 0.0001, False, "", "", 0, None)
+
+
+ENTRY_BYTES = weight(entry(10))
+
+
+class Kit:
+    """A spool on a log, and what is on the disk."""
+
+    def __init__(self, folder: Path, *, log_bytes: int = 64 << 20, give_way: bool = True, **how: Any) -> None:
+        self.log = opened(folder, log_bytes, give_way=give_way)
+        self.spool = Spool(self.log, **how)
+        self.metrics = Metrics()
+        self.spool.watch(self.metrics)
+
+    def decide(self, numbers: Iterable[int], **fields: Any) -> None:
+        """Decisions are made."""
+        for number in numbers:
+            self.spool.append(entry(number, **fields), urgent=False)
+
+    async def until_written(self, last: int) -> None:
+        """Waits until this is the newest sequence on the disk, and the spool knows."""
+        await eventually(lambda: self.spool.last == last)
+
+    async def until_failed_again(self) -> None:
+        """Waits until the disk has failed with all that was decided so far."""
+        seen = self.spool.failures
+        await eventually(lambda: self.spool.failures > seen + 1)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric as a scrape reads it."""
+        families = text_string_to_metric_families(self.metrics.text().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}[name]
+
+    def shipped(self) -> Kept:
+        """A store that has got everything."""
+        store = Kept()
+        ship(self.log, store)
+        return store
+
+
+def numbers(store: Kept) -> list[int]:
+    return [int(json.loads(document)["decision_id"]) for document in store.documents()]
+
+
+@asynccontextmanager
+async def running(spool: Spool) -> AsyncIterator[None]:
+    """The spool at work; in the end what is left is written."""
+    task = asyncio.create_task(spool.run())
+    try:
+        yield
+        spool.close()
+        await task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        spool.end()
+
+
+@contextmanager
+def held(spool: Spool) -> Iterator[None]:
+    """A disk that takes its time, until the block is left."""
+    moving = threading.Event()
+    spool._thread.submit(moving.wait)
+    try:
+        yield
+    finally:
+        moving.set()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 0.005)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(module, "ROOM_SECONDS", BOUND_SECONDS)
+
+
+async def test_what_is_appended_is_on_the_disk_soon(tmp_path: Path) -> None:
+    """In the order in which it was decided, redacted, and whoever sends it is told."""
+    kit = Kit(tmp_path, redact=Redaction.of(["ssn"]))
+    async with running(kit.spool):
+        kit.decide(range(3), attributes={"ssn": "1"})
+        await kit.spool.flushed.wait()
+        await kit.until_written(3)
+        assert not kit.spool.urgent.is_set()
+        assert kit.metric("pdp_decisions_logged_total") == 3
+    store = kit.shipped()
+    assert numbers(store) == [0, 1, 2]
+    assert json.loads(store.documents()[0])["action"]["attributes"] == {"ssn": "[redacted]"}
+
+
+async def test_appending_does_no_more_than_to_remember(tmp_path: Path) -> None:
+    """The decision does not wait for the disk."""
+    kit = Kit(tmp_path)
+    kit.decide(range(100))
+    assert kit.log.last == 0
+    assert kit.metric("pdp_spool_records") == 100
+    kit.spool.end()
+
+
+async def test_a_decision_is_counted_wherever_it_waits(tmp_path: Path) -> None:
+    """In memory, in the hands of the thread, for a disk that fails, and on the disk."""
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        with held(kit.spool):
+            kit.decide(range(3))
+            await eventually(lambda: not kit.spool._pending)
+            kit.decide(range(3, 5))
+            assert kit.metric("pdp_spool_records") == 5
+            broken(tmp_path)
+        await kit.until_failed_again()
+        assert kit.metric("pdp_spool_records") == 5
+        mended(tmp_path, kit.spool)
+        await kit.until_written(5)
+        assert kit.metric("pdp_spool_records") == 5
+
+
+async def test_what_a_stop_leaves_in_its_hands_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the disk hangs for so long that nobody waits for it any more."""
+    kit = Kit(tmp_path)
+    with held(kit.spool):
+        work = asyncio.create_task(kit.spool.run())
+        kit.decide(range(4))
+        await eventually(lambda: not kit.spool._pending)
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+    kit.spool.end()
+    assert "the decision log could not be written before the stop: 4 decisions are lost" in caplog.text
+
+
+async def test_an_urgent_decision_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all before it, and whoever sends it is told to hurry."""
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        kit.decide(range(2))
+        kit.spool.append(entry(2), urgent=True)
+        await kit.spool.urgent.wait()
+        assert kit.log.last == 3
+
+
+async def test_the_last_decisions_are_written_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop does not wait for the next turn."""
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        kit.decide(range(5))
+    assert numbers(kit.shipped()) == list(range(5))
+
+
+async def test_the_end_leaves_nobody_at_the_log(tmp_path: Path) -> None:
+    """What its thread has in hand is done by then, also where nobody waits for it any more: the next life begins."""
+    kit, disk = Kit(tmp_path), threading.Event()
+    keeping = kit.spool._thread.submit(lambda: (disk.wait(), kit.log.keep(1)))
+    threading.Timer(0.1, disk.set).start()
+    kit.spool.end()
+    assert keeping.done()
+
+
+async def test_memory_is_bounded_and_the_oldest_give_way_with_a_gap(tmp_path: Path) -> None:
+    """As when the disk is slower than the decisions; what is lost is counted in the log itself."""
+    kit = Kit(tmp_path, most_bytes=10 * ENTRY_BYTES)
+    kit.decide(range(25))
+    async with running(kit.spool):
+        await kit.until_written(26)
+    store = kit.shipped()
+    assert numbers(store) == list(range(15, 25))
+    assert store.missing() == set(range(1, 16))
+    assert kit.metric("pdp_decisions_dropped_total") == 15
+
+
+@pytest.mark.parametrize("door", ["grpc", "json"])
+async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: str) -> None:
+    """A bound in records would be none in bytes."""
+    attributes = {"text": "x" * 10_000}
+    if door == "grpc":
+        message = Struct()
+        message.update(attributes)
+        attributes = Attributes(attributes, message.ByteSize())
+    kit = Kit(tmp_path, most_bytes=1 << 20)
+    kit.decide(range(100), attributes=attributes)
+    async with running(kit.spool):
+        await eventually(lambda: kit.log.last)
+    assert 0 < len(numbers(kit.shipped())) < 20
+
+
+async def test_much_at_once_is_written_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a burst does not reach the bound."""
+    monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
+    kit = Kit(tmp_path, most_bytes=80 * ENTRY_BYTES)
+    async with running(kit.spool):
+        kit.decide(range(11))
+        await kit.spool.flushed.wait()
+        await kit.until_written(11)
+
+
+def broken(folder: Path) -> None:
+    """The folder of the log is no folder any more."""
+    (folder / "decisions").rename(folder / "elsewhere")
+    (folder / "decisions").write_text("")
+
+
+def mended(folder: Path, spool: Spool) -> None:
+    """It is one again; done by the log's own thread, so that no try makes a new one in between."""
+
+    def put_back() -> None:
+        (folder / "decisions").unlink()
+        (folder / "elsewhere").rename(folder / "decisions")
+
+    spool._thread.submit(put_back).result()
+
+
+async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Decisions wait in memory; each failure is counted, and told once."""
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        broken(tmp_path)
+        kit.decide(range(5))
+        await eventually(lambda: kit.spool.failures >= 3)
+        kit.decide(range(5, 10))
+        assert kit.metric("pdp_spool_failures_total") >= 3
+        mended(tmp_path, kit.spool)
+        await kit.until_written(10)
+    assert numbers(kit.shipped()) == list(range(10))
+    told = [record.message for record in caplog.records if record.name == "pdp.decision_log.spool"]
+    assert len(told) == 2
+    assert told[0].startswith("cannot write the decision log: [Errno")
+    assert told[1] == "the decision log can be written again"
+
+
+async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> None:
+    """The newest stay, and a gap tells how many did not."""
+    kit = Kit(tmp_path, most_bytes=10_000)
+    async with running(kit.spool):
+        broken(tmp_path)
+        for number in range(50):
+            kit.decide([number])
+            await kit.until_failed_again()
+        mended(tmp_path, kit.spool)
+        await eventually(lambda: kit.log.last)
+    store = kit.shipped()
+    assert numbers(store) == list(range(50 - len(numbers(store)), 50))
+    assert len(store.missing()) + len(numbers(store)) == 50
+    assert len(store.missing()) > 20
+
+
+async def test_what_could_not_be_written_is_told_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With how many decisions that are."""
+    kit = Kit(tmp_path)
+    broken(tmp_path)
+    async with running(kit.spool):
+        kit.decide(range(7))
+    assert "the decision log could not be written before the stop: 7 decisions are lost" in caplog.text
+
+
+async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    """`full` is true before a decision that would not fit, and nothing is lost."""
+    kit = Kit(tmp_path, log_bytes=64_000, give_way=False)
+    made = 0
+    async with running(kit.spool):
+        for _ in range(2):
+            while not kit.spool.full:
+                kit.decide([made])
+                made += 1
+                if made % 10 == 0:
+                    await kit.spool.flushed.wait()
+                    kit.spool.flushed.clear()
+            await kit.until_written(made)
+            assert kit.log.bytes < 64_000 + 10 * 1500
+            assert kit.spool.full or kit.log.bytes < 64_000
+            kit.decide([made])
+            made += 1
+            await kit.until_written(made)
+            while records := await kit.spool.unsent(1000):
+                await kit.spool.keep(records[-1].sequence)
+            assert not kit.spool.full
+    assert made > 50
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_path: Path) -> None:
+    """Once memory holds as much as it may."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    made = 0
+    async with running(kit.spool):
+        broken(tmp_path)
+        while not kit.spool.full:
+            kit.decide([made])
+            made += 1
+            await kit.until_failed_again()
+        mended(tmp_path, kit.spool)
+        await eventually(lambda: not kit.spool.full)
+    assert numbers(kit.shipped()) == list(range(made))
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(tmp_path: Path) -> None:
+    """It is full before anything has to give way, also where nobody waits and one decision is larger than the bound."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit.decide(range(7))
+    kit.decide([7], attributes={"text": "x" * 100_000})
+    assert kit.spool.full
+    kit.decide([8], attributes={"text": "x" * 100_000})  # whoever asked before it was full
+    async with running(kit.spool):
+        await kit.until_written(9)
+        assert not kit.spool.full
+    assert numbers(kit.shipped()) == list(range(9))
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_memory(tmp_path: Path) -> None:
+    """However much that is: it was admitted."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    async with running(kit.spool):
+        broken(tmp_path)
+        for number in range(5):
+            kit.decide([number], attributes={"text": "x" * 100_000})
+            await kit.until_failed_again()
+        assert kit.spool.full
+        mended(tmp_path, kit.spool)
+        await kit.until_written(5)
+    assert numbers(kit.shipped()) == list(range(5))
+
+
+async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> None:
+    """Until it is on the disk."""
+    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    async with running(kit.spool):
+        with held(kit.spool):
+            kit.decide(range(7))
+            await eventually(lambda: not kit.spool._pending)
+            assert (kit.spool.crowded, kit.spool.full) == (False, False)
+            kit.decide(range(7, 9))
+            assert kit.spool.crowded
+            kit.decide(range(9, 11))
+            assert kit.spool.full
+        await kit.until_written(11)
+        assert (kit.spool.crowded, kit.spool.full) == (False, False)
+
+
+async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path) -> None:
+    """Many at once: each looks again, so that they do not all come in at once."""
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    most = 0
+
+    async def caller(number: int) -> None:
+        nonlocal most
+        await kit.spool.room()
+        kit.decide([number])
+        most = max(most, len(kit.spool._pending))
+
+    with held(kit.spool):
+        callers = [asyncio.create_task(caller(number)) for number in range(100)]
+        await asyncio.sleep(0)
+    async with running(kit.spool):
+        await asyncio.gather(*callers)
+        await kit.until_written(100)
+    assert most <= 11
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
+    """There decisions go on at once, and the oldest records give way, or none is made."""
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    async with running(kit.spool):
+        broken(tmp_path)
+        with held(kit.spool):
+            kit.decide(range(15))
+            await eventually(lambda: not kit.spool._pending)
+            kit.decide(range(15, 18))
+            assert kit.spool.crowded
+            waiting = asyncio.create_task(kit.spool.room())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+        await kit.spool.room()
+        assert kit.spool.failures > 0
+
+
+async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a disk that hangs no caller is held for ever, and after one waited in vain, none until it works again."""
+    monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
+    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    kit.decide(range(15))
+    assert kit.spool.crowded
+    await kit.spool.room()
+    assert not kit.spool.crowded
+    async with running(kit.spool):
+        await kit.until_written(15)
+        with held(kit.spool):
+            kit.decide(range(15, 30))
+            assert kit.spool.crowded
+
+
+@pytest.mark.parametrize("give_way", [True, False])
+async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, give_way: bool) -> None:
+    """A thousand of them, more than may wait in memory, on a disk that works: none is lost and none refused."""
+    kit = Kit(tmp_path, give_way=give_way, most_bytes=4 << 20)
+    bench = Bench(kit.spool)
+    bench.put(agent())
+    request = pb.EvaluateRequest(action=pb.Action(agent_id="billing-reader-test", action_type="api.read"))
+    request.action.attributes.update({"text": "x" * 3500})
+    async with running(kit.spool), served(bench.service) as stub:
+        answer = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=[request] * 1000))
+        await kit.until_written(1000)
+    assert {result.WhichOneof("result") for result in answer.results} == {"response"}
+    made = [result.response.decision_id for result in answer.results]
+    assert [json.loads(one)["decision_id"] for one in kit.shipped().documents()] == made
+    assert kit.metric("pdp_decisions_dropped_total") == 0
+
+
+async def test_a_log_that_gives_way_is_never_full(tmp_path: Path) -> None:
+    """It makes room itself."""
+    kit = Kit(tmp_path, log_bytes=64_000)
+    async with running(kit.spool):
+        for start in range(0, 300, 50):
+            kit.decide(range(start, start + 50))
+            assert not kit.spool.full
+            await eventually(lambda: not kit.spool._pending)
+    assert kit.metric("pdp_decisions_dropped_total") > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"attributes": {"x": object()}}, "decision 1 cannot be written down"),
+        ({"resource": "\ud800"}, "decision 1 cannot be written down"),
+        ({"resource": "x" * (1 << 20)}, "bytes, too many to be logged"),
+    ],
+    ids=["no JSON", "no UTF-8", "too large"],
+)
+async def test_a_decision_that_cannot_be_written_down_is_told_and_holds_up_no_other(
+    tmp_path: Path, fields: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No request leads here; if one ever does, the log says that it lacks a record."""
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        kit.decide([0])
+        kit.decide([1], **fields)
+        kit.decide([2])
+    store = kit.shipped()
+    assert numbers(store) == [0, 2]
+    assert store.missing() == {2}
+    assert told in caplog.text
+
+
+async def test_what_the_last_life_left_damaged_is_told_without_a_decision(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store hears of it as soon as there is a connection."""
+    caplog.set_level(logging.CRITICAL)
+    kit = Kit(tmp_path)
+    async with running(kit.spool):
+        kit.decide(range(3))
+    path = next((tmp_path / "decisions").glob("*.log"))
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    again = Kit(tmp_path)
+    async with running(again.spool):
+        await again.spool.flushed.wait()
+    assert again.metric("pdp_spool_damaged_total") == 1
+    assert again.metric("pdp_decisions_dropped_total") == 3
+    assert again.shipped().missing() == {1, 2, 3}

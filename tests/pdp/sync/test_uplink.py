@@ -1,0 +1,179 @@
+"""Calls up to the store: over the connection that there is, and told apart when there is none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+import pytest
+
+from pdp.sync import uplink as module
+from pdp.sync.uplink import AwayError, RefusedError, UnknownApprovalError, Uplink
+from registry_store.v1 import sync_pb2 as pb
+from tests.pdp.reported_store import connected_store
+from tests.waiting import eventually
+
+REPORT = pb.ReportDecisionsRequest(node_id="node-1")
+USE = pb.UseApprovalRequest(approval_id="a-1")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this machine pauses, the store's word is waited for."""
+    monkeypatch.setattr(module, "USE_SECONDS", 3600)
+
+
+async def states(watch: AsyncIterator[pb.Approval]) -> list[int]:
+    return [approval.state async for approval in watch]
+
+
+async def test_calls_go_over_the_connection_under_its_key() -> None:
+    """Each of the three."""
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        with uplink.connected(channel, "owkai_up"):
+            assert await uplink.report(REPORT) == 0
+            assert (await uplink.use_approval(USE)).approval.approval_id == "a-1"
+            watched = await states(uplink.watch_approval("a-1"))
+    assert watched == [pb.APPROVAL_STATE_PENDING, pb.APPROVAL_STATE_APPROVED]
+    assert (store.keys, store.node_ids) == ({"Bearer owkai_up"}, {"node-1"})
+
+
+async def test_without_a_connection_the_store_is_away() -> None:
+    """At once, before the first one and after the last."""
+    uplink = Uplink()
+    async with connected_store() as (_, channel):
+        with uplink.connected(channel, "owkai_up"):
+            pass
+    for call in (uplink.report(REPORT), uplink.use_approval(USE), states(uplink.watch_approval("a-1"))):
+        with pytest.raises(AwayError, match="no connection"):
+            await call
+
+
+async def test_here_returns_once_there_is_a_connection() -> None:
+    """And waits while there is none."""
+    uplink = Uplink()
+    waiting = asyncio.create_task(uplink.here())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    async with connected_store() as (_, channel):
+        with uplink.connected(channel, "owkai_up"):
+            await waiting
+            await uplink.here()
+    assert not asyncio.create_task(uplink.here()).done()
+
+
+@pytest.mark.parametrize("call", ["report", "use_approval", "watch_approval"])
+async def test_a_connection_that_ends_under_a_call_is_the_store_away(call: str) -> None:
+    """The caller is told, and is not cancelled."""
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        store.answering.clear()
+        with uplink.connected(channel, "owkai_up"):
+            calls = {
+                "report": uplink.report(REPORT),
+                "use_approval": uplink.use_approval(USE),
+                "watch_approval": states(uplink.watch_approval("a-1")),
+            }
+            asked = asyncio.create_task(calls.pop(call))
+            for unused in calls.values():
+                unused.close()
+            await eventually(lambda: store.asked)
+            await channel.close()
+        with pytest.raises(AwayError, match="the connection to the store ended"):
+            await asked
+        store.answering.set()
+
+
+async def test_a_channel_that_is_closed_already_is_the_store_away() -> None:
+    """Whoever holds it has not come to say so."""
+    uplink = Uplink()
+    async with connected_store() as (_, channel):
+        with uplink.connected(channel, "owkai_up"):
+            await channel.close()
+            with pytest.raises(AwayError, match="ended"):
+                await uplink.report(REPORT)
+            with pytest.raises(AwayError, match="ended"):
+                await states(uplink.watch_approval("a-1"))
+
+
+async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
+    """It is not told that the store is away."""
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        store.answering.clear()
+        with uplink.connected(channel, "owkai_up"):
+            asked = asyncio.create_task(uplink.report(REPORT))
+            await eventually(lambda: store.asked)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+        store.answering.set()
+
+
+@pytest.mark.parametrize(
+    ("code", "of_report", "of_approval"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, RefusedError, UnknownApprovalError),
+        (grpc.StatusCode.NOT_FOUND, AwayError, UnknownApprovalError),
+        (grpc.StatusCode.UNAVAILABLE, AwayError, AwayError),
+        (grpc.StatusCode.UNAUTHENTICATED, AwayError, AwayError),
+        (grpc.StatusCode.INTERNAL, AwayError, AwayError),
+        (grpc.StatusCode.UNIMPLEMENTED, AwayError, AwayError),
+    ],
+)
+async def test_what_the_store_says_is_told(
+    code: grpc.StatusCode, of_report: type[Exception], of_approval: type[Exception]
+) -> None:
+    """What it would say again is told apart from what passes."""
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        with uplink.connected(channel, "owkai_up"):
+            store.faults = [code] * 3
+            with pytest.raises(of_report, match="as the test has it"):
+                await uplink.report(REPORT)
+            with pytest.raises(of_approval, match="as the test has it"):
+                await uplink.use_approval(USE)
+            with pytest.raises(of_approval, match="as the test has it"):
+                await states(uplink.watch_approval("a-1"))
+
+
+async def test_taking_an_approval_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent waits for the answer."""
+    monkeypatch.setattr(module, "USE_SECONDS", 0.05)
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        store.answering.clear()
+        with uplink.connected(channel, "owkai_up"), pytest.raises(AwayError, match="DEADLINE_EXCEEDED"):
+            await uplink.use_approval(USE)
+        store.answering.set()
+
+
+async def test_a_watch_that_is_left_ends_at_the_store() -> None:
+    """No stream is left open for nobody."""
+    uplink = Uplink()
+    async with connected_store() as (store, channel):
+        store.answering.clear()
+        with uplink.connected(channel, "owkai_up"):
+            async with aclosing(uplink.watch_approval("a-1")) as watch:
+                assert (await anext(watch)).state == pb.APPROVAL_STATE_PENDING
+                assert store.watched == 1
+            await eventually(lambda: store.watched == 0)
+        store.answering.set()
+
+
+async def test_a_cancellation_that_grpc_loses_is_none_of_the_stores() -> None:
+    """A call that fails while it is cancelled ends whoever awaits it, and does not seem to be an outage."""
+
+    async def losing() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()) from None
+
+    task = asyncio.create_task(module._awaited(losing(), {}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,294 @@
+"""Decisions on their way to the store: in order, once each there, whatever the store and the connection do."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pdp import upload
+from pdp.core.model import Action
+from pdp.decision_log.record import Entry
+from pdp.decision_log.spool import Spool
+from pdp.metrics import Metrics
+from pdp.sync.uplink import Uplink
+from pdp.upload import Reporter
+from pdp.v1 import decision_pb2 as pdp_pb
+from tests.given import NOON
+from tests.pdp.decision_log.chains import opened
+from tests.pdp.reported_store import ReportedStore, connected_store
+from tests.waiting import eventually
+
+
+def entry(number: int) -> Entry:
+    answer = pdp_pb.EvaluateResponse(outcome=1, reason=15, decision_id=str(number))
+    return Entry(Action("billing-agent-prod", "api.read"), answer, NOON, 0.0001, False, "", "", 0, None)
+
+
+class Sidecar:
+    """The part of a sidecar that sends decisions up."""
+
+    def __init__(self, folder: Path, store: ReportedStore, channel: grpc.aio.Channel, **limits: Any) -> None:
+        self.store = store
+        self.uplink = Uplink()
+        self.log = opened(folder, 64 << 20, **limits)
+        self.spool = Spool(self.log)
+        self.reporter = Reporter(self.spool, self.uplink, "node-1")
+        self.metrics = Metrics()
+        self.spool.watch(self.metrics)
+        self.reporter.watch(self.metrics)
+        self._channel = channel
+        self._connection = ExitStack()
+
+    def connect(self) -> None:
+        """The subscription has a connection."""
+        self._connection.enter_context(self.uplink.connected(self._channel, "owkai_up"))
+
+    def disconnect(self) -> None:
+        """It has none any more."""
+        self._connection.close()
+
+    def decide(self, numbers: Iterable[int], *, urgent: bool = False) -> None:
+        """Decisions are made."""
+        for number in numbers:
+            self.spool.append(entry(number), urgent=urgent)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric as a scrape reads it."""
+        families = text_string_to_metric_families(self.metrics.text().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}[name]
+
+    def arrived(self) -> list[int]:
+        """The decisions that the store has kept."""
+        return [int(json.loads(document)["decision_id"]) for document in self.store.kept.documents()]
+
+    async def until_arrived(self, count: int) -> None:
+        """Waits until the store has so many, and the sidecar knows."""
+        await eventually(lambda: len(self.store.kept.documents()) == count and self.metric("pdp_spool_records") == 0)
+
+
+@asynccontextmanager
+async def sending(folder: Path, **limits: Any) -> AsyncIterator[Sidecar]:
+    """Such a part, at work and not connected yet, with a store."""
+    async with connected_store() as (store, channel):
+        sidecar = Sidecar(folder, store, channel, **limits)
+        tasks = [asyncio.create_task(sidecar.spool.run()), asyncio.create_task(sidecar.reporter.run())]
+        try:
+            yield sidecar
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            sidecar.spool.end()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "REST_SECONDS", 0.01)
+    monkeypatch.setattr(upload, "BACKOFF_MOST", 0.02)
+
+
+async def test_decisions_reach_the_store_in_order_with_an_unbroken_chain(tmp_path: Path) -> None:
+    """Those from before the connection and those since; each once."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.decide(range(2500))
+        await eventually(lambda: sidecar.spool.last == 2500)
+        assert sidecar.metric("pdp_spool_records") == 2500
+        sidecar.connect()
+        await sidecar.until_arrived(2500)
+        sidecar.decide(range(2500, 2600))
+        await sidecar.until_arrived(2600)
+        assert sidecar.arrived() == list(range(2600))
+        assert sidecar.store.kept.breaks == 0
+        assert sidecar.store.node_ids == {"node-1"}
+        assert max(map(len, sidecar.store.batches)) == 1000
+        assert sidecar.metric("pdp_decisions_logged_total") == sidecar.metric("pdp_decisions_shipped_total") == 2600
+        assert sidecar.metric("pdp_spool_records") == 0
+        assert sidecar.metric("pdp_spool_bytes") == sidecar.log.bytes
+
+
+async def test_an_urgent_decision_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People can only decide about an approval that the store knows of."""
+    monkeypatch.setattr(upload, "REST_SECONDS", 3600)
+    monkeypatch.setattr("pdp.decision_log.spool.FLUSH_SECONDS", 3600)
+    async with sending(tmp_path) as sidecar:
+        sidecar.connect()
+        sidecar.decide([0], urgent=True)
+        await sidecar.until_arrived(1)
+        sidecar.decide([1])
+        sidecar.decide([2], urgent=True)
+        await sidecar.until_arrived(3)
+
+
+@pytest.mark.parametrize(
+    "fault", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL]
+)
+async def test_a_store_that_cannot_take_them_is_asked_again(
+    tmp_path: Path, fault: grpc.StatusCode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost, and it is told once and not for every try."""
+    caplog.set_level(logging.INFO)
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.faults = [fault] * 5
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await sidecar.until_arrived(10)
+        assert sidecar.arrived() == list(range(10))
+    told = [record.message for record in caplog.records if record.name == "pdp.upload"]
+    assert told == [
+        f"decisions wait on the disk and cannot be sent: {fault.name}: as the test has it",
+        "decisions are sent again",
+    ]
+
+
+async def test_an_answer_that_is_lost_leads_to_a_repeat_that_the_store_knows(tmp_path: Path) -> None:
+    """Sent twice, kept once."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.loses_answer = True
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await sidecar.until_arrived(10)
+        assert sidecar.store.asked >= 2
+        assert sidecar.arrived() == list(range(10))
+
+
+async def test_a_connection_that_ends_under_a_report_loses_nothing(tmp_path: Path) -> None:
+    """The rest goes over the next one."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.answering.clear()
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await eventually(lambda: sidecar.store.asked)
+        sidecar.disconnect()
+        sidecar.store.answering.set()
+        sidecar.decide(range(10, 20))
+        sidecar.connect()
+        await sidecar.until_arrived(20)
+        assert sidecar.arrived() == list(range(20))
+
+
+async def test_a_record_that_the_store_will_not_have_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is laid aside in a file, logged with its sequence, counted, and told of by a gap record."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.malformed = lambda record: record.sequence in (3, 700)
+        sidecar.decide(range(1000))
+        await eventually(lambda: sidecar.spool.last == 1000)
+        sidecar.connect()
+        await eventually(lambda: len(sidecar.store.kept.gaps()) == 2)
+        assert sidecar.arrived() == [number for number in range(1000) if number + 1 not in (3, 700)]
+        assert sidecar.store.kept.missing() == {3, 700}
+        assert sidecar.store.kept.breaks == 0
+        assert sidecar.metric("pdp_decisions_refused_total") == 2
+    lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
+    assert [json.loads(line)["decision_id"] for line in lines] == ["2", "699"]
+    assert "the store will not have record 3 of the decision log: records[0].document: is malformed" in caplog.text
+
+
+async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_other(tmp_path: Path) -> None:
+    """A gap record that is refused leaves none: the log comes to rest, and what follows is sent."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.malformed = lambda record: record.document.startswith(b'{"gap"') or record.sequence == 3
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await eventually(lambda: sidecar.metric("pdp_decisions_refused_total") == 2)
+        await eventually(lambda: sidecar.metric("pdp_spool_records") == 0)
+        assert not sidecar.log.owes
+        sidecar.decide(range(10, 13))
+        await sidecar.until_arrived(12)
+        assert sidecar.metric("pdp_decisions_refused_total") == 2
+        assert sidecar.spool.last == 14
+    lines = (tmp_path / "decisions" / "refused.jsonl").read_bytes().splitlines()
+    assert [line.startswith(b'{"gap"') for line in lines] == [False, True]
+
+
+async def test_a_store_that_keeps_nothing_is_not_pressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer without progress is no reason to ask at once again, nor to believe that anything is kept."""
+    async with sending(tmp_path) as sidecar:
+        with monkeypatch.context() as changed:
+            changed.setattr(sidecar.store.kept, "take", lambda records: 0)
+            sidecar.connect()
+            sidecar.decide(range(5))
+            await eventually(lambda: sidecar.store.asked >= 3)
+            assert sidecar.log.kept == 0
+        await sidecar.until_arrived(5)
+
+
+async def test_a_store_that_was_put_back_gets_what_comes(tmp_path: Path) -> None:
+    """It sees a jump; what this sidecar deleted in good faith cannot be sent again."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.connect()
+        sidecar.decide(range(10))
+        await sidecar.until_arrived(10)
+        del sidecar.store.kept.records[5:]
+        sidecar.decide(range(10, 12))
+        await eventually(lambda: sidecar.store.kept.sequence == 12)
+        assert sidecar.arrived() == [0, 1, 2, 3, 4, 10, 11]
+
+
+@pytest.mark.parametrize("unsent", [0, 3])
+async def test_a_sidecar_whose_folder_was_put_back_loses_no_new_decision(
+    tmp_path: Path, unsent: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it decides now is not taken for what it had decided under the same numbers before."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with sending(tmp_path / "a") as before:
+        before.connect()
+        before.decide(range(20))
+        await before.until_arrived(20)
+        kept = before.store.kept
+    async with sending(tmp_path / "b") as sidecar:
+        sidecar.store.kept = kept
+        sidecar.decide(range(100, 100 + unsent))
+        await eventually(lambda: sidecar.spool.last == unsent)
+    async with sending(tmp_path / "b") as sidecar:
+        sidecar.store.kept = kept
+        sidecar.decide(range(200, 230))
+        await eventually(lambda: sidecar.spool.last == unsent + 30)
+        sidecar.connect()
+        await sidecar.until_arrived(20 + unsent + 30)
+        assert sidecar.arrived() == [*range(20), *range(100, 100 + unsent), *range(200, 230)]
+    assert "put back to an older state" in caplog.text
+
+
+async def test_the_last_decisions_are_sent_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as go in the time for it, if there is a connection; else they wait for the next life."""
+    monkeypatch.setattr(upload, "DRAIN_SECONDS", 3600)
+    async with connected_store() as (store, channel):
+        sidecar = Sidecar(tmp_path, store, channel)
+        spooling = asyncio.create_task(sidecar.spool.run())
+        sidecar.connect()
+        sidecar.decide(range(1500))
+        sidecar.spool.close()
+        await spooling
+        await sidecar.reporter.drain()
+        assert sidecar.arrived() == list(range(1500))
+        sidecar.disconnect()
+        await sidecar.reporter.drain()
+        sidecar.spool.end()
+
+
+async def test_a_drain_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that does not answer holds up no stop."""
+    monkeypatch.setattr(upload, "DRAIN_SECONDS", 0.05)
+    async with connected_store() as (store, channel):
+        sidecar = Sidecar(tmp_path, store, channel)
+        spooling = asyncio.create_task(sidecar.spool.run())
+        store.answering.clear()
+        sidecar.connect()
+        sidecar.decide(range(5))
+        sidecar.spool.close()
+        await spooling
+        await sidecar.reporter.drain()
+        assert sidecar.log.kept == 0
+        store.answering.set()
+        sidecar.spool.end()

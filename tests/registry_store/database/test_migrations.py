@@ -1,0 +1,122 @@
+"""Migrations, up and down on both databases, with data in the tables."""
+
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+
+from registry_store.database import migrate
+from registry_store.database.tables import Base
+from registry_store.database.transactions import Database
+from registry_store.settings import Settings
+from tests.registry_store.reporting import Log, decision, report
+from tests.registry_store.serving import Rest, Served, served
+
+REGISTRY = "/api/agents/registry"
+POLICY = {"policy_name": "review", "policy_action": "block", "conditions": {"amount_above": 10.5}}
+READ = (
+    f"{REGISTRY}?limit=500",
+    f"{REGISTRY}?tag=red&status=active&type=autonomous",
+    f"{REGISTRY}/kept-agent-prod/versions",
+    f"{REGISTRY}/kept-agent-prod/policies",
+    f"{REGISTRY}/kept-agent-prod/activity",
+    "/api/agents/policies",
+    "/api/agents/mcp/servers",
+)
+
+
+def fill(admin: Rest) -> None:
+    """Records of every kind."""
+    admin.register("kept-agent-prod", tags=["red", "blue"], agent_type="autonomous", metadata={"ü": [1, 2.5, None]})
+    admin.register("retired-agent-prod", tags=["red"])
+    path = f"{REGISTRY}/kept-agent-prod"
+    for made in (
+        admin.post(f"{path}/activate", {"reason": "reviewed"}),
+        admin.put(path, {"auto_approve_below": 10, "max_daily_budget_usd": 12.25}),
+        admin.post(f"{path}/policies", POLICY),
+        admin.post("/api/agents/policies", {**POLICY, "applies_to": {"tags": ["red"]}}),
+        admin.post("/api/agents/mcp/servers", {"server_name": "files", "blocked_tools": ["rm"]}),
+        admin.delete(f"{REGISTRY}/retired-agent-prod", {"reason": "replaced"}),
+    ):
+        assert made.status in (200, 201), made.body
+
+
+def shown(store: Served, key: str | None) -> list[Any]:
+    """What the store says of all of it."""
+    rest = Rest(store.running.http_address, key)
+    answers = [rest.get(path) for path in READ]
+    assert {answer.status for answer in answers} == {200}
+    return [answer.body for answer in answers]
+
+
+async def move(settings: Settings, revision: str) -> set[str]:
+    """Bring the database up or down to a revision; returns its tables."""
+
+    def work(connection: Connection) -> set[str]:
+        step = command.upgrade if revision == "head" else command.downgrade
+        step(migrate._config(connection), revision)
+        return set(inspect(connection).get_table_names())
+
+    database = Database(settings.url())
+    try:
+        async with database.engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await database.close()
+
+
+async def test_data_survives_every_step_down_and_up_again(settings: Settings) -> None:
+    """Down to the first revision one by one and up to the newest: the same agents, versions, policies, log and keys."""
+    with served(settings) as store:
+        admin = store.rest()
+        fill(admin)
+        before = shown(store, admin.key)
+    for _ in range(len(migrate._known()) - 1):
+        await move(settings, "-1")
+    assert await move(settings, "head") == set(Base.metadata.tables) | {"alembic_version"}
+    with served(settings) as store:
+        assert shown(store, admin.key) == before
+        Rest(store.running.http_address, admin.key).register("later-agent-prod", tags=["red"])
+        assert Rest(store.running.http_address, admin.key).get(f"{REGISTRY}?tag=red").body["total"] == 3
+
+
+async def test_a_key_that_is_bound_opens_nothing_below_the_revision_that_knows_of_it(settings: Settings) -> None:
+    """A program that does not know what a key is bound to would let it sync every agent; others stay valid."""
+    with served(settings) as store:
+        admin = store.rest()
+        bounds: list[dict[str, list[str]]] = [{}, {"agents": ["kept-agent-prod"]}, {"tags": ["red"]}]
+        made = [admin.post("/api/keys", {"role": "sidecar", "name": "pod", **bound}).body for bound in bounds]
+        report(store, decision(), log=Log("node-1"), key=made[0]["key"])
+    await move(settings, "0005")
+    await move(settings, "head")
+    with served(settings) as store:
+        rest = Rest(store.running.http_address, admin.key)
+        shown = [rest.get(f"/api/keys/{one['key_id']}").body for one in made]
+        assert [one["revoked_at"] is None for one in shown] == [True, False, False]
+        assert {(one["agents"], one["tags"]) for one in shown} == {(None, None)}
+        assert store.sql("SELECT node_id, owner, sequence FROM decision_logs") == [("node-1", None, 1)]
+
+
+async def test_the_way_down_ends_with_nothing(settings: Settings) -> None:
+    """Below the first revision nothing is left, no function or trigger either, that the next way up would meet."""
+    with served(settings) as store:
+        fill(store.rest())
+    assert await move(settings, "base") == {"alembic_version"}
+    await move(settings, "head")
+    with served(settings) as store:
+        store.rest().register("first-agent-prod")
+
+
+async def test_the_migrations_make_the_tables_that_the_code_uses(settings: Settings) -> None:
+    """Alembic finds nothing left to change after the last migration."""
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    await migrate.migrated(settings.url())
+    database = Database(settings.url())
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()

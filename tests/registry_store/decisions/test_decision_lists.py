@@ -1,0 +1,177 @@
+"""Lists of decisions at any size: right on every page, by index alone, counted so far as that is quick."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import pytest
+from sqlalchemy import event
+
+from pdp.core.model import Outcome
+from registry_store.decisions import decisions, ids
+from registry_store.rest.resources.decisions import OutcomeName
+from tests.registry_store.reporting import decision, report
+from tests.registry_store.serving import Rest, Served
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+OUTCOMES = ("allow", "require_approval", "block", "escalate")
+
+
+@pytest.fixture(scope="module")
+def listed(store: Served) -> list[dict[str, Any]]:
+    """Decisions of three agents, one each second from noon on, newest first."""
+    said = [
+        decision(OUTCOMES[number % 4], agent_id=f"listed-{number % 3}-prod", at=NOON + timedelta(seconds=number))
+        for number in range(30)
+    ]
+    report(store, *said)
+    return said[::-1]
+
+
+def shown(rest: Rest, query: str) -> tuple[list[str], int]:
+    """The ids of a page of the time of `listed`, and the total."""
+    body = rest.get(f"/api/decisions?since=2026-03-01T12:00:00Z&until=2026-03-01T13:00:00Z&{query}").body
+    return [one["decision_id"] for one in body["decisions"]], body["total"]
+
+
+@pytest.mark.parametrize("agent_id", [None, "listed-0-prod", "listed-2-prod", "nobody-at-all"])
+@pytest.mark.parametrize("outcome", [None, *OUTCOMES])
+def test_every_page_of_every_filter_is_right(
+    admin: Rest, listed: list[dict[str, Any]], agent_id: str | None, outcome: str | None
+) -> None:
+    """By agent and outcome, alone and together; by offset and by what came before, newest first."""
+    right = [
+        one["decision_id"]
+        for one in listed
+        if agent_id in (None, one["action"]["agent_id"]) and outcome in (None, one["answer"]["outcome"])
+    ]
+    query = "".join(f"&{name}={value}" for name, value in (("agent_id", agent_id), ("outcome", outcome)) if value)
+    for offset in (0, 1, len(right), 50):
+        assert shown(admin, f"limit=4&offset={offset}{query}") == (right[offset : offset + 4], len(right))
+    for place, before in enumerate(right):
+        rest = right[place + 1 :]
+        assert shown(admin, f"limit=3&before={before}{query}") == (rest[:3], len(rest))
+
+
+def test_times_divide_the_list(admin: Rest, listed: list[dict[str, Any]]) -> None:
+    """What is until a time and what is since then are all, and none is in both; to the millisecond."""
+    moment = "2026-03-01T12:00:12"
+    early = admin.get(f"/api/decisions?since=2026-03-01T12:00:00Z&until={moment}Z").body
+    late = admin.get(f"/api/decisions?since={moment}Z&until=2026-03-01T13:00:00Z").body
+    assert (early["total"], late["total"]) == (12, 18)
+    assert (
+        late["decisions"] + early["decisions"]
+        == admin.get("/api/decisions?until=2026-03-01T13:00:00Z").body["decisions"]
+    )
+    assert admin.get(f"/api/decisions?since={moment}.001Z&until={moment}.999Z").body["total"] == 0
+    assert admin.get(f"/api/decisions?since={moment}.000Z&until={moment}.001Z").body["total"] == 1
+
+
+def test_a_list_refuses_what_it_cannot_do(admin: Rest) -> None:
+    """An outcome, a time or an id that is none, and an offset so far that leaving out would take long."""
+    for query in ("outcome=maybe", "since=noon", "before=x", "offset=10001", "limit=501", "agent_id=%00"):
+        answer = admin.get(f"/api/decisions?{query}")
+        assert (answer.status, [error["path"] for error in answer.body["errors"]]) == (422, [query.partition("=")[0]])
+    assert admin.get("/api/decisions/00000000-0000-7000-8000-000000000000").status == 404
+
+
+def test_an_agents_key_sees_its_own_decisions(store: Served) -> None:
+    """Its list is of itself, asked for or not; another agent's list and decision are refused."""
+    agent = store.rest("agent")
+    assert agent.get("/api/decisions").status == 403
+    agent.register("seeing-agent-prod")
+    own, other = decision(agent_id="seeing-agent-prod"), decision(agent_id="unseen-agent-prod")
+    report(store, own, other)
+    for query in ("", "?agent_id=seeing-agent-prod"):
+        body = agent.get(f"/api/decisions{query}").body
+        assert ([one["decision_id"] for one in body["decisions"]], body["total"]) == ([own["decision_id"]], 1)
+    assert agent.get(f"/api/decisions/{own['decision_id']}").status == 200
+    assert agent.get(f"/api/decisions/{other['decision_id']}").status == 404
+    assert agent.get("/api/decisions?agent_id=unseen-agent-prod").status == 403
+
+
+def test_a_list_counts_so_far_and_says_so(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the bound the total is exact; above it is the bound, and `total_exact` false."""
+    monkeypatch.setattr(decisions, "MOST_COUNTED", 3)
+    report(fresh, *(decision() for _ in range(3)), decision("block"))
+    admin = fresh.rest()
+    for query, said in (("", (3, False)), ("?outcome=allow", (3, True)), ("?outcome=block", (1, True))):
+        body = admin.get(f"/api/decisions{query}").body
+        assert (body["total"], body["total_exact"]) == said
+    assert len(admin.get("/api/decisions").body["decisions"]) == 4
+
+
+def test_the_outcomes_of_the_interface_are_those_of_the_core() -> None:
+    """A filter offers each of them and no other."""
+    assert get_args(OutcomeName) == tuple(outcome.name.lower() for outcome in Outcome)
+
+
+@pytest.mark.parametrize(
+    ("moment", "digits"),
+    [
+        (datetime(1970, 1, 1, tzinfo=UTC), "00000000-0000"),
+        (datetime(1970, 1, 1, microsecond=1, tzinfo=UTC), "00000000-0001"),
+        (datetime(1970, 1, 1, microsecond=1000, tzinfo=UTC), "00000000-0001"),
+        (datetime(1900, 1, 1, tzinfo=UTC), "00000000-0000"),
+        (datetime(2026, 3, 1, tzinfo=UTC), "019ca6b1-dc00"),
+        (datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), "e6707a6e-b000"),
+    ],
+)
+def test_a_time_is_a_place_among_the_ids(moment: datetime, digits: str) -> None:
+    """The ids of its millisecond and later come after the bound, those of before it do not."""
+    bound = ids.first(moment)
+    assert bound.startswith(f"{digits}-7000-8")
+    assert re.fullmatch(ids.PATTERN, bound)
+
+
+FILTERS = {
+    "since=2026-01-01T00:00:00Z": "decisions_pkey|sqlite_autoindex_decisions_1",
+    "agent_id=listed-0-prod&since=2026-01-01T00:00:00Z": "ix_decisions_agent",
+    "outcome=block&until=2030-01-01T00:00:00Z": "ix_decisions_outcome",
+    "agent_id=listed-0-prod&outcome=block": "ix_decisions_agent_outcome",
+}
+
+
+@pytest.mark.parametrize("query", FILTERS)
+def test_a_list_can_be_read_from_one_index(store: Served, listed: list[dict[str, Any]], query: str) -> None:
+    """Both databases find a page and count it in the order of the index that is made for the filter."""
+    with selects(store) as seen:
+        assert store.rest().get(f"/api/decisions?{query}&limit=2").status == 200
+    assert len(seen) == 2
+    for statement, parameters in seen:
+        plan = explained(store, statement, parameters)
+        assert re.search(rf"\b({FILTERS[query]})\b", plan), plan
+        assert not re.search("Sort|B-TREE|Seq Scan|SCAN decisions$", plan, re.MULTILINE), plan
+
+
+@contextmanager
+def selects(store: Served) -> Iterator[list[tuple[str, Any]]]:
+    """The statements that read decisions meanwhile, with their parameters."""
+    engine, seen = store.running._store.database._reader.sync_engine, []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM decisions" in statement:
+            seen.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def explained(store: Served, statement: str, parameters: Any) -> str:
+    """The database's plan for a statement, where the table is too large to be walked through."""
+    database = store.running._store.database
+
+    async def work() -> str:
+        async with database._reader.connect() as connection:
+            if not database.is_sqlite:
+                for way in ("seqscan", "bitmapscan", "sort"):
+                    await connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+            explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+            return "\n".join(
+                str(row[-1]) for row in await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            )
+
+    return store.run(work())
