@@ -38,7 +38,7 @@ _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 # How the sidecar's refusal of one repeat too many of a key begins; a sidecar without room says something else.
 _REPEATED = "idempotency_key: "
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class AscendClient:
@@ -153,7 +153,7 @@ class AscendClient:
                 approval_id=approval_id,
                 dry_run=dry_run,
             )
-        except messages.Malformed as error:
+        except messages.MalformedActionError as error:
             return _malformed(str(error))
         decision = self._ask(request)
         if decision.reason == NOT_REGISTERED and self._registry is not None and self._registered():
@@ -232,7 +232,7 @@ class AscendClient:
                 self.register()
             except RegistryError as error:
                 self._register_after = time.monotonic() + REGISTER_AGAIN_SECONDS
-                log.warning("agent `%s` is not registered: %s", self.agent_id, error)
+                logger.warning("agent `%s` is not registered: %s", self.agent_id, error)
                 return False
             return True
 

@@ -27,31 +27,31 @@ class RegistryError(Exception):
         super().__init__(message)
 
 
-class NotAuthenticated(RegistryError):  # noqa: N818 - these say what is so, and share the ending of their base
+class NotAuthenticated(RegistryError):
     """The key is missing, wrong, revoked or expired (401)."""
 
 
-class NotAllowed(RegistryError):  # noqa: N818 - likewise
+class NotAllowed(RegistryError):
     """The key's role does not cover it (403)."""
 
 
-class NotFound(RegistryError):  # noqa: N818 - likewise
+class NotFound(RegistryError):
     """There is no such record (404)."""
 
 
-class Conflict(RegistryError):  # noqa: N818 - likewise
+class Conflict(RegistryError):
     """The record's present state forbids it (409)."""
 
 
-class Stale(RegistryError):  # noqa: N818 - likewise
+class Stale(RegistryError):
     """The record has changed since it was read (412)."""
 
 
-class Invalid(RegistryError):  # noqa: N818 - likewise
+class Invalid(RegistryError):
     """Fields are wrong: `problems` names all of them (400, 413, 422)."""
 
 
-class Unavailable(RegistryError):  # noqa: N818 - likewise
+class Unavailable(RegistryError):
     """No answer, or none now (0, 429, 5xx): what was asked may have been done all the same, unless it is a 429."""
 
 

@@ -40,20 +40,20 @@ _FIELDS = (
     "environment",
     "mfa_verified",
 )
-MOST_REQUEST_BYTES = 4 << 20
+MAX_REQUEST_BYTES = 4 << 20
 MAX_VALUES = 32 * 1024
 """So many values take 64 KiB on the wire at least, which is what a sidecar takes."""
 MAX_EXACT = 2**53
 
 
-class Malformed(ValueError):  # noqa: N818 - it is the action that is malformed, and the name says so
+class MalformedActionError(ValueError):
     """An action that no message can hold; the text begins with the field where one is to blame."""
 
 
 def request(
     agent_id: str, action: AgentAction, *, idempotency_key: str, approval_id: str, dry_run: bool
 ) -> pb.EvaluateRequest:
-    """The request for one action, or `Malformed`, whatever the action holds."""
+    """The request for one action, or `MalformedActionError`, whatever the action holds."""
     message = pb.EvaluateRequest()
     _put(message, "dry_run", dry_run)
     _put(message, "idempotency_key", idempotency_key)
@@ -65,8 +65,8 @@ def request(
             _put(message.action, name, value)
     _put_classifications(message.action, action.data_classifications)
     _put_attributes(message.action, action.attributes)
-    if message.ByteSize() > MOST_REQUEST_BYTES:
-        raise Malformed(f"action: is larger than {MOST_REQUEST_BYTES} bytes")
+    if message.ByteSize() > MAX_REQUEST_BYTES:
+        raise MalformedActionError(f"action: is larger than {MAX_REQUEST_BYTES} bytes")
     return message
 
 
@@ -155,7 +155,7 @@ def _put(message: Message, name: str, value: object) -> None:
 def _put_classifications(message: pb.Action, classifications: Sequence[str] | None) -> None:
     if isinstance(classifications, str):
         # It would pass for a list of its letters, and so for none of the classifications that are governed.
-        raise Malformed("data_classifications: is a text and not a list of them")
+        raise MalformedActionError("data_classifications: is a text and not a list of them")
     with _naming("data_classifications"):
         message.data_classifications.extend(() if classifications is None else classifications)
 
@@ -184,10 +184,10 @@ def _check_extent(attributes: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a field is `Malformed` that names it: objects of any class may stand there."""
+    """Turn any fault of a field, which may hold objects of any class, into a `MalformedActionError` that names it."""
     try:
         yield
     except RecursionError:
-        raise Malformed(f"{name}: is nested too deep") from None
+        raise MalformedActionError(f"{name}: is nested too deep") from None
     except Exception as error:
-        raise Malformed(f"{name}: {str(error) or type(error).__name__}") from error
+        raise MalformedActionError(f"{name}: {str(error) or type(error).__name__}") from error

@@ -29,7 +29,7 @@ from tests.registry_store.serving import Answer, Rest, Served, in_own_loop, serv
 SMALL, LARGE = 10_000, 1_000_000
 AGENTS = 100
 BATCH = 1_000
-MOST_RATIO = 3.0
+MAX_RATIO = 3.0
 ID = {
     "sqlite": "printf('%08x-%04x-7000-8000-%012x', ms >> 16, ms & 65535, n)",
     "postgresql": "lpad(to_hex(ms >> 16), 8, '0') || '-' || lpad(to_hex(ms & 65535), 4, '0') || '-7000-8000-'"
@@ -185,7 +185,7 @@ def main(rounds: int = 20) -> None:
     """Print both tables; exit code 1 when a request takes three times as long or more."""
     with postgresql.cluster() as cluster:
         worst = max(compare(kind, cluster, rounds) for kind in ("sqlite", "postgresql"))
-    sys.exit(worst >= MOST_RATIO)
+    sys.exit(worst >= MAX_RATIO)
 
 
 if __name__ == "__main__":

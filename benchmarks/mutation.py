@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TABLES = ("pdp/core/conditions.py", "pdp/core/records.py")
 TESTS = ("tests/core/test_conditions.py", "tests/core/test_records.py", "tests/core/test_decision_cases.py")
-LEAST_SCORE = 0.9
-MOST_SECONDS = 120
+MIN_SCORE = 0.9
+MAX_SECONDS = 120
 OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -41,7 +41,7 @@ def main() -> int:
         survivors += part_survivors
     score = 1 - len(survivors) / total
     print(*survivors, f"{total - len(survivors)} of {total} mutants killed: {score:.1%}", sep="\n")
-    return 0 if score >= LEAST_SCORE else 1
+    return 0 if score >= MIN_SCORE else 1
 
 
 def functions() -> tuple[int, list[str]]:
@@ -98,7 +98,7 @@ def noticed(copy: Path) -> bool:
             cwd=copy,
             env=ENVIRONMENT | {"PYTHONPATH": str(copy)},
             capture_output=True,
-            timeout=MOST_SECONDS,
+            timeout=MAX_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:

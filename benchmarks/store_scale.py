@@ -24,7 +24,7 @@ SMALL, LARGE = 1_000, 100_000
 POLICIES = 3
 VERSIONS = 3
 REGISTRY = "/api/agents/registry"
-MOST_RATIO = 3.0
+MAX_RATIO = 3.0
 AGENT = {
     "agent_id": "template-agent-prod",
     "display_name": "Template",
@@ -157,7 +157,7 @@ def main(rounds: int = 40) -> None:
             ratio = at_large / at_small
             worst = max(worst, ratio)
             print(f"{name:38}{at_small:9.1f}{at_large:9.1f}{ratio:8.2f}", flush=True)
-    sys.exit(worst >= MOST_RATIO)
+    sys.exit(worst >= MAX_RATIO)
 
 
 if __name__ == "__main__":

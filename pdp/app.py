@@ -36,8 +36,8 @@ from pdp.sync.subscriber import Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
 
-MOST_REQUEST_BYTES = 4 << 20
-MOST_CONCURRENT_CALLS = 10_000
+MAX_REQUEST_BYTES = 4 << 20
+MAX_CONCURRENT_CALLS = 10_000
 MAX_HTTP_CONNECTIONS = 1000
 MAX_WATCHERS = 100
 END_SECONDS = 0.5
@@ -49,7 +49,7 @@ SWITCH_SECONDS = 0.0005
 TIMING = Timing()
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def now() -> Now:
@@ -106,14 +106,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
     async with running(settings) as sidecar:
-        log.info(
+        logger.info(
             "listening for gRPC on %s, for HTTP on %s",
             ", ".join(sidecar.grpc_addresses),
             sidecar.http_address,
             extra={"grpc": sidecar.grpc_addresses, "http": sidecar.http_address},
         )
         await until(stop, sidecar.tasks)
-        log.info("stopping")
+        logger.info("stopping")
 
 
 async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -190,8 +190,8 @@ class _Program:
     def grpc_server(self) -> grpc.aio.Server:
         """The gRPC server with every service on it, not yet bound or started."""
         server = grpc.aio.server(
-            options=calls.options(MOST_REQUEST_BYTES),
-            maximum_concurrent_rpcs=MOST_CONCURRENT_CALLS,
+            options=calls.options(MAX_REQUEST_BYTES),
+            maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
             interceptors=[self._calls],
         )
         server.add_generic_rpc_handlers((self.service.handlers(),))
@@ -212,7 +212,7 @@ class _Program:
         at = now()
         self._holder.confirm(at.boot - _age(saved.confirmed_wall, at.wall))
         self.data_in.set()
-        log.info("serving from the last good state, of revision %d", saved.revision)
+        logger.info("serving from the last good state, of revision %d", saved.revision)
 
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
@@ -325,7 +325,7 @@ class _Program:
 def _age(confirmed_wall: float, wall: float) -> float:
     """How old the saved data is; where it is from the future, the age is unknown and above any maximum."""
     if confirmed_wall - wall > CLOCK_STEP_SECONDS:
-        log.warning(
+        logger.warning(
             "the last good state is from %.0f s ahead of this clock, so it counts as stale", confirmed_wall - wall
         )
         return MAX_STALENESS_SECONDS + 1.0

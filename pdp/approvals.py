@@ -19,10 +19,10 @@ from pdp.sync.uplink import AwayError, UnknownApprovalError
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.v1 import sync_pb2 as pb
 
-MOST_REMEMBERED = 10_000
-MOST_WAITING = 1_000
+MAX_REMEMBERED = 10_000
+MAX_WAITING = 1_000
 MAX_COMMENT = 4096
-PAUSE_FIRST, PAUSE_MOST = 0.02, 2.0
+PAUSE_FIRST, PAUSE_MAX = 0.02, 2.0
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
 Kept = TypeVar("Kept")
@@ -133,8 +133,8 @@ class Approvals:
         Raises `UnknownApprovalError` where no agent that is served here has asked for it, `TooManyWaitingError` at
         1,000 at once.
         """
-        if self.waiting >= MOST_WAITING:
-            raise TooManyWaitingError(f"{MOST_WAITING} calls wait for approvals already")
+        if self.waiting >= MAX_WAITING:
+            raise TooManyWaitingError(f"{MAX_WAITING} calls wait for approvals already")
         self.waiting += 1
         try:
             async for update in self._updates(approval_id):
@@ -143,7 +143,7 @@ class Approvals:
             self.waiting -= 1
 
     async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
-        told, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MOST), 1
+        told, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MAX), 1
         while True:
             async for approval in self._seen(approval_id):
                 if not self._serves(approval.agent_id):
@@ -180,7 +180,7 @@ class Approvals:
 
 def _remember(entries: OrderedDict[str, Kept], approval_id: str, value: Kept) -> Kept:
     entries[approval_id] = value
-    if len(entries) > MOST_REMEMBERED:
+    if len(entries) > MAX_REMEMBERED:
         entries.popitem(last=False)
     return value
 

@@ -11,7 +11,7 @@ from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
-from pdp.core.errors import InvalidAction, Problem, Problems
+from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
@@ -28,7 +28,7 @@ from pdp.v1 import decision_pb2 as pb
 APPROVAL_SECONDS = 3600
 """How long people have to decide where no policy says."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class UnavailableError(Exception):
@@ -84,7 +84,7 @@ class DecisionPoint:
     def evaluate(self, request: wire.Request, given: Given | None = None) -> pb.EvaluateResponse:
         """The answer; `given` is the approval that came with the request, if its action needs one.
 
-        Raises `InvalidAction` for a malformed request, `UnavailableError` while no decision can be made, and
+        Raises `InvalidActionError` for a malformed request, `UnavailableError` while no decision can be made, and
         `TooManyRepeatsError` for one repeat too many of an idempotency key.
         """
         started = perf_counter()
@@ -147,10 +147,10 @@ class DecisionPoint:
             if request.idempotency_key and not request.dry_run:
                 return self._once(state, request, now, given)
             return self._decided(state, request, now, given)
-        except (InvalidAction, TooManyRepeatsError):
+        except (InvalidActionError, TooManyRepeatsError):
             raise
         except Exception:
-            log.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
+            logger.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
             self._metrics.internal_error()
             return _Made(self._finished(None, request.action, _INTERNAL_ERROR, state, now))
 
@@ -163,7 +163,7 @@ class DecisionPoint:
             self.answers.put(request.action.agent_id, _key(request), digest, made.answer.SerializeToString(), now.boot)
             return made
         if remembered.digest != digest:
-            raise InvalidAction(Problem("idempotency_key", "was used for another action within ten minutes"))
+            raise InvalidActionError(Problem("idempotency_key", "was used for another action within ten minutes"))
         answer = pb.EvaluateResponse.FromString(self.answers.repeat(remembered, now.boot))
         instead = self._withdrawn(state, request.action, answer, now)
         return instead or _Made(answer, repeat_id=self._ids.next(now.wall))
@@ -271,4 +271,4 @@ def _check_agent_id(agent_id: str) -> None:
     problems = Problems()
     AGENT_ID.read(agent_id, "action.agent_id", problems)
     if problems:
-        raise InvalidAction(*problems)
+        raise InvalidActionError(*problems)

@@ -11,7 +11,7 @@ import registry_store.app
 from pdp import app
 from pdp.serving.connections import raise_descriptor_limit
 from pdp.settings import Settings, SettingsError, Subscription, address, host_and_port, read_key
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.settings import Settings as StoreSettings
 
 START_SECONDS = 30.0
@@ -71,7 +71,7 @@ async def run(
                     following.sidecar = sidecar
                     say(_introduction(central, sidecar, admin))
                     await app.until(stop, sidecar.tasks)
-        except CannotStart as error:
+        except StartError as error:
             raise _as_option(error) from error
 
 
@@ -98,7 +98,7 @@ sidecar HTTP    http://{sidecar.http_address}
 admin key       {admin}"""
 
 
-def _as_option(error: CannotStart) -> SettingsError:
+def _as_option(error: StartError) -> SettingsError:
     """What the store says of its own setting, said of the option that set it."""
     setting, _, message = str(error).partition(": ")
     return SettingsError({"http": "--registry", "grpc": "--store"}.get(setting, "--dir"), message)

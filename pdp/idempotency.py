@@ -7,7 +7,7 @@ from pdp.core.amounts import tenths
 
 REMEMBERED_SECONDS = 600.0
 MAX_REPEATS = 100
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 # What an entry costs beside its strings: the dict's slot and the objects' headers, as sys.getsizeof counts them.
 _ENTRY_BYTES = 450
 
@@ -36,8 +36,8 @@ class Remembered:
 class Answers:
     """The answers of the last ten minutes by agent and key, within 64 MiB: the oldest give way to the newest."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._most_bytes = max_bytes
         self._entries: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         self.bytes = 0
         self.evicted = 0

@@ -17,10 +17,10 @@ LOG_FORMATS = ("plain", "json")
 LOG_FULL = ("drop", "block")
 STALE_MODES = tuple(mode.value for mode in StaleMode)
 MAX_STALENESS_SECONDS = 30 * 86_400
-LEAST_LOG_BYTES, MOST_LOG_BYTES = 1 << 20, 64 << 30
-MOST_AGENTS = 1000
-MOST_KEY_BYTES = 1024
-MOST_SOCKET_PATH_BYTES = 107
+MIN_LOG_BYTES, MAX_LOG_BYTES = 1 << 20, 64 << 30
+MAX_AGENTS = 1000
+MAX_KEY_BYTES = 1024
+MAX_SOCKET_PATH_BYTES = 107
 MAX_HOST_CHARACTERS = 253
 
 
@@ -92,8 +92,8 @@ class Settings:
             raise SettingsError("--listen", "the same address stands there twice")
         if not 0 <= self.drain_seconds <= 3600:
             raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
-        if not LEAST_LOG_BYTES <= self.log_bytes <= MOST_LOG_BYTES:
-            within = f"{LEAST_LOG_BYTES} to {MOST_LOG_BYTES}"
+        if not MIN_LOG_BYTES <= self.log_bytes <= MAX_LOG_BYTES:
+            within = f"{MIN_LOG_BYTES} to {MAX_LOG_BYTES}"
             raise SettingsError("--log-bytes", f"`{self.log_bytes}` is not within {within}")
         if self.log_full not in LOG_FULL:
             raise SettingsError("--log-full", f"{quote(self.log_full)} is not one of {', '.join(LOG_FULL)}")
@@ -161,8 +161,8 @@ def address(setting: str, text: str) -> Address:
     if not path or "\0" in path:
         raise SettingsError(setting, f"{quote(text)} is not unix:PATH or HOST:PORT")
     path = str(Path(path).absolute())
-    if len(path.encode()) > MOST_SOCKET_PATH_BYTES:
-        raise SettingsError(setting, f"{quote(path)} is longer than {MOST_SOCKET_PATH_BYTES} bytes")
+    if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise SettingsError(setting, f"{quote(path)} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     return Address(path=path)
 
 
@@ -181,10 +181,10 @@ def read_key(path: Path) -> str:
     """The API key in the file at `path`; read anew for each connection, so that a rotated key is picked up."""
     try:
         with path.open("rb") as file:
-            key = file.read(MOST_KEY_BYTES + 1).strip()
+            key = file.read(MAX_KEY_BYTES + 1).strip()
     except OSError as error:
         raise SettingsError("--key-file", f"cannot read {quote_path(path)}: {error.strerror}") from error
-    if not key or len(key) > MOST_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
+    if not key or len(key) > MAX_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
         raise SettingsError("--key-file", f"{quote_path(path)} does not hold one API key and nothing else")
     return key.decode()
 
@@ -222,8 +222,8 @@ def _names(setting: str, text: str) -> tuple[str, ...]:
             AGENT_ID.read(name, quote(name), problems)
         if len(set(names)) != len(names):
             problems.append(Problem("", "the same agent stands there twice"))
-        if len(names) > MOST_AGENTS:
-            problems.append(Problem("", f"more than {MOST_AGENTS} agents; use --tags or --all-agents"))
+        if len(names) > MAX_AGENTS:
+            problems.append(Problem("", f"more than {MAX_AGENTS} agents; use --tags or --all-agents"))
     else:
         TAGS.read(names, "", problems)
     if problems:

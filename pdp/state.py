@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.explanation.situation import Records
 from pdp.core.model import Selector, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
@@ -33,7 +33,7 @@ class RawRecord(NamedTuple):
     document: bytes
 
 
-class Refused(NamedTuple):
+class RefusedError(NamedTuple):
     """A record that does not compile here, and every reason."""
 
     kind: Kind
@@ -91,12 +91,12 @@ class State:
 
 def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
-) -> tuple[State, tuple[Refused, ...]]:
+) -> tuple[State, tuple[RefusedError, ...]]:
     """The state that a snapshot describes. A record that does not compile keeps its state in `last`, if it has one."""
     return _merged(State(epoch, revision, {}, {kind: {} for kind in Kind}), records, revision, last)
 
 
-def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[Refused, ...]]:
+def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedError, ...]]:
     """The state after a change. A record that does not compile stays as it was, but for an agent's status.
 
     Where that can be read and is not `active`, it takes effect; so does it in `build`.
@@ -106,7 +106,7 @@ def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[St
 
 def _merged(
     base: State, records: Iterable[RawRecord], revision: int, last: State | None
-) -> tuple[State, tuple[Refused, ...]]:
+) -> tuple[State, tuple[RefusedError, ...]]:
     documents = dict(base._documents)
     compiled = {kind: dict(some) for kind, some in base._compiled.items()}
     refused = []
@@ -123,10 +123,10 @@ def _merged(
         used: _Used | None
         try:
             used = _Used(record.document, _compile(record))
-        except InvalidRecord as error:
+        except InvalidRecordError as error:
             used = _instead_of(record, last)
             told = () if used is None or not used.note else (used.note,)
-            refused.append(Refused(record.kind, record.id, (*told, *map(str, error.problems))))
+            refused.append(RefusedError(record.kind, record.id, (*told, *map(str, error.problems))))
         if used is not None:
             documents[record.kind, record.id], compiled[record.kind][record.id] = used.document, used.compiled
     agents = compiled[Kind.AGENT]
@@ -192,17 +192,17 @@ def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: 
 def _compile(record: RawRecord) -> Compiled:
     try:
         return _COMPILE[record.kind](record)
-    except InvalidRecord:
+    except InvalidRecordError:
         raise
     except Exception as error:  # a fault of this program's; the other records are not to wait until it is mended
-        raise InvalidRecord([Problem("", f"cannot be compiled: {type(error).__name__}: {error}")]) from error
+        raise InvalidRecordError([Problem("", f"cannot be compiled: {type(error).__name__}: {error}")]) from error
 
 
 def _parsed(record: RawRecord) -> Any:
     try:
         return json.loads(record.document)
     except (ValueError, RecursionError) as error:
-        raise InvalidRecord([Problem("", f"is not JSON: {error}")]) from error
+        raise InvalidRecordError([Problem("", f"is not JSON: {error}")]) from error
 
 
 def _agent(record: RawRecord) -> CompiledAgent:

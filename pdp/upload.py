@@ -12,13 +12,13 @@ from pdp.metrics import Metrics
 from pdp.sync.uplink import AwayError, RefusedError, Uplink
 from registry_store.v1 import sync_pb2 as pb
 
-MOST_RECORDS = 1000
+MAX_RECORDS = 1000
 REST_SECONDS = 1.0
 """Once all is sent, so that a thousand sidecars are no burden; an urgent record does not wait for it."""
 DRAIN_SECONDS = 1.0
 BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Reporter:
@@ -72,11 +72,11 @@ class Reporter:
             await self._send(records)
             if self._away:
                 self._away = False
-                log.info("decisions are sent again")
+                logger.info("decisions are sent again")
         return records
 
     async def _next(self) -> list[Record]:
-        records = await self._spool.unsent(MOST_RECORDS)
+        records = await self._spool.unsent(MAX_RECORDS)
         if self._answered:
             return records
         # What an earlier life may have sent, or else a single new one: an answer beyond it is of another history.
@@ -106,7 +106,7 @@ class Reporter:
             await self._send(records[:middle])
             await self._send(records[middle:])
             return
-        log.error("the store will not have record %d of the decision log: %s", records[0].sequence, error)
+        logger.error("the store will not have record %d of the decision log: %s", records[0].sequence, error)
         self.refused += 1
         await self._spool.refuse(records[0])
 
@@ -114,7 +114,7 @@ class Reporter:
         if not self._away:
             self._away = True
             error = state.outcome.exception() if state.outcome else None
-            log.warning("decisions wait on the disk and cannot be sent: %s", error)
+            logger.warning("decisions wait on the disk and cannot be sent: %s", error)
 
 
 def _request(node_id: str, records: list[Record]) -> pb.ReportDecisionsRequest:

@@ -15,7 +15,7 @@ from pdp.attributes import Attributes, TooDeepError, doubles, plain
 from pdp.core import canonical_json
 from pdp.core.canonical_json import double
 from pdp.core.compile import CompiledPolicy
-from pdp.core.errors import InvalidAction, Problem, Problems
+from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
 from pdp.core.model import Action, Decision
@@ -24,11 +24,11 @@ from pdp.core.usage import Limits
 from pdp.state import Source
 from pdp.v1 import decision_pb2 as pb
 
-MOST_ACTION_BYTES = 64 * 1024
-MOST_ATTRIBUTE_DEPTH = 16
-MOST_DOLLARS = 1_000_000_000
-MOST_CLASSIFICATIONS = 64
-MOST_CHARACTERS = {
+MAX_ACTION_BYTES = 64 * 1024
+MAX_ATTRIBUTE_DEPTH = 16
+MAX_DOLLARS = 1_000_000_000
+MAX_CLASSIFICATIONS = 64
+MAX_CHARACTERS = {
     "action_type": 256,
     "resource": 2048,
     "resource_id": 1024,
@@ -37,29 +37,31 @@ MOST_CHARACTERS = {
     "environment": 256,
 }
 
-MOST_KEY_CHARACTERS = 256
-MOST_ID_CHARACTERS = 64
+MAX_KEY_CHARACTERS = 256
+MAX_ID_CHARACTERS = 64
 MAX_SHADOWS = 100
 """An answer tells of so many shadow policies that held, the first in the order of evaluation."""
 
-_TEXTS = ("agent_id", *MOST_CHARACTERS)
+_TEXTS = ("agent_id", *MAX_CHARACTERS)
 texts_of = attrgetter(*_TEXTS)
 """The texts of an action, save its data classifications."""
 
 # Each item of a list takes two bytes on the wire at least, so a smaller action than this keeps the bounds of its texts.
-_SURELY_BOUNDED_BYTES = min(2 * MOST_CLASSIFICATIONS, *MOST_CHARACTERS.values())
+_SURELY_BOUNDED_BYTES = min(2 * MAX_CLASSIFICATIONS, *MAX_CHARACTERS.values())
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def parse(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
-    """A message of `kind` from its bytes, or `InvalidAction` that names the request."""
+    """A message of `kind` from its bytes, or `InvalidActionError` that names the request."""
     message = kind()
     try:
         message.ParseFromString(raw)
     except DecodeError:
         name = kind.DESCRIPTOR.full_name
-        raise InvalidAction(Problem("request", f"is not a `{name}`, or its attributes are nested too deep")) from None
+        raise InvalidActionError(
+            Problem("request", f"is not a `{name}`, or its attributes are nested too deep")
+        ) from None
     return message
 
 
@@ -73,30 +75,30 @@ class Request(NamedTuple):
 
 
 def read_request(message: pb.EvaluateRequest) -> Request:
-    """The request in a message, or `InvalidAction` with the name of the field that is wrong."""
-    if len(message.idempotency_key) > MOST_KEY_CHARACTERS:
-        raise InvalidAction(Problem("idempotency_key", f"is longer than {MOST_KEY_CHARACTERS} characters"))
+    """The request in a message, or `InvalidActionError` with the name of the field that is wrong."""
+    if len(message.idempotency_key) > MAX_KEY_CHARACTERS:
+        raise InvalidActionError(Problem("idempotency_key", f"is longer than {MAX_KEY_CHARACTERS} characters"))
     if message.approval_id:
         read_approval_id(message)
     return Request(read_action(message.action), message.idempotency_key, message.approval_id, message.dry_run)
 
 
 def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) -> str:
-    """The id of an approval in a message, or `InvalidAction` if it can be none."""
+    """The id of an approval in a message, or `InvalidActionError` if it can be none."""
     if not message.approval_id:
-        raise InvalidAction(Problem("approval_id", "is required"))
-    if len(message.approval_id) > MOST_ID_CHARACTERS:
-        raise InvalidAction(Problem("approval_id", f"is longer than {MOST_ID_CHARACTERS} characters"))
+        raise InvalidActionError(Problem("approval_id", "is required"))
+    if len(message.approval_id) > MAX_ID_CHARACTERS:
+        raise InvalidActionError(Problem("approval_id", f"is longer than {MAX_ID_CHARACTERS} characters"))
     return message.approval_id
 
 
 def read_json_request(document: Any) -> Request:
-    """The request in a JSON document, or `InvalidAction` with every field that is wrong."""
+    """The request in a JSON document, or `InvalidActionError` with every field that is wrong."""
     problems = Problems()
     request = read_fields(document, _REQUEST, "", problems)
     fields = read_fields(request.pop("action"), _ACTION, "action", problems)
     if problems:
-        raise InvalidAction(*problems)
+        raise InvalidActionError(*problems)
     cost, amount = fields.pop("estimated_cost_usd"), fields.pop("amount")
     action = Action(
         **fields | {"attributes": doubles(fields["attributes"])},
@@ -107,14 +109,14 @@ def read_json_request(document: Any) -> Request:
 
 
 def read_action(message: pb.Action) -> Action:
-    """The action in a message, or `InvalidAction` with the name of the field that is wrong."""
+    """The action in a message, or `InvalidActionError` with the name of the field that is wrong."""
     size = message.ByteSize()
     if size > _SURELY_BOUNDED_BYTES:
         _check_bounds(message, size)
     if not message.agent_id:
-        raise InvalidAction(Problem("action.agent_id", "is required"))
+        raise InvalidActionError(Problem("action.agent_id", "is required"))
     if not message.action_type:
-        raise InvalidAction(Problem("action.action_type", "is required"))
+        raise InvalidActionError(Problem("action.action_type", "is required"))
     action = Action(
         message.agent_id,
         message.action_type,
@@ -256,71 +258,71 @@ _NO_ATTRIBUTES: Mapping[str, Any] = {}
 def _attributes(message: pb.Action) -> Attributes:
     """The attributes in a message, decoded whole: what cannot be recorded is refused before it is decided."""
     try:
-        return Attributes(plain(message.attributes, MOST_ATTRIBUTE_DEPTH), message.attributes.ByteSize())
+        return Attributes(plain(message.attributes, MAX_ATTRIBUTE_DEPTH), message.attributes.ByteSize())
     except TooDeepError:
-        told = f"is nested more than {MOST_ATTRIBUTE_DEPTH} levels deep"
+        told = f"is nested more than {MAX_ATTRIBUTE_DEPTH} levels deep"
     except ValueError:
         told = "holds a number that is not finite"
-    raise InvalidAction(Problem("action.attributes", told))
+    raise InvalidActionError(Problem("action.attributes", told))
 
 
 def _check_bounds(message: pb.Action, size: int) -> None:
-    if size > MOST_ACTION_BYTES:
-        raise InvalidAction(Problem("action", f"is larger than {MOST_ACTION_BYTES} bytes"))
-    for name, most in MOST_CHARACTERS.items():
+    if size > MAX_ACTION_BYTES:
+        raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
+    for name, most in MAX_CHARACTERS.items():
         if len(getattr(message, name)) > most:
-            raise InvalidAction(Problem(f"action.{name}", f"is longer than {most} characters"))
-    if len(message.data_classifications) > MOST_CLASSIFICATIONS:
-        raise InvalidAction(Problem("action.data_classifications", f"has more than {MOST_CLASSIFICATIONS} items"))
+            raise InvalidActionError(Problem(f"action.{name}", f"is longer than {most} characters"))
+    if len(message.data_classifications) > MAX_CLASSIFICATIONS:
+        raise InvalidActionError(Problem("action.data_classifications", f"has more than {MAX_CLASSIFICATIONS} items"))
 
 
 def _refuse_nul(action: Action) -> NoReturn:
     held = [name for name in _TEXTS if "\0" in getattr(action, name)]
-    raise InvalidAction(Problem(f"action.{held[0] if held else 'data_classifications'}", "holds a NUL"))
+    raise InvalidActionError(Problem(f"action.{held[0] if held else 'data_classifications'}", "holds a NUL"))
 
 
 def _text(name: str) -> Field:
-    return Field(Text(MOST_CHARACTERS[name]), "")
+    return Field(Text(MAX_CHARACTERS[name]), "")
 
 
 _ACTION: dict[str, Field] = {
     "agent_id": Field(AGENT_ID, required=True),
-    "action_type": Field(Text(MOST_CHARACTERS["action_type"], 1), required=True),
+    "action_type": Field(Text(MAX_CHARACTERS["action_type"], 1), required=True),
     "resource": _text("resource"),
     "resource_id": _text("resource_id"),
     "risk_score": Field(OrNull(Whole(0, 100))),
     "amount": Field(OrNull(Number(0))),
-    "estimated_cost_usd": Field(OrNull(Number(0, MOST_DOLLARS))),
-    "data_classifications": Field(ListOf(Text(MOST_ACTION_BYTES), MOST_CLASSIFICATIONS, distinct=False), ()),
+    "estimated_cost_usd": Field(OrNull(Number(0, MAX_DOLLARS))),
+    "data_classifications": Field(ListOf(Text(MAX_ACTION_BYTES), MAX_CLASSIFICATIONS, distinct=False), ()),
     "mcp_server": _text("mcp_server"),
     "tool": _text("tool"),
     "environment": _text("environment"),
-    "attributes": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH, only_object=True), _NO_ATTRIBUTES),
+    "attributes": Field(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), _NO_ATTRIBUTES),
     "mfa_verified": Field(Flag(), False),
 }
 _REQUEST: dict[str, Field] = {
-    "action": Field(Json(MOST_ACTION_BYTES, MOST_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
-    "idempotency_key": Field(Text(MOST_KEY_CHARACTERS), ""),
-    "approval_id": Field(Text(MOST_ID_CHARACTERS), ""),
+    "action": Field(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
+    "idempotency_key": Field(Text(MAX_KEY_CHARACTERS), ""),
+    "approval_id": Field(Text(MAX_ID_CHARACTERS), ""),
     "dry_run": Field(Flag(), False),
 }
 
 
 def _risk(score: int) -> int:
     if not 0 <= score <= 100:
-        raise InvalidAction(Problem("action.risk_score", f"{score} is not within 0 to 100"))
+        raise InvalidActionError(Problem("action.risk_score", f"{score} is not within 0 to 100"))
     return score
 
 
 def _amount(field: str, value: float) -> float:
     if not isfinite(value) or value < 0:
-        raise InvalidAction(Problem(field, f"{quote(value)} is not a finite number of at least 0"))
+        raise InvalidActionError(Problem(field, f"{quote(value)} is not a finite number of at least 0"))
     return value
 
 
 def _micros(dollars: float) -> int:
-    if _amount("action.estimated_cost_usd", dollars) > MOST_DOLLARS:
-        raise InvalidAction(Problem("action.estimated_cost_usd", f"{dollars} is above {MOST_DOLLARS}"))
+    if _amount("action.estimated_cost_usd", dollars) > MAX_DOLLARS:
+        raise InvalidActionError(Problem("action.estimated_cost_usd", f"{dollars} is above {MAX_DOLLARS}"))
     return round(dollars * 1_000_000)
 
 

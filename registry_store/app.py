@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from registry_store.audit.sender import CheckpointSender
 from registry_store.database.migrate import opened
 from registry_store.database.notifications import Notifications
 from registry_store.database.transactions import Database, retried
-from registry_store.decisions.reports import MOST_MESSAGE_BYTES
-from registry_store.errors import CannotStart
+from registry_store.decisions.reports import MAX_MESSAGE_BYTES
+from registry_store.errors import StartError
 from registry_store.journal.activity import Actor
 from registry_store.metrics import Metrics
 from registry_store.rest.application import application
@@ -36,10 +37,11 @@ from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
 from registry_store.rpc.reports import DecisionReports
 from registry_store.rpc.sync import PACE, Pace, RegistrySync
-from registry_store.settings import Settings, host_and_port, load_pepper
+from registry_store.settings import Settings, host_and_port, load_pepper, load_secret
 from registry_store.store import Store
 from registry_store.sync.feed import Feed
 from registry_store.sync.sidecars import Sidecars
+from registry_store.webhooks import Webhook
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +82,17 @@ class RunningStore:
 async def running(
     settings: Settings, pace: Pace = PACE, after_change: Callable[[int], Awaitable[None]] | None = None
 ) -> AsyncIterator[RunningStore]:
-    """A store that runs until the block is left, then drains; `CannotStart` says what keeps it from starting.
+    """A store that runs until the block is left, then drains; `StartError` says what keeps it from starting.
 
     `after_change` is awaited with the newest revision after each request that writes, before it is answered.
     """
     settings.pepper_path()  # a missing setting is said before the database is touched
-    settings.checkpoint_webhook()
+    checkpoint_webhook(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database)
         store.after_change = after_change
-        store.metrics.watch_approvals(store.approval_feed)
+        _watch(store)
         streams = OpenStreams(store)
         sync = RegistrySync(store, streams, pace)
         reports = DecisionReports(store)
@@ -139,9 +141,61 @@ async def _store(settings: Settings, database: Database) -> Store:
         feed,
         approval_feed,
         sidecars,
-        Metrics(feed, sidecars, notifications),
+        Metrics(),
         Authentication(database, pepper, settings.most_failed_keys),
         notifications=notifications,
+    )
+
+
+def checkpoint_webhook(settings: Settings) -> Webhook | None:
+    """Where checkpoints are sent, if anywhere; `StartError` where a setting that this takes is missing."""
+    if settings.checkpoint_url is None:
+        return None
+    if settings.checkpoint_file is None:
+        raise StartError("`--checkpoint-url` requires `--checkpoint-file`")
+    if settings.webhook_secret_file is None:
+        raise StartError("`--checkpoint-url` requires `--webhook-secret-file`")
+    secret = load_secret("webhook-secret-file", settings.webhook_secret_file)
+    webhook = Webhook(settings.checkpoint_url, secret, settings.webhook_private)
+    webhook.check("checkpoint-url")
+    return webhook
+
+
+def _watch(store: Store) -> None:
+    """Let each scrape read how the parts of the store are."""
+    feed, notifications = store.feed, store.notifications
+    watch = store.metrics.watch
+    watch("registry_store_revision", "The newest revision.", lambda: feed.revision)
+    watch("registry_store_connected_sidecars", "Sidecars with an open stream.", store.sidecars.count)
+    watch(
+        "registry_store_database_age_seconds",
+        "Time since the database last confirmed the revision.",
+        lambda: time.monotonic() - feed.confirmed_at,
+    )
+    watch(
+        "registry_store_approval_watchers",
+        "Open streams that wait for news of an approval.",
+        lambda: store.approval_feed.watches,
+    )
+    if notifications is not None:
+        watch(
+            "registry_store_notified",
+            "1 while other stores' commits are heard at once, 0 while polling alone finds them.",
+            lambda: notifications.heard,
+        )
+
+
+def _watch_checkpoints(metrics: Metrics, checkpointer: Checkpointer) -> None:
+    watch = metrics.watch
+    watch(
+        "registry_store_activity_signed_sequence",
+        "The last entry of the activity log under a checkpoint.",
+        lambda: checkpointer.sequence,
+    )
+    watch(
+        "registry_store_activity_log_intact",
+        "0 once the activity log is not what was signed.",
+        lambda: checkpointer.fault is None,
     )
 
 
@@ -151,14 +205,18 @@ async def _checkpoints(store: Store) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    webhook = store.settings.checkpoint_webhook()
+    webhook = checkpoint_webhook(store.settings)
     async with AsyncExitStack() as stack:
         file = stack.enter_context(CheckpointFile(path, Signer(signing_key(store.pepper))))
         checkpointer = Checkpointer(store.database, file)
-        store.metrics.watch(checkpointer)
+        _watch_checkpoints(store.metrics, checkpointer)
         if webhook is not None:
             sender = CheckpointSender(path, webhook)
-            store.metrics.watch_sender(sender)
+            store.metrics.watch(
+                "registry_store_activity_sent_sequence",
+                "The last entry whose checkpoint was sent since the start.",
+                lambda: sender.sequence,
+            )
             await stack.enter_async_context(sender.running())
         await stack.enter_async_context(checkpointer.running())  # ends first, and so leaves its last line to be sent
         yield
@@ -199,13 +257,13 @@ async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> Asy
     host, port = host_and_port("grpc", store.settings.grpc)
     _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
     draining = calls.Draining()
-    options = [*calls.options(MOST_MESSAGE_BYTES), *KEEPALIVE]
+    options = [*calls.options(MAX_MESSAGE_BYTES), *KEEPALIVE]
     server = grpc.aio.server(options=options, interceptors=[draining])
     server.add_generic_rpc_handlers(handlers)
     try:
         bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError:
-        raise CannotStart(f"grpc: `{store.settings.grpc}` is taken or not an address of this machine") from None
+        raise StartError(f"grpc: `{store.settings.grpc}` is taken or not an address of this machine") from None
     await server.start()
     try:
         yield _shown((host, bound))
@@ -224,7 +282,7 @@ def _listener(setting: str, text: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise CannotStart(f"{setting}: `{text}` cannot be listened on: {_reason(error)}") from None
+        raise StartError(f"{setting}: `{text}` cannot be listened on: {_reason(error)}") from None
     return listener
 
 

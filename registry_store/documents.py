@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, read_fields
 from pdp.core.kinds import json_size
 
@@ -34,7 +34,7 @@ def to_json(value: Any) -> Any:
 
 
 def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What a caller sent, by these fields, defaults filled in; `InvalidRecord` with every problem."""
+    """What a caller sent, by these fields, defaults filled in; `InvalidRecordError` with every problem."""
     problems = Problems()
     values = read_fields(document, fields, "", problems)
     problems.raise_if_any()
@@ -42,9 +42,9 @@ def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def check_synced(document: Document, read: Callable[[Any], object]) -> None:
-    """Raise `InvalidRecord` unless sidecars, which `read` the very bytes that are sent, take this document."""
+    """Raise `InvalidRecordError` unless sidecars, which `read` the very bytes that are sent, take this document."""
     if synced_size(document) > MAX_SYNCED_BYTES:
-        raise InvalidRecord([Problem("", f"the record is larger than {MAX_SYNCED_BYTES} bytes")])
+        raise InvalidRecordError([Problem("", f"the record is larger than {MAX_SYNCED_BYTES} bytes")])
     read(json.loads(compact(document)))
 
 

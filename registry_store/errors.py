@@ -7,27 +7,27 @@ class RegistryError(Exception):
     """A request that cannot be carried out; the message is for the one who sent it."""
 
 
-class NotFound(RegistryError):  # noqa: N818 - it says what is so
+class NotFoundError(RegistryError):
     """There is no such record."""
 
 
-class Conflict(RegistryError):  # noqa: N818 - it says what is so
+class ConflictError(RegistryError):
     """The record's present state forbids it."""
 
 
-class StaleTag(RegistryError):  # noqa: N818 - it says what is so
+class StaleTagError(RegistryError):
     """The record has changed since the caller read it."""
 
 
-class NotAuthenticated(RegistryError):  # noqa: N818 - it says what is so
+class NotAuthenticatedError(RegistryError):
     """No key, or one that is unknown, expired or revoked."""
 
 
-class LapsedKey(NotAuthenticated):
+class LapsedKeyError(NotAuthenticatedError):
     """A key that was right once: revoked or expired."""
 
 
-class TooManyFailures(RegistryError):  # noqa: N818 - it says what is so
+class TooManyFailuresError(RegistryError):
     """One more wrong key after too many from there; `wait` says for how many seconds not to try again."""
 
     def __init__(self, wait: float) -> None:
@@ -35,9 +35,9 @@ class TooManyFailures(RegistryError):  # noqa: N818 - it says what is so
         self.wait = wait
 
 
-class NotAllowed(RegistryError):  # noqa: N818 - it says what is so
+class NotAllowedError(RegistryError):
     """A valid key whose role does not cover the request."""
 
 
-class CannotStart(Exception):  # noqa: N818 - said in one line to the one who starts the program
+class StartError(Exception):
     """A setting is wrong, a port is taken or the database is out of reach."""

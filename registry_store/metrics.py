@@ -1,18 +1,11 @@
 """Every metric of the store."""
 
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdp.serving import lag
-from registry_store.approvals.watching import ApprovalFeed
-from registry_store.audit.checkpointer import Checkpointer
-from registry_store.audit.sender import CheckpointSender
-from registry_store.database.notifications import Notifications
-from registry_store.sync.feed import Feed
-from registry_store.sync.sidecars import Sidecars
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -20,7 +13,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 class Metrics:
     """The metrics of one store, in a registry of their own."""
 
-    def __init__(self, feed: Feed, sidecars: Sidecars, notifications: Notifications | None) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "registry_store_http_requests_total",
@@ -88,42 +81,13 @@ class Metrics:
         self.approvals_pending = Gauge(
             "registry_store_approvals_pending", "Approvals that wait for a person.", registry=self.registry
         )
-        self._gauge("registry_store_revision", "The newest revision.", lambda: feed.revision)
-        self._gauge("registry_store_connected_sidecars", "Sidecars with an open stream.", sidecars.count)
-        self._gauge(
-            "registry_store_database_age_seconds",
-            "Time since the database last confirmed the revision.",
-            lambda: time.monotonic() - feed.confirmed_at,
-        )
-        if notifications is not None:
-            self._gauge(
-                "registry_store_notified",
-                "1 while other stores' commits are heard at once, 0 while polling alone finds them.",
-                lambda: notifications.heard,
-            )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
 
-    def watch(self, checkpointer: Checkpointer) -> None:
-        """Show how far the activity log is signed, and whether it is still what it was."""
-        name = "registry_store_activity_signed_sequence"
-        self._gauge(name, "The last entry of the activity log under a checkpoint.", lambda: checkpointer.sequence)
-        name = "registry_store_activity_log_intact"
-        self._gauge(name, "0 once the activity log is not what was signed.", lambda: checkpointer.fault is None)
-
-    def watch_sender(self, sender: CheckpointSender) -> None:
-        """Show how far the checkpoints have reached their receiver."""
-        name = "registry_store_activity_sent_sequence"
-        self._gauge(name, "The last entry whose checkpoint was sent since the start.", lambda: sender.sequence)
-
-    def watch_approvals(self, feed: ApprovalFeed) -> None:
-        """Show how many wait for news of an approval."""
-        name = "registry_store_approval_watchers"
-        self._gauge(name, "Open streams that wait for news of an approval.", lambda: feed.watches)
+    def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """Make a gauge that `read` answers at each scrape."""
+        Gauge(name, about, registry=self.registry).set_function(read)
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""
         return generate_latest(self.registry)
-
-    def _gauge(self, name: str, about: str, read: Callable[[], float]) -> None:
-        Gauge(name, about, registry=self.registry).set_function(read)

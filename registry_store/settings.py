@@ -11,8 +11,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from registry_store.errors import CannotStart
-from registry_store.webhooks import Webhook
+from registry_store.errors import StartError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 SECRET_BYTES = 32
@@ -49,7 +48,7 @@ class Settings:
     """Days that it is kept what each agent did by the minute."""
 
     def url(self) -> URL:
-        """The database's URL with its asynchronous driver; `CannotStart` if it is none."""
+        """The database's URL with its asynchronous driver; `StartError` if it is none."""
         return database_url(self.database)
 
     def pepper_path(self) -> Path:
@@ -58,54 +57,41 @@ class Settings:
             return self.pepper_file
         url = self.url()
         if url.get_backend_name() != "sqlite" or not url.database:
-            raise CannotStart("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
+            raise StartError("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
         return Path(f"{url.database}.pepper")
 
     def retention(self) -> Retention:
         """How long what sidecars report is kept."""
         return Retention(timedelta(days=self.keep_decisions), timedelta(days=self.keep_usage))
 
-    def checkpoint_webhook(self) -> Webhook | None:
-        """Where checkpoints are sent, if anywhere; `CannotStart` where a setting that this takes is missing."""
-        if self.checkpoint_url is None:
-            return None
-        if self.checkpoint_file is None:
-            raise CannotStart("checkpoint-file: is needed with checkpoint-url: what is sent is kept there first")
-        if self.webhook_secret_file is None:
-            raise CannotStart("webhook-secret-file: is needed with checkpoint-url: what is sent is signed")
-        secret = load_secret("webhook-secret-file", self.webhook_secret_file)
-        webhook = Webhook(self.checkpoint_url, secret, self.webhook_private)
-        webhook.check("checkpoint-url")
-        return webhook
-
 
 def database_url(text: str) -> URL:
-    """A database's URL with its asynchronous driver; `CannotStart` if it is none."""
+    """A database's URL with its asynchronous driver; `StartError` if it is none."""
     # What is wrong is not repeated: wherever a URL is malformed there may be a password.
     try:
         url = make_url(text)
     except ArgumentError:
-        raise CannotStart(f"database: this is not a URL as {_URLS}") from None
+        raise StartError(f"database: this is not a URL as {_URLS}") from None
     except ValueError:
-        raise CannotStart(_BAD_PORT) from None
+        raise StartError(_BAD_PORT) from None
     if url.get_backend_name() not in DRIVERS:
-        raise CannotStart(f"database: `{url.drivername}` is not one of sqlite, postgresql")
+        raise StartError(f"database: `{url.drivername}` is not one of sqlite, postgresql")
     url = url.set(drivername=DRIVERS[url.get_backend_name()])
     if url.get_backend_name() == "sqlite" and (url.host or url.database in (None, "", ":memory:")):
-        raise CannotStart(f"database: this names no file; write it as {_URLS}")
+        raise StartError(f"database: this names no file; write it as {_URLS}")
     if "@" in (url.host or ""):
-        raise CannotStart("database: the host holds an `@`; in the user's name or the password write it as `%40`")
+        raise StartError("database: the host holds an `@`; in the user's name or the password write it as `%40`")
     if url.port is not None and not 0 < url.port <= MAX_PORT:
-        raise CannotStart(_BAD_PORT)
+        raise StartError(_BAD_PORT)
     return url
 
 
 def host_and_port(setting: str, text: str) -> tuple[str, int]:
-    """HOST:PORT taken apart (an IPv6 host in brackets); `CannotStart` naming the setting if it is not that."""
+    """HOST:PORT taken apart (an IPv6 host in brackets); `StartError` naming the setting if it is not that."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > MAX_PORT:
-        raise CannotStart(f"{setting}: `{text}` is not HOST:PORT with a port from 0 to 65535")
+        raise StartError(f"{setting}: `{text}` is not HOST:PORT with a port from 0 to 65535")
     return host, int(port)
 
 
@@ -123,7 +109,7 @@ def load_secret(setting: str, path: Path) -> bytes:
     try:
         _write_secret(path)
     except OSError as error:
-        raise CannotStart(f"{setting}: `{path}` cannot be written: {error.strerror}") from None
+        raise StartError(f"{setting}: `{path}` cannot be written: {error.strerror}") from None
     return _read_secret(setting, path)
 
 
@@ -149,11 +135,11 @@ def _read_secret(setting: str, path: Path) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise CannotStart(f"{setting}: `{path}` cannot be read: {error.strerror}") from None
+        raise StartError(f"{setting}: `{path}` cannot be read: {error.strerror}") from None
     if len(secret) < SECRET_BYTES:
-        raise CannotStart(f"{setting}: `{path}` holds less than {SECRET_BYTES} bytes")
+        raise StartError(f"{setting}: `{path}` holds less than {SECRET_BYTES} bytes")
     if mode & 0o007:
-        raise CannotStart(f"{setting}: `{path}` is open to every user of this machine; make its mode 0600")
+        raise StartError(f"{setting}: `{path}` is open to every user of this machine; make its mode 0600")
     return secret
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 
 TIMEOUT_SECONDS = 5.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -27,7 +27,7 @@ SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "20
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class NotDelivered(Exception):  # noqa: N818 - it says what is so
+class DeliveryError(Exception):
     """The receiver has not taken the body; the message says why."""
 
 
@@ -40,17 +40,17 @@ class Webhook:
     private: bool = False
 
     def check(self, setting: str) -> None:
-        """Raise `CannotStart`, naming the setting, unless the URL is an https URL with a host."""
+        """Raise `StartError`, naming the setting, unless the URL is an https URL with a host."""
         try:
             parts = urlsplit(self.url)
             valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and not parts.username
         except ValueError:
             valid = False
         if not valid:
-            raise CannotStart(f"{setting}: `{self.url}` is not an https URL")
+            raise StartError(f"{setting}: `{self.url}` is not an https URL")
 
     def deliver(self, body: bytes, timestamp: int) -> None:
-        """Post the body once, signed as of `timestamp`; `NotDelivered` unless it is answered with 2xx."""
+        """Post the body once, signed as of `timestamp`; `DeliveryError` unless it is answered with 2xx."""
         parts = urlsplit(self.url)
         host, port = str(parts.hostname), parts.port or 443
         headers = self._headers(body, timestamp) | {"host": parts.netloc}
@@ -62,12 +62,12 @@ class Webhook:
             except (NewConnectionError, ConnectTimeoutError) as error:
                 failure = error
             except (HTTPError, OSError) as error:
-                raise NotDelivered(f"`{self.url}` does not answer: {error}") from None
+                raise DeliveryError(f"`{self.url}` does not answer: {error}") from None
             else:
                 if not 200 <= status < 300:
-                    raise NotDelivered(f"`{self.url}` answered {status}")
+                    raise DeliveryError(f"`{self.url}` answered {status}")
                 return
-        raise NotDelivered(f"`{self.url}` does not answer: {failure}")
+        raise DeliveryError(f"`{self.url}` does not answer: {failure}")
 
     def _post(self, address: Address, host: str, port: int, body: bytes, headers: dict[str, str]) -> int:
         target = urlsplit(self.url)._replace(scheme="", netloc="", fragment="").geturl() or "/"
@@ -89,10 +89,10 @@ class Webhook:
         try:
             found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except (OSError, UnicodeError) as error:
-            raise NotDelivered(f"`{self.url}`: the host cannot be found: {error}") from None
+            raise DeliveryError(f"`{self.url}`: the host cannot be found: {error}") from None
         addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         if not self.private and not all(map(is_public, addresses)):
-            raise NotDelivered(f"`{self.url}` is at an address that is not public, which is not allowed")
+            raise DeliveryError(f"`{self.url}` is at an address that is not public, which is not allowed")
         return addresses
 
 

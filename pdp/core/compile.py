@@ -23,7 +23,7 @@ from pdp.core.model import (
 )
 from pdp.core.usage import Limits
 
-MOST_MERGED = 1024
+MAX_MERGED = 1024
 
 _order = attrgetter("order")
 
@@ -90,7 +90,7 @@ class PolicySet:
     def _merge(self, action_type: str) -> tuple[CompiledPolicy, ...]:
         # Merged on first use and not all at once: thousands of types times thousands of general policies would
         # not fit. Only types that a policy names get here, so strangers cannot fill the memo.
-        if len(self._merged) >= MOST_MERGED:
+        if len(self._merged) >= MAX_MERGED:
             self._merged.clear()
         both = merge(self._by_action_type[action_type], self._for_any, key=_order)
         merged = self._merged[action_type] = tuple(both)

@@ -58,9 +58,9 @@ class Problems:
         self._more += number
 
     def raise_if_any(self) -> None:
-        """Raise `InvalidRecord` with what was found, if anything was."""
+        """Raise `InvalidRecordError` with what was found, if anything was."""
         if self:
-            raise InvalidRecord(self)
+            raise InvalidRecordError(self)
 
     def __len__(self) -> int:
         return len(self._kept) + self._more
@@ -71,7 +71,7 @@ class Problems:
             yield Problem("", f"and at least {self._more:,} more")
 
 
-class InvalidRecord(ValueError):  # noqa: N818 - it is the record that is invalid, and the name says so
+class InvalidRecordError(ValueError):
     """A record from outside breaks the contract; holds every problem found, up to a bound, not just the first.
 
     `count` is how many were found.
@@ -84,7 +84,7 @@ class InvalidRecord(ValueError):  # noqa: N818 - it is the record that is invali
         super().__init__(_summary(self.problems, self.count))
 
 
-class InvalidAction(ValueError):  # noqa: N818 - likewise
+class InvalidActionError(ValueError):
     """A request to decide is malformed; each path is a field's name in the request, as `action.risk_score`."""
 
     def __init__(self, *problems: Problem) -> None:

@@ -243,20 +243,20 @@ class ObjectOf:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Any JSON value of at most `depth` levels and `most_bytes` bytes; an object where `only_object`.
+    """Any JSON value of at most `depth` levels and `max_bytes` bytes; an object where `only_object`.
 
     The bytes are those of `json_size`, so that a record is as large for a sidecar as it was for the store.
     """
 
-    most_bytes: int
+    max_bytes: int
     depth: int = 16
     only_object: bool = False
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if self.only_object and not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
-        if _is_surely_larger(value, self.most_bytes, self.depth):  # found before it takes long to write it out
-            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
+        if _is_surely_larger(value, self.max_bytes, self.depth):  # found before it takes long to write it out
+            problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
             return value
         if depth_exceeds(value, self.depth):
             problems.append(Problem(path, f"is nested more than {self.depth} levels deep"))
@@ -268,8 +268,8 @@ class Json:
             return {}
         if _NUL.search(text) or not _is_storable(text):
             problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
-        elif json_size(text) > self.most_bytes:
-            problems.append(Problem(path, f"is larger than {self.most_bytes} bytes"))
+        elif json_size(text) > self.max_bytes:
+            problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
         elif _MANY_DIGITS.search(text) and not _fits_doubles(text):
             problems.append(Problem(path, "holds a whole number that is too large"))
         return value
@@ -335,9 +335,9 @@ def depth_exceeds(value: Any, most: int) -> bool:
     return True
 
 
-def _is_surely_larger(value: Any, most_bytes: int, depth: int) -> bool:
+def _is_surely_larger(value: Any, max_bytes: int, depth: int) -> bool:
     """Whether the JSON of `value`, down to `depth`, has more members or characters than fit into so many bytes."""
-    level, left = [value], most_bytes
+    level, left = [value], max_bytes
     for _ in range(depth + 1):
         inner: list[Any] = []
         for outer in level:

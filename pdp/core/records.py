@@ -1,8 +1,8 @@
 """JSON documents → records. The one table of every field that store and sidecar check against.
 
 The store accepts a body, and a sidecar a synced document, only through these functions: what one accepts the other
-compiles. Each raises `InvalidRecord` with every problem that it found. A policy is read by itself, so that no bound
-depends on what stands around it: an agent compiles where it does without policies, and each of its policies does.
+compiles. Each raises `InvalidRecordError` with every problem that it found. A policy is read by itself, so that no
+bound depends on what stands around it: an agent compiles where it does without policies, and each of its policies does.
 """
 
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ _HEADER = Struct(">16sQQI")
 _FRAME = Struct(">4sIII")
 
 
-class Damaged(ValueError):  # noqa: N818 - it is the file that is damaged, and the name says so
+class DamagedError(ValueError):
     """The file is not what was written; the text says how."""
 
 
@@ -165,10 +165,10 @@ def read(path: Path) -> Saved:
     added = _check_header(data)
     try:
         return _replayed(_payloads(data, added))
-    except Damaged:
+    except DamagedError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        raise Damaged(f"a frame does not hold what it should: {error!r}") from None
+        raise DamagedError(f"a frame does not hold what it should: {error!r}") from None
 
 
 def _no_link(path: str, flags: int) -> int:
@@ -178,12 +178,12 @@ def _no_link(path: str, flags: int) -> int:
 def _check_header(data: bytes) -> int:
     """Where the charges begin."""
     if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
-        raise Damaged("it does not begin as a file of counters of this version")
+        raise DamagedError("it does not begin as a file of counters of this version")
     _, size, added, _ = _HEADER.unpack_from(data)
     if _header(size, added) != data[: _HEADER.size]:
-        raise Damaged("the checksum of its header does not match")
+        raise DamagedError("the checksum of its header does not match")
     if len(data) != size:
-        raise Damaged(f"it has {len(data)} bytes, not {size}")
+        raise DamagedError(f"it has {len(data)} bytes, not {size}")
     return int(added)
 
 
@@ -194,7 +194,7 @@ def _payloads(data: bytes, added: int) -> Iterator[bytes]:
         offset += _FRAME.size + len(found[1])
         number += 1
     if offset < added or _later(data, offset):
-        raise Damaged(f"the frame at byte {offset} is not what was written")
+        raise DamagedError(f"the frame at byte {offset} is not what was written")
 
 
 def _sound(data: bytes, offset: int) -> tuple[int, bytes] | None:

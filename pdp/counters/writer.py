@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pdp.core.fields import quote_path
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
-from pdp.counters.file import CountersFile, Damaged, Moment, NewFile, Saved, read
+from pdp.counters.file import CountersFile, DamagedError, Moment, NewFile, Saved, read
 from pdp.metrics import Metrics
 
 FLUSH_SECONDS = 0.5
@@ -25,7 +25,7 @@ MIN_STEP_SECONDS = 0.1
 SLICE = 200
 """Agents that are copied at once, in less than a millisecond."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class DiskThread(Protocol):
@@ -90,12 +90,12 @@ class CountersWriter:
             saved = read(self._file.path)
         except FileNotFoundError:
             if self._file.path.with_name("node-id").exists():  # nobody needs to be told of a new folder
-                log.info("there are no counters in %s: nothing counts as used", path)
+                logger.info("there are no counters in %s: nothing counts as used", path)
             return Counters()
-        except (OSError, Damaged) as error:
+        except (OSError, DamagedError) as error:
             self.damaged += 1
             why = error.strerror if isinstance(error, OSError) else error
-            log.error(
+            logger.error(
                 "cannot read the counters in %s: %s; until now every limit counts as reached and every day's budget as "
                 "spent, so agents with limits are blocked for a minute, an hour, a day and until midnight",
                 path,
@@ -115,7 +115,7 @@ class CountersWriter:
             # As far as the clock was behind the latest it may be so still.
             self._latest = max(now.wall + latest - wall, latest) - now.boot
             passed = max(0, floor(now.wall - latest))
-            log.info("the counters of %d agents are of another boot, %d s ago by the wall clock", len(usage), passed)
+            logger.info("the counters of %d agents are of another boot, %d s ago by the wall clock", len(usage), passed)
             usage = {agent_id: one.moved(boot, now.boot - passed) for agent_id, one in usage.items()}
             if lost_until is not None:
                 lost_until = lost_until._replace(boot=lost_until.boot - boot + now.boot - passed)
@@ -152,7 +152,7 @@ class CountersWriter:
             return
         if self._failing:
             self._failing = False
-            log.warning("the counters can be written again")
+            logger.warning("the counters can be written again")
 
     async def _rewrite(self, disk: DiskThread) -> None:
         """Begin a new file, of a slice of the agents at a time, so that no decision waits for all of them."""
@@ -196,4 +196,4 @@ class CountersWriter:
         if not self._failing:
             self._failing = True
             fault = None if isinstance(error, OSError) else error
-            log.error("cannot write the counters: %s; a stop would lose them", error, exc_info=fault)
+            logger.error("cannot write the counters: %s; a stop would lose them", error, exc_info=fault)

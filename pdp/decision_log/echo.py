@@ -7,19 +7,19 @@ import select
 import threading
 from collections.abc import Sequence
 
-MOST_WAITING_BYTES = 8 << 20
+MAX_WAITING_BYTES = 8 << 20
 CLOSE_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Echo:
     """Writes documents to a file descriptor, one a line; what it has no room for is counted in `dropped`."""
 
-    def __init__(self, file: int = 1, most_bytes: int = MOST_WAITING_BYTES) -> None:
+    def __init__(self, file: int = 1, max_bytes: int = MAX_WAITING_BYTES) -> None:
         self.dropped = 0
         self._file = file
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self.waiting = 0
         self._queue: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class Echo:
             try:
                 self._write(b"".join([document + b"\n" for document in documents]))
             except OSError as error:
-                log.error("decisions are not written to standard output any more: %s", error.strerror)
+                logger.error("decisions are not written to standard output any more: %s", error.strerror)
                 self._give_up(len(documents))
                 return
             with self._lock:

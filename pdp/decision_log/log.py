@@ -18,36 +18,36 @@ from pdp.core.fields import quote
 from pdp.decision_log import segments
 from pdp.decision_log.record import gap
 from pdp.decision_log.recovery import Recovery
-from pdp.decision_log.segments import Cursor, Damaged, Found, Head, Record, Segment, Told, sealed
+from pdp.decision_log.segments import Cursor, DamagedError, Found, Head, Record, Segment, Told, sealed
 
-MOST_DOCUMENT_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 20
 LINE_BYTES, GAP_BYTES = 100, 300
 """At most so many bytes of a line are not the document, and the line of a gap record has."""
 SEGMENTS = 64
-MOST_SEGMENT_BYTES = 16 << 20
-MOST_ASIDE = 16
-MOST_REFUSED_BYTES = 16 << 20
+MAX_SEGMENT_BYTES = 16 << 20
+MAX_ASIDE = 16
+MAX_REFUSED_BYTES = 16 << 20
 
 Item = bytes | int
 """What is appended: a document, or the number of records that are lost in its place."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class DecisionLog:
     """The log in one folder, for one thread at a time; `OSError` from any method leaves it usable, to try again.
 
-    It takes at most `most_bytes`: unless it is told not to `give_way`, the oldest files do.
+    It takes at most `max_bytes`: unless it is told not to `give_way`, the oldest files do.
     """
 
-    def __init__(self, folder: Path, most_bytes: int, clock: Callable[[], float], *, give_way: bool = True) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float], *, give_way: bool = True) -> None:
+        self.max_bytes = max_bytes
         self.gives_way = give_way
         self.dropped = 0
         self.damaged = 0
         self._folder = folder
         self._clock = clock
-        self._segment_bytes = min(MOST_SEGMENT_BYTES, most_bytes // SEGMENTS)
+        self._segment_bytes = min(MAX_SEGMENT_BYTES, max_bytes // SEGMENTS)
         self._cursor: tuple[Path, Cursor] | None = None
         self._owed: deque[bytes] = deque()
         self._told: list[Told] = []
@@ -88,19 +88,19 @@ class DecisionLog:
         while items or self._owed:
             try:
                 yield self._append_some(items)
-            except Damaged as error:
+            except DamagedError as error:
                 self._repair(error)
         self._cut_damaged()
 
-    def after(self, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
+    def after(self, sequence: int, most_records: int, max_bytes: int) -> list[Record]:
         """The oldest records after `sequence`, of one file."""
         for segment in self._segments:
             if segment.end.sequence > sequence:
                 try:
-                    records = self._read(segment, sequence, most_records, most_bytes)
-                except Damaged as error:
+                    records = self._read(segment, sequence, most_records, max_bytes)
+                except DamagedError as error:
                     self._repair(error)
-                    return self.after(sequence, most_records, most_bytes)
+                    return self.after(sequence, most_records, max_bytes)
                 if records:
                     return records
         return []
@@ -128,7 +128,7 @@ class DecisionLog:
         """
         path = self._folder / "refused.jsonl"
         with suppress(FileNotFoundError):
-            if path.stat().st_size > MOST_REFUSED_BYTES:
+            if path.stat().st_size > MAX_REFUSED_BYTES:
                 path.replace(path.with_suffix(".jsonl.old"))
         with open(path, "ab", opener=_private) as file:
             file.write(record.document + b"\n")
@@ -140,7 +140,7 @@ class DecisionLog:
         """Number what is unsent anew, since the store has other records up to `sequence`, from a life of this folder
         that is lost to it: the folder was put back to an older state.
         """
-        log.error(
+        logger.error(
             "the store has %d decisions of this sidecar, and its log ends at %d: was `--data-dir` put back to an older "
             "state? what is unsent is sent under new numbers",
             sequence,
@@ -157,14 +157,14 @@ class DecisionLog:
                 self.keep(segment.end.sequence)
             for segment in old[-1:]:
                 self._append_again(segment)
-        except Damaged as error:  # the store's next answer leads here again
+        except DamagedError as error:  # the store's next answer leads here again
             self._repair(error)
         else:
             self.keep(max(sequence, *(segment.end.sequence for segment in old)) if old else sequence)
 
     def _append_again(self, segment: Segment) -> None:
         kept = self.kept
-        while segment in self._segments and (records := self._read(segment, kept, 1000, MOST_SEGMENT_BYTES)):
+        while segment in self._segments and (records := self._read(segment, kept, 1000, MAX_SEGMENT_BYTES)):
             kept = records[-1].sequence
             for _ in self.append(deque(record.document for record in records)):
                 pass
@@ -222,7 +222,7 @@ class DecisionLog:
         return records
 
     def _victims(self, more: int) -> list[Segment]:
-        excess = self.bytes + more + GAP_BYTES - self.most_bytes if self.gives_way else 0
+        excess = self.bytes + more + GAP_BYTES - self.max_bytes if self.gives_way else 0
         victims = []
         for segment in self._segments[:-1]:
             if excess <= 0:
@@ -244,7 +244,7 @@ class DecisionLog:
                 joined.append((first, last))
         return joined
 
-    def _read(self, segment: Segment, sequence: int, most_records: int, most_bytes: int) -> list[Record]:
+    def _read(self, segment: Segment, sequence: int, most_records: int, max_bytes: int) -> list[Record]:
         cursor = segment.beginning
         if self._cursor is not None and self._cursor[0] == segment.path and self._cursor[1].head.sequence <= sequence:
             cursor = self._cursor[1]
@@ -254,7 +254,7 @@ class DecisionLog:
             for record, after in segment.read(cursor):
                 if record.sequence > sequence:
                     size += len(record.document)
-                    if records and (len(records) == most_records or size > most_bytes):
+                    if records and (len(records) == most_records or size > max_bytes):
                         return records
                     records.append(record)
                 cursor = after
@@ -289,9 +289,9 @@ class DecisionLog:
             self._tell_lost(first, last)
         self._segments, self._head, self._told = found.segments, found.head, found.told
 
-    def _repair(self, error: Damaged) -> None:
+    def _repair(self, error: DamagedError) -> None:
         """Take in anew what is on the disk, which is not what this process left there."""
-        log.error("the decision log changed on the disk: %s", error)
+        logger.error("the decision log changed on the disk: %s", error)
         before, self._cursor = self.damaged, None
         self._recover(self.last)
         self.damaged = max(self.damaged, before + 1)
@@ -300,8 +300,8 @@ class DecisionLog:
         """Copy a damaged file. It is cut only once the log tells of what it lacks, so that no crash hides that."""
         self.damaged += 1
         aside = segments.copy_aside(path)
-        log.error("the decision log's %s is damaged; kept as %s", quote(path.name), quote(aside.name))
-        for old in sorted(self._folder.glob("*.damaged"))[:-MOST_ASIDE]:
+        logger.error("the decision log's %s is damaged; kept as %s", quote(path.name), quote(aside.name))
+        for old in sorted(self._folder.glob("*.damaged"))[:-MAX_ASIDE]:
             old.unlink()
         if found.segment is not None:
             found.segment.is_open = False

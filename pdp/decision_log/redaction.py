@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from pdp.core.fields import quote
 
 REDACTED = "[redacted]"
-MOST_PATHS = 100
-MOST_PATH_CHARACTERS = 1024
+MAX_PATHS = 100
+MAX_PATH_CHARACTERS = 1024
 
 Path = tuple[str, ...]
 
@@ -25,8 +25,8 @@ class Redaction(NamedTuple):
     def of(cls, texts: Iterable[str]) -> "Redaction":
         """The redaction of these dotted paths; `BadPathError` for the first that is none."""
         paths = tuple(map(_path, texts))
-        if len(paths) > MOST_PATHS:
-            raise BadPathError(f"there are more than {MOST_PATHS} paths")
+        if len(paths) > MAX_PATHS:
+            raise BadPathError(f"there are more than {MAX_PATHS} paths")
         return cls(paths)
 
     def __call__(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def _path(text: str) -> Path:
     path = tuple(text.split("."))
     if not all(path):
         raise BadPathError(f"{quote(text)} is not a dotted path, as `customer.ssn` or `cards.*.number`")
-    if len(text) > MOST_PATH_CHARACTERS:
-        raise BadPathError(f"{quote(text)} is longer than {MOST_PATH_CHARACTERS} characters")
+    if len(text) > MAX_PATH_CHARACTERS:
+        raise BadPathError(f"{quote(text)} is longer than {MAX_PATH_CHARACTERS} characters")
     return path
 
 

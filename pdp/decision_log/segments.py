@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 MAGIC = b"pdp-decisions-1"
 GAP = b'{"gap":'
-MOST_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 30
 READ_BYTES = 2 << 20
-MOST_SKIPPED = 1 << 20
+MAX_SKIPPED = 1 << 20
 """A number in a damaged line that is further from the last one is not believed."""
 
 
@@ -44,7 +44,7 @@ class Record(NamedTuple):
         return Head(self.sequence, self.hash)
 
 
-class Damaged(ValueError):  # noqa: N818 - it is the file that is damaged, and the name says so
+class DamagedError(ValueError):
     """The file is not what was written; the text says how."""
 
 
@@ -94,7 +94,7 @@ class Segment:
         data = b"".join([b"%d %s %s\n" % (one.sequence, one.hash.hex().encode(), one.document) for one in records])
         with _existing(self.path, os.O_WRONLY) as file:
             if os.fstat(file).st_size < self.size:
-                raise Damaged("it is shorter than what was written")
+                raise DamagedError("it is shorter than what was written")
             os.ftruncate(file, self.size)  # what a write that failed left behind
             _write(file, data, self.size)
         self.size += len(data)
@@ -107,7 +107,7 @@ class Segment:
             data = os.pread(file, wanted, cursor.offset)
         whole = data[: data.rfind(b"\n") + 1]
         if len(data) < wanted or not whole:
-            raise Damaged("it is shorter than what was written")
+            raise DamagedError("it is shorter than what was written")
         return parsed(whole, cursor)
 
 
@@ -134,7 +134,7 @@ class Found(NamedTuple):
         for line in self.rest.removesuffix(b"\n").split(b"\n") if self.rest else ():
             number = re.match(rb"[0-9]{1,18} ", line)
             told = int(number[0]) if number else 0
-            sequence = told if sequence < told <= sequence + MOST_SKIPPED else sequence + 1
+            sequence = told if sequence < told <= sequence + MAX_SKIPPED else sequence + 1
         return sequence
 
 
@@ -148,18 +148,18 @@ def paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.log") if path.stem.isdecimal() and len(path.stem) == 20)
 
 
-def scan(path: Path, most_bytes: int = MOST_FILE_BYTES) -> Found:
-    """What of the first `most_bytes` of the file at `path` is as it was written, up to the first byte that is not."""
+def scan(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Found:
+    """What of the first `max_bytes` of the file at `path` is as it was written, up to the first byte that is not."""
     with path.open("rb") as file:
-        data = file.read(most_bytes)
+        data = file.read(max_bytes)
     first = data.find(b"\n") + 1
     try:
         start = _start(data[:first])
-    except Damaged:
+    except DamagedError:
         return Found(None, 0, [], data)
     segment, records = Segment(path, start, start, first, first), 0
     told: list[Told] = []
-    with suppress(Damaged):
+    with suppress(DamagedError):
         for record, cursor in parsed(data[first:], segment.beginning):
             segment.end, segment.size = record.head, cursor.offset
             records += 1
@@ -176,7 +176,7 @@ def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
         head, offset = record.head, offset + len(line) + 1
         yield record, Cursor(head, offset)
     if torn:
-        raise Damaged(f"what follows record {head.sequence} has no end")
+        raise DamagedError(f"what follows record {head.sequence} has no end")
 
 
 def gaps(records: Iterable[Record]) -> list[Told]:
@@ -222,9 +222,9 @@ def _start(line: bytes) -> Head:
         sequence, digest = rest.split(b" ")
         start = Head(int(sequence), bytes.fromhex(digest.decode()))
     except ValueError:
-        raise Damaged("its first line is not what was written") from None
+        raise DamagedError("its first line is not what was written") from None
     if magic != MAGIC or start.sequence < 0 or len(start.hash) != 32:
-        raise Damaged("its first line is not what was written")
+        raise DamagedError("its first line is not what was written")
     return start
 
 
@@ -233,9 +233,9 @@ def _record(line: bytes, head: Head) -> Record:
         number, digest, document = line.split(b" ", 2)
         record = sealed(head, int(number), document)
     except (ValueError, OverflowError):
-        raise Damaged(f"what follows record {head.sequence} is no record") from None
+        raise DamagedError(f"what follows record {head.sequence} is no record") from None
     if record.sequence <= head.sequence or record.hash.hex().encode() != digest:
-        raise Damaged(f"what follows record {head.sequence} does not continue the chain")
+        raise DamagedError(f"what follows record {head.sequence} does not continue the chain")
     return record
 
 
@@ -254,7 +254,7 @@ def _told(record: Record) -> Told:
 
 def _existing(path: Path, flags: int) -> AbstractContextManager[int]:
     if not path.exists():
-        raise Damaged("it is gone")
+        raise DamagedError("it is gone")
     return _opened(path, flags)
 
 

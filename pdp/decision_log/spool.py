@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from pdp.decision_log.echo import Echo
-from pdp.decision_log.log import MOST_DOCUMENT_BYTES, DecisionLog, Item
+from pdp.decision_log.log import MAX_DOCUMENT_BYTES, DecisionLog, Item
 from pdp.decision_log.record import Entry, document, weight
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.decision_log.segments import Record
@@ -21,10 +21,10 @@ from pdp.metrics import Metrics
 FLUSH_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 ROOM_SECONDS = 2.0
-MOST_WAITING_BYTES = 32 << 20
-MOST_BATCH_BYTES = 2 << 20
+MAX_WAITING_BYTES = 32 << 20
+MAX_BATCH_BYTES = 2 << 20
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class Spool:
         decisions: DecisionLog,
         redact: Redaction = NOTHING,
         echo: Echo | None = None,
-        most_bytes: int = MOST_WAITING_BYTES,
+        max_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.full = False
         self.crowded = False
@@ -70,7 +70,7 @@ class Spool:
         self._log = decisions
         self._redact = redact
         self._echo = echo
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._pending: deque[Entry] = deque()
         self._weight = 0
         self._in_hand = 0
@@ -136,7 +136,7 @@ class Spool:
         """
         left = len(self._pending) + self._lost + self._handed - self._taken + sum(map(_count, self._unwritten))
         if left:
-            log.error("the decision log could not be written before the stop: %d decisions are lost", left)
+            logger.error("the decision log could not be written before the stop: %d decisions are lost", left)
         if self._echo is not None:
             self._echo.close()
         self._thread.shutdown()
@@ -148,7 +148,7 @@ class Spool:
 
     async def unsent(self, most_records: int) -> list[Record]:
         """The oldest records that the store is not known to have; none: there are none on the disk."""
-        records = await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MOST_BATCH_BYTES))
+        records = await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MAX_BATCH_BYTES))
         self._fit()
         return records
 
@@ -201,7 +201,7 @@ class Spool:
             return False
         if self._failing:
             self._failing = False
-            log.warning("the decision log can be written again")
+            logger.warning("the decision log can be written again")
         self._settle()
         self.flushed.set()
         if urgent:
@@ -227,7 +227,7 @@ class Spool:
         if not self._failing:
             self._failing = True
             fault = None if isinstance(error, OSError) else error
-            log.error("cannot write the decision log: %s; decisions wait in memory", error, exc_info=fault)
+            logger.error("cannot write the decision log: %s; decisions wait in memory", error, exc_info=fault)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """What `work`, which is no work on the log, returns on the thread that does all that the disk does."""
@@ -263,11 +263,11 @@ class Spool:
         try:
             content = document(entry, self._redact)
         except Exception:
-            log.exception("decision %s cannot be written down", entry.answer.decision_id)
+            logger.exception("decision %s cannot be written down", entry.answer.decision_id)
             return 1
-        if len(content) <= MOST_DOCUMENT_BYTES:
+        if len(content) <= MAX_DOCUMENT_BYTES:
             return content
-        log.error("decision %s takes %d bytes, too many to be logged", entry.answer.decision_id, len(content))
+        logger.error("decision %s takes %d bytes, too many to be logged", entry.answer.decision_id, len(content))
         return 1
 
     def _bound_unwritten(self) -> None:
@@ -299,7 +299,7 @@ class Spool:
         unwritten = self._in_hand + size.unwritten_bytes
         room = self._most_bytes - unwritten
         self._crowded_at = room // 2
-        self._full_at = min(room, self._log.most_bytes - size.bytes - unwritten)
+        self._full_at = min(room, self._log.max_bytes - size.bytes - unwritten)
         self._watched_at = self._crowded_at if self._log.gives_way else min(self._crowded_at, self._full_at)
         self._crowd()
 

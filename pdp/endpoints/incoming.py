@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from pdp import wire
 from pdp.core import strict_json
-from pdp.core.errors import InvalidAction, Problem
+from pdp.core.errors import InvalidActionError, Problem
 from pdp.v1 import decision_pb2 as pb
 
-MAX_REQUEST_BYTES = wire.MOST_ACTION_BYTES + 8 * 1024
+MAX_REQUEST_BYTES = wire.MAX_ACTION_BYTES + 8 * 1024
 """An action, and the keys and numbers beside it."""
 MAX_BATCHED = 1000
 SMALL_BYTES = 4096
@@ -44,27 +44,27 @@ class Reading:
 
 
 def parse(kind: type[Message], raw: bytes) -> Message:
-    """A message that holds an action, if anything large, or `InvalidAction`."""
+    """A message that holds an action, if anything large, or `InvalidActionError`."""
     if len(raw) > MAX_REQUEST_BYTES:
-        raise InvalidAction(Problem("action", f"is larger than {wire.MOST_ACTION_BYTES} bytes"))
+        raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
     return wire.parse(kind, raw)
 
 
 def read_request(message: pb.EvaluateRequest) -> wire.Request:
-    """The request in a message, its attributes decoded, or `InvalidAction`."""
+    """The request in a message, its attributes decoded, or `InvalidActionError`."""
     request = wire.read_request(message)
     len(request.action.attributes)  # else they would be decoded as the action is decided
     return request
 
 
 def read_json(body: bytes) -> wire.Request:
-    """The request in a JSON text, or `InvalidAction` with every field that is wrong."""
+    """The request in a JSON text, or `InvalidActionError` with every field that is wrong."""
     if len(body.translate(None, _BESIDE_STRUCTURE)) > MAX_REQUEST_BYTES:
-        raise InvalidAction(Problem("action", f"is larger than {wire.MOST_ACTION_BYTES} bytes"))
+        raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
     try:
         document = strict_json.loads(body)
     except ValueError as error:
-        raise InvalidAction(Problem("request", f"is not JSON: {error}")) from None
+        raise InvalidActionError(Problem("request", f"is not JSON: {error}")) from None
     return wire.read_json_request(document)
 
 
@@ -81,7 +81,7 @@ def split_batch(raw: bytes) -> list[bytes]:
             requests.append(raw[start:position])
         if len(requests) > MAX_BATCHED:
             break
-    raise InvalidAction(Problem("requests", f"has more than {MAX_BATCHED} items"))
+    raise InvalidActionError(Problem("requests", f"has more than {MAX_BATCHED} items"))
 
 
 def _field(raw: bytes, kind: int, position: int) -> tuple[int, int]:
@@ -107,4 +107,4 @@ def _varint(raw: bytes, position: int) -> tuple[int, int]:
     raise _NO_BATCH
 
 
-_NO_BATCH = InvalidAction(Problem("request", f"is not a `{pb.EvaluateBatchRequest.DESCRIPTOR.full_name}`"))
+_NO_BATCH = InvalidActionError(Problem("request", f"is not a `{pb.EvaluateBatchRequest.DESCRIPTOR.full_name}`"))

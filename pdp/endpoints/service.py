@@ -14,7 +14,7 @@ import grpc
 
 from pdp import wire
 from pdp.approvals import Approvals, Store, TooManyWaitingError
-from pdp.core.errors import InvalidAction, Problem
+from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Action, Now
 from pdp.counters.counters import Counters
@@ -35,7 +35,7 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
-Refused = (InvalidAction, UnavailableError, TooManyRepeatsError)
+RefusedError = (InvalidActionError, UnavailableError, TooManyRepeatsError)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -103,7 +103,7 @@ class DecisionService:
         try:
             request = await self._reading.of(len(body), partial(incoming.read_json, body))
             return 200, wire.answer_json(await self._decide(request))
-        except InvalidAction as error:
+        except InvalidActionError as error:
             self._metrics.refused(error.problems[0].path)
             problems = [problem._asdict() for problem in error.problems]
             return 400, _problem(400, "Invalid request", str(error)) | {"errors": problems}
@@ -131,7 +131,7 @@ class DecisionService:
         self._metrics.in_flight.inc()
         try:
             return (await self._decide(await self._reading.of(len(raw), partial(_parsed, raw)))).SerializeToString()
-        except Refused as error:
+        except RefusedError as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
@@ -147,7 +147,7 @@ class DecisionService:
                 answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
                 await turns.pause()
             return b"".join(answers)
-        except Refused as error:
+        except RefusedError as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
@@ -201,7 +201,7 @@ class DecisionService:
             return answer.SerializeToString()
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except Refused as error:
+        except RefusedError as error:
             await _abort(context, self._error(error))
 
     @contextmanager
@@ -217,12 +217,12 @@ class DecisionService:
     async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             if len(raw) > incoming.MAX_REQUEST_BYTES:
-                raise InvalidAction(Problem("approval_id", f"is longer than {wire.MOST_ID_CHARACTERS} characters"))
+                raise InvalidActionError(Problem("approval_id", f"is longer than {wire.MAX_ID_CHARACTERS} characters"))
             approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
             async with aclosing(self.approvals.wait(approval_id)) as updates:
                 while (update := await self._unless_stopping(updates)) is not None:
                     yield update.SerializeToString()
-        except InvalidAction as error:
+        except InvalidActionError as error:
             await _abort(context, self._error(error))
         except UnknownApprovalError:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"nobody has asked for approval {quote(approval_id)}")
@@ -249,7 +249,7 @@ class DecisionService:
         """The answer to one message of a stream, under its own number or, where it has none, its position."""
         try:
             message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
-        except InvalidAction as error:
+        except InvalidActionError as error:
             return pb.EvaluateStreamResponse(sequence=position, result=pb.EvaluateResult(error=self._error(error)))
         return pb.EvaluateStreamResponse(
             sequence=message.sequence or position,
@@ -261,10 +261,10 @@ class DecisionService:
         """The answer to one request among several, or what is wrong with that one."""
         try:
             return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read)))
-        except Refused as error:
+        except RefusedError as error:
             return pb.EvaluateResult(error=self._error(error))
 
-    def _error(self, error: InvalidAction | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
+    def _error(self, error: InvalidActionError | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
         if isinstance(error, TooManyRepeatsError):
             return pb.EvaluateError(code=_RESOURCE_EXHAUSTED, field=_REPEATED, message=f"{_REPEATED}: {error}")
         if isinstance(error, UnavailableError):

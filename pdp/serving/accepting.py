@@ -13,7 +13,7 @@ RETRY_SECONDS = 0.1
 OVER_SECONDS = 10.0
 """Without a refusal for so long, there are file descriptors again."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Accepting:
@@ -54,7 +54,7 @@ class Accepting:
 
     async def _wait(self, error: OSError, now: float) -> None:
         if self._refused_at is None:
-            log.error("connections have to wait: %s", error.strerror)
+            logger.error("connections have to wait: %s", error.strerror)
         self._refused_at = now
         if not self._connections.give_way():
             await asyncio.sleep(RETRY_SECONDS)
@@ -63,4 +63,4 @@ class Accepting:
     def _check_over(self, now: float) -> None:
         if self._refused_at is not None and now - self._refused_at > OVER_SECONDS:
             self._refused_at = None
-            log.info("connections no longer have to wait")
+            logger.info("connections no longer have to wait")

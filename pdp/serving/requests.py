@@ -41,11 +41,11 @@ def problem(status: int, title: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse(content, status, headers, "application/problem+json")
 
 
-async def read_body(request: Request, most_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body; 413 where it is larger. How long it may take to come is the connection's to bound."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > most_bytes:
-            raise HTTPException(413, f"the body is larger than {most_bytes} bytes")
+        if len(body) > max_bytes:
+            raise HTTPException(413, f"the body is larger than {max_bytes} bytes")
     return bytes(body)

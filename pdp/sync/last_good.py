@@ -25,19 +25,19 @@ from pdp.settings import SettingsError, Subscription
 from pdp.state import Kind, RawRecord, State
 
 MAGIC = b"pdp last good 1\n"
-MOST_BYTES = 2 << 30
-MOST_HEADER_BYTES = 1 << 20
+MAX_BYTES = 2 << 30
+MAX_HEADER_BYTES = 1 << 20
 RECORD = struct.Struct(">BHI")
 DIGEST_BYTES = hashlib.sha256().digest_size
-LEAST_REST_SECONDS = 0.1
+MIN_REST_SECONDS = 0.1
 REST_PER_SECOND_OF_WRITING = 9
 RETRY_SECONDS = 5.0
 CONFIRM_SECONDS = 10.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):  # noqa: N818 - it is the file that is damaged, and the name says so
+class DamagedError(ValueError):
     """The file is not what was written; the text says how."""
 
 
@@ -99,11 +99,11 @@ class LastGood:
             confirmed = self._path.stat().st_mtime
         except FileNotFoundError:
             return None
-        except (OSError, Damaged) as error:
-            log.error("refused the last good state %s: %s", quote_path(self._path), error)
+        except (OSError, DamagedError) as error:
+            logger.error("refused the last good state %s: %s", quote_path(self._path), error)
             return None
         if header["subscription"] != self._subscription:
-            log.warning("left out the last good state: it is that of %s", quote(header["subscription"]))
+            logger.warning("left out the last good state: it is that of %s", quote(header["subscription"]))
             return None
         return Saved(header["epoch"], header["revision"], header["complete"], records, confirmed)
 
@@ -154,11 +154,11 @@ class LastGood:
             await asyncio.to_thread(self._save, state, complete)
         except OSError as error:
             self._on_failure()
-            log.error("cannot write the last good state: %s", error)
+            logger.error("cannot write the last good state: %s", error)
             if self._pending is None and not self._closing:
                 self.offer(state, complete=complete)
             return RETRY_SECONDS
-        return max(LEAST_REST_SECONDS, REST_PER_SECOND_OF_WRITING * (time.monotonic() - began))
+        return max(MIN_REST_SECONDS, REST_PER_SECOND_OF_WRITING * (time.monotonic() - began))
 
     async def _rest(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -212,12 +212,12 @@ def write(file: BinaryIO, header: dict[str, object], records: Iterator[RawRecord
 def read(path: Path) -> tuple[dict[str, Any], list[RawRecord]]:
     """The header and records of the file at `path`; `Damaged` unless every byte is as it was written."""
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise Damaged(f"is larger than {MOST_BYTES} bytes")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise DamagedError(f"is larger than {MAX_BYTES} bytes")
     body = memoryview(data)[:-DIGEST_BYTES]
     if hashlib.sha256(body).digest() != data[-DIGEST_BYTES:] or not data.startswith(MAGIC):
-        raise Damaged("the checksum does not match")
+        raise DamagedError("the checksum does not match")
     end = data.index(b"\n", len(MAGIC)) + 1
     return json.loads(data[len(MAGIC) : end]), list(_records(body, end))
 

@@ -8,21 +8,21 @@ from typing import NamedTuple
 
 from pdp.core.fields import quote
 from pdp.metrics import Metrics
-from pdp.state import Holder, Kind, RawRecord, Refused, Source, State, apply, build
+from pdp.state import Holder, Kind, RawRecord, RefusedError, Source, State, apply, build
 
-MOST_LOGGED = 100
+MAX_LOGGED = 100
 MANY_RECORDS = 10_000
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OnState = Callable[[State, bool], None]
 
 
-class Broken(Exception):  # noqa: N818 - a state of the stream, told by its reason
+class BrokenStreamError(Exception):
     """The stream is of no more use; the state in force still is."""
 
 
-class OutOfOrder(Broken):
+class OutOfOrderError(BrokenStreamError):
     """What came does not follow what is in force; only a fresh snapshot helps."""
 
 
@@ -91,10 +91,12 @@ class Replica:
         return self._put_in_force(state, records, refused)
 
     async def advance(self, before: int, after: int, records: Records) -> Sequence[NotTaken]:
-        """Puts a change in force, or raises `OutOfOrder` if it does not follow. What has no effect comes back."""
+        """Puts a change in force, or raises `OutOfOrderError` if it does not follow. What has no effect comes back."""
         state = self._holder.current
         if state is None or before != state.revision or after <= before:
-            raise OutOfOrder(f"a change from revision {before} to {after} does not follow revision {self.revision}")
+            raise OutOfOrderError(
+                f"a change from revision {before} to {after} does not follow revision {self.revision}"
+            )
         changed, refused = await asyncio.to_thread(apply, state, records.known, after)
         self._metrics.change()
         return self._put_in_force(changed, records, refused)
@@ -113,7 +115,7 @@ class Replica:
         """Notes that the store refuses the key; said once, until it takes the key again."""
         if not self._holder.key_revoked:
             self._holder.key_revoked = True
-            log.error(
+            logger.error(
                 "the store refuses the key in `--key-file` (%s): until there is a new key, no change and no emergency "
                 "stop arrives, and revision %d stays in force",
                 why,
@@ -124,9 +126,9 @@ class Replica:
         """Notes that the store takes the key."""
         if self._holder.key_revoked:
             self._holder.key_revoked = False
-            log.info("the store accepts the key in `--key-file` again")
+            logger.info("the store accepts the key in `--key-file` again")
 
-    def _put_in_force(self, state: State, records: Records, refused: Iterable[Refused]) -> Sequence[NotTaken]:
+    def _put_in_force(self, state: State, records: Records, refused: Iterable[RefusedError]) -> Sequence[NotTaken]:
         not_taken = [*records.strange, *(NotTaken(*one) for one in refused)]
         self._held_back -= {(record.kind, record.id) for record in records.known}
         self._held_back |= {(one.kind, one.id) for one in not_taken}
@@ -134,8 +136,8 @@ class Replica:
         self._on_state(state, not self._held_back)
         for one in not_taken:
             self._metrics.refused_record(one.kind_name)
-        for one in not_taken[:MOST_LOGGED]:
-            log.error(
+        for one in not_taken[:MAX_LOGGED]:
+            logger.error(
                 "refused %s %s, its last good state stays in force: %s",
                 one.kind_name,
                 quote(one.id),
@@ -146,7 +148,7 @@ class Replica:
 
 async def built(
     records: Sequence[RawRecord], epoch: str, revision: int, last: State | None = None
-) -> tuple[State, tuple[Refused, ...]]:
+) -> tuple[State, tuple[RefusedError, ...]]:
     """`build`, on a thread: a hundred thousand records take seconds, in which decisions go on."""
     if len(records) < MANY_RECORDS:
         return await asyncio.to_thread(build, records, epoch, revision, last)

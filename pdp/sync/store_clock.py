@@ -10,7 +10,7 @@ from registry_store.v1 import sync_pb2 as pb
 MAX_OFFSET_SECONDS = 5.0
 """A larger offset is warned of, until it is below half of that."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class StoreClock:
@@ -33,7 +33,7 @@ class StoreClock:
         distance = abs(self.offset)
         if distance > MAX_OFFSET_SECONDS and not self._warned:
             self._warned = True
-            log.warning(
+            logger.warning(
                 "the store's clock is %.1f s %s this one: approvals follow the store's clock; budgets, time windows "
                 "and the times of decisions follow this one",
                 distance,
@@ -41,7 +41,7 @@ class StoreClock:
             )
         elif distance < MAX_OFFSET_SECONDS / 2 and self._warned:
             self._warned = False
-            log.info("the store's clock and this one agree again, within %.1f s", MAX_OFFSET_SECONDS / 2)
+            logger.info("the store's clock and this one agree again, within %.1f s", MAX_OFFSET_SECONDS / 2)
 
 
 class StreamClock:

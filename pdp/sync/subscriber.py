@@ -20,26 +20,26 @@ from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.settings import Address, SettingsError, Subscription
 from pdp.sync.backoff import Backoff
-from pdp.sync.replica import Broken, NotTaken, OutOfOrder, Records, Replica
+from pdp.sync.replica import BrokenStreamError, NotTaken, OutOfOrderError, Records, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock
 from pdp.sync.uplink import Uplink, raise_if_cancelled
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
-MOST_MESSAGE_BYTES = 64 << 20
-MOST_SNAPSHOT_BYTES = 1 << 30
-MOST_SNAPSHOT_RECORDS = 1_000_000
-MOST_QUEUED = 256
-MOST_REFUSALS = 100
-MOST_PROBLEMS = 20
+MAX_MESSAGE_BYTES = 64 << 20
+MAX_SNAPSHOT_BYTES = 1 << 30
+MAX_SNAPSHOT_RECORDS = 1_000_000
+MAX_QUEUED = 256
+MAX_REFUSALS = 100
+MAX_PROBLEMS = 20
 
 # A pool of its own, so that a new channel connects at once and not when gRPC's own back-off allows it.
 CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Call = grpc.aio.StreamStreamCall[pb.SidecarMessage, pb.StoreMessage]
 Down = AsyncGenerator[pb.StoreMessage, None]
@@ -100,7 +100,7 @@ class Subscriber:
             settled = clock() - began >= self._timing.settled_after
             if broken is None and settled:
                 failures = 0
-                log.info("the store ended the stream, as it does now and then")
+                logger.info("the store ended the stream, as it does now and then")
             else:
                 failures = 1 if settled else failures + 1
                 await self._back_off(failures, broken or "it ended the stream at once")
@@ -108,7 +108,7 @@ class Subscriber:
 
     async def _back_off(self, failures: int, reason: str) -> None:
         delay = self._backoff.seconds(failures)
-        log.warning("no sync with the store at %s: %s; again in %.1f s", self._node.store, reason, delay)
+        logger.warning("no sync with the store at %s: %s; again in %.1f s", self._node.store, reason, delay)
         await asyncio.sleep(delay)
 
     async def _one_stream(self) -> str | None:
@@ -119,10 +119,10 @@ class Subscriber:
                 clock = self.store_clock.stream()
                 stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
                 await stream.converse(channel, key, self._uplink)
-        except OutOfOrder as error:
+        except OutOfOrderError as error:
             self._replica.fresh = True
             return f"{error}; the next stream begins with a snapshot"
-        except (Broken, SettingsError) as error:
+        except (BrokenStreamError, SettingsError) as error:
             return str(error)
         except TimeoutError:
             return f"heard nothing of use for {self._timing.dead_after:g} s"
@@ -131,7 +131,7 @@ class Subscriber:
                 self._replica.key_revoked(error.details() or "")
             return _told(error)
         except Exception:
-            log.exception("a fault while taking in the store's records")
+            logger.exception("a fault while taking in the store's records")
             return "a fault in this sidecar"
         return None
 
@@ -145,7 +145,7 @@ class _Stream:
         self._metrics = metrics
         self._timing = timing
         self._clock = clock
-        self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MOST_QUEUED)
+        self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MAX_QUEUED)
         self._newest = 0
         self._told_at = 0.0
         """When the store told of `_newest`, by the boot clock."""
@@ -183,8 +183,8 @@ class _Stream:
                 records, revision = await _snapshot(messages)
                 self._acknowledge(revision, await self._replica.replace(records, welcome.epoch, revision))
             elif not revision or epoch != welcome.epoch or welcome.revision < revision:
-                raise OutOfOrder(f"the store resumed from revision {revision}, which it cannot have")
-        log.info("in sync from revision %d of epoch %s on", revision, quote(welcome.epoch))
+                raise OutOfOrderError(f"the store resumed from revision {revision}, which it cannot have")
+        logger.info("in sync from revision %d of epoch %s on", revision, quote(welcome.epoch))
         self._newest = max(welcome.revision, revision)
         self._compare()
 
@@ -196,7 +196,7 @@ class _Stream:
                 self._hear(message.heartbeat)
                 self._compare()
             case other:
-                raise OutOfOrder(f"`{other}` came between changes")
+                raise OutOfOrderError(f"`{other}` came between changes")
 
     async def _advance(self, change: pb.Change) -> None:
         records = Records()
@@ -225,7 +225,9 @@ class _Stream:
         now = asyncio.get_running_loop().time()
         self._behind_since = self._behind_since or now
         if now - self._behind_since > self._timing.dead_after:
-            raise OutOfOrder(f"the store tells of revision {newest}, and sends nothing that leads there from {mine}")
+            raise OutOfOrderError(
+                f"the store tells of revision {newest}, and sends nothing that leads there from {mine}"
+            )
 
     async def _down(self, call: Call) -> Down:
         while True:
@@ -249,14 +251,14 @@ class _Stream:
                 self._put(pb.SidecarMessage(heartbeat=pb.Heartbeat(revision=self._replica.revision)))
 
     def _acknowledge(self, revision: int, refused: Sequence[NotTaken]) -> None:
-        refusals = [_refusal(one) for one in refused[:MOST_REFUSALS]]
+        refusals = [_refusal(one) for one in refused[:MAX_REFUSALS]]
         self._put(pb.SidecarMessage(acknowledgement=pb.Acknowledgement(revision=revision, refusals=refusals)))
 
     def _put(self, message: pb.SidecarMessage) -> None:
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
-            raise Broken("the store does not read") from None
+            raise BrokenStreamError("the store does not read") from None
 
     def _hello(self) -> pb.Hello:
         epoch, revision = self._replica.position
@@ -270,10 +272,10 @@ class _Stream:
 
 
 async def _snapshot(messages: Down) -> tuple[Records, int]:
-    """The records and revision of a snapshot, or `OutOfOrder` if any of it is missing or changed."""
+    """The records and revision of a snapshot, or `OutOfOrderError` if any of it is missing or changed."""
     begin = (await _next(messages, "snapshot_begin")).snapshot_begin
-    if not 0 <= begin.records <= MOST_SNAPSHOT_RECORDS:
-        raise Broken(f"a snapshot of {begin.records} records is more than {MOST_SNAPSHOT_RECORDS}")
+    if not 0 <= begin.records <= MAX_SNAPSHOT_RECORDS:
+        raise BrokenStreamError(f"a snapshot of {begin.records} records is more than {MAX_SNAPSHOT_RECORDS}")
     digest, records, size = hashlib.sha256(), Records(), 0
     while (message := await _next(messages, "snapshot_chunk", "snapshot_end")).HasField("snapshot_chunk"):
         for record in message.snapshot_chunk.records:
@@ -281,11 +283,11 @@ async def _snapshot(messages: Down) -> tuple[Records, int]:
             digest.update(document)
             size += len(document)
             records.add(record.kind, record.id, document)
-        if len(records) > begin.records or size > MOST_SNAPSHOT_BYTES:
-            raise Broken(f"a snapshot is larger than announced, or than {MOST_SNAPSHOT_BYTES} bytes")
+        if len(records) > begin.records or size > MAX_SNAPSHOT_BYTES:
+            raise BrokenStreamError(f"a snapshot is larger than announced, or than {MAX_SNAPSHOT_BYTES} bytes")
     end = message.snapshot_end
     if (end.revision, end.sha256, len(records)) != (begin.revision, digest.digest(), begin.records):
-        raise OutOfOrder(f"the snapshot of revision {begin.revision} is not what its checksum says")
+        raise OutOfOrderError(f"the snapshot of revision {begin.revision} is not what its checksum says")
     return records, begin.revision
 
 
@@ -295,13 +297,13 @@ async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
         if kind in expected:
             return message
         if kind != "heartbeat":
-            raise OutOfOrder(f"`{kind}` came in place of `{' or '.join(expected)}`")
-    raise Broken(f"the store ended the stream before `{' or '.join(expected)}`")
+            raise OutOfOrderError(f"`{kind}` came in place of `{' or '.join(expected)}`")
+    raise BrokenStreamError(f"the store ended the stream before `{' or '.join(expected)}`")
 
 
 def _refusal(one: NotTaken) -> pb.Refusal:
     kind: Any = one.kind  # the stub wants the enum's wrapper, which a kind yet to come does not have
-    return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MOST_PROBLEMS])
+    return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MAX_PROBLEMS])
 
 
 def _subscription(subscription: Subscription) -> pb.Subscription:

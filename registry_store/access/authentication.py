@@ -10,13 +10,13 @@ from sqlalchemy import bindparam, or_, select, update
 
 from registry_store.access import keys
 from registry_store.access.keys import Caller, Pepper
+from registry_store.database.attempts import Attempts
 from registry_store.database.tables import Key
 from registry_store.database.transactions import Database
-from registry_store.errors import LapsedKey, NotAuthenticated, TooManyFailures
-from registry_store.periodic import Attempts
+from registry_store.errors import LapsedKeyError, NotAuthenticatedError, TooManyFailuresError
 
 WINDOW_SECONDS = 60.0
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 SAVE_SECONDS = 15.0
 MAX_LOOKED_UP = 1_000
 """Keys that one reading looks up; more wait for the next."""
@@ -41,7 +41,7 @@ class Failures:
         """Count one failure."""
         until = min(max(self._until.pop(name, now), now), now + WINDOW_SECONDS)
         self._until[name] = until + self._interval
-        if len(self._until) > MOST_REMEMBERED:
+        if len(self._until) > MAX_REMEMBERED:
             self._until.popitem(last=False)
 
     def __len__(self) -> int:
@@ -123,13 +123,13 @@ class Authentication:
         """Set when a key was revoked here: open streams are looked at."""
 
     async def caller(self, text: str, source: str, now: datetime) -> Caller:
-        """Whose key this is; `NotAuthenticated` if nobody's, `TooManyFailures` after too many that were nobody's."""
+        """Whose key this is; `NotAuthenticatedError` if nobody's, `TooManyFailuresError` after too many others."""
         mark = self._pepper.hash(text)
         try:
             found = await self._found(text, mark, now)
-        except LapsedKey:  # no guess
+        except LapsedKeyError:  # no guess
             raise
-        except NotAuthenticated:
+        except NotAuthenticatedError:
             self._count(network(source), now.timestamp())
             raise
         self._remember(mark, found.key_id, now)
@@ -144,10 +144,10 @@ class Authentication:
         return keys.verified(key, self._pepper, text, now)
 
     def _count(self, address: str, seconds: float) -> None:
-        """Count one wrong key; `TooManyFailures`, and not counted, while its source has to wait."""
+        """Count one wrong key; `TooManyFailuresError`, and not counted, while its source has to wait."""
         wait = self._failures.wait(address, seconds)
         if wait:
-            raise TooManyFailures(wait)
+            raise TooManyFailuresError(wait)
         self._failures.note(address, seconds)
 
     def last_used(self, key_id: str) -> datetime | None:
@@ -180,11 +180,11 @@ class Authentication:
     def _remember(self, mark: str, key_id: str, now: datetime) -> None:
         self._known.pop(mark, None)
         self._known[mark] = None
-        if len(self._known) > MOST_REMEMBERED:
+        if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
         self._used.pop(key_id, None)
         self._used[key_id] = self._unsaved[key_id] = now
-        if len(self._used) > MOST_REMEMBERED:
+        if len(self._used) > MAX_REMEMBERED:
             del self._used[next(iter(self._used))]
 
 

@@ -11,19 +11,19 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, Schema, quote, read_fields
 from pdp.core.kinds import Choice, ListOf, OrNull
 from pdp.core.records import AGENT_ID, NAME, TAGS
 from registry_store.database.tables import Key
 from registry_store.documents import Document, instant, to_json
-from registry_store.errors import CannotStart, Conflict, LapsedKey, NotAuthenticated, NotFound
+from registry_store.errors import ConflictError, LapsedKeyError, NotAuthenticatedError, NotFoundError, StartError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 from registry_store.journal.revisions import meta
 
 PREFIX = "owkai"
-MOST_GROUPS = 64
+MAX_GROUPS = 64
 MAX_AGENTS = 1_000
 """As many as a subscription may name."""
 
@@ -58,7 +58,7 @@ KEY_BODY: dict[str, Field] = {
         OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
     ),
     "groups": Field(
-        ListOf(NAME, MOST_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
+        ListOf(NAME, MAX_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
     ),
     "agents": Field(
         OrNull(ListOf(AGENT_ID, MAX_AGENTS, 1)),
@@ -98,12 +98,12 @@ class Pepper:
         return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
     async def check(self, session: AsyncSession) -> None:
-        """Bind the database to this pepper, or raise `CannotStart` if it is bound to another."""
+        """Bind the database to this pepper, or raise `StartError` if it is bound to another."""
         row = await meta(session)
         mark = self.hash("pepper check")
         row.pepper_check = row.pepper_check or mark
         if not hmac.compare_digest(row.pepper_check, mark):
-            raise CannotStart("the pepper is not the one that the keys in this database were hashed with")
+            raise StartError("the pepper is not the one that the keys in this database were hashed with")
 
 
 async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor) -> tuple[Key, str]:
@@ -131,16 +131,16 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
 
 
 async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
-    """Whose key this is; `NotAuthenticated` if nobody's, `LapsedKey` if no longer."""
+    """Whose key this is; `NotAuthenticatedError` if nobody's, `LapsedKeyError` if no longer."""
     return verified(await session.get(Key, id_of(text)), pepper, text, now)
 
 
 def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Caller:
     """The holder of the key that is kept under the id that `text` names; errors as above."""
     if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
-        raise NotAuthenticated("the key is unknown")
+        raise NotAuthenticatedError("the key is unknown")
     if not is_valid(key, now):
-        raise LapsedKey("the key is revoked" if key.revoked_at else "the key has expired")
+        raise LapsedKeyError("the key is revoked" if key.revoked_at else "the key has expired")
     return Caller(
         key.key_id,
         key.name,
@@ -170,10 +170,10 @@ async def invalid_among(session: AsyncSession, key_ids: set[str], now: datetime)
 
 
 async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Actor) -> None:
-    """Make an agent's key that of `agent_id`; `Conflict` if it is another's already."""
+    """Make an agent's key that of `agent_id`; `ConflictError` if it is another's already."""
     key = await session.get_one(Key, caller.key_id)
     if key.agent_id not in (None, agent_id):
-        raise Conflict(f"this key is that of agent `{key.agent_id}`")
+        raise ConflictError(f"this key is that of agent `{key.agent_id}`")
     if key.agent_id is None:
         key.agent_id = agent_id
         await activity.append(
@@ -188,10 +188,10 @@ async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Acto
 
 
 async def get(session: AsyncSession, key_id: str) -> Key:
-    """The key; `NotFound` if there is none of that id."""
+    """The key; `NotFoundError` if there is none of that id."""
     key = await session.get(Key, key_id)
     if key is None:
-        raise NotFound(f"no key `{key_id}`")
+        raise NotFoundError(f"no key `{key_id}`")
     return key
 
 
@@ -250,7 +250,7 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
     if values["expires_at"] is not None and values["expires_at"] <= now:
         problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
     if problems:
-        raise InvalidRecord(problems)
+        raise InvalidRecordError(problems)
     return values
 
 

@@ -11,27 +11,27 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.fields import quote
 from registry_store.access.keys import Caller
 from registry_store.database.tables import AgentTag, Change
-from registry_store.errors import NotAllowed
+from registry_store.errors import NotAllowedError
 from registry_store.journal.revisions import Kind
 from registry_store.sync.subscriptions import Subscription
 
 
 def narrowed(caller: Caller, wanted: Subscription) -> Subscription:
-    """What the caller gets of what it subscribes to; `NotAllowed` where that is not within its scope.
+    """What the caller gets of what it subscribes to; `NotAllowedError` where that is not within its scope.
 
     A key of tags may name agents. Tags come and go, so it gets of these the ones that carry one of its tags, for as
     long as they do.
     """
     if caller.agents is not None:
         if wanted.agent_ids is None:
-            raise NotAllowed("the key is bound to agents: it may subscribe to these by name alone")
+            raise NotAllowedError("the key is bound to agents: it may subscribe to these by name alone")
         _check_within(caller.agents, wanted.agent_ids, "agent")
     if caller.tags is None:
         return wanted
     if wanted.agent_ids is not None:
         return Subscription(wanted.agent_ids, caller.tags)
     if wanted.tags is None:
-        raise NotAllowed("the key is bound to tags: it may not subscribe to all agents")
+        raise NotAllowedError("the key is bound to tags: it may not subscribe to all agents")
     _check_within(caller.tags, wanted.tags, "tag")
     return wanted
 
@@ -65,4 +65,4 @@ async def outside_lately(session: AsyncSession, caller: Caller, agent_ids: Set[s
 
 def _check_within(scope: Set[str], wanted: Set[str], what: str) -> None:
     if beyond := sorted(wanted - scope):
-        raise NotAllowed(f"the key may not sync {what} {quote(beyond[0])}")
+        raise NotAllowedError(f"the key may not sync {what} {quote(beyond[0])}")

@@ -16,7 +16,7 @@ from registry_store.access.keys import Caller, Role
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Activity, Approval
 from registry_store.documents import Document, to_json
-from registry_store.errors import Conflict, NotAllowed, NotFound
+from registry_store.errors import ConflictError, NotAllowedError, NotFoundError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 
@@ -99,19 +99,22 @@ async def open_requested(
 
 
 async def get(session: AsyncSession, approval_id: str) -> Approval:
-    """The approval; `NotFound` if nobody has asked for it."""
+    """The approval; `NotFoundError` if nobody has asked for it."""
     approval = await session.get(Approval, approval_id)
     if approval is None:
-        raise NotFound(f"no approval `{approval_id}`")
+        raise NotFoundError(f"no approval `{approval_id}`")
     return approval
 
 
 def check_may_decide(approval: Approval, caller: Caller) -> None:
-    """`NotAllowed` unless the caller is an admin, or an approver whom it names, by key or group; it may name nobody."""
+    """Raise `NotAllowedError` unless the caller is an admin, or an approver that the approval admits.
+
+    An approval admits the keys and groups that it names; where it names nobody, every approver.
+    """
     named = _named(approval)
     if caller.role is Role.ADMIN or (caller.role is Role.APPROVER and (not named or named & names_of(caller))):
         return
-    raise NotAllowed(f"approval `{approval.approval_id}` is for {', '.join(map(quote, sorted(named)))} to decide")
+    raise NotAllowedError(f"approval `{approval.approval_id}` is for {', '.join(map(quote, sorted(named)))} to decide")
 
 
 def names_of(caller: Caller) -> set[str]:
@@ -120,14 +123,14 @@ def names_of(caller: Caller) -> set[str]:
 
 
 async def approve(session: AsyncSession, approval: Approval, comment: str, actor: Actor) -> None:
-    """Let the action be done once, within the approval's time-out from now; `Conflict` unless it is pending."""
+    """Let the action be done once, within the approval's time-out from now; `ConflictError` unless it is pending."""
     _check_pending(approval, actor.at)
     until = actor.at + timedelta(seconds=approval.timeout_seconds)
     await _decide(session, approval, ApprovalState.APPROVED, comment, actor, expires_at=until)
 
 
 async def deny(session: AsyncSession, approval: Approval, comment: str, actor: Actor) -> None:
-    """Refuse the action for good; `Conflict` unless the approval is pending."""
+    """Refuse the action for good; `ConflictError` unless the approval is pending."""
     _check_pending(approval, actor.at)
     await _decide(session, approval, ApprovalState.DENIED, comment, actor)
 
@@ -245,7 +248,7 @@ def _subject_of(approval: Approval) -> str:
 def _check_pending(approval: Approval, now: datetime) -> None:
     state = state_of(approval, now)
     if state is not ApprovalState.PENDING:
-        raise Conflict(f"approval `{approval.approval_id}` is {state.value}")
+        raise ConflictError(f"approval `{approval.approval_id}` is {state.value}")
 
 
 def _state(status: str, expires_at: datetime, now: datetime) -> ApprovalState:

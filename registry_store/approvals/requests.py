@@ -14,7 +14,7 @@ SHA256 = Text(64, 64, r"[0-9a-f]{64}", "a SHA-256 in hex")
 MAX_OBJECT_BYTES = 4 * 1024 * 1024
 """Of an action whose numbers are written out: 6,000 of 309 digits fit into the 64 KiB that one has on the wire."""
 OBJECT = Json(MAX_OBJECT_BYTES, 32, only_object=True)
-MOST_TIMEOUT_SECONDS = 30 * 86_400
+MAX_TIMEOUT_SECONDS = 30 * 86_400
 
 RECORD: dict[str, Field] = {
     "decision_id": Field(ID, required=True),
@@ -37,7 +37,7 @@ ANSWER: dict[str, Field] = {
 OPENS: dict[str, Field] = {
     "approval_id": Field(ID, required=True),
     "action_sha256": Field(SHA256, required=True),
-    "timeout_seconds": Field(Whole(1, MOST_TIMEOUT_SECONDS), required=True),
+    "timeout_seconds": Field(Whole(1, MAX_TIMEOUT_SECONDS), required=True),
 }
 
 

@@ -10,16 +10,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.approvals import approvals
 from registry_store.approvals.approvals import Standing
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.journal import revisions
-from registry_store.periodic import Attempts
 
 POLL_SECONDS = 1.0
 PAUSE_SECONDS = 0.02
 """Between two readings at least: what is committed meanwhile is told together."""
 SILENCE_SECONDS = 5.0
-MOST_WATCHES = 10_000
+MAX_WATCHES = 10_000
 
 
 class ClosedError(Exception):
@@ -81,10 +81,10 @@ class ApprovalFeed:
     def watching(self, approval_id: str) -> Iterator[Watch]:
         """A watch that hears how the approval stands, and of each change; `FullError` at 10,000 of them.
 
-        It ends with `NotFound` where nobody has asked for the approval, and with `ClosedError` where the feed does.
+        It ends with `NotFoundError` where nobody asked for the approval, and with `ClosedError` when the feed closes.
         """
-        if self.watches >= MOST_WATCHES:
-            raise FullError(f"{MOST_WATCHES} approvals are watched here already")
+        if self.watches >= MAX_WATCHES:
+            raise FullError(f"{MAX_WATCHES} approvals are watched here already")
         watch = Watch()
         if self._closed:
             watch.end(ClosedError("the store is stopping"))
@@ -150,7 +150,7 @@ class ApprovalFeed:
             self._tell(standing)
         for approval_id in asked.difference(standing.approval_id for standing in standings):
             for watch in self._watches.get(approval_id, ()):
-                watch.end(NotFound(f"no approval `{approval_id}`"))
+                watch.end(NotFoundError(f"no approval `{approval_id}`"))
 
     def _tell_of_time(self, now: datetime) -> None:
         for standing in [one for one in self._standings.values() if one.expires_at <= now and not one.final]:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 
 from registry_store.audit.chain import Chain, Fault
-from registry_store.audit.checkpoints import MOST_ENTRIES, CheckpointFile
+from registry_store.audit.checkpoints import MAX_ENTRIES, CheckpointFile
+from registry_store.database.attempts import Attempts
 from registry_store.database.tables import Activity
 from registry_store.database.transactions import Database
 from registry_store.journal.activity import following
-from registry_store.periodic import Attempts, repeated
+from registry_store.periodic import repeated
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Checkpointer:
         last = self._file.last
         async with self._database.reading() as session:
             known = await session.scalar(select(Activity.hash).where(Activity.sequence == last.sequence))
-            entries = await following(session, last.sequence, MOST_ENTRIES)
+            entries = await following(session, last.sequence, MAX_ENTRIES)
         self.fault = self._first_fault(known, entries)
         if self.fault is not None:
             logger.critical("the activity log is not what it was: %s; run `registry-store verify-log`", self.fault)

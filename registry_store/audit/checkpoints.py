@@ -18,17 +18,17 @@ from typing import Any, Self
 from registry_store.access.keys import Pepper
 from registry_store.audit.chain import Signed
 from registry_store.documents import Document, canonical, instant
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.journal.activity import GENESIS
 
 PREFIX = 16
 """How many digits of an entry's hash are kept, of all but the last."""
-MOST_ENTRIES = 500
+MAX_ENTRIES = 500
 """In one line, which is therefore shorter than `TAIL_BYTES`."""
 TAIL_BYTES = 32 * 1024
 
 
-class BadCheckpoint(Exception):  # noqa: N818 - it is the checkpoint that is bad
+class CheckpointError(Exception):
     """A line that this pepper did not sign, or that does not follow the one before it."""
 
 
@@ -79,7 +79,7 @@ class Signer:
         return Checkpoint(**body, signature=self._sign(body))
 
     def read(self, line: bytes) -> Checkpoint:
-        """The checkpoint of a line; `BadCheckpoint` where this signer did not write it."""
+        """The checkpoint of a line; `CheckpointError` where this signer did not write it."""
         try:
             body = json.loads(line)
             signature = body.pop("signature")
@@ -87,7 +87,7 @@ class Signer:
                 return Checkpoint(**body, signature=signature)
         except (ValueError, TypeError, KeyError, AttributeError):
             pass
-        raise BadCheckpoint("is not signed under this pepper")
+        raise CheckpointError("is not signed under this pepper")
 
     def _sign(self, body: Document) -> str:
         return hmac.digest(self._key, canonical(body).encode(), "sha256").hex()
@@ -100,7 +100,7 @@ def text_of(checkpoint: Checkpoint) -> bytes:
 
 
 def read_file(path: Path, signer: Signer) -> Iterator[Checkpoint]:
-    """The checkpoints that the file holds now, in order; `BadCheckpoint` names the first line that is not one."""
+    """The checkpoints that the file holds now, in order; `CheckpointError` names the first line that is not one."""
     return _read(path, signer, path.stat().st_size)
 
 
@@ -113,10 +113,10 @@ def _read(path: Path, signer: Signer, size: int) -> Iterator[Checkpoint]:
                 return  # written since, or still being written
             try:
                 found = signer.read(line)
-            except BadCheckpoint as error:
-                raise BadCheckpoint(f"line {number} of `{path}` {error}") from None
+            except CheckpointError as error:
+                raise CheckpointError(f"line {number} of `{path}` {error}") from None
             if found.previous != last.signature or found.first != last.sequence + 1:
-                raise BadCheckpoint(f"line {number} of `{path}` does not follow the line before it: one is missing")
+                raise CheckpointError(f"line {number} of `{path}` does not follow the line before it: one is missing")
             last = found
             yield found
 
@@ -160,8 +160,8 @@ class CheckpointFile:
             return NOTHING
         try:
             return self._signer.read(whole.rpartition(b"\n")[2])
-        except BadCheckpoint as error:
-            raise CannotStart(f"checkpoint-file: the last line of `{self.path}` {error}") from None
+        except CheckpointError as error:
+            raise StartError(f"checkpoint-file: the last line of `{self.path}` {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +175,12 @@ def _locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise CannotStart(f"checkpoint-file: `{path}` cannot be written: {error.strerror}") from None
+        raise StartError(f"checkpoint-file: `{path}` cannot be written: {error.strerror}") from None
     os.fsync(folder)
     os.close(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise CannotStart(f"checkpoint-file: `{path}` is that of another store that runs") from None
+        raise StartError(f"checkpoint-file: `{path}` is that of another store that runs") from None
     return descriptor

@@ -9,13 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from registry_store.periodic import repeated
-from registry_store.webhooks import NotDelivered, Webhook
+from registry_store.webhooks import DeliveryError, Webhook
 
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
-MOST_AT_THE_END = 100
+MAX_AT_THE_END = 100
 """Lines that are still sent when the store stops; the rest is sent after the next start."""
 
 
@@ -48,9 +48,9 @@ class CheckpointSender:
             while await asyncio.to_thread(self._send_next):
                 self._failures = 0
                 number += 1
-                if end.is_set() if end else number >= MOST_AT_THE_END:
+                if end.is_set() if end else number >= MAX_AT_THE_END:
                     return
-        except (NotDelivered, OSError) as error:
+        except (DeliveryError, OSError) as error:
             self._failures += 1
             logger.warning("a checkpoint of the activity log was not sent, try %d: %s", self._failures, error)
         except Exception:

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from registry_store.cli.options import file, option, plainly
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.gitops import folder as folders
-from registry_store.gitops.folder import BadFolder
+from registry_store.gitops.folder import FolderError
 from registry_store.gitops.plan import SIGNS, Plan, Step, plan, present
-from registry_store.gitops.remote import Refused, Remote
+from registry_store.gitops.remote import RefusedError, Remote
 
 COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}
@@ -46,7 +46,7 @@ def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run
     """
     try:
         declared = folders.read(folder)
-    except BadFolder as error:
+    except FolderError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     with _remote(url, key_file) as remote:
@@ -73,9 +73,9 @@ def export(folder: Path, url: str, key_file: Path | None) -> None:
 def _remote(url: str, key_file: Path | None) -> Iterator[Remote]:
     key = key_file.read_text().strip() if key_file else os.environ.get("REGISTRY_STORE_KEY")
     if not key:
-        raise CannotStart("key-file: is needed, or a key in REGISTRY_STORE_KEY")
+        raise StartError("key-file: is needed, or a key in REGISTRY_STORE_KEY")
     if not url.startswith(("http://", "https://")):
-        raise CannotStart(f"url: `{url}` is not an http or https URL")
+        raise StartError(f"url: `{url}` is not an http or https URL")
     with closing(Remote(url, key)) as remote:
         yield remote
 
@@ -101,7 +101,7 @@ def _agreed(*, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise CannotStart("yes: is needed where nobody can be asked")
+        raise StartError("yes: is needed where nobody can be asked")
     return click.confirm("apply?")
 
 
@@ -109,7 +109,7 @@ def _carry_out(remote: Remote, steps: list[Step], note: str) -> None:
     for number, step in enumerate(steps):
         try:
             remote.call(step.method, step.path, _explained(step, note), **step.headers)
-        except Refused as error:
+        except RefusedError as error:
             click.echo(f"{step}: {error}", err=True)
             click.echo(f"applied: {number} of {len(steps)}; run apply again for a new plan", err=True)
             sys.exit(2)

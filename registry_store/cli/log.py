@@ -8,11 +8,11 @@ import click
 
 from registry_store.access.keys import Pepper
 from registry_store.audit.chain import Chain, Fault
-from registry_store.audit.checkpoints import BadCheckpoint, Signer, read_file, signing_key
+from registry_store.audit.checkpoints import CheckpointError, Signer, read_file, signing_key
 from registry_store.audit.verify import exported, verify_database, verify_export
 from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, plainly
 from registry_store.database.migrate import opened
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.settings import Settings, load_pepper
 
 UNSIGNED = "a log that was cut or written anew, and the database's note of its end with it, needs --checkpoint-file"
@@ -42,7 +42,7 @@ def verify_log(database: str, pepper_file: Path | None, checkpoint_file: Path | 
     chain = _chain(settings, checkpoint_file)
     try:
         fault = verify_export(log, chain) if log else asyncio.run(_verify(settings, chain))
-    except BadCheckpoint as error:
+    except CheckpointError as error:
         _tampered(error)
     if fault is not None:
         _tampered(fault)
@@ -56,13 +56,13 @@ def _chain(settings: Settings, checkpoint_file: Path | None) -> Chain:
         return Chain()
     path = settings.pepper_path()
     if not path.exists():  # to make one here would only call every line wrong
-        raise CannotStart(f"pepper-file: `{path}` does not exist")
+        raise StartError(f"pepper-file: `{path}` does not exist")
     signer = Signer(signing_key(Pepper(load_pepper(path))))
     checkpoints = read_file(checkpoint_file, signer)
     return Chain(signed=(signed for checkpoint in checkpoints for signed in checkpoint.signed()))
 
 
-def _tampered(fault: Fault | BadCheckpoint) -> None:
+def _tampered(fault: Fault | CheckpointError) -> None:
     click.echo(f"the activity log is not what was written: {fault}", err=True)
     sys.exit(1)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from pdp.core.errors import InvalidRecord
-from registry_store.errors import CannotStart, RegistryError
+from pdp.core.errors import InvalidRecordError
+from registry_store.errors import RegistryError, StartError
 from registry_store.journal.activity import Actor
 
 
@@ -44,7 +44,7 @@ def plainly(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except (CannotStart, RegistryError, InvalidRecord) as error:
+        except (StartError, RegistryError, InvalidRecordError) as error:
             click.echo(f"registry-store: {error}", err=True)
             sys.exit(2)
 

@@ -12,7 +12,7 @@ from registry_store.database.migrate import migrated, opened
 from registry_store.journal import epochs
 from registry_store.settings import Settings
 
-MOST_DAYS = 36_500
+MAX_DAYS = 36_500
 
 
 @click.command()
@@ -31,7 +31,7 @@ MOST_DAYS = 36_500
 @option("--webhook-private", is_flag=True, help="Webhooks may go to private, loopback and link-local addresses.")
 @option(
     "--keep-decisions",
-    type=click.IntRange(1, MOST_DAYS),
+    type=click.IntRange(1, MAX_DAYS),
     default=90,
     show_default=True,
     metavar="DAYS",
@@ -39,7 +39,7 @@ MOST_DAYS = 36_500
 )
 @option(
     "--keep-usage",
-    type=click.IntRange(2, MOST_DAYS),
+    type=click.IntRange(2, MAX_DAYS),
     default=400,
     show_default=True,
     metavar="DAYS",

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, func, select
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from registry_store.database.transactions import FAILURES, Database, keep_private, make_private, reason_of
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
 LOCKED_SECONDS = 10.0
@@ -62,7 +62,7 @@ def _said_plainly(url: URL) -> Iterator[None]:
     except (*FAILURES, sqlite3.Error, ValueError) as error:
         # Without the parameters, which may hold a password as well.
         shown = url.set(query={}).render_as_string(hide_password=True)
-        raise CannotStart(f"database: `{shown}` cannot be used: {reason_of(error)}") from error
+        raise StartError(f"database: `{shown}` cannot be used: {reason_of(error)}") from error
 
 
 def _probe(path: str) -> None:
@@ -90,11 +90,11 @@ async def upgrade(database: Database) -> None:
 
 
 async def check(database: Database) -> None:
-    """Raise `CannotStart` unless the database is at the newest schema."""
+    """Raise `StartError` unless the database is at the newest schema."""
     async with database.engine.connect() as connection:
         current = await connection.run_sync(_current)
     if current != _head():
-        raise CannotStart(
+        raise StartError(
             f"the database's schema is `{current or 'empty'}` and not `{_head()}`: run `registry-store migrate`"
         )
 
@@ -105,7 +105,7 @@ def _upgrade(connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     current = _current(connection)
     if current is not None and current not in _known():
-        raise CannotStart(f"the database's schema `{current}` is newer than this program")
+        raise StartError(f"the database's schema `{current}` is newer than this program")
     command.upgrade(_config(connection), "head")
 
 

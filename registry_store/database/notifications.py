@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from sqlalchemy import URL
 
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import CHANNEL, FAILURES, connect
-from registry_store.periodic import Attempts
 
 CHECK_SECONDS = 5.0
 RETRY_SECONDS = 1.0

@@ -9,18 +9,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.approvals import approvals
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.transactions import inserting
 from registry_store.decisions import ids, usage
-from registry_store.decisions.reports import MOST_SEQUENCE, Gap, Report
+from registry_store.decisions.reports import MAX_SEQUENCE, Gap, Report
 from registry_store.decisions.reports import Decision as Reported
 from registry_store.documents import instant
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.sync import nodes
 
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 """So many a list counts; it says whether there are more."""
 MAX_FIRST = 2**40
 """The highest sequence that the first report of a sidecar may have: a thousand decisions a second for 35 years."""
@@ -62,7 +62,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Decisions, newest first; `total` counts up to `MOST_COUNTED`, and is `exact` where there are no more."""
+    """Decisions, newest first; `total` counts up to `MAX_COUNTED`, and is `exact` where there are no more."""
 
     rows: Sequence[Decision]
     total: int
@@ -72,9 +72,9 @@ class Page:
 async def receive(session: AsyncSession, report: Report, owner: str, at: datetime) -> Received:
     """Keep what is new of a report, count it, and open the approvals that it asks for.
 
-    `owner` is the name of the key that it came with: `NotAllowed` if the sidecar's node id is not that name's.
-    `InvalidRecord` where its sequences are too far ahead. Where it `asks` for any approvals, the session is one that
-    `writing` gives.
+    `owner` is the name of the key that it came with: `NotAllowedError` if the sidecar's node id is not that name's.
+    `InvalidRecordError` where its sequences are too far ahead. Where it `asks` for any approvals, the session is one
+    that `writing` gives.
     """
     log = await nodes.locked(session, report.node_id, at)
     nodes.take(log, owner)
@@ -86,7 +86,7 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
     kept = [decision for decision_id, decision in by_id.items() if decision_id in new]
     received = _follow(log, report, new)
     received.kept = Counter(decision.outcome for decision in kept)
-    log.missing = min(log.missing + received.missing, MOST_SEQUENCE)
+    log.missing = min(log.missing + received.missing, MAX_SEQUENCE)
     log.breaks += len(received.breaks)
     log.updated_at = at
     await usage.count(session, kept)
@@ -99,11 +99,11 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> Page:
     """A page of decisions."""
     conditions = _conditions(wanted)
-    found = select(Decision.decision_id).where(*conditions).limit(MOST_COUNTED + 1).subquery()
+    found = select(Decision.decision_id).where(*conditions).limit(MAX_COUNTED + 1).subquery()
     total = await session.scalar(select(func.count()).select_from(found)) or 0
     newest_first = select(Decision).where(*conditions).order_by(Decision.decision_id.desc())
     rows = (await session.scalars(newest_first.limit(limit).offset(offset))).all()
-    return Page(rows, min(total, MOST_COUNTED), total <= MOST_COUNTED)
+    return Page(rows, min(total, MAX_COUNTED), total <= MAX_COUNTED)
 
 
 async def faults(session: AsyncSession) -> tuple[int, int]:
@@ -114,10 +114,10 @@ async def faults(session: AsyncSession) -> tuple[int, int]:
 
 
 async def get(session: AsyncSession, decision_id: str) -> Decision:
-    """The decision; `NotFound` if there is none of that id."""
+    """The decision; `NotFoundError` if there is none of that id."""
     decision = await session.get(Decision, decision_id)
     if decision is None:
-        raise NotFound(f"no decision `{decision_id}`")
+        raise NotFoundError(f"no decision `{decision_id}`")
     return decision
 
 
@@ -149,14 +149,14 @@ def document(decision: Decision) -> dict[str, Any]:
 
 
 def _check_sequences(log: DecisionLog, report: Report, at: datetime) -> None:
-    """Raise `InvalidRecord` where sequences are so far ahead that they would leave the sidecar none to go on with."""
+    """Raise `InvalidRecordError` where the sequences are so far ahead that few would be left for the sidecar."""
     seconds = max(0.0, (at - log.updated_at).total_seconds())
     bound = log.sequence + MAX_AHEAD + int(MAX_AHEAD_PER_SECOND * seconds) if log.sequence else MAX_FIRST
     if report.entries[-1].sequence <= bound:
         return
     index, entry = next((index, entry) for index, entry in enumerate(report.entries) if entry.sequence > bound)
     said = f"`{entry.sequence}` is too far ahead of `{log.sequence}`, up to which records are kept"
-    raise InvalidRecord([Problem(f"records[{index}].sequence", said)])
+    raise InvalidRecordError([Problem(f"records[{index}].sequence", said)])
 
 
 async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[str]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pdp.core import strict_json
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exceeds
 from pdp.core.model import Outcome
@@ -18,19 +18,19 @@ from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Written
 from registry_store.decisions import ids
-from registry_store.sync.messages import MOST_PROBLEMS
+from registry_store.sync.messages import MAX_PROBLEMS
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
 
 _NUL = b"\\u0000"
-MOST_RECORDS = 1_000
-MOST_BYTES = 4 * 1024 * 1024
+MAX_RECORDS = 1_000
+MAX_BYTES = 4 * 1024 * 1024
 """Of the documents of one report together."""
-MOST_MESSAGE_BYTES = MOST_BYTES + MOST_RECORDS * 128 + 1024
+MAX_MESSAGE_BYTES = MAX_BYTES + MAX_RECORDS * 128 + 1024
 """Of one report: what stands around a document takes less than 128 bytes."""
-MOST_SEQUENCE = 2**53
+MAX_SEQUENCE = 2**53
 """The whole numbers up to here are exact in every reader of JSON."""
-MOST_DEPTH = 64
+MAX_DEPTH = 64
 HASH_BYTES = 32
 REASONS_OF_STRANGERS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
 """Reasons for which a sidecar blocks before it knows the agent."""
@@ -108,15 +108,15 @@ class Report:
 
 
 def read_report(message: pb.ReportDecisionsRequest) -> Report:
-    """The report in a message; `InvalidRecord` names what is malformed, as `records[3].document.answer.outcome`."""
+    """The report in a message; `InvalidRecordError` names what is malformed: `records[3].document.answer.outcome`."""
     problems = Problems()
     NODE_ID.read(message.node_id, "node_id", problems)
-    if not 1 <= len(message.records) <= MOST_RECORDS:
-        problems.append(Problem("records", f"has not 1 to {MOST_RECORDS} items"))
-    elif sum(len(record.document) for record in message.records) > MOST_BYTES:
-        problems.append(Problem("records", f"the documents are larger than {MOST_BYTES} bytes together"))
+    if not 1 <= len(message.records) <= MAX_RECORDS:
+        problems.append(Problem("records", f"has not 1 to {MAX_RECORDS} items"))
+    elif sum(len(record.document) for record in message.records) > MAX_BYTES:
+        problems.append(Problem("records", f"the documents are larger than {MAX_BYTES} bytes together"))
     if problems:
-        raise InvalidRecord(problems)
+        raise InvalidRecordError(problems)
     return Report(message.node_id, _entries(message))
 
 
@@ -131,12 +131,12 @@ def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
             problems.append(Problem(f"{path}.sequence", f"`{record.sequence}` does not come after `{last}`"))
         last = record.sequence
         entry = _entry(record, path, problems)
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
         if entry is not None:
             entries.append(entry)
     if problems:
-        raise InvalidRecord(problems)
+        raise InvalidRecordError(problems)
     return tuple(entries)
 
 
@@ -201,8 +201,8 @@ def _storable(raw: bytes, value: Any) -> Any:
 
     PostgreSQL keeps no NUL, and what an agent sent must not keep its decision out of the log: it is kept as its symbol.
     """
-    if raw.count(b"[") + raw.count(b"{") > MOST_DEPTH and depth_exceeds(value, MOST_DEPTH):
-        raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and depth_exceeds(value, MAX_DEPTH):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     return _without_nul(value) if _NUL in raw else value
 
 
@@ -229,9 +229,9 @@ class _Object:
         return {"type": "object"}
 
 
-_SEQUENCE = Whole(1, MOST_SEQUENCE)
-_COUNT = Whole(0, MOST_SEQUENCE)
-_TEXT = Text(MOST_BYTES)
+_SEQUENCE = Whole(1, MAX_SEQUENCE)
+_COUNT = Whole(0, MAX_SEQUENCE)
+_TEXT = Text(MAX_BYTES)
 _ID = Text(36, pattern=ids.PATTERN, what="a UUID of version 7 in lower case")
 DECISION: dict[str, Field] = {
     "decision_id": Field(_ID, required=True, about="Unique, and sortable by the time of the decision"),

@@ -17,7 +17,7 @@ from registry_store.decisions import ids
 from registry_store.decisions.reports import Decision as Reported
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-MOST_MICROS = 10**18
+MAX_MICROS = 10**18
 """Of one row: so far a sum is held, and not beyond, for the database to add without overflow."""
 BLOCK = Outcome.BLOCK.name.lower()
 
@@ -52,7 +52,7 @@ async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
     adding = inserting(session, Usage)
     new = adding.excluded
     micros = Usage.cost_micros + new.cost_micros
-    bounded = case((Usage.cost_micros > MOST_MICROS - new.cost_micros, MOST_MICROS), else_=micros)
+    bounded = case((Usage.cost_micros > MAX_MICROS - new.cost_micros, MAX_MICROS), else_=micros)
     added = {"decisions": Usage.decisions + new.decisions, "cost_micros": bounded}
     upsert = adding.on_conflict_do_update(index_elements=_KEY, set_=added)
     await (await session.connection()).execute(upsert, rows)

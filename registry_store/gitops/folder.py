@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pdp.core.errors import MAX_PROBLEMS, InvalidRecord, Problem, Problems
+from pdp.core.errors import MAX_PROBLEMS, InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.records import (
     APPLIES_TO,
@@ -23,13 +23,13 @@ from pdp.core.records import (
     read_server_body,
 )
 from registry_store.documents import Document, to_json, without_defaults
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.gitops import yaml_form
-from registry_store.gitops.yaml_form import BadYaml
+from registry_store.gitops.yaml_form import YamlFormError
 from registry_store.records import declarations
 
 ENDINGS = (".yaml", ".yml")
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 """Of one file."""
 
 
@@ -45,7 +45,7 @@ class Kind:
 
 def _read_agent(body: Any) -> Document:
     if isinstance(body, Mapping) and "version_notes" in body:
-        raise InvalidRecord([Problem("version_notes", "unknown field: `apply --note` says why")])
+        raise InvalidRecordError([Problem("version_notes", "unknown field: `apply --note` says why")])
     declared = declarations.read(body)
     status = declared.status and declared.status.value
     return declared.configuration | {"status": status, "policies": list(declared.policies)}
@@ -81,7 +81,7 @@ class Fault(NamedTuple):
         return f"{self.file}:{self.line}: {self.problem}"
 
 
-class BadFolder(Exception):  # noqa: N818 - it is the folder that is bad
+class FolderError(Exception):
     """A folder that cannot be applied, with every fault in it; its text tells the first hundred."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
@@ -93,9 +93,9 @@ class BadFolder(Exception):  # noqa: N818 - it is the folder that is bad
 
 
 def read(folder: Path) -> list[Object]:
-    """Every object of the folder, by file; `BadFolder` with every fault of every file."""
+    """Every object of the folder, by file; `FolderError` with every fault of every file."""
     if not folder.is_dir():
-        raise CannotStart(f"`{folder}` is not a folder")
+        raise StartError(f"`{folder}` is not a folder")
     objects: dict[tuple[str, str], tuple[Object, str]] = {}
     faults: list[Fault] = []
     for file in _files(folder, faults):
@@ -107,20 +107,20 @@ def read(folder: Path) -> list[Object]:
             else:
                 objects[key] = (found, f"{file}:{line}")
     if faults:
-        raise BadFolder(faults)
+        raise FolderError(faults)
     return [found for found, _ in objects.values()]
 
 
 def write(folder: Path, objects: Iterable[Object]) -> int:
-    """Write the objects as `read` reads them, and tell how many; `CannotStart` where the folder holds YAML already.
+    """Write the objects as `read` reads them, and tell how many; `StartError` where the folder holds YAML already.
 
     Organisation policies share one file, in their order: that is how those of one priority are evaluated.
     """
     faults: list[Fault] = []
     if folder.is_dir() and _files(folder, faults):
-        raise CannotStart(f"`{folder}` holds YAML already: export to an empty folder")
+        raise StartError(f"`{folder}` holds YAML already: export to an empty folder")
     if faults:
-        raise CannotStart(str(faults[0]))
+        raise StartError(str(faults[0]))
     names = _Names()
     shared: list[Document] = []
     number = 0
@@ -202,21 +202,21 @@ def _objects(file: Path, faults: list[Fault]) -> Iterator[tuple[Object, int]]:
             faults.extend(sorted(wrong, key=lambda fault: fault.line))
             if found is not None:
                 yield found, document.line_of(found.kind.id_field)
-    except BadYaml as error:
+    except YamlFormError as error:
         faults.append(Fault(file, error.line, Problem("", str(error))))
 
 
 def _text(file: Path) -> str:
     try:
         with file.open("rb") as opened:
-            raw = opened.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise BadYaml(1, f"larger than {MOST_BYTES} bytes")
+            raw = opened.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise YamlFormError(1, f"larger than {MAX_BYTES} bytes")
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise BadYaml(raw.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
+        raise YamlFormError(raw.count(b"\n", 0, error.start) + 1, "not UTF-8") from None
     except OSError as error:
-        raise BadYaml(1, f"cannot be read: {error.strerror}") from None
+        raise YamlFormError(1, f"cannot be read: {error.strerror}") from None
 
 
 def _object(value: Any, problems: Problems) -> Object | None:
@@ -229,7 +229,7 @@ def _object(value: Any, problems: Problems) -> Object | None:
         return None
     try:
         document = kind.read({name: item for name, item in value.items() if name != "kind"})
-    except InvalidRecord as error:
+    except InvalidRecordError as error:
         problems.extend(error.problems)
         return None
     return Object(kind, document[kind.id_field], document)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from registry_store.documents import Document
 from registry_store.errors import RegistryError
 from registry_store.gitops.differences import differences
@@ -21,7 +21,7 @@ LISTS = {
 SIGNS = {"create": "+", "change": "~", "remove": "-", "retire": "-"}
 
 
-class CannotApply(RegistryError):  # noqa: N818 - it says what is so
+class ApplyError(RegistryError):
     """A folder that asks for what no request does; every such case is told."""
 
 
@@ -52,13 +52,13 @@ class Plan:
 
 
 def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
-    """The plan for these objects; `prune`: what they do not name is removed. `CannotApply` with every reason."""
+    """The plan for these objects; `prune`: what they do not name is removed. `ApplyError` with every reason."""
     objects = {
         kind.name: [found for found in declared if found.kind is kind]
         for kind in (MCP_SERVER, ORGANISATION_POLICY, AGENT)
     }
     if prune and not any(objects.values()):
-        raise CannotApply("the folder declares nothing, and `--prune` would remove everything")
+        raise ApplyError("the folder declares nothing, and `--prune` would remove everything")
     made = Plan()
     removals = [_plan_listed(remote, kind, objects[kind.name], made) for kind in (MCP_SERVER, ORGANISATION_POLICY)]
     registered = sum(_plan_agent(remote, found, made, prune=prune) for found in objects[AGENT.name])
@@ -70,7 +70,7 @@ def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
         _note_kept(made, removals)
         _note_other_agents(made, remote.call("GET", f"{DECLARATIONS}?limit=1").document["total"] - registered)
     if made.problems:
-        raise CannotApply("; ".join(made.problems))
+        raise ApplyError("; ".join(made.problems))
     return made
 
 
@@ -183,8 +183,8 @@ def _body(kind: Kind, record: Document) -> Document:
 def _known(kind: Kind, document: Any) -> Document:
     try:
         return kind.read(document)
-    except InvalidRecord as error:
-        raise CannotApply(f"the registry holds a {kind.name} that this program does not know: {error}") from None
+    except InvalidRecordError as error:
+        raise ApplyError(f"the registry holds a {kind.name} that this program does not know: {error}") from None
 
 
 def present(remote: Remote) -> Iterator[Object]:

@@ -34,7 +34,7 @@ RETRIES = _Careful(
 )
 
 
-class Refused(RegistryError):  # noqa: N818 - it says what is so
+class RefusedError(RegistryError):
     """The store's answer to a request that it does not carry out, or that there is none (status 0)."""
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -65,23 +65,23 @@ class Remote:
         )
 
     def call(self, method: str, path: str, body: Document | None = None, **headers: str) -> Reply:
-        """One request; header names have `_` for `-`. `Refused` unless the store carries it out."""
+        """One request; header names have `_` for `-`. `RefusedError` unless the store carries it out."""
         sent = dict(self._pool.headers) | {name.replace("_", "-"): value for name, value in headers.items()}
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         try:
             got = self._pool.request(method, self._url + path, body=data, headers=sent)
         except urllib3.exceptions.HTTPError as error:
-            raise Refused(f"`{self._url}` does not answer: {_reason(error)}") from None
+            raise RefusedError(f"`{self._url}` does not answer: {_reason(error)}") from None
         document = _read(got.data)
         if got.status >= 300 or (document is None and got.data):
-            raise Refused(_told(got.status, document), got.status)
+            raise RefusedError(_told(got.status, document), got.status)
         return Reply(document, got.headers.get("etag", ""))
 
     def find(self, path: str) -> Reply | None:
         """The record at this path; None where there is none."""
         try:
             return self.call("GET", path)
-        except Refused as error:
+        except RefusedError as error:
             if error.status == 404:
                 return None
             raise

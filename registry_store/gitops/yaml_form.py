@@ -17,7 +17,7 @@ from pdp.core.fields import join
 DEEPEST = 64
 """Levels of nesting: more than any record has."""
 TOO_DEEP = f"nested more than {DEEPEST} levels deep"
-MOST_DIGITS = 400
+MAX_DIGITS = 400
 TAG = "tag:yaml.org,2002:"
 NUMBER = r"-?(?:0|[1-9][0-9]*)"
 OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
@@ -38,7 +38,7 @@ VALUES: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-class BadYaml(Exception):  # noqa: N818 - it is the YAML that is bad
+class YamlFormError(Exception):
     """A text that is no YAML; `line` is where, counted from 1."""
 
     def __init__(self, line: int, message: str) -> None:
@@ -89,7 +89,7 @@ for _name, _pattern, _first in SCALARS:
 
 
 def documents(text: str) -> Iterator[Document]:
-    """The documents of a text but for empty ones; `BadYaml` where it is none."""
+    """The documents of a text but for empty ones; `YamlFormError` where it is none."""
     events = yaml.parse(text, yaml.CSafeLoader)
     try:
         for event in events:
@@ -102,10 +102,10 @@ def documents(text: str) -> Iterator[Document]:
         message = f"not YAML: {error.problem or error.context}"
         if "nesting" in message:  # libyaml has a bound too, and may meet it first: it reads ahead within a line
             message = TOO_DEEP
-        raise BadYaml(mark.line + 1 if mark else 1, message) from None
+        raise YamlFormError(mark.line + 1 if mark else 1, message) from None
     except yaml.YAMLError as error:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
-        raise BadYaml(line, f"not YAML: {str(error).partition(chr(10))[0]}") from None
+        raise YamlFormError(line, f"not YAML: {str(error).partition(chr(10))[0]}") from None
 
 
 def dump(*values: Mapping[str, Any]) -> str:
@@ -132,7 +132,7 @@ class _Reader:
     def value(self, event: yaml.Event, path: str, depth: int) -> Any:
         self._document.lines.setdefault(path, _line(event))
         if depth > DEEPEST:  # here and not as a problem: whatever follows is deep too
-            raise BadYaml(_line(event), TOO_DEEP)
+            raise YamlFormError(_line(event), TOO_DEEP)
         match event:
             case yaml.AliasEvent():
                 return self._problem(path, "is an alias: write it out")
@@ -165,8 +165,8 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent, path: str) -> Any:
         kind = _kind(event.value) if event.tag is None and event.implicit[0] else "str"
-        if kind in ("int", "float") and len(event.value) > MOST_DIGITS:
-            return self._problem(path, f"has more than {MOST_DIGITS} digits")
+        if kind in ("int", "float") and len(event.value) > MAX_DIGITS:
+            return self._problem(path, f"has more than {MAX_DIGITS} digits")
         return VALUES[kind](event.value)
 
     def _until(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:

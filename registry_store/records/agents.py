@@ -6,14 +6,14 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.model import Status
 from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, PROSE, VERSION, read_agent, read_configuration
 from registry_store.database.bulk import chunks
 from registry_store.database.tables import Agent, AgentTag, AgentVersion
 from registry_store.documents import Document, check_synced, read_values, to_json
-from registry_store.errors import Conflict, NotFound
+from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
 from registry_store.journal.revisions import Kind
@@ -39,11 +39,11 @@ ACTIVITY_OF = {Status.ACTIVE: "activated", Status.SUSPENDED: "suspended", Status
 
 
 async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: bool) -> Agent:
-    """Add an agent as a draft (as active where `activate`), version 1.0.0; `Conflict` if the id was ever used."""
+    """Add an agent as a draft (as active where `activate`), version 1.0.0; `ConflictError` if the id was ever used."""
     configuration = to_json(read_configuration(body))
     agent_id = configuration["agent_id"]
     if await session.get(Agent, agent_id) is not None:
-        raise Conflict(f"agent id `{agent_id}` is taken; ids are never reused")
+        raise ConflictError(f"agent id `{agent_id}` is taken; ids are never reused")
     agent = Agent(
         agent_id=agent_id,
         status="active" if activate else "draft",
@@ -67,18 +67,18 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
 
 
 async def get(session: AsyncSession, agent_id: str) -> Agent:
-    """The agent; `NotFound` if it was never registered."""
+    """The agent; `NotFoundError` if it was never registered."""
     agent = await session.get(Agent, agent_id)
     if agent is None:
-        raise NotFound(f"no agent `{agent_id}`")
+        raise NotFoundError(f"no agent `{agent_id}`")
     return agent
 
 
 async def get_changeable(session: AsyncSession, agent_id: str) -> Agent:
-    """The agent; `Conflict` if it is retired, for what is retired stays as it was."""
+    """The agent; `ConflictError` if it is retired, for what is retired stays as it was."""
     agent = await get(session, agent_id)
     if agent.status == "retired":
-        raise Conflict(f"agent `{agent_id}` is retired")
+        raise ConflictError(f"agent `{agent_id}` is retired")
     return agent
 
 
@@ -126,12 +126,12 @@ async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor)
 
 
 async def set_status(session: AsyncSession, agent: Agent, status: Status, reason: str, actor: Actor) -> None:
-    """Move the agent to `status`; nothing happens if it is there, `Conflict` if no way leads there."""
+    """Move the agent to `status`; nothing happens if it is there, `ConflictError` if no way leads there."""
     before = Status(agent.status)
     if before is status:
         return
     if before not in ALLOWED_FROM[status]:
-        raise Conflict(f"agent `{agent.agent_id}` is {before.value} and cannot become {status.value}")
+        raise ConflictError(f"agent `{agent.agent_id}` is {before.value} and cannot become {status.value}")
     agent.status = status.value
     await touch(session, agent, actor)
     await activity.append(
@@ -215,13 +215,13 @@ def _check_compiles(agent: Agent) -> None:
 def _restorable(version: AgentVersion) -> Document:
     try:
         return Document(to_json(read_configuration(DEFAULTS | version.configuration)))
-    except InvalidRecord as error:
-        raise Conflict(f"version `{versions.version_of(version.minor)}` is not valid any more: {error}") from None
+    except InvalidRecordError as error:
+        raise ConflictError(f"version `{versions.version_of(version.minor)}` is not valid any more: {error}") from None
 
 
 def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Document, str]:
     if not isinstance(body, Mapping):
-        raise InvalidRecord([Problem("", "the body is not an object")])
+        raise InvalidRecordError([Problem("", "the body is not an object")])
     problems = Problems()
     notes = CHANGE_BODY["version_notes"].kind.read(body.get("version_notes", ""), "version_notes", problems)
     if body.get("agent_id", agent_id) != agent_id:

@@ -16,11 +16,11 @@ from pdp.core.model import Status
 from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, MAX_POLICIES, POLICY_BODY_KIND, PROSE
 from registry_store.database.tables import Agent, Policy
 from registry_store.documents import Document, to_json
-from registry_store.errors import Conflict
+from registry_store.errors import ConflictError
 from registry_store.journal.activity import Actor
 from registry_store.records import agents, policies
 
-MOST_PAGE_BYTES = 16 * 1024 * 1024
+MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 
 class Declared(Enum):
@@ -58,7 +58,7 @@ class Declaration:
 
 
 def read(body: Any) -> Declaration:
-    """A declaration as a caller wrote it; `InvalidRecord` with every problem."""
+    """A declaration as a caller wrote it; `InvalidRecordError` with every problem."""
     problems = Problems()
     values = _KIND.read(body, "", problems)
     _check_names(values["policies"], problems)
@@ -75,7 +75,7 @@ async def apply(
 ) -> Agent:
     """Make the agent what the declaration says, registering it where it is None; `activate` as for `agents.register`.
 
-    `Conflict` where no way leads there: a retired agent, a draft of what is none any more, an end to a suspension.
+    `ConflictError` where no way leads there: a retired agent, a draft of what is none any more, an end to a suspension.
     """
     if agent is None:
         own_status = wanted.status is None and activate
@@ -96,7 +96,7 @@ async def document(session: AsyncSession, agent: Agent) -> Document:
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[Document], int]:
     """Declarations of the agents that are not retired, by id, and how many there are.
 
-    A page holds less than `limit` where its policies would be larger than `MOST_PAGE_BYTES`.
+    A page holds less than `limit` where its policies would be larger than `MAX_PAGE_BYTES`.
     """
     living = Agent.status != Status.RETIRED.value
     total = await session.scalar(select(func.count()).select_from(Agent).where(living))
@@ -111,7 +111,7 @@ async def _that_fit(session: AsyncSession, rows: Sequence[Agent]) -> Sequence[Ag
     total = 0
     for number, row in enumerate(rows):
         total += size_of.get(row.agent_id, 0)
-        if number and total > MOST_PAGE_BYTES:
+        if number and total > MAX_PAGE_BYTES:
             return rows[:number]
     return rows
 
@@ -144,10 +144,12 @@ async def _apply_status(session: AsyncSession, agent: Agent, wanted: Declaration
     if wanted.status in (None, before):
         return
     if wanted.status is Status.DRAFT:
-        raise Conflict(f"agent `{agent.agent_id}` is {before.value} and cannot become a draft again")
+        raise ConflictError(f"agent `{agent.agent_id}` is {before.value} and cannot become a draft again")
     if before is Status.SUSPENDED:
         # Whoever suspended it, by an emergency stop perhaps, shall not be overruled by the next run of a pipeline.
-        raise Conflict(f"agent `{agent.agent_id}` is suspended: no declaration ends that, `activate` or `release` does")
+        raise ConflictError(
+            f"agent `{agent.agent_id}` is suspended: no declaration ends that, `activate` or `release` does"
+        )
     await agents.set_status(session, agent, Status.ACTIVE, wanted.notes, actor)
     await agents.set_status(session, agent, wanted.status or before, wanted.notes, actor)
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.fields import Field
 from pdp.core.kinds import Choice, Flag, ListOf, Text
 from pdp.core.model import AgentType, Status
@@ -17,7 +17,7 @@ from pdp.core.records import AGENT_ID, PROSE, TAGS
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Agent, AgentTag, EmergencyStop, StoppedAgent
 from registry_store.documents import Document, canonical, read_values, to_json
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 from registry_store.records import agents
@@ -104,10 +104,10 @@ async def let_go(session: AsyncSession, agent_id: str, actor: Actor) -> None:
 
 
 async def get(session: AsyncSession, stop_id: str) -> EmergencyStop:
-    """The stop; `NotFound` if there was none of that id."""
+    """The stop; `NotFoundError` if there was none of that id."""
     stopped = await session.get(EmergencyStop, stop_id)
     if stopped is None:
-        raise NotFound(f"no emergency stop `{stop_id}`")
+        raise NotFoundError(f"no emergency stop `{stop_id}`")
     return stopped
 
 
@@ -212,9 +212,11 @@ def _selector(values: dict[str, Any]) -> dict[str, Any]:
 def _check_selector(values: dict[str, Any]) -> None:
     narrowed = any(values[name] for name in ("agent_ids", "tags", "agent_types"))
     if values["all"] and narrowed:
-        raise InvalidRecord([Problem("all", "stands alone: without agent_ids, tags and agent_types")])
+        raise InvalidRecordError([Problem("all", "stands alone: without agent_ids, tags and agent_types")])
     if not values["all"] and not narrowed:
-        raise InvalidRecord([Problem("", "the selector is empty: give agent_ids, tags, agent_types, or `all`: true")])
+        raise InvalidRecordError(
+            [Problem("", "the selector is empty: give agent_ids, tags, agent_types, or `all`: true")]
+        )
 
 
 def _subject(stopped: EmergencyStop) -> Subject:

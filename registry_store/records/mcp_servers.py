@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.records import SERVER_BODY, read_server, read_server_body
 from registry_store.database.tables import McpServer
 from registry_store.documents import Document, check_synced, to_json
-from registry_store.errors import Conflict, NotFound
+from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
 from registry_store.journal.revisions import Kind
@@ -20,12 +20,12 @@ DEFAULTS: Document = {name: to_json(field.default) for name, field in SERVER_BOD
 
 
 async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
-    """Add a server; `Conflict` if the name is taken."""
+    """Add a server; `ConflictError` if the name is taken."""
     values = to_json(read_server_body(body))
     check_synced(values, read_server)
     name = values["server_name"]
     if await session.get(McpServer, name) is not None:
-        raise Conflict(f"server name `{name}` is taken")
+        raise ConflictError(f"server name `{name}` is taken")
     server = McpServer(
         server_name=name,
         body=values,
@@ -39,10 +39,10 @@ async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
 
 
 async def get(session: AsyncSession, name: str) -> McpServer:
-    """The server; `NotFound` if there is none of that name."""
+    """The server; `NotFoundError` if there is none of that name."""
     server = await session.get(McpServer, name)
     if server is None:
-        raise NotFound(f"no MCP server `{name}`")
+        raise NotFoundError(f"no MCP server `{name}`")
     return server
 
 
@@ -56,9 +56,9 @@ async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence
 async def change(session: AsyncSession, server: McpServer, body: Any, actor: Actor) -> None:
     """Put the fields of `body` in place of the server's."""
     if not isinstance(body, Mapping):
-        raise InvalidRecord([Problem("", "the body is not an object")])
+        raise InvalidRecordError([Problem("", "the body is not an object")])
     if body.get("server_name", server.server_name) != server.server_name:
-        raise InvalidRecord([Problem("server_name", "cannot be changed")])
+        raise InvalidRecordError([Problem("server_name", "cannot be changed")])
     before = body_of(server)
     after = to_json(read_server_body({**before, **body}))
     fields = versions.changed_fields(before, after)

@@ -7,7 +7,7 @@ from uuid import uuid4
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.records import (
     APPLIES_TO,
     MAX_POLICIES,
@@ -19,13 +19,13 @@ from pdp.core.records import (
 )
 from registry_store.database.tables import Policy
 from registry_store.documents import Document, check_synced, synced_size, to_json
-from registry_store.errors import Conflict, NotFound
+from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
 from registry_store.journal.revisions import Kind
 from registry_store.records import agents, versions
 
-MOST_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 """Of one owner's policies together: what a sidecar must take in one message."""
 
 BODY_OF_AGENT = POLICY_BODY
@@ -33,7 +33,7 @@ BODY_OF_ORGANISATION = POLICY_BODY | {"applies_to": APPLIES_TO}
 
 
 async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Actor) -> Policy:
-    """Add a policy to an agent, or to the organisation where `agent_id` is None; `Conflict` if the name is taken."""
+    """Add a policy to an agent, or to the organisation if `agent_id` is None; `ConflictError` if the name is taken."""
     values = to_json(_reader(agent_id)(body))
     policy = Policy(policy_id=f"pol_{uuid4().hex}", agent_id=agent_id, created_at=actor.at, updated_at=actor.at, size=0)
     await _check_name(session, policy, values["policy_name"])
@@ -48,10 +48,10 @@ async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Act
 
 
 async def get(session: AsyncSession, agent_id: str | None, policy_id: str) -> Policy:
-    """The policy of this owner; `NotFound` if it has none of that id."""
+    """The policy of this owner; `NotFoundError` if it has none of that id."""
     policy = await session.get(Policy, policy_id)
     if policy is None or policy.agent_id != agent_id:
-        raise NotFound(f"no policy `{policy_id}`" + (f" of agent `{agent_id}`" if agent_id else ""))
+        raise NotFoundError(f"no policy `{policy_id}`" + (f" of agent `{agent_id}`" if agent_id else ""))
     return policy
 
 
@@ -72,7 +72,7 @@ async def change(session: AsyncSession, policy: Policy, body: Any, actor: Actor)
     """Put the fields of `body` in place of the policy's."""
     before = body_of(policy)
     if not isinstance(body, Mapping):
-        raise InvalidRecord([Problem("", "the body is not an object")])
+        raise InvalidRecordError([Problem("", "the body is not an object")])
     after = to_json(_reader(policy.agent_id)({**before, **body}))
     fields = versions.changed_fields(before, after)
     if not fields:
@@ -142,7 +142,7 @@ def _fill(policy: Policy, values: Document) -> None:
 async def _check_name(session: AsyncSession, policy: Policy, name: str) -> None:
     holder = await session.scalar(select(Policy.policy_id).where(_owned(policy.agent_id), Policy.policy_name == name))
     if holder not in (None, policy.policy_id):
-        raise Conflict(f"policy name `{name}` is taken by `{holder}`")
+        raise ConflictError(f"policy name `{name}` is taken by `{holder}`")
 
 
 async def _check_room(session: AsyncSession, policy: Policy) -> None:
@@ -154,9 +154,9 @@ async def _check_room(session: AsyncSession, policy: Policy) -> None:
         )
     ).one()
     if count >= MAX_POLICIES:
-        raise Conflict(f"there are {count} policies already, and {MAX_POLICIES} is the most")
-    if size + policy.size > MOST_BYTES:
-        raise Conflict(f"the policies together would be larger than {MOST_BYTES} bytes")
+        raise ConflictError(f"there are {count} policies already, and {MAX_POLICIES} is the most")
+    if size + policy.size > MAX_BYTES:
+        raise ConflictError(f"the policies together would be larger than {MAX_BYTES} bytes")
 
 
 async def _touch(session: AsyncSession, policy: Policy, actor: Actor) -> None:

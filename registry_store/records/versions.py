@@ -11,7 +11,7 @@ from sqlalchemy.orm import defer
 from pdp.core.fields import quote
 from registry_store.database.tables import Agent, AgentVersion
 from registry_store.documents import Document, same, to_json
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.journal.activity import Actor
 
 VERSIONED = frozenset(
@@ -84,12 +84,12 @@ async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) ->
 
 
 async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
-    """The version by its name; `NotFound` if the agent never had it."""
+    """The version by its name; `NotFoundError` if the agent never had it."""
     found = None
     if match := re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version):
         found = await session.get(AgentVersion, (agent_id, int(match[1])))
     if found is None:
-        raise NotFound(f"no version {quote(version)} of agent `{agent_id}`")
+        raise NotFoundError(f"no version {quote(version)} of agent `{agent_id}`")
     return found
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import grpc
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import quote
 from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID
@@ -19,12 +19,12 @@ from registry_store.approvals.requests import ID
 from registry_store.approvals.watching import ClosedError, FullError, Watch
 from registry_store.database.tables import Approval
 from registry_store.database.transactions import retried
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.journal.activity import Actor
 from registry_store.rpc.calls import (
     SERVICE,
+    CallEndedError,
     Context,
-    Ended,
     Handler,
     OpenStreams,
     answered,
@@ -90,7 +90,7 @@ class ApprovalService:
         if ended is not None:
             await close(context, ended)
 
-    async def _serve(self, raw: bytes, context: Context) -> Ended | None:
+    async def _serve(self, raw: bytes, context: Context) -> CallEndedError | None:
         """Why the stream ends before its time, if it does."""
         try:
             caller = await authenticated(self._store, context)
@@ -102,9 +102,9 @@ class ApprovalService:
                 async with self._streams.opened(context, caller, watch.end):
                     await self._follow_for_its_time(watch, context)
         except ClosedError as error:
-            return Ended(grpc.StatusCode.UNAVAILABLE, str(error))
+            return CallEndedError(grpc.StatusCode.UNAVAILABLE, str(error))
         except FullError as error:
-            return Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            return CallEndedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except Exception as error:
             return ended_by(error)
         return None
@@ -115,7 +115,7 @@ class ApprovalService:
             async with asyncio.timeout(seconds):
                 await self._follow(watch, context)
         except TimeoutError:
-            raise Ended(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
+            raise CallEndedError(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
 
     async def _follow(self, watch: Watch, context: Context) -> None:
         standing: Standing | None = None
@@ -126,19 +126,19 @@ class ApprovalService:
 
 
 async def _seen(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
-    """The approval; `NotFound` also where its agent is not within the scope of the caller's key."""
+    """The approval; `NotFoundError` also where its agent is not within the scope of the caller's key."""
     approval = await approvals.get(session, approval_id)
     if not await scopes.may_sync(session, caller, approval.agent_id):
-        raise NotFound(f"no approval `{approval_id}`")
+        raise NotFoundError(f"no approval `{approval_id}`")
     return approval
 
 
 def _id(approval_id: str) -> str:
-    """The id; `NotFound` where it is none that an approval may have."""
+    """The id; `NotFoundError` where it is none that an approval may have."""
     problems = Problems()
     ID.read(approval_id, "approval_id", problems)
     if problems:
-        raise NotFound(f"no approval {quote(approval_id)}")
+        raise NotFoundError(f"no approval {quote(approval_id)}")
     return approval_id
 
 
@@ -149,7 +149,7 @@ def _claim(request: pb.UseApprovalRequest) -> Claim:
     if len(request.action_sha256) != SHA256_BYTES:
         problems.append(Problem("action_sha256", f"has not {SHA256_BYTES} bytes"))
     if problems:
-        raise InvalidRecord(problems)
+        raise InvalidRecordError(problems)
     return Claim(request.agent_id, request.action_sha256, request.use_id)
 
 

@@ -11,12 +11,12 @@ from urllib.parse import unquote, urlsplit
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from registry_store.access import keys
 from registry_store.access.keys import Caller, Role
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import is_unavailable
-from registry_store.errors import NotAllowed, NotAuthenticated, NotFound, TooManyFailures
-from registry_store.periodic import Attempts
+from registry_store.errors import NotAllowedError, NotAuthenticatedError, NotFoundError, TooManyFailuresError
 from registry_store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
-class Ended(Exception):  # noqa: N818 - an end, not always an error
+class CallEndedError(Exception):
     """Why a call ends before its time, as its status."""
 
     def __init__(self, code: grpc.StatusCode, why: str) -> None:
@@ -46,16 +46,16 @@ async def authenticated(store: Store, context: Context) -> Caller:
     scheme, _, text = str(metadata.get("authorization", "")).partition(" ")
     try:
         if scheme.lower() != "bearer":
-            raise NotAuthenticated("the metadata `authorization: Bearer owkai_…` is missing")
+            raise NotAuthenticatedError("the metadata `authorization: Bearer owkai_…` is missing")
         caller = await store.authentication.caller(text.strip(), _source(context), datetime.now(UTC))
-    except NotAuthenticated as error:
+    except NotAuthenticatedError as error:
         store.metrics.refused_keys.inc()
-        raise Ended(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
-    except TooManyFailures as error:
+        raise CallEndedError(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
+    except TooManyFailuresError as error:
         store.metrics.refused_keys.inc()
-        raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+        raise CallEndedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
     if caller.role not in (Role.SIDECAR, Role.ADMIN):
-        raise Ended(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
+        raise CallEndedError(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
     return caller
 
 
@@ -66,7 +66,7 @@ def parsed(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
         message.ParseFromString(raw)
     except DecodeError:
         why = f"the message is not a `{kind.DESCRIPTOR.full_name}`"
-        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, why) from None
+        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, why) from None
     return message
 
 
@@ -79,23 +79,23 @@ async def answered(store: Store, context: Context, work: Callable[[Caller], Awai
     return await context.abort(ended.code, ended.why)
 
 
-def ended_by(error: Exception) -> Ended:
+def ended_by(error: Exception) -> CallEndedError:
     """The status that tells the caller of this error; what only we are to blame for is logged."""
-    if isinstance(error, Ended):
+    if isinstance(error, CallEndedError):
         return error
-    if isinstance(error, InvalidRecord):
-        return Ended(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    if isinstance(error, NotAllowed):
-        return Ended(grpc.StatusCode.PERMISSION_DENIED, str(error))
-    if isinstance(error, NotFound):
-        return Ended(grpc.StatusCode.NOT_FOUND, str(error))
+    if isinstance(error, InvalidRecordError):
+        return CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    if isinstance(error, NotAllowedError):
+        return CallEndedError(grpc.StatusCode.PERMISSION_DENIED, str(error))
+    if isinstance(error, NotFoundError):
+        return CallEndedError(grpc.StatusCode.NOT_FOUND, str(error))
     if is_unavailable(error):
-        return Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+        return CallEndedError(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
     logger.error("a call failed", exc_info=error)
-    return Ended(grpc.StatusCode.INTERNAL, "internal error")
+    return CallEndedError(grpc.StatusCode.INTERNAL, "internal error")
 
 
-async def close(context: Context, ended: Ended) -> None:
+async def close(context: Context, ended: CallEndedError) -> None:
     """Send the status that ends a stream, also where the caller is gone or does not take even that."""
     with suppress(TimeoutError, grpc.aio.InternalError):
         async with asyncio.timeout(CLOSE_SECONDS):
@@ -107,10 +107,12 @@ class OpenStreams:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._ends: dict[Callable[[Ended], None], Caller] = {}
+        self._ends: dict[Callable[[CallEndedError], None], Caller] = {}
 
     @asynccontextmanager
-    async def opened(self, context: Context, caller: Caller, end: Callable[[Ended], None]) -> AsyncIterator[None]:
+    async def opened(
+        self, context: Context, caller: Caller, end: Callable[[CallEndedError], None]
+    ) -> AsyncIterator[None]:
         """While the block runs, a stream of this caller is open, which `end` closes from outside."""
         self._ends[end] = caller
         try:
@@ -142,7 +144,7 @@ class OpenStreams:
             invalid = await keys.invalid_among(session, used, datetime.now(UTC))
         for end, caller in list(self._ends.items()):
             if caller.key_id in invalid:
-                end(Ended(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
+                end(CallEndedError(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
 
 
 def _source(context: Context) -> str:

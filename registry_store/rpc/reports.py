@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import grpc
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.fields import quote
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
@@ -14,18 +14,18 @@ from registry_store.database.transactions import retried
 from registry_store.decisions import decisions
 from registry_store.decisions.decisions import Received
 from registry_store.decisions.reports import Decision, Report, read_report
-from registry_store.rpc.calls import SERVICE, Context, Ended, Handler, answered, parsed
+from registry_store.rpc.calls import SERVICE, CallEndedError, Context, Handler, answered, parsed
 from registry_store.store import Store
-from registry_store.sync.messages import MOST_PROBLEMS
+from registry_store.sync.messages import MAX_PROBLEMS
 from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 3
 """Reports that are written at once: fewer than the connections that write, so that administration gets through."""
-MOST_WAITING = 64
+MAX_WAITING = 64
 WAIT_SECONDS = 10.0
-MOST_TOLD = 5
+MAX_TOLD = 5
 
 
 class DecisionReports:
@@ -48,14 +48,16 @@ class DecisionReports:
         return await answered(self._store, context, lambda caller: self._in_turn(raw, caller))
 
     async def _in_turn(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
-        if self._waiting >= MOST_WAITING:
-            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
+        if self._waiting >= MAX_WAITING:
+            raise CallEndedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
-            raise Ended(grpc.StatusCode.RESOURCE_EXHAUSTED, "other reports took too long: try again later") from None
+            raise CallEndedError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "other reports took too long: try again later"
+            ) from None
         finally:
             self._waiting -= 1
         try:
@@ -72,7 +74,7 @@ class DecisionReports:
         return pb.ReportDecisionsResponse(sequence=received.sequence)
 
     async def _check_scope(self, report: Report, caller: Caller) -> None:
-        """Raise `InvalidRecord` for decisions of agents that the caller may not sync, which it then lays aside.
+        """Raise `InvalidRecordError` for decisions of agents that the caller may not sync, which it then lays aside.
 
         Blocks of agents that the sidecar did not know are part of its log, whoever they are.
         """
@@ -93,7 +95,7 @@ class DecisionReports:
                 len(foreign),
                 report.node_id,
             )
-            raise InvalidRecord(problems[:MOST_PROBLEMS])
+            raise InvalidRecordError(problems[:MAX_PROBLEMS])
 
     async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
         database = self._store.database
@@ -128,5 +130,5 @@ def _tell(report: Report, received: Received) -> None:
             "in the decision log of sidecar `%s`, %d records do not follow from those before, the first of them at %s",
             report.node_id,
             len(received.breaks),
-            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MOST_TOLD]),
+            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MAX_TOLD]),
         )

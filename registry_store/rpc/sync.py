@@ -18,8 +18,8 @@ from registry_store.journal import revisions
 from registry_store.journal.revisions import Kind
 from registry_store.rpc.calls import (
     SERVICE,
+    CallEndedError,
     Context,
-    Ended,
     Handler,
     OpenStreams,
     authenticated,
@@ -85,7 +85,7 @@ class RegistrySync:
         if code is not grpc.StatusCode.OK:
             await close(context, ended)
 
-    async def _serve(self, context: Context) -> Ended:
+    async def _serve(self, context: Context) -> CallEndedError:
         try:
             caller = await authenticated(self.store, context)
             hello = await _hello(context, self.pace.silence)
@@ -94,7 +94,7 @@ class RegistrySync:
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
         except Exception as error:
             return ended_by(error)
-        return Ended(grpc.StatusCode.OK, "")
+        return CallEndedError(grpc.StatusCode.OK, "")
 
     async def _admitted(self, caller: Caller, hello: pb.Hello) -> Subscription:
         """What the sidecar follows, which may be less than what it asks for; its node id is the key's from now on."""
@@ -146,7 +146,7 @@ class _Stream:
             last_heard_at=now,
         )
 
-    def end(self, why: Ended) -> None:
+    def end(self, why: CallEndedError) -> None:
         """Close the stream from outside."""
         if not self._end.done():
             self._end.set_exception(why)
@@ -176,13 +176,13 @@ class _Stream:
                 case "acknowledgement":
                     self._acknowledged(message.acknowledgement)
                 case "hello":
-                    raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
+                    raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
 
     async def _beat(self) -> None:
         while True:
             silence = time.monotonic() - self._store.feed.confirmed_at
             if silence > self._pace.silence:
-                raise Ended(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
+                raise CallEndedError(grpc.StatusCode.UNAVAILABLE, "the store's database is out of reach")
             if silence < self._pace.silence / 2:
                 heartbeat = pb.Heartbeat(revision=self._store.feed.revision, **_clocks())
                 await self._send(pb.StoreMessage(heartbeat=heartbeat))
@@ -259,7 +259,7 @@ class _Stream:
     async def _send(self, message: pb.StoreMessage) -> None:
         async with self._sending:
             if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
-                raise Ended(*NOT_READ)
+                raise CallEndedError(*NOT_READ)
             writing = asyncio.create_task(self._context.write(message))
             writing.add_done_callback(_seen)  # also where the stream has ended, and nobody awaits it
             try:
@@ -269,7 +269,7 @@ class _Stream:
             finally:
                 writing.cancel()
             if self._stuck:
-                raise Ended(*NOT_READ)
+                raise CallEndedError(*NOT_READ)
             await writing
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
@@ -307,7 +307,7 @@ def _clocks() -> dict[str, float]:
 async def _hello(context: Context, seconds: float) -> pb.Hello:
     message = await _read(context, seconds)
     if message is None or message.WhichOneof("message") != "hello":
-        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
+        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
     check_hello(message.hello)
     return message.hello
 
@@ -319,7 +319,7 @@ async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
             raw = await context.read()
     except TimeoutError:
         why = f"nothing was heard for {seconds:g} s"
-        raise Ended(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
+        raise CallEndedError(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return parsed(pb.SidecarMessage, raw) if isinstance(raw, bytes) else None
 
 

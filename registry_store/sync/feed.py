@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database
 from registry_store.journal import revisions
-from registry_store.periodic import Attempts
 from registry_store.sync import subscriptions
 from registry_store.sync.subscriptions import Record, Subscription
 
 POLL_SECONDS = 1.0
 HELD_BYTES = 64 * 1024 * 1024
-MOST_CHANGES = 1_000
-MOST_BYTES = 2 * 1024 * 1024
+MAX_CHANGES = 1_000
+MAX_BYTES = 2 * 1024 * 1024
 """Of one step; what is larger reaches a subscriber as a snapshot."""
 
 
@@ -40,12 +40,12 @@ async def step_from(session: AsyncSession, after: int, subscription: Subscriptio
     meta = await revisions.meta(session)
     if not meta.oldest_revision <= after <= meta.revision:
         return None
-    touched = await revisions.between(session, after, meta.revision, MOST_CHANGES, subscription.of_changes())
+    touched = await revisions.between(session, after, meta.revision, MAX_CHANGES, subscription.of_changes())
     if touched is None:
         return None
     records = tuple(await subscriptions.records(session, touched))
     step = Step(after, meta.revision, records, await revisions.committed_at(session, meta.revision))
-    return step if len(records) <= 1 or step.size <= MOST_BYTES else None
+    return step if len(records) <= 1 or step.size <= MAX_BYTES else None
 
 
 class Feed:
@@ -127,7 +127,7 @@ class Feed:
         if step is not None:
             self._steps.append(step)
             self._held_bytes += step.size
-        while self._held_bytes > HELD_BYTES or len(self._steps) > MOST_CHANGES:
+        while self._held_bytes > HELD_BYTES or len(self._steps) > MAX_CHANGES:
             self._held_bytes -= self._steps.popleft().size
         self.revision = revision
         self._announce()

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.kinds import Text
 from pdp.core.records import AGENT_ID, TAGS
 from registry_store.journal.revisions import Kind
@@ -12,30 +12,30 @@ from registry_store.sync.subscriptions import Record, Subscription
 from registry_store.v1 import sync_pb2 as pb
 
 CHUNK_BYTES = 256 * 1024
-MOST_NAMED = 1_000
-MOST_REFUSALS = 1_000
-MOST_PROBLEMS = 20
+MAX_NAMED = 1_000
+MAX_REFUSALS = 1_000
+MAX_PROBLEMS = 20
 MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
 """Characters of a refusal that are kept."""
 VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
 
 
 def check_hello(hello: pb.Hello) -> None:
-    """Raise `InvalidRecord` unless its names are such as can be kept and logged."""
+    """Raise `InvalidRecordError` unless its names are such as can be kept and logged."""
     problems = Problems()
     NODE_ID.read(hello.node_id, "hello.node_id", problems)
     VERSION.read(hello.version, "hello.version", problems)
     if problems:
-        raise InvalidRecord(problems)
+        raise InvalidRecordError(problems)
 
 
 def subscription(message: pb.Subscription) -> Subscription:
-    """What the sidecar subscribes to; `InvalidRecord` if that is nothing, or malformed."""
+    """What the sidecar subscribes to; `InvalidRecordError` if that is nothing, or malformed."""
     problems = Problems()
     match message.WhichOneof("scope"):
         case "agents":
             wanted = frozenset(message.agents.agent_ids)
-            for agent_id in message.agents.agent_ids[:MOST_NAMED]:
+            for agent_id in message.agents.agent_ids[:MAX_NAMED]:
                 AGENT_ID.read(agent_id, "hello.subscription.agents", problems)
             found = Subscription(agent_ids=wanted)
         case "tags":
@@ -45,9 +45,9 @@ def subscription(message: pb.Subscription) -> Subscription:
         case "all":
             return Subscription()
         case _:
-            raise InvalidRecord([Problem("hello.subscription", "names neither agents nor tags nor all")])
-    if not 1 <= len(wanted) <= MOST_NAMED:
-        problems.append(Problem("hello.subscription", f"has not 1 to {MOST_NAMED} entries"))
+            raise InvalidRecordError([Problem("hello.subscription", "names neither agents nor tags nor all")])
+    if not 1 <= len(wanted) <= MAX_NAMED:
+        problems.append(Problem("hello.subscription", f"has not 1 to {MAX_NAMED} entries"))
     problems.raise_if_any()
     return found
 
@@ -59,9 +59,9 @@ def refusals(message: pb.Acknowledgement) -> list[Refusal]:
         Refusal(
             Kind(refusal.kind),
             refusal.id[:MAX_REFUSED_ID],
-            tuple(problem[:MAX_PROBLEM] for problem in refusal.problems[:MOST_PROBLEMS]),
+            tuple(problem[:MAX_PROBLEM] for problem in refusal.problems[:MAX_PROBLEMS]),
         )
-        for refusal in message.refusals[:MOST_REFUSALS]
+        for refusal in message.refusals[:MAX_REFUSALS]
         if refusal.kind in kinds
     ]
 

@@ -13,7 +13,7 @@ from pdp.core.records import NAME, PROSE
 from registry_store.database.tables import DecisionLog
 from registry_store.database.transactions import Database, inserting, retried
 from registry_store.documents import Document, read_values
-from registry_store.errors import NotAllowed, NotFound
+from registry_store.errors import NotAllowedError, NotFoundError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 
@@ -35,7 +35,7 @@ RELEASE_BODY: dict[str, Field] = {
 
 
 async def claim(database: Database, node_id: str, name: str, at: datetime) -> None:
-    """Note that a sidecar with a key of this name connects; `NotAllowed` where the node id is not that of the name."""
+    """Note that a sidecar with a key of this name connects; `NotAllowedError` if the node id is another name's."""
     async with database.reading() as session:
         log = await session.get(DecisionLog, node_id)
     if log is not None:
@@ -56,24 +56,24 @@ async def locked(session: AsyncSession, node_id: str, at: datetime) -> DecisionL
 
 
 def take(log: DecisionLog, name: str) -> None:
-    """Make the node id that of the keys of this name; `NotAllowed` if it is that of another name already."""
+    """Make the node id that of the keys of this name; `NotAllowedError` if it is that of another name already."""
     check_owner(log, name)
     log.owner = name
 
 
 def check_owner(log: DecisionLog, name: str) -> None:
-    """Raise `NotAllowed` if the node id is that of keys of another name, which the store's own log alone tells."""
+    """Raise `NotAllowedError` if the node id is that of keys of another name, which the store's own log alone tells."""
     if log.owner in (None, name):
         return
     logger.warning("a key named `%s` used node id `%s`, which is that of keys named `%s`", name, log.node_id, log.owner)
-    raise NotAllowed(f"node id {quote(log.node_id)} is that of keys of another name; an admin can release it")
+    raise NotAllowedError(f"node id {quote(log.node_id)} is that of keys of another name; an admin can release it")
 
 
 async def release(session: AsyncSession, node_id: str, body: Any, actor: Actor) -> DecisionLog:
-    """Give a node id to the keys of another name, or to whoever uses it next; `NotFound` if nobody has used it."""
+    """Give a node id to the keys of another name, or to whoever uses it next; `NotFoundError` if nobody has used it."""
     values = read_values(body, RELEASE_BODY)
     if await session.get(DecisionLog, node_id) is None:
-        raise NotFound(f"no sidecar {quote(node_id)}")
+        raise NotFoundError(f"no sidecar {quote(node_id)}")
     log = await locked(session, node_id, actor.at)
     before, log.owner = log.owner, values["key_name"]
     if before != log.owner:

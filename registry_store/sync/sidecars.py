@@ -9,8 +9,8 @@ from registry_store.documents import Document, to_json
 from registry_store.journal.revisions import Kind
 from registry_store.sync.subscriptions import Subscription
 
-MOST_REMEMBERED = 10_000
-MOST_UNACKNOWLEDGED = 1_000
+MAX_REMEMBERED = 10_000
+MAX_UNACKNOWLEDGED = 1_000
 MAX_REFUSALS = 1_000
 
 Records = frozenset[tuple[Kind, str]]
@@ -46,7 +46,7 @@ class Sidecar:
         """Note a change on its way (`records` None: a snapshot), to be acknowledged."""
         self.sent_revision = revision
         self.unacknowledged.append((revision, committed_at, records))
-        while len(self.unacknowledged) > MOST_UNACKNOWLEDGED:
+        while len(self.unacknowledged) > MAX_UNACKNOWLEDGED:
             self.unacknowledged.popleft()
 
     def acknowledged(self, revision: int, refusals: list[Refusal]) -> list[float]:
@@ -77,7 +77,7 @@ class Sidecars:
             sidecar.refusals = previous.refusals
             sidecar.acknowledged_revision = previous.acknowledged_revision
         self._by_node[sidecar.node_id] = sidecar
-        if len(self._by_node) > MOST_REMEMBERED:
+        if len(self._by_node) > MAX_REMEMBERED:
             del self._by_node[next(iter(self._by_node))]
 
     def page(self, limit: int, offset: int) -> tuple[list[Sidecar], int]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdp.core.compile import (
-    MOST_MERGED,
+    MAX_MERGED,
     NO_POLICIES,
     CompiledAgent,
     CompiledPolicy,
@@ -56,7 +56,7 @@ def test_what_was_merged_for_a_type_is_kept() -> None:
 
 def test_no_more_merged_types_are_kept_than_a_bound() -> None:
     """Beyond it they are merged anew, with the same result."""
-    types = [f"type-{number}" for number in range(MOST_MERGED + 1)]
+    types = [f"type-{number}" for number in range(MAX_MERGED + 1)]
     found = PolicySet([policy("all", 1, action_type_in=types), policy("any", 2)])
     first = found.enforcing(types[0])
     for name in types[1:-1]:

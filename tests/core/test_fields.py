@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp.core.errors import InvalidAction, InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidActionError, InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, Kind, join, quote, read_fields, schema_of
 from pdp.core.kinds import (
     Choice,
@@ -293,6 +293,6 @@ def test_a_zone_is_one_that_the_machine_knows() -> None:
 def test_problems_read_as_one_sentence() -> None:
     """Each with its path, where it has one."""
     problems = [Problem("a.b", "is empty"), Problem("", "is not JSON")]
-    for error in (InvalidRecord(iter(problems)), InvalidAction(*problems)):
+    for error in (InvalidRecordError(iter(problems)), InvalidActionError(*problems)):
         assert str(error) == "a.b: is empty; is not JSON"
         assert error.problems == tuple(problems)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pdp.core import records
-from pdp.core.errors import InvalidRecord, Problem, Problems
+from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Flag, Json, ListOf, MapOf, Text
 
@@ -17,8 +17,8 @@ LONG = "ж" * 1_000_000
 MAX_ANSWER_BYTES = 128 * 1024
 
 
-def faults(read: Callable[[Any], object], document: object) -> InvalidRecord:
-    with pytest.raises(InvalidRecord) as caught:
+def faults(read: Callable[[Any], object], document: object) -> InvalidRecordError:
+    with pytest.raises(InvalidRecordError) as caught:
         read(document)
     return caught.value
 

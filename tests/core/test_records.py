@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from pdp.core.model import (
     AgentRecord,
     AgentType,
@@ -439,7 +439,7 @@ MINIMAL = {
 def faults(read: Any, document: Any) -> list[str]:
     try:
         read(document)
-    except InvalidRecord as error:
+    except InvalidRecordError as error:
         return list(map(str, error.problems))
     return []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from pdp.core.explanation.situation import Records
 from pdp.core.model import Action, Now, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
@@ -227,7 +227,7 @@ def _sound(given: list[dict[str, Any]], whose: str) -> list[dict[str, Any]]:
         named = policy | {"policy_id": f"{whose}-{number}", "policy_name": f"{whose} {number}"}
         try:
             read_organisation_policy(named)
-        except InvalidRecord:  # risk above 70 and below 30, and the like
+        except InvalidRecordError:  # risk above 70 and below 30, and the like
             continue
         found.append(named)
     return found

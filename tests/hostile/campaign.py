@@ -35,7 +35,7 @@ GROWTH_BYTES = 24 << 20
 DRAIN_SECONDS = 300
 ATTACKER_NICE = 15
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -63,7 +63,7 @@ class Account:
         """Take note, and tell at once: a long campaign is watched."""
         self.findings += findings
         for finding in findings:
-            log.warning("%s", finding)
+            logger.warning("%s", finding)
 
 
 class Campaign:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from pdp import wire
-from pdp.approvals import MOST_WAITING
+from pdp.approvals import MAX_WAITING
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
 from tests.deciding import Bench, served
@@ -330,7 +330,7 @@ async def test_nobody_waits_for_what_was_never_asked(bench: Bench, approval_id: 
 async def test_waiting_is_bounded(bench: Bench) -> None:
     """One more than a thousand is RESOURCE_EXHAUSTED."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
-    bench.service.approvals.waiting = MOST_WAITING
+    bench.service.approvals.waiting = MAX_WAITING
     async with served(bench.service) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await updates(stub, "a1")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp import wire
-from pdp.core.errors import InvalidAction
+from pdp.core.errors import InvalidActionError
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.idempotency import Answers
@@ -36,7 +36,7 @@ async def check_stream(length: int, folder: Path) -> int:
     spool = Spool(DecisionLog(folder / "decisions", 8 * MIB, time.time))
     bench = Bench(spool)
     bench.put(agent())
-    bench.service.point.answers = Answers(most_bytes=MIB)
+    bench.service.point.answers = Answers(max_bytes=MIB)
     memory = []
 
     async def requests() -> AsyncIterator[pb.EvaluateStreamRequest]:
@@ -84,7 +84,7 @@ def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
     bench = Bench()
     bench.put(*(agent(f"agent-number-{number}") for number in range(agents)))
     bound = MIB if agents < 1000 else 64 * MIB
-    answers = bench.service.point.answers = Answers(most_bytes=bound)
+    answers = bench.service.point.answers = Answers(max_bytes=bound)
     gc.collect()
     tracemalloc.start()
     for number in range(agents * keys):
@@ -100,7 +100,7 @@ def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
 
 def test_the_newest_answers_are_the_ones_remembered() -> None:
     """When the bound is reached the oldest give way, and after ten minutes all do, which is no eviction."""
-    answers = Answers(most_bytes=2000)
+    answers = Answers(max_bytes=2000)
     for number in range(10):
         answers.put("agent", f"key-{number}", b"d", b"a" * 100, float(number))
     kept = [number for number in range(10) if answers.get("agent", f"key-{number}", 10.0)]
@@ -198,7 +198,7 @@ def test_no_bytes_are_allowed_or_crash(raw: bytes) -> None:
     """Whatever bytes come, they are refused with a field's name, or decided, and what is closed is blocked."""
     try:
         answer = CLOSED.service.point.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw)))
-    except InvalidAction as error:
+    except InvalidActionError as error:
         assert error.problems[0].path
     else:
         assert answer.outcome == pb.OUTCOME_BLOCK

@@ -54,11 +54,11 @@ def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", a
     problems = Problems()
     read = [requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
     problems.raise_if_any()
-    requests = [request for request in read if request is not None]
+    wanted = [request for request in read if request is not None]
 
     async def work() -> list[Approval]:
         async with store.running._store.database.writing() as session:
-            return await approvals.open_requested(session, node_id, requests, at or datetime.now(UTC))
+            return await approvals.open_requested(session, node_id, wanted, at or datetime.now(UTC))
 
     return [approval.approval_id for approval in store.run(work())]
 

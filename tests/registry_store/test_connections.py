@@ -58,11 +58,11 @@ def test_silent_connections_leave_room(settings: Settings, monkeypatch: pytest.M
 
 def test_a_body_of_more_values_than_a_record_has_is_refused_unparsed(settings: Settings) -> None:
     """413, within the bound of bytes too."""
-    names = b",".join(b'"%x":1' % number for number in range(bodies.MOST_VALUES + 2))
-    assert len(names) < bodies.MOST_BYTES
+    names = b",".join(b'"%x":1' % number for number in range(bodies.MAX_VALUES + 2))
+    assert len(names) < bodies.MAX_BYTES
     with served(settings) as store:
         answer = store.rest().post("/api/agents/registry", b"{" + names + b"}")
-    assert (answer.status, answer.body["detail"]) == (413, f"the body has more than {bodies.MOST_VALUES} values")
+    assert (answer.status, answer.body["detail"]) == (413, f"the body has more than {bodies.MAX_VALUES} values")
 
 
 async def test_a_page_is_rendered_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def test_migrating_twice_is_harmless_and_a_newer_schema_is_refused(tmp_path: Pat
 
 def test_the_probes_and_metrics_need_no_key(store: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """healthz, readyz and metrics answer anyone; the metrics parse and count requests by route."""
-    monkeypatch.setattr(operations, "MOST_DATABASE_AGE_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(operations, "MAX_DATABASE_AGE_SECONDS", WAIT_SECONDS)
     anyone, admin = store.rest(None), store.rest()
     admin.register("measured-prod")
     for number in range(3):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from registry_store import webhooks
 from registry_store.cli import main
 from registry_store.settings import Settings, load_secret
-from registry_store.webhooks import NotDelivered, Webhook, is_public
+from registry_store.webhooks import DeliveryError, Webhook, is_public
 from tests.registry_store.audit.test_audit import Log, until
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import WAIT_SECONDS, served
@@ -100,35 +100,35 @@ def test_a_body_arrives_signed(receiver: Receiver) -> None:
 def test_an_answer_that_takes_nothing_is_a_failure(receiver: Receiver, status: int) -> None:
     """A redirect too: it is not followed."""
     receiver.statuses.append(status)
-    with pytest.raises(NotDelivered, match=f"answered {status}"):
+    with pytest.raises(DeliveryError, match=f"answered {status}"):
         Webhook(receiver.url, SECRET, private=True).deliver(b"{}", 0)
     assert receiver.bodies == []
 
 
 def test_a_private_address_is_not_called(receiver: Receiver) -> None:
     """Unless it is allowed: what a name stands for counts, not the name."""
-    with pytest.raises(NotDelivered, match="not public"):
+    with pytest.raises(DeliveryError, match="not public"):
         Webhook(receiver.url, SECRET).deliver(b"{}", 0)
     assert receiver.bodies == []
 
 
 def test_a_certificate_must_be_trusted(authority: trustme.CA) -> None:
     """And be that of the name, although the connection is to an address."""
-    with receiving(authority) as found, pytest.raises(NotDelivered, match="does not answer"):
+    with receiving(authority) as found, pytest.raises(DeliveryError, match="does not answer"):
         Webhook(found.url, SECRET, private=True).deliver(b"{}", 0)
 
 
 def test_a_certificate_must_be_of_the_name(receiver: Receiver) -> None:
     """That of localhost is not that of 127.0.0.1."""
     url = receiver.url.replace("localhost", "127.0.0.1")
-    with pytest.raises(NotDelivered, match="does not answer"):
+    with pytest.raises(DeliveryError, match="does not answer"):
         Webhook(url, SECRET, private=True).deliver(b"{}", 0)
 
 
 def test_a_host_that_is_not_there_is_a_failure() -> None:
     """Nobody at the port, and no such name."""
     for url in ("https://127.0.0.1:1", "https://nowhere.invalid"):
-        with pytest.raises(NotDelivered):
+        with pytest.raises(DeliveryError):
             Webhook(url, SECRET, private=True).deliver(b"{}", 0)
 
 

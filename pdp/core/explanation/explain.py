@@ -18,12 +18,12 @@ from pdp.core.explanation.stages import STAGES, Finding, Ruling, deciding_policy
 from pdp.core.fields import quote
 from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason, StaleMode
 
-MOST_POLICIES_READ = 50_000
+MAX_POLICIES_READ = 50_000
 """Over all changes that are tried, so that an agent with thousands of policies is explained in about a second."""
 
-LEAST_TRIED = 8
-MOST_CHAINED = 6
-MOST_SUGGESTIONS = 8
+MIN_TRIED = 8
+MAX_CHAINED = 6
+MAX_SUGGESTIONS = 8
 NO_RULING = Ruling(Outcome.BLOCK, Reason.INTERNAL_ERROR)
 
 
@@ -197,10 +197,10 @@ def _would_allow(situation: Situation, explanation: Explanation) -> tuple[str, .
     if explanation.outcome is Outcome.ALLOW:
         return ()
     policies = len(policies_of(situation, Mode.ENFORCE))
-    left = iter(range(max(LEAST_TRIED, MOST_POLICIES_READ // (1 + policies))))
+    left = iter(range(max(MIN_TRIED, MAX_POLICIES_READ // (1 + policies))))
     single = [change for change, then in _tried(situation, explanation, left) if then.outcome is Outcome.ALLOW]
     found = merged(single or _pairs(situation, explanation, left)) or _chain(situation, explanation, left)
-    return tuple(found[:MOST_SUGGESTIONS])
+    return tuple(found[:MAX_SUGGESTIONS])
 
 
 def _tried(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[tuple[Change, Explanation]]:
@@ -223,7 +223,7 @@ def _chain(situation: Situation, explanation: Explanation, left: Iterator[int]) 
     while explanation.outcome is not Outcome.ALLOW:
         reached = _reach(explanation)
         further = next((step for step in _tried(situation, explanation, left) if _reach(step[1]) > reached), None)
-        if further is None or len(told) == MOST_CHAINED:
+        if further is None or len(told) == MAX_CHAINED:
             return []
         change, explanation = further
         situation = change.situation

@@ -19,7 +19,7 @@ from pdp.core.explanation.stages import WEEKDAYS, limits_of, thresholds
 from pdp.core.fields import quote
 from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, ServerRecord, Status, Transport
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 """How many of a rule's own names (resources, tools, …) are tried."""
 
 DAYS = 8
@@ -206,7 +206,7 @@ def _data_classifications(situation: Situation, bearing: list[Clause]) -> Iterat
         rest = tuple(label for label in carried if label not in unwanted)
         what = f"without data classification {' and '.join(map(quote, sorted(unwanted)))}"
         yield Change(what, "", _act(situation, data_classifications=rest))
-    for label in [label for label in (*allowed, *named) if label not in carried][:MOST_NAMED]:
+    for label in [label for label in (*allowed, *named) if label not in carried][:MAX_NAMED]:
         more = _act(situation, data_classifications=(*carried, label))
         yield Change("with data classification", quote(label), more, alternative=True)
 
@@ -244,7 +244,7 @@ class _OtherText:
     def __call__(self, situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
         label = self.field.replace("_", " ")
         named = _named(bearing, self.operators)
-        for value in list(dict.fromkeys((*self.allowed(situation), *named)))[:MOST_NAMED]:
+        for value in list(dict.fromkeys((*self.allowed(situation), *named)))[:MAX_NAMED]:
             yield Change(label, quote(value), _act(situation, **{self.field: value}), alternative=True)
         what = f"other than {' and '.join(map(quote, named))}" if named else f"outside {self.outside}"
         yield Change(f"{label} {what}", "", _act(situation, **{self.field: ANYTHING_ELSE}))

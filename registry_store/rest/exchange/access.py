@@ -12,7 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.access.keys import Caller, Role
-from registry_store.errors import NotAllowed, NotAuthenticated, TooManyFailures
+from registry_store.errors import NotAllowedError, NotAuthenticatedError, TooManyFailuresError
 from registry_store.journal.activity import Actor
 from registry_store.journal.revisions import meta
 from registry_store.store import Store
@@ -43,7 +43,7 @@ class RoleIn:
     ) -> Caller:
         found = await _caller(request, credentials)
         if found.role not in self.roles:
-            raise NotAllowed(f"a key of role {found.role.value} may not do this")
+            raise NotAllowedError(f"a key of role {found.role.value} may not do this")
         return found
 
 
@@ -57,16 +57,16 @@ AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
 def sees(caller: Caller, agent_id: str) -> bool:
     """Whether what is of this agent is there for the caller: to an agent's key that of other agents is not.
 
-    A record that is read by its id is then a `NotFound`, as where there is none: whether it exists is not told.
+    A record that is read by its id is then a `NotFoundError`, as where there is none: whether it exists is not told.
     """
     return caller.role is not Role.AGENT or caller.agent_id == agent_id
 
 
 def check_sees(caller: Caller, agent_id: str) -> None:
-    """`NotAllowed` where an agent's key names another agent, registered or not."""
+    """`NotAllowedError` where an agent's key names another agent, registered or not."""
     if not sees(caller, agent_id):
         whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
-        raise NotAllowed(f"this key is that of {whose}")
+        raise NotAllowedError(f"this key is that of {whose}")
 
 
 def seen_by(caller: Caller, agent_id: str | None) -> str | None:
@@ -100,9 +100,9 @@ async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | 
     source = request.client.host if request.client else ""
     try:
         if credentials is None:
-            raise NotAuthenticated("the header `Authorization: Bearer owkai_…` is missing")
+            raise NotAuthenticatedError("the header `Authorization: Bearer owkai_…` is missing")
         return await store.authentication.caller(credentials.credentials, source, datetime.now(UTC))
-    except (NotAuthenticated, TooManyFailures):
+    except (NotAuthenticatedError, TooManyFailuresError):
         store.metrics.refused_keys.inc()
         raise
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from pdp.core.fields import Field
 from pdp.serving.turns import Turns
 from registry_store.documents import Document, canonical, compact, read_instant
-from registry_store.errors import StaleTag
+from registry_store.errors import StaleTagError
 from registry_store.rest.exchange import schemas
 from registry_store.rest.exchange.problems import MEDIA_TYPE
 
@@ -76,13 +76,13 @@ def entity_tag(document: Mapping[str, Any]) -> str:
 
 
 def check_match(request: Request, document: Mapping[str, Any]) -> None:
-    """Raise `StaleTag` if the caller's `If-Match` names another state than this."""
+    """Raise `StaleTagError` if the caller's `If-Match` names another state than this."""
     wanted = request.headers.get("if-match")
     if wanted is None:
         return
     tags = {tag.strip() for tag in wanted.split(",")}
     if "*" not in tags and entity_tag(document) not in tags:
-        raise StaleTag(f"the record has changed: its ETag is {entity_tag(document)}")
+        raise StaleTagError(f"the record has changed: its ETag is {entity_tag(document)}")
 
 
 def takes(

@@ -12,8 +12,8 @@ from pdp.core.records import PROSE
 from pdp.serving.requests import read_body
 from registry_store.documents import read_values
 
-MOST_BYTES = 1024 * 1024
-MOST_VALUES = 50_000
+MAX_BYTES = 1024 * 1024
+MAX_VALUES = 50_000
 """More than a record can have. Python parses a body while nothing else runs, and takes its time for each value."""
 SMALL_BYTES = 4096
 """So little is parsed sooner than a thread is woken."""
@@ -21,9 +21,9 @@ SMALL_BYTES = 4096
 REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Why; the activity log keeps it")}
 
 
-async def read_json(request: Request, most_bytes: int = MOST_BYTES, most_values: int = MOST_VALUES) -> Any:
-    """The body as JSON; 413 above `most_bytes` (by default 1 MiB) or `most_values`, and 400 where it is not JSON."""
-    raw = await _read_bounded(request, most_bytes)
+async def read_json(request: Request, max_bytes: int = MAX_BYTES, most_values: int = MAX_VALUES) -> Any:
+    """The body as JSON; 413 above `max_bytes` (by default 1 MiB) or `most_values`, and 400 where it is not JSON."""
+    raw = await _read_bounded(request, max_bytes)
     if raw.count(b",") > most_values:
         raise HTTPException(413, f"the body has more than {most_values} values")
     try:
@@ -43,12 +43,12 @@ async def read_optional_json(request: Request) -> Any:
     return await read_json(request) if await _read_bounded(request) else {}
 
 
-async def _read_bounded(request: Request, most_bytes: int = MOST_BYTES) -> bytes:
+async def _read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
     try:
-        request.state.body = body = await read_body(request, most_bytes)
+        request.state.body = body = await read_body(request, max_bytes)
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
     return body

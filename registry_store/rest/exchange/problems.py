@@ -11,17 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from pdp.core.errors import InvalidRecord, Problem, Problems, bounded_text
+from pdp.core.errors import InvalidRecordError, Problem, Problems, bounded_text
 from registry_store.database.transactions import FAILURES, is_unavailable, reason_of
 from registry_store.errors import (
-    Conflict,
-    LapsedKey,
-    NotAllowed,
-    NotAuthenticated,
-    NotFound,
+    ConflictError,
+    LapsedKeyError,
+    NotAllowedError,
+    NotAuthenticatedError,
+    NotFoundError,
     RegistryError,
-    StaleTag,
-    TooManyFailures,
+    StaleTagError,
+    TooManyFailuresError,
 )
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ RETRY_SECONDS = 1
 TOLD_SECONDS = 10.0
 """Between two lines in the log at least on requests that the database fails, however many those are."""
 STATUSES: Mapping[type[RegistryError], int] = {
-    NotAuthenticated: 401,
-    NotAllowed: 403,
-    NotFound: 404,
-    Conflict: 409,
-    StaleTag: 412,
-    LapsedKey: 401,
-    TooManyFailures: 429,
+    NotAuthenticatedError: 401,
+    NotAllowedError: 403,
+    NotFoundError: 404,
+    ConflictError: 409,
+    StaleTagError: 412,
+    LapsedKeyError: 401,
+    TooManyFailuresError: 429,
 }
 
 
@@ -61,8 +61,8 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     """Make every error of the application a problem; `allowed` tells the methods that a path has."""
     told_at = -TOLD_SECONDS
 
-    @app.exception_handler(InvalidRecord)
-    async def invalid_record(_request: Request, error: InvalidRecord) -> Response:
+    @app.exception_handler(InvalidRecordError)
+    async def invalid_record(_request: Request, error: InvalidRecordError) -> Response:
         return problem(422, f"not valid: {error.count} of the values", error.problems)
 
     @app.exception_handler(RequestValidationError)
@@ -74,7 +74,7 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     async def registry_error(_request: Request, error: RegistryError) -> Response:
         status = STATUSES[type(error)]
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if isinstance(error, TooManyFailures):
+        if isinstance(error, TooManyFailuresError):
             headers["Retry-After"] = str(ceil(error.wait))
         return problem(status, str(error), headers=headers)
 

@@ -13,7 +13,7 @@ from registry_store.database import listing
 from registry_store.database.listing import Filter
 from registry_store.database.tables import Agent
 from registry_store.documents import Document
-from registry_store.errors import Conflict
+from registry_store.errors import ConflictError
 from registry_store.records import advice, agents, emergency_stops
 from registry_store.records.agents import CHANGE_BODY
 from registry_store.rest.exchange import examples
@@ -127,10 +127,10 @@ async def suspend(request: Request, agent_id: AgentId, caller: Admin) -> JSONRes
 
 
 def _check_own(caller: Caller, body: Any) -> None:
-    """`Conflict` where the key of one agent would register another, told before it shows whether that one exists."""
+    """Raise `ConflictError` if the key of one agent registers another, before it is shown whether that one exists."""
     wanted = body.get("agent_id") if isinstance(body, dict) else None
     if wanted is not None and caller.role is Role.AGENT and caller.agent_id not in (None, wanted):
-        raise Conflict(f"this key is that of agent `{caller.agent_id}`")
+        raise ConflictError(f"this key is that of agent `{caller.agent_id}`")
 
 
 async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: Status) -> JSONResponse:

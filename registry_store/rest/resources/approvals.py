@@ -14,7 +14,7 @@ from registry_store.approvals.approvals import APPROVE_BODY, DENY_BODY, Approval
 from registry_store.approvals.lists import Filter
 from registry_store.database.tables import Approval
 from registry_store.documents import read_values
-from registry_store.errors import NotFound
+from registry_store.errors import NotFoundError
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Approver, ReaderOrAgent, reading, seen_by, sees, store_of, writing
 from registry_store.rest.exchange.answers import Limit, Offset, RecordId, Word, answer, check_match, gives, page, takes
@@ -63,7 +63,7 @@ async def read(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -
     async with reading(request) as session:
         approval = await approvals.get(session, approval_id)
     if not sees(caller, approval.agent_id):
-        raise NotFound(f"no approval `{approval_id}`")
+        raise NotFoundError(f"no approval `{approval_id}`")
     return answer(approvals.document(approval, datetime.now(UTC)))
 
 

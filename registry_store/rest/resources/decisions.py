@@ -6,25 +6,25 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from registry_store.decisions import decisions, ids
-from registry_store.decisions.decisions import MOST_COUNTED, Filter
-from registry_store.errors import NotFound
+from registry_store.decisions.decisions import MAX_COUNTED, Filter
+from registry_store.errors import NotFoundError
 from registry_store.rest.exchange.access import ReaderOrAgent, reading, seen_by, sees
 from registry_store.rest.exchange.answers import Limit, Moment, RecordId, Word, answer, gives, page
 from registry_store.rest.exchange.schemas import COUNT, FLAG, page_of, ref
 
 router = APIRouter(prefix="/api/decisions", tags=["decisions"])
 
-MOST_OFFSET = 10_000
+MAX_OFFSET = 10_000
 
 OutcomeName = Literal["allow", "require_approval", "block", "escalate"]
 Offset = Annotated[
-    int, Query(ge=0, le=MOST_OFFSET, description="How many to leave out; further back leads `before`, at any depth")
+    int, Query(ge=0, le=MAX_OFFSET, description="How many to leave out; further back leads `before`, at any depth")
 ]
 Before = Annotated[str | None, Query(pattern=f"^{ids.PATTERN}$", description="Only decisions before that of this id")]
 ANSWER = page_of(
     "decisions",
     ref("Decision"),
-    total_exact=FLAG | {"description": f"Whether `total` is all; false: there are more than {MOST_COUNTED}"},
+    total_exact=FLAG | {"description": f"Whether `total` is all; false: there are more than {MAX_COUNTED}"},
     missing=COUNT | {"description": "How many records sidecars had to give up before they came in, of all logs"},
     breaks=COUNT | {"description": "How many records do not follow from those before by their hash, of all logs"},
 )
@@ -59,5 +59,5 @@ async def read(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -
     async with reading(request) as session:
         decision = await decisions.get(session, decision_id)
     if not sees(caller, decision.agent_id):
-        raise NotFound(f"no decision `{decision_id}`")
+        raise NotFoundError(f"no decision `{decision_id}`")
     return answer(decisions.document(decision))

@@ -5,21 +5,21 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from pdp.core.errors import InvalidRecord, Problem
+from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.database.tables import Agent
 from registry_store.documents import Document
-from registry_store.errors import StaleTag
+from registry_store.errors import StaleTagError
 from registry_store.records import agents, declarations, policies
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Admin, Reader, reading, store_of, writing
 from registry_store.rest.exchange.answers import AgentId, Limit, Offset, answer, check_match, gives, page, takes
-from registry_store.rest.exchange.bodies import MOST_BYTES, read_json
+from registry_store.rest.exchange.bodies import MAX_BYTES, read_json
 from registry_store.rest.exchange.routing import Retried
 from registry_store.rest.exchange.schemas import page_of, ref
 
 router = APIRouter(prefix="/api/agents/declarations", tags=["declarations"], route_class=Retried)
 
-MOST_VALUES = 500_000
+MAX_VALUES = 500_000
 PAGE = page_of("declarations", ref("Declaration"))
 
 
@@ -46,7 +46,7 @@ async def read(request: Request, agent_id: AgentId, _caller: Reader) -> JSONResp
 )
 async def apply(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Make the agent and its policies just this, in one transaction; `If-None-Match: *` only registers."""
-    body = _with_id(await read_json(request, policies.MOST_BYTES + MOST_BYTES, MOST_VALUES), agent_id)
+    body = _with_id(await read_json(request, policies.MAX_BYTES + MAX_BYTES, MAX_VALUES), agent_id)
     wanted = await asyncio.to_thread(declarations.read, body)  # of megabytes: other callers shall not wait
     async with writing(request, caller) as (session, actor):
         found = await session.get(Agent, agent_id)
@@ -62,14 +62,14 @@ async def apply(request: Request, agent_id: AgentId, caller: Admin) -> JSONRespo
 
 def _with_id(body: object, agent_id: str) -> Document:
     if not isinstance(body, dict):
-        raise InvalidRecord([Problem("", "the body is not an object")])
+        raise InvalidRecordError([Problem("", "the body is not an object")])
     if body.get("agent_id", agent_id) != agent_id:
-        raise InvalidRecord([Problem("agent_id", f"is not that of the path, `{agent_id}`")])
+        raise InvalidRecordError([Problem("agent_id", f"is not that of the path, `{agent_id}`")])
     return body | {"agent_id": agent_id}
 
 
 def _check_presence(request: Request, agent_id: str, *, there: bool) -> None:
     if there and request.headers.get("if-none-match") == "*":
-        raise StaleTag(f"agent `{agent_id}` is registered by now")
+        raise StaleTagError(f"agent `{agent_id}` is registered by now")
     if not there and "if-match" in request.headers:
-        raise StaleTag(f"agent `{agent_id}` is not registered")
+        raise StaleTagError(f"agent `{agent_id}` is not registered")

@@ -14,7 +14,7 @@ from registry_store.rest.exchange.schemas import COUNT, record, ref
 
 router = APIRouter(tags=["operations"])
 
-MOST_DATABASE_AGE_SECONDS = 5
+MAX_DATABASE_AGE_SECONDS = 5
 
 
 def _tells(about: str, **members: Schema) -> dict[int | str, dict[str, Any]]:
@@ -41,7 +41,7 @@ async def readyz(request: Request) -> JSONResponse:
     store = store_of(request)
     if not store.ready:
         return problem(503, "the store is stopping")
-    if time.monotonic() - store.feed.confirmed_at > MOST_DATABASE_AGE_SECONDS:
+    if time.monotonic() - store.feed.confirmed_at > MAX_DATABASE_AGE_SECONDS:
         return problem(503, "the database is out of reach")
     return JSONResponse({"status": "ready", "revision": store.feed.revision})
 

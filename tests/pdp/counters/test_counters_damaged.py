@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdp.counters.file import MARKER, Damaged, read
+from pdp.counters.file import MARKER, DamagedError, read
 from tests.pdp.counters.counting import Machine
 
 LIMITS = {"max_actions_per_minute": 3, "max_actions_per_hour": 5, "max_actions_per_day": 7, "max_daily_budget_usd": 5}
@@ -194,7 +194,7 @@ def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
         spoiled[at] ^= 0x10
         machine.path.write_bytes(spoiled)
         if at < last:
-            with pytest.raises(Damaged):
+            with pytest.raises(DamagedError):
                 read(machine.path)
         else:
             assert read(machine.path).at < sound.at

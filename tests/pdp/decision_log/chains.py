@@ -51,9 +51,9 @@ class Kept:
         return named - {record.sequence for record in self.records}
 
 
-def opened(folder: Path, most_bytes: int = 1 << 20, **how: Any) -> DecisionLog:
+def opened(folder: Path, max_bytes: int = 1 << 20, **how: Any) -> DecisionLog:
     """The log in `folder`, at a clock that stands still."""
-    return DecisionLog(folder / "decisions", most_bytes, lambda: WALL, **how)
+    return DecisionLog(folder / "decisions", max_bytes, lambda: WALL, **how)
 
 
 def document(number: int, size: int = 0) -> bytes:

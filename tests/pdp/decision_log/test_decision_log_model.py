@@ -25,8 +25,8 @@ class Lives(RuleBasedStateMachine):
     @initialize(files_of=st.integers(200, 2000))
     def begin(self, files_of: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pdp-log-"))
-        self.most_bytes = 64 * files_of
-        self.log = opened(self.folder, self.most_bytes)
+        self.max_bytes = 64 * files_of
+        self.log = opened(self.folder, self.max_bytes)
         self.store = Kept()
         self.written: dict[int, bytes] = {}
         self.numbers = iter(range(10**9))
@@ -69,7 +69,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.log = opened(self.folder, self.most_bytes)
+        self.log = opened(self.folder, self.max_bytes)
         assert self.log.last >= max(self.written, default=0)
 
     @precondition(lambda self: files(self.folder))
@@ -91,7 +91,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def stays_within_its_bound(self) -> None:
         if hasattr(self, "log"):
-            assert self.log.bytes <= self.most_bytes + 1000
+            assert self.log.bytes <= self.max_bytes + 1000
 
     def teardown(self) -> None:
         if not hasattr(self, "log"):

@@ -38,7 +38,7 @@ def test_each_document_is_a_line(pipe: tuple[int, int], monkeypatch: pytest.Monk
 
 async def test_a_reader_that_does_not_read_costs_a_bounded_buffer(pipe: tuple[int, int]) -> None:
     """What does not fit is counted; the rest comes when it reads."""
-    echo = Echo(pipe[1], most_bytes=1 << 20)
+    echo = Echo(pipe[1], max_bytes=1 << 20)
     for _ in range(300):
         echo.put([b"x" * 9_999])
     assert echo.dropped > 150

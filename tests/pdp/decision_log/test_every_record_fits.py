@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp.decision_log.log import MOST_DOCUMENT_BYTES
+from pdp.decision_log.log import MAX_DOCUMENT_BYTES
 from pdp.decision_log.record import Entry, document, weight
 from pdp.decision_log.redaction import NOTHING, Redaction
-from pdp.decision_log.spool import MOST_BATCH_BYTES
+from pdp.decision_log.spool import MAX_BATCH_BYTES
 from pdp.v1 import decision_pb2 as pb
-from registry_store.decisions.reports import MOST_BYTES, Decision, read_report
+from registry_store.decisions.reports import MAX_BYTES, Decision, read_report
 from registry_store.v1 import sync_pb2
 from tests.deciding import served
 from tests.pdp.actions import actions
@@ -45,7 +45,7 @@ def by_json(fields: dict[str, Any]) -> bool:
 def check(entry: Entry, redact: Redaction) -> int:
     """The record of an entry fits, weighs what it is said to at most, and the store takes it with its approval."""
     written = document(entry, redact)
-    assert len(written) <= min(MOST_DOCUMENT_BYTES, weight(entry))
+    assert len(written) <= min(MAX_DOCUMENT_BYTES, weight(entry))
     hashed = hashlib.sha256(bytes(32) + (1).to_bytes(8, "big") + written).digest()
     record = sync_pb2.DecisionRecord(sequence=1, document=written, previous_hash=bytes(32), hash=hashed)
     (read,) = read_report(sync_pb2.ReportDecisionsRequest(node_id="node", records=[record])).entries
@@ -114,7 +114,7 @@ async def test_the_largest_actions_over_a_real_connection() -> None:
 
 def test_a_batch_of_records_is_one_that_the_store_takes() -> None:
     """A record more than the sidecar's bound may be in it."""
-    assert MOST_BATCH_BYTES + MOST_DOCUMENT_BYTES <= MOST_BYTES
+    assert MAX_BATCH_BYTES + MAX_DOCUMENT_BYTES <= MAX_BYTES
 
 
 def test_4500_large_numbers_have_a_record() -> None:

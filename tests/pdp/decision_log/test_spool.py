@@ -192,7 +192,7 @@ async def test_the_end_leaves_nobody_at_the_log(tmp_path: Path) -> None:
 
 async def test_memory_is_bounded_and_the_oldest_give_way_with_a_gap(tmp_path: Path) -> None:
     """As when the disk is slower than the decisions; what is lost is counted in the log itself."""
-    kit = Kit(tmp_path, most_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, max_bytes=10 * ENTRY_BYTES)
     kit.decide(range(25))
     async with running(kit.spool):
         await kit.until_written(26)
@@ -210,7 +210,7 @@ async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: st
         message = Struct()
         message.update(attributes)
         attributes = Attributes(attributes, message.ByteSize())
-    kit = Kit(tmp_path, most_bytes=1 << 20)
+    kit = Kit(tmp_path, max_bytes=1 << 20)
     kit.decide(range(100), attributes=attributes)
     async with running(kit.spool):
         await eventually(lambda: kit.log.last)
@@ -220,7 +220,7 @@ async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: st
 async def test_much_at_once_is_written_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a burst does not reach the bound."""
     monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
-    kit = Kit(tmp_path, most_bytes=80 * ENTRY_BYTES)
+    kit = Kit(tmp_path, max_bytes=80 * ENTRY_BYTES)
     async with running(kit.spool):
         kit.decide(range(11))
         await kit.spool.flushed.wait()
@@ -263,7 +263,7 @@ async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
 
 async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> None:
     """The newest stay, and a gap tells how many did not."""
-    kit = Kit(tmp_path, most_bytes=10_000)
+    kit = Kit(tmp_path, max_bytes=10_000)
     async with running(kit.spool):
         broken(tmp_path)
         for number in range(50):
@@ -315,7 +315,7 @@ async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_
 
 async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_path: Path) -> None:
     """Once memory holds as much as it may."""
-    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
     made = 0
     async with running(kit.spool):
         broken(tmp_path)
@@ -331,7 +331,7 @@ async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_pat
 
 async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(tmp_path: Path) -> None:
     """It is full before anything has to give way, also where nobody waits and one decision is larger than the bound."""
-    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
     kit.decide(range(7))
     kit.decide([7], attributes={"text": "x" * 100_000})
     assert kit.spool.full
@@ -345,7 +345,7 @@ async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(
 
 async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_memory(tmp_path: Path) -> None:
     """However much that is: it was admitted."""
-    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
         broken(tmp_path)
         for number in range(5):
@@ -359,7 +359,7 @@ async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_
 
 async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> None:
     """Until it is on the disk."""
-    kit = Kit(tmp_path, give_way=False, most_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
         with held(kit.spool):
             kit.decide(range(7))
@@ -375,7 +375,7 @@ async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> Non
 
 async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path) -> None:
     """Many at once: each looks again, so that they do not all come in at once."""
-    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     most = 0
 
     async def caller(number: int) -> None:
@@ -396,7 +396,7 @@ async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path)
 
 async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
     """There decisions go on at once, and the oldest records give way, or none is made."""
-    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     async with running(kit.spool):
         broken(tmp_path)
         with held(kit.spool):
@@ -415,7 +415,7 @@ async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
 async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a disk that hangs no caller is held for ever, and after one waited in vain, none until it works again."""
     monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
-    kit = Kit(tmp_path, most_bytes=20 * ENTRY_BYTES)
+    kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     kit.decide(range(15))
     assert kit.spool.crowded
     await kit.spool.room()
@@ -430,7 +430,7 @@ async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("give_way", [True, False])
 async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, give_way: bool) -> None:
     """A thousand of them, more than may wait in memory, on a disk that works: none is lost and none refused."""
-    kit = Kit(tmp_path, give_way=give_way, most_bytes=4 << 20)
+    kit = Kit(tmp_path, give_way=give_way, max_bytes=4 << 20)
     bench = Bench(kit.spool)
     bench.put(agent())
     request = pb.EvaluateRequest(action=pb.Action(agent_id="billing-reader-test", action_type="api.read"))

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from pdp import wire
-from pdp.core.errors import InvalidAction
+from pdp.core.errors import InvalidActionError
 from pdp.core.model import Now
 from pdp.decision_log.record import Entry
 from pdp.decision_log.redaction import Redaction
@@ -18,8 +18,8 @@ from tests.given import NOON, agent
 from tests.pdp.actions import AGENT
 
 EVERYTHING = Redaction.of(["x.*", "*.*"])
-NAMES = {name: "\1" * most for name, most in wire.MOST_CHARACTERS.items() if name != "mcp_server"}
-KEY = "\1" * wire.MOST_KEY_CHARACTERS
+NAMES = {name: "\1" * most for name, most in wire.MAX_CHARACTERS.items() if name != "mcp_server"}
+KEY = "\1" * wire.MAX_KEY_CHARACTERS
 
 Filling = Callable[[int], dict[str, Any]]
 """An action's fields, the larger the number is."""
@@ -89,7 +89,7 @@ def by_grpc(fields: dict[str, Any], **beside: Any) -> wire.Request | None:
     """The request in bytes of gRPC, None where it is refused."""
     try:
         return wire.read_request(wire.parse(pb.EvaluateRequest, message(fields, **beside)))
-    except InvalidAction:
+    except InvalidActionError:
         return None
 
 

@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from registry_store.access import authentication, keys
-from registry_store.access.authentication import MOST_REMEMBERED, WINDOW_SECONDS, Failures, network
+from registry_store.access.authentication import MAX_REMEMBERED, WINDOW_SECONDS, Failures, network
 from registry_store.access.keys import Caller
-from registry_store.errors import NotAuthenticated, TooManyFailures
+from registry_store.errors import NotAuthenticatedError, TooManyFailuresError
 from registry_store.rpc import calls
 from registry_store.settings import Settings
 from registry_store.store import Store
@@ -52,11 +52,11 @@ def test_however_often_a_source_fails_the_wait_has_a_bound() -> None:
 def test_failures_take_bounded_memory() -> None:
     """The names that failed longest ago are forgotten first."""
     failures = Failures(1)
-    for number in range(MOST_REMEMBERED + 10):
+    for number in range(MAX_REMEMBERED + 10):
         failures.note(str(number), 0.0)
-    assert len(failures) == MOST_REMEMBERED
+    assert len(failures) == MAX_REMEMBERED
     assert failures.wait("0", 0.0) == 0
-    assert failures.wait(str(MOST_REMEMBERED), 0.0) > 0
+    assert failures.wait(str(MAX_REMEMBERED), 0.0) > 0
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_guesses_that_come_at_once_are_counted_too(settings: Settings) -> 
         async def guess(text: str) -> str:
             try:
                 await authentication.caller(text, "192.0.2.7", datetime.now(UTC))
-            except (NotAuthenticated, TooManyFailures) as error:
+            except (NotAuthenticatedError, TooManyFailuresError) as error:
                 return type(error).__name__
             return "let in"
 
@@ -126,7 +126,7 @@ async def test_guesses_that_come_at_once_are_counted_too(settings: Settings) -> 
 
         with statements(store, of="guess") as seen:
             told = await in_thread(store.run, guess_all())
-    assert Counter(told) == {"NotAuthenticated": 3, "TooManyFailures": 96, "let in": 1}
+    assert Counter(told) == {"NotAuthenticatedError": 3, "TooManyFailuresError": 96, "let in": 1}
     assert told[50] == "let in"
     assert len([statement for statement in seen if "FROM keys" in statement]) == 1
 
@@ -170,7 +170,7 @@ async def test_more_than_one_reading_takes_are_found_by_the_next(
 async def test_what_can_be_no_key_is_not_looked_up(store: Served, text: str) -> None:
     """Nothing of the database's is asked for it."""
     authentication = store.running._store.authentication
-    with statements(store, of="caller") as seen, pytest.raises(NotAuthenticated):
+    with statements(store, of="caller") as seen, pytest.raises(NotAuthenticatedError):
         await in_thread(store.run, authentication.caller(text, "192.0.2.8", datetime.now(UTC)))
     assert not seen
 

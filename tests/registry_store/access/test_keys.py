@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from registry_store.cli import main
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.settings import Settings
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import Rest, Served, served
@@ -216,5 +216,5 @@ def test_another_pepper_is_noticed_at_the_start(settings: Settings, tmp_path: Pa
     other = tmp_path / "other.pepper"
     other.write_text("y" * 64)
     other.chmod(0o600)
-    with pytest.raises(CannotStart, match="pepper"), served(replace(settings, pepper_file=other)):
+    with pytest.raises(StartError, match="pepper"), served(replace(settings, pepper_file=other)):
         pass

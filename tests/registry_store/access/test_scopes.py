@@ -6,7 +6,7 @@ import pytest
 
 from registry_store.access import scopes
 from registry_store.access.keys import Caller, Role
-from registry_store.errors import NotAllowed
+from registry_store.errors import NotAllowedError
 from registry_store.sync.subscriptions import Subscription
 from tests.registry_store.serving import Rest, Served
 
@@ -59,7 +59,7 @@ def test_what_is_within_the_scope_is_followed_as_it_is(who: Caller, wanted: Subs
 )
 def test_what_is_not_within_it_is_refused(who: Caller, wanted: Subscription, why: str) -> None:
     """The message names what is beyond, and nothing else of what the key is bound to."""
-    with pytest.raises(NotAllowed) as refused:
+    with pytest.raises(NotAllowedError) as refused:
         scopes.narrowed(who, wanted)
     assert str(refused.value) == why
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from registry_store.approvals import approvals, expiry, lists
 from registry_store.approvals.approvals import Claim
 from registry_store.database.tables import Approval
 from registry_store.documents import instant
-from registry_store.errors import Conflict
+from registry_store.errors import ConflictError
 from registry_store.journal.activity import Actor
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.approving import open_all, opened, record
@@ -184,7 +184,7 @@ def test_a_malformed_request_is_refused_by_its_path(store: Served, path: str, va
     for parent in parents:
         part = part[parent]
     part[name] = value
-    with pytest.raises(InvalidRecord) as refused:
+    with pytest.raises(InvalidRecordError) as refused:
         open_all(store, good, bad)
     assert f"records[1].{path}" in [problem.path for problem in refused.value.problems]
     assert open_all(store, good) == [good["opens"]["approval_id"]]
@@ -460,7 +460,7 @@ async def answered(session: AsyncSession, approval: Approval, event: Any, actor:
         decide = approvals.approve if details[0] == "approved" else approvals.deny
         try:
             await decide(session, approval, "why", actor)
-        except Conflict:
+        except ConflictError:
             return "conflict"
         return str(details[0])
     if kind == "use":

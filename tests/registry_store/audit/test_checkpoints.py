@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from registry_store.audit.chain import Chain
-from registry_store.audit.checkpoints import MOST_ENTRIES, TAIL_BYTES, BadCheckpoint, CheckpointFile, Signer, read_file
+from registry_store.audit.checkpoints import MAX_ENTRIES, TAIL_BYTES, CheckpointError, CheckpointFile, Signer, read_file
 from registry_store.database.migrate import opened
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 from tests.registry_store.audit.test_audit import Log, running
@@ -20,7 +20,7 @@ from tests.registry_store.serving import in_own_loop
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SIGNER = Signer(b"key")
-HASHES = [f"{number:064x}" for number in range(1, MOST_ENTRIES + 1)]
+HASHES = [f"{number:064x}" for number in range(1, MAX_ENTRIES + 1)]
 
 
 def prefixes(path: Path) -> list[tuple[int, str]]:
@@ -86,7 +86,7 @@ def test_the_longest_line_is_found_again(tmp_path: Path) -> None:
         for _ in range(4):
             file.append(HASHES, NOON)
     with CheckpointFile(path, SIGNER) as file:
-        assert file.last.sequence == 5 * MOST_ENTRIES
+        assert file.last.sequence == 5 * MAX_ENTRIES
 
 
 def test_a_file_of_another_pepper_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -94,16 +94,16 @@ def test_a_file_of_another_pepper_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints"
     with CheckpointFile(path, SIGNER) as file:
         file.append(HASHES[:1], NOON)
-    with pytest.raises(CannotStart, match=r"the last line of .* is not signed under this pepper"):
+    with pytest.raises(StartError, match=r"the last line of .* is not signed under this pepper"):
         CheckpointFile(path, Signer(b"other"))
-    with pytest.raises(BadCheckpoint, match=r"line 1 of .* is not signed under this pepper"):
+    with pytest.raises(CheckpointError, match=r"line 1 of .* is not signed under this pepper"):
         list(read_file(path, Signer(b"other")))
 
 
 @pytest.mark.parametrize("path", ["nowhere/checkpoints", "."])
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, path: str) -> None:
     """By its setting."""
-    with pytest.raises(CannotStart, match=r"checkpoint-file: .* cannot be written"):
+    with pytest.raises(StartError, match=r"checkpoint-file: .* cannot be written"):
         CheckpointFile(tmp_path / path, SIGNER)
 
 
@@ -115,14 +115,14 @@ def test_a_line_left_out_is_missed(tmp_path: Path) -> None:
             file.append([hash_], NOON)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2])
-    with pytest.raises(BadCheckpoint, match=r"line 2 of .* does not follow"):
+    with pytest.raises(CheckpointError, match=r"line 2 of .* does not follow"):
         list(read_file(path, SIGNER))
 
 
 def test_a_long_log_is_signed_line_by_line(tmp_path: Path) -> None:
     """A store that gets its file late signs everything from the first entry on."""
     log = Log(settings_in(tmp_path), tmp_path / "checkpoints")
-    number = 2 * MOST_ENTRIES + 1
+    number = 2 * MAX_ENTRIES + 1
 
     async def write() -> None:
         async with opened(log.settings.url()) as database, database.writing() as session:

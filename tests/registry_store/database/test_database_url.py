@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from registry_store.cli import main
-from registry_store.errors import CannotStart
+from registry_store.errors import StartError
 from registry_store.settings import database_url
 
 SECRET = "s3cretpw"
@@ -40,7 +40,7 @@ COMMANDS = {
 )
 def test_a_wrong_url_is_said_without_its_password(url: str) -> None:
     """Before anything is connected to."""
-    with pytest.raises(CannotStart) as refused:
+    with pytest.raises(StartError) as refused:
         database_url(url)
     assert str(refused.value).startswith("database: ")
     assert SECRET not in str(refused.value)

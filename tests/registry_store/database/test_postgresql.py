@@ -192,7 +192,7 @@ def test_a_store_is_not_ready_without_its_database(
     own: tuple[Cluster, Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """readyz says so once the database has been silent for too long, and healthz goes on answering."""
-    monkeypatch.setattr("registry_store.rest.resources.operations.MOST_DATABASE_AGE_SECONDS", 0.5)
+    monkeypatch.setattr("registry_store.rest.resources.operations.MAX_DATABASE_AGE_SECONDS", 0.5)
     cluster, settings = own
     monkeypatch.setattr("registry_store.sync.feed.POLL_SECONDS", 0.05)
     with served(settings) as store:

@@ -94,7 +94,7 @@ def test_an_agents_key_sees_its_own_decisions(store: Served) -> None:
 
 def test_a_list_counts_so_far_and_says_so(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the bound the total is exact; above it is the bound, and `total_exact` false."""
-    monkeypatch.setattr(decisions, "MOST_COUNTED", 3)
+    monkeypatch.setattr(decisions, "MAX_COUNTED", 3)
     report(fresh, *(decision() for _ in range(3)), decision("block"))
     admin = fresh.rest()
     for query, said in (("", (3, False)), ("?outcome=allow", (3, True)), ("?outcome=block", (1, True))):

@@ -13,7 +13,7 @@ from pdp.decision_log import record
 from pdp.decision_log.record import Entry, Opens
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pdp_pb
-from registry_store.decisions.reports import MOST_BYTES, MOST_RECORDS, MOST_SEQUENCE
+from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS, MAX_SEQUENCE
 from registry_store.documents import same
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
@@ -291,7 +291,7 @@ MALFORMED = {
     "node_id: `a\0b` is not letters, digits": Log("a\0b").report(ONE),
     "records: has not 1 to 1000 items": Log().report(),
     "records[0].sequence: `0` is not within 1 to": Log(sequence=-1).report(ONE),
-    f"records[0].sequence: `{MOST_SEQUENCE + 1}` is not within": Log(sequence=MOST_SEQUENCE).report(ONE),
+    f"records[0].sequence: `{MAX_SEQUENCE + 1}` is not within": Log(sequence=MAX_SEQUENCE).report(ONE),
     "records[1].sequence: `1` does not come after `1`": pb.ReportDecisionsRequest(
         node_id="n", records=[*Log().records(ONE), *Log().records(ONE)]
     ),
@@ -337,20 +337,20 @@ async def test_a_malformed_report_is_refused_by_name_and_keeps_nothing(store: Se
 
 async def test_a_report_has_its_bounds(store: Served) -> None:
     """A thousand records and four megabytes of documents pass, with all that stands around them; more does not."""
-    many = [decision(agent_id="bounded-agent-prod") for _ in range(MOST_RECORDS)]
-    size = (MOST_BYTES - sum(len(record.document) for record in Log().records(*many))) // MOST_RECORDS - 20
+    many = [decision(agent_id="bounded-agent-prod") for _ in range(MAX_RECORDS)]
+    size = (MAX_BYTES - sum(len(record.document) for record in Log().records(*many))) // MAX_RECORDS - 20
     for each in many:
         each["padding"] = "x" * size
     async with reporter(store) as sidecar:
-        assert await sidecar.send(Log("bounded").report(*many)) == MOST_RECORDS
+        assert await sidecar.send(Log("bounded").report(*many)) == MAX_RECORDS
         code, details = await sidecar.refused(Log("more").report(*many, decision()))
         assert (code, details) == (INVALID, "records: has not 1 to 1000 items")
-        large = [decision(padding="x" * (MOST_BYTES // 10)) for _ in range(10)]
+        large = [decision(padding="x" * (MAX_BYTES // 10)) for _ in range(10)]
         code, details = await sidecar.refused(Log("larger").report(*large))
-        assert (code, details) == (INVALID, f"records: the documents are larger than {MOST_BYTES} bytes together")
-        code, _ = await sidecar.refused(Log("largest").report(decision(padding="x" * 2 * MOST_BYTES)))
+        assert (code, details) == (INVALID, f"records: the documents are larger than {MAX_BYTES} bytes together")
+        code, _ = await sidecar.refused(Log("largest").report(decision(padding="x" * 2 * MAX_BYTES)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'bounded-agent-prod'") == [(MOST_RECORDS,)]
+    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'bounded-agent-prod'") == [(MAX_RECORDS,)]
 
 
 async def test_only_a_sidecar_or_an_admin_reports(store: Served) -> None:

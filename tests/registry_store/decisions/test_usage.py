@@ -10,7 +10,7 @@ import pytest
 
 from registry_store import retention
 from registry_store.decisions import usage
-from registry_store.decisions.usage import MOST_MICROS, Told
+from registry_store.decisions.usage import MAX_MICROS, Told
 from registry_store.documents import instant
 from registry_store.sync.subscriptions import Subscription
 from tests.registry_store.reporting import REASONS, decision, report, tell_usage_as_of
@@ -182,9 +182,9 @@ def test_the_dearest_actions_overflow_nothing(fresh: Served) -> None:
     most = 10**15
     for _ in range(2):
         report(fresh, *(decision(agent_id="dear-agent-prod", at=NOW, cost_micros=most) for _ in range(600)))
-    assert fresh.sql("SELECT decisions, cost_micros FROM usage") == [(1200, MOST_MICROS)]
+    assert fresh.sql("SELECT decisions, cost_micros FROM usage") == [(1200, MAX_MICROS)]
     report(fresh, *(decision(agent_id="dear-agent-prod", at=NOW - timedelta(minutes=n)) for n in range(1, 20)))
-    fresh.sql(f"UPDATE usage SET cost_micros = {MOST_MICROS}")
+    fresh.sql(f"UPDATE usage SET cost_micros = {MAX_MICROS}")
     found = told(fresh, "dear-agent-prod", NOW)
     assert found is not None
-    assert found.today_micros == 20 * MOST_MICROS
+    assert found.today_micros == 20 * MAX_MICROS

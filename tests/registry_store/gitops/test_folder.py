@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from registry_store.gitops import folder as folders
-from registry_store.gitops.folder import BadFolder
+from registry_store.gitops.folder import FolderError
 
 NOBODY = 65534
 
@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
 
 
 def faults(folder: Path) -> list[str]:
-    with pytest.raises(BadFolder) as refused:
+    with pytest.raises(FolderError) as refused:
         folders.read(folder)
     return [str(fault) for fault in refused.value.faults]
 
@@ -131,6 +131,6 @@ def test_a_folder_that_may_not_be_read_is_an_error() -> None:
 
 def test_a_file_that_is_too_large_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read no further than the bound."""
-    monkeypatch.setattr(folders, "MOST_BYTES", 1024)
+    monkeypatch.setattr(folders, "MAX_BYTES", 1024)
     (folder / "large.yaml").write_text("#" * 1025)
     assert faults(folder) == [f"{folder / 'large.yaml'}:1: larger than 1024 bytes"]

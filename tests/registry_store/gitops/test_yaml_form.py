@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_store.documents import same
-from registry_store.gitops.yaml_form import BadYaml, documents, dump
+from registry_store.gitops.yaml_form import YamlFormError, documents, dump
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.sampled_from(
     [
@@ -61,7 +61,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """With a line that it has."""
     try:
         found = list(documents(text))
-    except BadYaml as error:
+    except YamlFormError as error:
         assert 1 <= error.line <= text.count("\n") + text.count("\r") + text.count("\x85") + text.count("\u2028") + 2
     else:
         assert all(document.line >= 1 for document in found)
@@ -122,7 +122,7 @@ def test_what_json_cannot_say_is_a_problem_of_its_line(text: str, line: int, pat
 )
 def test_what_is_no_yaml_is_refused_by_its_line(text: str, line: int, message: str) -> None:
     """Without the depth of the text becoming that of the stack."""
-    with pytest.raises(BadYaml) as refused:
+    with pytest.raises(YamlFormError) as refused:
         list(documents(text))
     assert refused.value.line == line
     assert message in str(refused.value)

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecord
+from pdp.core.errors import InvalidRecordError
 from pdp.state import Kind, RawRecord, build
-from registry_store.errors import Conflict, NotFound
+from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal.activity import Actor
 from registry_store.records import agents, declarations, mcp_servers, policies
 from registry_store.sync import subscriptions
@@ -147,7 +147,7 @@ def actor() -> Actor:
 def test_whatever_is_accepted_compiles(store: Served, world: dict[str, Any]) -> None:
     """Registered, changed, rolled back and declared; near every bound of depth, size and number."""
 
-    accepted = suppress(InvalidRecord, Conflict, NotFound)
+    accepted = suppress(InvalidRecordError, ConflictError, NotFoundError)
 
     async def work(session: AsyncSession) -> None:
         with accepted:
@@ -236,7 +236,7 @@ def test_a_record_that_no_message_can_carry_is_refused(store: Served) -> None:
         await agents.register(session, {"agent_id": "large", "display_name": "x"}, actor(), activate=True)
         agent = await agents.get(session, "large")
         await agents.change(session, agent, {"allowed_resources": resources}, actor())
-        with pytest.raises(InvalidRecord, match="the record is larger than 16777216 bytes"):
+        with pytest.raises(InvalidRecordError, match="the record is larger than 16777216 bytes"):
             await agents.change(session, agent, {"blocked_resources": resources}, actor())
 
     in_transaction(store, work)

@@ -159,6 +159,6 @@ def test_a_page_is_bounded_by_its_size(admin: Rest, monkeypatch: pytest.MonkeyPa
     """It ends early, but never before its first agent."""
     from registry_store.records import declarations
 
-    monkeypatch.setattr(declarations, "MOST_PAGE_BYTES", 1)
+    monkeypatch.setattr(declarations, "MAX_PAGE_BYTES", 1)
     declare(admin, "sized-prod", policies=[policy("p")])
     assert len(admin.get(DECLARATIONS).body["declarations"]) == 1

@@ -171,7 +171,7 @@ def test_the_examples_work_as_printed(fresh: Served) -> None:
 
 def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every member of a record and of a page is in the description, and the other way round."""
-    monkeypatch.setattr(operations, "MOST_DATABASE_AGE_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(operations, "MAX_DATABASE_AGE_SECONDS", WAIT_SECONDS)
     document = admin.get("/openapi.json").body
     admin.register("described-agent-prod")
     admin.put(f"{REGISTRY}/described-agent-prod", {"auto_approve_below": 10})

@@ -266,7 +266,7 @@ async def test_many_who_wait_are_told_by_one_reading(fresh: Served, monkeypatch:
 
 async def test_what_is_watched_has_a_bound(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """RESOURCE_EXHAUSTED above it; who leaves makes room."""
-    monkeypatch.setattr("registry_store.approvals.watching.MOST_WATCHES", 1)
+    monkeypatch.setattr("registry_store.approvals.watching.MAX_WATCHES", 1)
     admin = await in_thread(fresh.rest)
     approval_id = await in_thread(opened, fresh)
     async with sidecar(fresh) as node:

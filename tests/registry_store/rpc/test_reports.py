@@ -106,7 +106,7 @@ async def held(store: Served, node_id: str) -> AsyncIterator[None]:
 async def test_who_waits_for_too_long_is_told_to_come_back(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that wait are bounded in number and time; what is refused is kept when it comes again."""
     monkeypatch.setattr(reports, "WAIT_SECONDS", 3600.0)
-    monkeypatch.setattr(reports, "MOST_WAITING", 2)
+    monkeypatch.setattr(reports, "MAX_WAITING", 2)
     log = Log()
     async with reporter(fresh) as sidecar:
         await sidecar.send(log.report(decision()))
@@ -115,7 +115,7 @@ async def test_who_waits_for_too_long_is_told_to_come_back(fresh: Served, monkey
             sending = [asyncio.create_task(sidecar.send(batch)) for batch in batches[:-1]]
             await eventually(lambda: sum(task.done() for task in sending) == 2)
             refused = [task.exception() for task in sending if task.done()]
-            monkeypatch.setattr(reports, "MOST_WAITING", 3)
+            monkeypatch.setattr(reports, "MAX_WAITING", 3)
             monkeypatch.setattr(reports, "WAIT_SECONDS", 0.1)
             late = await sidecar.refused(batches[-1])
         await asyncio.wait(sending)
