@@ -78,7 +78,7 @@ async def test_what_is_done_by_the_clock_goes_on_after_failures(
     task = asyncio.create_task(by_the_clock(act, 0, "counting"))
     await eventually(lambda: len(times) > 10)
     task.cancel()
-    told = [record for record in caplog.records if record.name == "registry_store.periodic"]
+    told = [record for record in caplog.records if record.name == "registry_store.database.attempts"]
     assert [(record.levelname, record.getMessage()) for record in told] == [
         (level, said),
         ("WARNING", "counting works again"),

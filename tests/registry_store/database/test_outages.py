@@ -23,15 +23,15 @@ from tests.waiting import eventually, eventually_gives
 REGISTRY = "/api/agents/registry"
 TRIES = 100
 PERIODS = (
-    "feed.POLL_SECONDS",
-    "approval_feed.POLL_SECONDS",
-    "approval_clock.PERIOD_SECONDS",
-    "monitor.PERIOD_SECONDS",
-    "notifications.RETRY_SECONDS",
-    "notifications.CHECK_SECONDS",
-    "peers.KEY_CHECK_SECONDS",
-    "checkpointer.EVERY_SECONDS",
-    "authentication.SAVE_SECONDS",
+    "sync.feed.POLL_SECONDS",
+    "approvals.watching.POLL_SECONDS",
+    "approvals.expiry.PERIOD_SECONDS",
+    "retention.PERIOD_SECONDS",
+    "database.notifications.RETRY_SECONDS",
+    "database.notifications.CHECK_SECONDS",
+    "rpc.calls.KEY_CHECK_SECONDS",
+    "audit.checkpointer.EVERY_SECONDS",
+    "access.authentication.SAVE_SECONDS",
 )
 MAX_LINES = 5
 """Of a kind: of the connections that were cut off, one may be found so after another has worked."""
