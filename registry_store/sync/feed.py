@@ -1,4 +1,4 @@
-"""The newest revisions, read from the database once for all subscribers of this store."""
+"""The newest changes, read from the database once for all subscribers of this store."""
 
 import asyncio
 import time

@@ -38,7 +38,7 @@ def fill(admin: Rest, number: int) -> None:
 
 def held(store: Served) -> tuple[int, int]:
     """How many rows there are, and the revision from which on a subscriber may resume."""
-    ((rows, oldest),) = store.sql("SELECT (SELECT count(*) FROM revisions), oldest_revision FROM meta")
+    ((rows, oldest),) = store.sql("SELECT (SELECT count(*) FROM changes), oldest_revision FROM meta")
     return rows, oldest
 
 

@@ -214,9 +214,13 @@ def test_wrong_settings_are_one_line(tmp_path: Path, change: dict[str, str | Non
         "--webhook-secret-file": values["secret"] and str(tmp_path / "secret"),
     }
     ended = CliRunner().invoke(main, ["serve", *(part for item in options.items() if item[1] for part in item if part)])
-    names = {"url": "checkpoint-url", "file": "checkpoint-file", "secret": "webhook-secret-file"}
+    named = {
+        "url": "checkpoint-url: ",
+        "file": "`--checkpoint-url` requires `--checkpoint-file`",
+        "secret": "`--checkpoint-url` requires `--webhook-secret-file`",
+    }
     assert (ended.exit_code, len(ended.stderr.splitlines())) == (2, 1)
-    assert f"{names[next(iter(change), 'url')]}: " in ended.stderr
+    assert named[next(iter(change), "url")] in ended.stderr
 
 
 def test_checkpoints_are_sent_once_and_in_their_order(tmp_path: Path, receiver: Receiver) -> None:

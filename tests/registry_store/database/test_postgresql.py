@@ -40,7 +40,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def two(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, Served]]:
-    """Two stores on one transactions, which poll so seldom that only notifications can wake them."""
+    """Two stores on one database, which poll so seldom that only notifications can wake them."""
     monkeypatch.setattr("registry_store.sync.feed.POLL_SECONDS", 3600)
     monkeypatch.setattr("registry_store.database.notifications.CHECK_SECONDS", 3600)
     with served(settings, PATIENT) as one, served(settings, PATIENT) as other:
@@ -93,7 +93,7 @@ async def test_polling_finds_what_no_notification_tells(settings: Settings, monk
 async def test_listening_ends_although_its_connection_takes_long_to_close(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that stops waits for no answer of its transactions, and does not take its absence for another outage."""
+    """A store that stops waits for no answer of its database, and does not take its absence for another outage."""
     monkeypatch.setattr("registry_store.database.notifications.CLOSE_SECONDS", 0.0)
     listening = Notifications(settings.url(), lambda: None)
     task = asyncio.create_task(listening.run())
@@ -264,7 +264,7 @@ def test_ci_skips_no_test_of_postgresql(monkeypatch: pytest.MonkeyPatch, ci: str
 
 @asynccontextmanager
 async def transaction(settings: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A transaction of somebody else on the store's transactions."""
+    """A transaction of somebody else on the store's database."""
     connection = await asyncpg.connect(settings.database)
     try:
         async with connection.transaction():
