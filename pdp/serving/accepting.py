@@ -36,21 +36,43 @@ class Accepting:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(self._listener)
+                accepted = await self._accept()
             except OSError as error:
                 # Whatever else it is concerns a connection that is gone already.
                 if error.errno in EXHAUSTED:
                     await self._wait(error, loop.time())
                 continue
             self._check_over(loop.time())
-            await self._connections.room()
             await self._connect(accepted)
+
+    async def _accept(self) -> socket.socket:
+        # Not `loop.sock_accept`: cancelled as a connection arrives, it loses the connection and logs a traceback.
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except BlockingIOError:
+                await self._readable()
+            else:
+                accepted.setblocking(False)
+                return accepted
+
+    async def _readable(self) -> None:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listener, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
+            await self._connections.room()
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, accepted)
         except OSError:
             accepted.close()
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
 
     async def _wait(self, error: OSError, now: float) -> None:
         if self._refused_at is None:

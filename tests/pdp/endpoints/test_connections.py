@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pdp.endpoints.listeners import http_listener
-from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
+from pdp.serving.accepting import Accepting
+from pdp.serving.connections import Connections, Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.requests import read_body
 from pdp.settings import Address
@@ -278,6 +280,21 @@ async def test_a_bad_chunk_after_the_answer_leaves_no_traceback(caplog: pytest.L
         await client.send("not a chunk\r\n")
         assert await client.rest() == b""
     assert not caplog.records
+
+
+async def test_a_stop_as_a_connection_arrives_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """The wait for connections is cancelled in the turn of the loop in which one has arrived."""
+    loop = asyncio.get_running_loop()
+    listener = http_listener("--http", Address("127.0.0.1", 0))
+    listener.setblocking(False)
+    task = asyncio.create_task(Accepting(listener, asyncio.Protocol, Connections(PATIENT, set())).run())
+    await asyncio.sleep(0)
+    with socket.create_connection(listener.getsockname()):
+        loop.call_soon(task.cancel)
+        await asyncio.gather(task, return_exceptions=True)
+    listener.close()
+    assert task.cancelled()
+    assert caplog.records == []
 
 
 async def test_a_stop_answers_what_is_under_way_and_waits_for_nobody_else() -> None:
