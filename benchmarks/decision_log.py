@@ -16,14 +16,14 @@ from tempfile import TemporaryDirectory
 
 from pdp import wire
 from pdp.app import SWITCH_SECONDS
-from pdp.core.model import Action, Now
+from pdp.core.model import Action, Now, RecordKind, Source
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.record import Entry, document
 from pdp.decision_log.redaction import NOTHING
 from pdp.decision_log.spool import Spool
 from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
-from pdp.state import Holder, Kind, RawRecord, Source, build
+from pdp.state import Holder, RawRecord, build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 AGENT = json.loads((EXAMPLES / "financial-agent.json").read_text())
@@ -54,7 +54,7 @@ def point(log: Nowhere | Spool) -> DecisionPoint:
     limits = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
     policies = [POLICY | {"policy_id": "p-1", "created_at": "2026-01-01T00:00:00.000000Z"}]
     record = AGENT | limits | {"status": "active", "version": "1.0.0", "policies": policies}
-    state, _ = build([RawRecord(Kind.AGENT, AGENT["agent_id"], json.dumps(record).encode())], "epoch", 1)
+    state, _ = build([RawRecord(RecordKind.AGENT, AGENT["agent_id"], json.dumps(record).encode())], "epoch", 1)
     holder = Holder()
     holder.swap(state, Source.LIVE)
     return DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), log)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks.decision_log import Nowhere
 from pdp import wire
-from pdp.core.model import Action, Now
+from pdp.core.model import Action, Now, RecordKind, Source
 from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
-from pdp.state import Holder, Kind, RawRecord, Source, build
+from pdp.state import Holder, RawRecord, build
 
 MIB = 1 << 20
 EXAMPLE = json.loads((Path(__file__).parent.parent / "examples" / "financial-agent.json").read_text())
@@ -36,7 +36,7 @@ def main(agents: int = 10_000, keys: int = 100) -> None:
     names = [f"financial-agent-{number:06}" for number in range(agents)]
     before = resident_mib()
     started = time.perf_counter()
-    state, _ = build((RawRecord(Kind.AGENT, name, document(name)) for name in names), "epoch", 1)
+    state, _ = build((RawRecord(RecordKind.AGENT, name, document(name)) for name in names), "epoch", 1)
     print(f"{agents} agents loaded in {time.perf_counter() - started:.1f} s")
     loaded = resident_mib()
     print(f"their records: {loaded - before:.1f} MiB, {(loaded - before) * 1024 / agents:.2f} KiB each")

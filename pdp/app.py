@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pdp.core.fields import quote_path
-from pdp.core.model import Now
+from pdp.core.model import Now, Source
 from pdp.counters.writer import CountersWriter
 from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
@@ -29,7 +29,7 @@ from pdp.serving import calls, lag
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
-from pdp.state import Holder, Source, State
+from pdp.state import Holder, State
 from pdp.sync.last_good import LastGood, sole_user
 from pdp.sync.replica import Replica, built
 from pdp.sync.subscriber import Node, Subscriber, Timing

@@ -11,11 +11,12 @@ from pdp import wire
 from pdp.approvals import Given, Verdict
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
+from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
-from pdp.core.model import Action, Decision, Now, Outcome, Reason, StaleMode
+from pdp.core.model import Action, Now, Outcome, Reason, StaleMode
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Usage
 from pdp.counters.counters import Counters

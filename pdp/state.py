@@ -5,30 +5,21 @@ A state is built whole and then swapped in; nothing edits one that decisions may
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Selector, StaleMode, Status
+from pdp.core.model import RecordKind, Selector, Source, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.placeholder import stand_in
-
-
-class Kind(IntEnum):
-    """What a record is about; the values are those of `registry_store.v1.RecordKind`."""
-
-    AGENT = 1
-    ORGANISATION_POLICY = 2
-    MCP_SERVER = 3
 
 
 class RawRecord(NamedTuple):
     """The whole new state of one record as the store sent it, in JSON; empty: it is gone."""
 
-    kind: Kind
+    kind: RecordKind
     id: str
     document: bytes
 
@@ -36,7 +27,7 @@ class RawRecord(NamedTuple):
 class RefusedError(NamedTuple):
     """A record that does not compile here, and every reason."""
 
-    kind: Kind
+    kind: RecordKind
     id: str
     problems: tuple[str, ...]
 
@@ -60,15 +51,15 @@ class State:
         self,
         epoch: str,
         revision: int,
-        documents: dict[tuple[Kind, str], bytes],
-        compiled: dict[Kind, dict[str, Any]],
+        documents: dict[tuple[RecordKind, str], bytes],
+        compiled: dict[RecordKind, dict[str, Any]],
     ) -> None:
         self.epoch = epoch
         self.revision = revision
         self._documents = documents
         self._compiled = compiled
-        self.agents: Mapping[str, CompiledAgent] = MappingProxyType(compiled[Kind.AGENT])
-        self.servers: Mapping[str, CompiledServer] = MappingProxyType(compiled[Kind.MCP_SERVER])
+        self.agents: Mapping[str, CompiledAgent] = MappingProxyType(compiled[RecordKind.AGENT])
+        self.servers: Mapping[str, CompiledServer] = MappingProxyType(compiled[RecordKind.MCP_SERVER])
 
     def records(self) -> Iterator[RawRecord]:
         """Every record, from which `build` makes this state again."""
@@ -77,15 +68,17 @@ class State:
 
     def uncompiled(self, agent_id: str) -> Records:
         """The records that bear on an agent, read again from their documents, for `explain`."""
-        agent = self._documents.get((Kind.AGENT, agent_id))
+        agent = self._documents.get((RecordKind.AGENT, agent_id))
         return Records(
             agent=None if agent is None else read_agent(json.loads(agent)),
             organisation=tuple(
                 read_organisation_policy(json.loads(document))
                 for (kind, _), document in self._documents.items()
-                if kind is Kind.ORGANISATION_POLICY
+                if kind is RecordKind.ORGANISATION_POLICY
             ),
-            servers={name: read_server(json.loads(self._documents[Kind.MCP_SERVER, name])) for name in self.servers},
+            servers={
+                name: read_server(json.loads(self._documents[RecordKind.MCP_SERVER, name])) for name in self.servers
+            },
         )
 
 
@@ -93,7 +86,7 @@ def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
 ) -> tuple[State, tuple[RefusedError, ...]]:
     """The state that a snapshot describes. A record that does not compile keeps its state in `last`, if it has one."""
-    return _merged(State(epoch, revision, {}, {kind: {} for kind in Kind}), records, revision, last)
+    return _merged(State(epoch, revision, {}, {kind: {} for kind in RecordKind}), records, revision, last)
 
 
 def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedError, ...]]:
@@ -113,9 +106,9 @@ def _merged(
     changed: set[str] = set()
     relink = False
     for record in records:
-        if record.kind is Kind.AGENT:
+        if record.kind is RecordKind.AGENT:
             changed.add(record.id)
-        relink = relink or record.kind is Kind.ORGANISATION_POLICY
+        relink = relink or record.kind is RecordKind.ORGANISATION_POLICY
         if not record.document:
             documents.pop((record.kind, record.id), None)
             compiled[record.kind].pop(record.id, None)
@@ -129,8 +122,8 @@ def _merged(
             refused.append(RefusedError(record.kind, record.id, (*told, *map(str, error.problems))))
         if used is not None:
             documents[record.kind, record.id], compiled[record.kind][record.id] = used.document, used.compiled
-    agents = compiled[Kind.AGENT]
-    _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[Kind.ORGANISATION_POLICY])
+    agents = compiled[RecordKind.AGENT]
+    _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[RecordKind.ORGANISATION_POLICY])
     return State(base.epoch, revision, documents, compiled), tuple(refused)
 
 
@@ -146,9 +139,9 @@ def _instead_of(record: RawRecord, last: State | None) -> _Used | None:
     """What is in force in place of a record that does not compile; None: nothing, so that it is not there at all."""
     if last is not None and record.id in last._compiled[record.kind]:
         good = _Used(last._documents[record.kind, record.id], last._compiled[record.kind][record.id])
-        status = _status_that_forbids(record.document) if record.kind is Kind.AGENT else None
+        status = _status_that_forbids(record.document) if record.kind is RecordKind.AGENT else None
         return good if status is None else _with_status(good, status)
-    if record.kind is Kind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
+    if record.kind is RecordKind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
         return _Used(document, _compile(record._replace(document=document)))
     return None
 
@@ -218,21 +211,14 @@ def _server(record: RawRecord) -> CompiledServer:
     return CompiledServer(read_server(_parsed(record)))
 
 
-_COMPILE: Mapping[Kind, Callable[[RawRecord], Compiled]] = {
-    Kind.AGENT: _agent,
-    Kind.ORGANISATION_POLICY: _organisation_policy,
-    Kind.MCP_SERVER: _server,
+_COMPILE: Mapping[RecordKind, Callable[[RawRecord], Compiled]] = {
+    RecordKind.AGENT: _agent,
+    RecordKind.ORGANISATION_POLICY: _organisation_policy,
+    RecordKind.MCP_SERVER: _server,
 }
 
 
 _STATUSES = {status.name.lower(): status for status in Status}
-
-
-class Source(IntEnum):
-    """Whether the store's stream confirms the state in force now; the values are those of `pdp.v1.Source`."""
-
-    LIVE = 1
-    CACHED = 2
 
 
 class Holder:

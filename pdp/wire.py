@@ -15,13 +15,13 @@ from pdp.attributes import Attributes, TooDeepError, doubles, plain
 from pdp.core import canonical_json
 from pdp.core.canonical_json import double
 from pdp.core.compile import CompiledPolicy
+from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
-from pdp.core.model import Action, Decision
+from pdp.core.model import Action, Source
 from pdp.core.records import AGENT_ID
 from pdp.core.usage import Limits
-from pdp.state import Source
 from pdp.v1 import decision_pb2 as pb
 
 MAX_ACTION_BYTES = 64 * 1024

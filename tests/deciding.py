@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
-from pdp.core.model import Now, StaleMode
+from pdp.core.model import Now, RecordKind, Source, StaleMode
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
-from pdp.state import Holder, Kind, RawRecord, Source, build
+from pdp.state import Holder, RawRecord, build
 from pdp.sync.uplink import AwayError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
@@ -118,8 +118,10 @@ class Bench:
     def put(self, *agents: dict[str, Any], servers: list[dict[str, Any]] | None = None) -> None:
         """Put these agents and MCP servers in force, and nothing else."""
         self._revision += 1
-        records = [RawRecord(Kind.AGENT, one["agent_id"], json.dumps(one).encode()) for one in agents]
-        records += [RawRecord(Kind.MCP_SERVER, one["server_name"], json.dumps(one).encode()) for one in servers or []]
+        records = [RawRecord(RecordKind.AGENT, one["agent_id"], json.dumps(one).encode()) for one in agents]
+        records += [
+            RawRecord(RecordKind.MCP_SERVER, one["server_name"], json.dumps(one).encode()) for one in servers or []
+        ]
         state, refused = build(records, "epoch", self._revision)
         assert not refused, refused
         self.holder.swap(state, Source.LIVE)

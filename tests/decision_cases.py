@@ -28,9 +28,9 @@ import yaml
 
 from pdp import wire
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Action, Now, StaleMode
+from pdp.core.model import Action, Now, RecordKind, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.state import Kind, RawRecord, State, build
+from pdp.state import RawRecord, State, build
 
 Answer = dict[str, Any]
 FOLDER = Path(__file__).parent / "cases"
@@ -85,9 +85,9 @@ class Case:
 
     def state(self) -> State:
         """The records in force, compiled."""
-        documents = [(Kind.MCP_SERVER, server["server_name"], server) for server in self.servers]
-        documents += [(Kind.ORGANISATION_POLICY, policy["policy_id"], policy) for policy in self.organisation]
-        documents += [(Kind.AGENT, self.agent["agent_id"], self.agent)] if self.agent else []
+        documents = [(RecordKind.MCP_SERVER, server["server_name"], server) for server in self.servers]
+        documents += [(RecordKind.ORGANISATION_POLICY, policy["policy_id"], policy) for policy in self.organisation]
+        documents += [(RecordKind.AGENT, self.agent["agent_id"], self.agent)] if self.agent else []
         raw = [RawRecord(kind, name, json.dumps(document).encode()) for kind, name, document in documents]
         state, refused = build(raw, "epoch", 1)
         assert not refused, refused

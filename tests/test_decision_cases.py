@@ -10,7 +10,7 @@ import pytest_asyncio
 from google.protobuf.json_format import ParseDict
 
 from pdp import wire
-from pdp.state import Source
+from pdp.core.model import Source
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.deciding import Bench, served

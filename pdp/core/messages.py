@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from pdp.core.amounts import tenths
 from pdp.core.compile import CompiledAgent
+from pdp.core.decision import Decision
 from pdp.core.fields import quote
-from pdp.core.model import Action, Decision, Outcome, Reason
+from pdp.core.model import Action, Outcome, Reason
 
 Sentence = Callable[[CompiledAgent, Action, Decision], str]
 

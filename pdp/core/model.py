@@ -1,13 +1,10 @@
-"""What is decided about (an action), by what (agent, policy and server records), and the answer (a decision)."""
+"""What is decided about (an action), and by what (agent, policy and server records)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from pdp.core.compile import CompiledPolicy
+from typing import Any, NamedTuple
 
 
 class Outcome(IntEnum):
@@ -43,6 +40,21 @@ class Reason(IntEnum):
     APPROVAL_MISMATCH = 19
     INTERNAL_ERROR = 20
     REGISTRY_STALE = 21
+
+
+class Source(IntEnum):
+    """Whether the store's stream confirms the registry data now; the values are those of `pdp.v1.Source`."""
+
+    LIVE = 1
+    CACHED = 2
+
+
+class RecordKind(IntEnum):
+    """What a record of the registry is about; the values are those of `registry_store.v1.RecordKind`."""
+
+    AGENT = 1
+    ORGANISATION_POLICY = 2
+    MCP_SERVER = 3
 
 
 class AgentType(Enum):
@@ -122,20 +134,6 @@ class Now(NamedTuple):
 
     wall: float
     boot: float
-
-
-@dataclass(slots=True)
-class Decision:
-    """The answer to one action, and what it charges: `cost_micros`, and one action unless it is a block."""
-
-    outcome: Outcome
-    reason: Reason
-    risk_score: int = 0
-    policy: "CompiledPolicy | None" = None
-    mfa_required: bool = False
-    retry_after: float | None = None
-    cost_micros: int = 0
-    shadow: "tuple[CompiledPolicy, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import charge
+from pdp.core.decision import Decision
 from pdp.core.localtime import local_time
-from pdp.core.model import Decision, Now, Outcome
+from pdp.core.model import Now, Outcome
 from pdp.core.usage import IDLE_SECONDS, UNKNOWN_ACTIONS, Usage
 
 MAX_UNSORTED = 1000

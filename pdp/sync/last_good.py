@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pdp.core.fields import quote, quote_path
+from pdp.core.model import RecordKind
 from pdp.settings import SettingsError, Subscription
-from pdp.state import Kind, RawRecord, State
+from pdp.state import RawRecord, State
 
 MAGIC = b"pdp last good 1\n"
 MAX_BYTES = 2 << 30
@@ -227,7 +228,7 @@ def _records(body: memoryview, at: int) -> Iterator[RawRecord]:
         kind, id_bytes, document_bytes = RECORD.unpack_from(body, at)
         at += RECORD.size
         middle, end = at + id_bytes, at + id_bytes + document_bytes
-        yield RawRecord(Kind(kind), str(body[at:middle], "utf-8"), bytes(body[middle:end]))
+        yield RawRecord(RecordKind(kind), str(body[at:middle], "utf-8"), bytes(body[middle:end]))
         at = end
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pdp.core.fields import quote
+from pdp.core.model import RecordKind, Source
 from pdp.metrics import Metrics
-from pdp.state import Holder, Kind, RawRecord, RefusedError, Source, State, apply, build
+from pdp.state import Holder, RawRecord, RefusedError, State, apply, build
 
 MAX_LOGGED = 100
 MANY_RECORDS = 10_000
@@ -161,4 +162,4 @@ async def built(
         gc.freeze()
 
 
-_KINDS = {kind.value: kind for kind in Kind}
+_KINDS = {kind.value: kind for kind in RecordKind}

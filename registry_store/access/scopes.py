@@ -9,10 +9,10 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.fields import quote
+from pdp.core.model import RecordKind
 from registry_store.access.keys import Caller
 from registry_store.database.tables import AgentTag, Change
 from registry_store.errors import NotAllowedError
-from registry_store.journal.revisions import Kind
 from registry_store.sync.subscriptions import Subscription
 
 
@@ -57,7 +57,7 @@ async def outside_lately(session: AsyncSession, caller: Caller, agent_ids: Set[s
     if not left or caller.tags is None:
         return left
     lost = select(Change.record_id, Change.former_tags).where(
-        Change.kind == Kind.AGENT, Change.record_id.in_(left), cast(Change.former_tags, Text) != "[]"
+        Change.kind == RecordKind.AGENT, Change.record_id.in_(left), cast(Change.former_tags, Text) != "[]"
     )
     former = {agent_id for agent_id, tags in await session.execute(lost) if not caller.tags.isdisjoint(tags)}
     return left - former

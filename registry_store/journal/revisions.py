@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pdp.core.model import RecordKind
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Change, Meta
 
@@ -18,19 +18,11 @@ HELD_FOR = timedelta(days=7)
 META_ID = 1
 
 
-class Kind(IntEnum):
-    """What a sidecar holds; the values are those of `registry_store.v1.RecordKind`."""
-
-    AGENT = 1
-    ORGANISATION_POLICY = 2
-    MCP_SERVER = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Touched:
     """A record that changed, and the tags that it lost meanwhile."""
 
-    kind: Kind
+    kind: RecordKind
     record_id: str
     former_tags: frozenset[str]
 
@@ -41,11 +33,11 @@ async def meta(session: AsyncSession) -> Meta:
 
 
 async def advance(
-    session: AsyncSession, kind: Kind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
+    session: AsyncSession, kind: RecordKind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
 ) -> int:
     """Note that this transaction changes a record; all that one transaction changes shares one new revision."""
     revision = await _revision(session)
-    noted: dict[tuple[Kind, str], Change] = session.info["changes"]
+    noted: dict[tuple[RecordKind, str], Change] = session.info["changes"]
     change = noted.get((kind, record_id))
     if change is None:
         change = noted[kind, record_id] = Change(
@@ -56,7 +48,7 @@ async def advance(
     return revision
 
 
-async def advance_all(session: AsyncSession, kind: Kind, record_ids: Iterable[str], at: datetime) -> int:
+async def advance_all(session: AsyncSession, kind: RecordKind, record_ids: Iterable[str], at: datetime) -> int:
     """Note that this transaction changes many records, each of which it notes but this once."""
     revision = await _revision(session)
     same = {"revision": revision, "kind": kind, "former_tags": [], "committed_at": at}
@@ -100,9 +92,9 @@ async def between(session: AsyncSession, after: int, upto: int, most: int, only:
     rows = (await session.scalars(statement.limit(most + 1))).all()
     if len(rows) > most:
         return None
-    former: dict[tuple[Kind, str], set[str]] = {}
+    former: dict[tuple[RecordKind, str], set[str]] = {}
     for row in rows:
-        former.setdefault((Kind(row.kind), row.record_id), set()).update(row.former_tags)
+        former.setdefault((RecordKind(row.kind), row.record_id), set()).update(row.former_tags)
     return [Touched(*record, frozenset(tags)) for record, tags in former.items()]
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field
-from pdp.core.model import Status
+from pdp.core.model import RecordKind, Status
 from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, PROSE, VERSION, read_agent, read_configuration
 from registry_store.database.bulk import chunks
 from registry_store.database.tables import Agent, AgentTag, AgentVersion
@@ -16,7 +16,6 @@ from registry_store.documents import Document, check_synced, read_values, to_jso
 from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
-from registry_store.journal.revisions import Kind
 from registry_store.records import versions
 
 DEFAULTS: Document = {name: to_json(field.default) for name, field in CONFIGURATION.items()}
@@ -50,7 +49,7 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
         agent_type=configuration["agent_type"],
         configuration=configuration,
         latest_minor=-1,
-        revision=await revisions.advance(session, Kind.AGENT, agent_id, actor.at),
+        revision=await revisions.advance(session, RecordKind.AGENT, agent_id, actor.at),
         created_at=actor.at,
         updated_at=actor.at,
     )
@@ -151,7 +150,7 @@ async def set_status_of_all(
     """Move agents that all are `before` to `after`, in one revision, with an entry for each."""
     if not agent_ids:
         return
-    revision = await revisions.advance_all(session, Kind.AGENT, agent_ids, actor.at)
+    revision = await revisions.advance_all(session, RecordKind.AGENT, agent_ids, actor.at)
     await activity.append_all(
         session,
         actor,
@@ -168,7 +167,7 @@ async def set_status_of_all(
 
 async def touch(session: AsyncSession, agent: Agent, actor: Actor, lost_tags: Iterable[str] = ()) -> None:
     """Note that the agent's record changed in this transaction's revision."""
-    agent.revision = await revisions.advance(session, Kind.AGENT, agent.agent_id, actor.at, lost_tags)
+    agent.revision = await revisions.advance(session, RecordKind.AGENT, agent.agent_id, actor.at, lost_tags)
     agent.updated_at = actor.at
 
 

@@ -7,13 +7,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
+from pdp.core.model import RecordKind
 from pdp.core.records import SERVER_BODY, read_server, read_server_body
 from registry_store.database.tables import McpServer
 from registry_store.documents import Document, check_synced, to_json
 from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
-from registry_store.journal.revisions import Kind
 from registry_store.records import versions
 
 DEFAULTS: Document = {name: to_json(field.default) for name, field in SERVER_BODY.items()}
@@ -29,7 +29,7 @@ async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
     server = McpServer(
         server_name=name,
         body=values,
-        revision=await revisions.advance(session, Kind.MCP_SERVER, name, actor.at),
+        revision=await revisions.advance(session, RecordKind.MCP_SERVER, name, actor.at),
         created_at=actor.at,
         updated_at=actor.at,
     )
@@ -66,7 +66,7 @@ async def change(session: AsyncSession, server: McpServer, body: Any, actor: Act
         return
     check_synced(after, read_server)
     server.body = after
-    server.revision = await revisions.advance(session, Kind.MCP_SERVER, server.server_name, actor.at)
+    server.revision = await revisions.advance(session, RecordKind.MCP_SERVER, server.server_name, actor.at)
     server.updated_at = actor.at
     await activity.append(
         session,
@@ -81,7 +81,7 @@ async def change(session: AsyncSession, server: McpServer, body: Any, actor: Act
 
 async def remove(session: AsyncSession, server: McpServer, reason: str, actor: Actor) -> None:
     """Delete the server; actions that name it are blocked from then on."""
-    await revisions.advance(session, Kind.MCP_SERVER, server.server_name, actor.at)
+    await revisions.advance(session, RecordKind.MCP_SERVER, server.server_name, actor.at)
     await session.delete(server)
     described = reason or f"MCP server `{server.server_name}` removed"
     await activity.append(

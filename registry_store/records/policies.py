@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
+from pdp.core.model import RecordKind
 from pdp.core.records import (
     APPLIES_TO,
     MAX_POLICIES,
@@ -22,7 +23,6 @@ from registry_store.documents import Document, check_synced, synced_size, to_jso
 from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
-from registry_store.journal.revisions import Kind
 from registry_store.records import agents, versions
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -162,9 +162,9 @@ async def _check_room(session: AsyncSession, policy: Policy) -> None:
 async def _touch(session: AsyncSession, policy: Policy, actor: Actor) -> None:
     if policy.agent_id:
         await agents.get_changeable(session, policy.agent_id)
-        policy.revision = await revisions.advance(session, Kind.AGENT, policy.agent_id, actor.at)
+        policy.revision = await revisions.advance(session, RecordKind.AGENT, policy.agent_id, actor.at)
     else:
-        policy.revision = await revisions.advance(session, Kind.ORGANISATION_POLICY, policy.policy_id, actor.at)
+        policy.revision = await revisions.advance(session, RecordKind.ORGANISATION_POLICY, policy.policy_id, actor.at)
     policy.updated_at = actor.at
 
 

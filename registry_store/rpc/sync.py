@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import grpc
 
+from pdp.core.model import RecordKind
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.journal import revisions
-from registry_store.journal.revisions import Kind
 from registry_store.rpc.calls import (
     SERVICE,
     CallEndedError,
@@ -231,7 +231,7 @@ class _Stream:
             records=records,
             committed_at=step.committed_at,
         )
-        named = frozenset((Kind(record.kind), record.id) for record in records)
+        named = frozenset((RecordKind(record.kind), record.id) for record in records)
         self._sidecar.sent(step.upto, step.committed_at if records else 0.0, named)
         await self._send(pb.StoreMessage(change=change))
         self._revision = step.upto

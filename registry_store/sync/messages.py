@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.kinds import Text
+from pdp.core.model import RecordKind
 from pdp.core.records import AGENT_ID, TAGS
-from registry_store.journal.revisions import Kind
 from registry_store.sync.nodes import NODE_ID
 from registry_store.sync.sidecars import Refusal
 from registry_store.sync.subscriptions import Record, Subscription
@@ -54,10 +54,10 @@ def subscription(message: pb.Subscription) -> Subscription:
 
 def refusals(message: pb.Acknowledgement) -> list[Refusal]:
     """What the sidecar refuses, cut to what is kept."""
-    kinds = {kind.value for kind in Kind}
+    kinds = {kind.value for kind in RecordKind}
     return [
         Refusal(
-            Kind(refusal.kind),
+            RecordKind(refusal.kind),
             refusal.id[:MAX_REFUSED_ID],
             tuple(problem[:MAX_PROBLEM] for problem in refusal.problems[:MAX_PROBLEMS]),
         )

@@ -5,22 +5,22 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pdp.core.model import RecordKind
 from registry_store.documents import Document, to_json
-from registry_store.journal.revisions import Kind
 from registry_store.sync.subscriptions import Subscription
 
 MAX_REMEMBERED = 10_000
 MAX_UNACKNOWLEDGED = 1_000
 MAX_REFUSALS = 1_000
 
-Records = frozenset[tuple[Kind, str]]
+Records = frozenset[tuple[RecordKind, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A record that did not compile in the sidecar, whose last good state therefore stays in force there."""
 
-    kind: Kind
+    kind: RecordKind
     id: str
     problems: tuple[str, ...]
 
@@ -39,7 +39,7 @@ class Sidecar:
     connected: bool = True
     sent_revision: int = 0
     acknowledged_revision: int = 0
-    refusals: dict[tuple[Kind, str], Refusal] = field(default_factory=dict)
+    refusals: dict[tuple[RecordKind, str], Refusal] = field(default_factory=dict)
     unacknowledged: deque[tuple[int, float, Records | None]] = field(default_factory=deque)
 
     def sent(self, revision: int, committed_at: float, records: Records | None) -> None:

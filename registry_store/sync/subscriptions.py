@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pdp.core.model import RecordKind
 from registry_store.database.tables import Agent, AgentTag, Change, McpServer, Policy
 from registry_store.documents import compact
-from registry_store.journal.revisions import Kind, Touched
+from registry_store.journal.revisions import Touched
 from registry_store.records import agents, mcp_servers, policies
 
 PAGE = 500
@@ -21,7 +22,7 @@ GONE = b""
 class Record:
     """The whole state of a record as sidecars get it; an empty document: it is gone."""
 
-    kind: Kind
+    kind: RecordKind
     id: str
     document: bytes
     tags: frozenset[str] = frozenset()
@@ -42,7 +43,7 @@ class Subscription:
 
     def view(self, record: Record) -> bytes | None:
         """What to send of a record that changed: its document, `GONE`, or None for nothing."""
-        if record.kind is not Kind.AGENT:
+        if record.kind is not RecordKind.AGENT:
             return record.document
         if self.agent_ids is not None and record.id not in self.agent_ids:
             return None
@@ -54,7 +55,7 @@ class Subscription:
         """The rows of `Change` that can concern it, as far as SQL can tell cheaply."""
         if self.agent_ids is None:
             return None
-        return or_(Change.kind != Kind.AGENT, Change.record_id.in_(self.agent_ids))
+        return or_(Change.kind != RecordKind.AGENT, Change.record_id.in_(self.agent_ids))
 
     def covers(self, agent_id: str, tags: Collection[str]) -> bool:
         """Whether it takes in an agent of this id and these tags."""
@@ -94,13 +95,13 @@ async def snapshot(session: AsyncSession, subscription: Subscription) -> AsyncGe
 
 async def records(session: AsyncSession, touched: Sequence[Touched]) -> list[Record]:
     """The present state of what was touched; what exists no longer is gone."""
-    ids: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+    ids: dict[RecordKind, list[str]] = {kind: [] for kind in RecordKind}
     for one in touched:
         ids[one.kind].append(one.record_id)
     found = [
-        *await _organisation(session, ids[Kind.ORGANISATION_POLICY]),
-        *await _servers(session, ids[Kind.MCP_SERVER]),
-        *await _named_agents(session, ids[Kind.AGENT]),
+        *await _organisation(session, ids[RecordKind.ORGANISATION_POLICY]),
+        *await _servers(session, ids[RecordKind.MCP_SERVER]),
+        *await _named_agents(session, ids[RecordKind.AGENT]),
     ]
     by_key = {(record.kind, record.id): record for record in found}
     return [
@@ -135,7 +136,7 @@ async def _agents(session: AsyncSession, condition: Any) -> list[Record]:
     owned = await _policies_of(session, [row.agent_id for row in rows])
     return [
         Record(
-            Kind.AGENT,
+            RecordKind.AGENT,
             row.agent_id,
             compact(agents.synced_document(row, owned.get(row.agent_id, []))),
             frozenset(row.configuration.get("tags", ())),
@@ -163,7 +164,9 @@ async def _organisation(session: AsyncSession, policy_ids: Iterable[str] | None)
     if policy_ids is not None:
         statement = statement.where(Policy.policy_id.in_(policy_ids))
     rows = await session.scalars(statement)
-    return [Record(Kind.ORGANISATION_POLICY, row.policy_id, compact(policies.synced_document(row))) for row in rows]
+    return [
+        Record(RecordKind.ORGANISATION_POLICY, row.policy_id, compact(policies.synced_document(row))) for row in rows
+    ]
 
 
 async def _servers(session: AsyncSession, names: Iterable[str] | None) -> list[Record]:
@@ -171,4 +174,4 @@ async def _servers(session: AsyncSession, names: Iterable[str] | None) -> list[R
     if names is not None:
         statement = statement.where(McpServer.server_name.in_(names))
     rows = await session.scalars(statement)
-    return [Record(Kind.MCP_SERVER, row.server_name, compact(mcp_servers.body_of(row))) for row in rows]
+    return [Record(RecordKind.MCP_SERVER, row.server_name, compact(mcp_servers.body_of(row))) for row in rows]

@@ -3,8 +3,9 @@
 import pytest
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy
+from pdp.core.decision import Decision
 from pdp.core.messages import message
-from pdp.core.model import Action, Decision, Outcome, Reason
+from pdp.core.model import Action, Outcome, Reason
 from tests.core.records import agent_record, policy_record
 
 AGENT = CompiledAgent(agent_record(agent_id="billing", status="suspended"))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidRecordError
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Action, Now, StaleMode
+from pdp.core.model import Action, Now, RecordKind, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.state import Kind, RawRecord, State, build
+from pdp.state import RawRecord, State, build
 
 AGENT_ID = "generated-agent"
 ACTION_TYPES = ["api.read", "database.query", "database.", "数据.读"]
@@ -207,9 +207,11 @@ def _world(agent: dict[str, Any], organisation: list[dict[str, Any]], given: dic
     agent = about | agent | {"policies": _sound(agent["policies"], "own")}
     organisation = _sound(organisation, "organisation")
     documents = [{"server_name": name} | rules for name, rules in given.items()]
-    raw = [RawRecord(Kind.AGENT, AGENT_ID, json.dumps(agent).encode())]
-    raw += [RawRecord(Kind.ORGANISATION_POLICY, one["policy_id"], json.dumps(one).encode()) for one in organisation]
-    raw += [RawRecord(Kind.MCP_SERVER, one["server_name"], json.dumps(one).encode()) for one in documents]
+    raw = [RawRecord(RecordKind.AGENT, AGENT_ID, json.dumps(agent).encode())]
+    raw += [
+        RawRecord(RecordKind.ORGANISATION_POLICY, one["policy_id"], json.dumps(one).encode()) for one in organisation
+    ]
+    raw += [RawRecord(RecordKind.MCP_SERVER, one["server_name"], json.dumps(one).encode()) for one in documents]
     state, refused = build(raw, "epoch", 1)
     assert not refused, refused
     records = Records(

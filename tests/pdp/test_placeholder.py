@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from pdp.core.decide import decide
-from pdp.core.model import Action, Now, Outcome
+from pdp.core.model import Action, Now, Outcome, RecordKind
 from pdp.core.usage import Usage
-from pdp.state import Kind, RawRecord, State, apply, build
+from pdp.state import RawRecord, State, apply, build
 from tests.given import NOON, agent
 
 READABLE = {
@@ -23,11 +23,11 @@ UNREADABLE = READABLE | {"conditions": {"operator_of_next_year": 1}}
 
 def agents() -> list[RawRecord]:
     tagged = agent("payments-writer-prod", tags=["payments"])
-    return [RawRecord(Kind.AGENT, one["agent_id"], json.dumps(one).encode()) for one in (agent(), tagged)]
+    return [RawRecord(RecordKind.AGENT, one["agent_id"], json.dumps(one).encode()) for one in (agent(), tagged)]
 
 
 def policy(document: object) -> RawRecord:
-    return RawRecord(Kind.ORGANISATION_POLICY, "pol_1", json.dumps(document).encode())
+    return RawRecord(RecordKind.ORGANISATION_POLICY, "pol_1", json.dumps(document).encode())
 
 
 def outcome(state: State, agent_id: str = "billing-reader-test") -> Outcome:

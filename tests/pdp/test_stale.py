@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pdp import wire
-from pdp.core.model import Now, StaleMode
-from pdp.state import Holder, Source
+from pdp.core.model import Now, Source, StaleMode
+from pdp.state import Holder
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
 from tests.deciding import Bench, served

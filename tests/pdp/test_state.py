@@ -8,9 +8,9 @@ import pytest
 
 from pdp.core.decide import decide
 from pdp.core.explanation.explain import explain
-from pdp.core.model import Action, Now, Outcome, Reason, Status
+from pdp.core.model import Action, Now, Outcome, Reason, RecordKind, Status
 from pdp.core.usage import Usage
-from pdp.state import Kind, RawRecord, State, apply, build
+from pdp.state import RawRecord, State, apply, build
 from pdp.sync import last_good
 from tests.given import NOON, agent
 
@@ -23,7 +23,7 @@ NEWER = {"field_of_next_year": 1}
 
 def record(document: object) -> RawRecord:
     raw = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return RawRecord(Kind.AGENT, AGENT_ID, raw)
+    return RawRecord(RecordKind.AGENT, AGENT_ID, raw)
 
 
 def given(**fields: Any) -> State:
@@ -119,7 +119,7 @@ def test_policies_of_the_organisation_still_bind_an_agent_that_is_refused() -> N
         "created_at": "2026-01-01T00:00:00.000000Z",
         "policy_action": "block",
     }
-    changed = RawRecord(Kind.ORGANISATION_POLICY, "pol_1", json.dumps(policy).encode())
+    changed = RawRecord(RecordKind.ORGANISATION_POLICY, "pol_1", json.dumps(policy).encode())
     state, _ = apply(given(), [record(agent(AGENT_ID) | NEWER), changed], 2)
     assert decided(state) == (Outcome.BLOCK, Reason.POLICY_MATCHED)
 
@@ -131,7 +131,7 @@ def test_a_fault_with_one_record_holds_up_no_other(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr("pdp.state.read_server", fails)
-    server = RawRecord(Kind.MCP_SERVER, "db", b'{"server_name": "db"}')
+    server = RawRecord(RecordKind.MCP_SERVER, "db", b'{"server_name": "db"}')
     state, refused = build([server, record(agent(AGENT_ID))], "epoch", 1)
     assert decided(state) == ALLOWED
     assert refused[0].problems == ("cannot be compiled: RuntimeError: a fault of ours",)
@@ -151,7 +151,7 @@ def test_a_fault_with_one_record_holds_up_no_other(monkeypatch: pytest.MonkeyPat
 def test_whatever_a_newer_policy_of_the_organisation_holds_it_restricts(policy_id: str, fields: dict[str, Any]) -> None:
     """What stands for it compiles, and the other records with it."""
     policy = {"policy_action": "block", "created_at": "2026", "policy_name": "New"} | fields | NEWER
-    unread = RawRecord(Kind.ORGANISATION_POLICY, policy_id, json.dumps(policy).encode())
+    unread = RawRecord(RecordKind.ORGANISATION_POLICY, policy_id, json.dumps(policy).encode())
     state, refused = build([unread, record(agent(AGENT_ID))], "epoch", 1)
     assert len(refused) == 1
     decision = decide(state.agents[AGENT_ID], state.servers, ACTION, Usage(), Now(NOON, 1.0))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from pdp.core.decide import decide
 from pdp.core.localtime import local_time
-from pdp.core.model import Action, Now, Outcome
+from pdp.core.model import Action, Now, Outcome, RecordKind
 from pdp.counters.file import Moment
 from pdp.counters.writer import FLUSH_SECONDS, CountersWriter
-from pdp.state import Kind, RawRecord, build
+from pdp.state import RawRecord, build
 from tests.given import NOON, agent
 
 
@@ -45,7 +45,7 @@ class Machine:
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.path = folder / "counters"
         self.agent_id = "billing-reader-test"
-        record = RawRecord(Kind.AGENT, self.agent_id, json.dumps(agent(self.agent_id, **fields)).encode())
+        record = RawRecord(RecordKind.AGENT, self.agent_id, json.dumps(agent(self.agent_id, **fields)).encode())
         self.state, _ = build([record], "epoch", 1)
         self.agent = self.state.agents[self.agent_id]
         self.time = 1_000_000.0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pdp.core.model import RecordKind
 from pdp.settings import SettingsError, Subscription
-from pdp.state import Kind, RawRecord, State, build
+from pdp.state import RawRecord, State, build
 from pdp.sync.last_good import LastGood, Saved, sole_user
 from tests.given import agent
 from tests.waiting import eventually
@@ -51,10 +52,12 @@ def kept(tmp_path: Path) -> Kept:
 
 def state(revision: int = 7, agents: int = 2) -> State:
     records = [
-        RawRecord(Kind.AGENT, f"agent-{number}", json.dumps(agent(f"agent-{number}", description="ä" * 50)).encode())
+        RawRecord(
+            RecordKind.AGENT, f"agent-{number}", json.dumps(agent(f"agent-{number}", description="ä" * 50)).encode()
+        )
         for number in range(agents)
     ]
-    records.append(RawRecord(Kind.MCP_SERVER, "files", b'{"server_name": "files", "blocked_tools": ["rm"]}'))
+    records.append(RawRecord(RecordKind.MCP_SERVER, "files", b'{"server_name": "files", "blocked_tools": ["rm"]}'))
     return build(records, "epoch-1", revision)[0]
 
 

@@ -5,14 +5,15 @@ import json
 
 import pytest
 
-from pdp.state import Kind, RawRecord
+from pdp.core.model import RecordKind
+from pdp.state import RawRecord
 from pdp.sync import replica
 from tests.given import agent
 
 
 async def test_a_large_state_is_built_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the collector runs again afterwards, also when the building fails."""
-    records = [RawRecord(Kind.AGENT, name, json.dumps(agent(name)).encode()) for name in ("agent-a", "agent-b")]
+    records = [RawRecord(RecordKind.AGENT, name, json.dumps(agent(name)).encode()) for name in ("agent-a", "agent-b")]
     small, _ = await replica.built(records, "epoch", 1)
     monkeypatch.setattr(replica, "MANY_RECORDS", 2)
     large, refused = await replica.built(records, "epoch", 1)

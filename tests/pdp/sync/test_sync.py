@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from pdp.core.model import Now
+from pdp.core.model import Now, Source
 from pdp.metrics import Metrics
 from pdp.settings import SettingsError, Subscription, host_and_port, read_key
-from pdp.state import Holder, Source, State
+from pdp.state import Holder, State
 from pdp.sync.replica import Replica
 from pdp.sync.store_clock import StoreClock
 from pdp.sync.subscriber import Node, Subscriber, Timing

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError
-from pdp.state import Kind, RawRecord, build
+from pdp.core.model import RecordKind
+from pdp.state import RawRecord, build
 from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal.activity import Actor
 from registry_store.records import agents, declarations, mcp_servers, policies
@@ -110,7 +111,9 @@ async def refusals(session: AsyncSession) -> list[tuple[str, ...]]:
     """What a sidecar refuses of all that the database holds now."""
     await session.flush()
     session.expunge_all()
-    found = [RawRecord(Kind(one.kind), one.id, one.document) async for one in subscriptions.snapshot(session, ALL)]
+    found = [
+        RawRecord(RecordKind(one.kind), one.id, one.document) async for one in subscriptions.snapshot(session, ALL)
+    ]
     state, refused = build(found, "epoch", 1)
     again, refused_again = build(state.records(), "epoch", 1)
     assert again.agents.keys() == state.agents.keys()
