@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-from pdp.core.canonical_json import double
+from pdp.core.json.canonical_json import double
 
 
 class Attributes(dict[str, Any]):

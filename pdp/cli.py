@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pdp import logs
-from pdp.core import strict_json
 from pdp.core.fields import quote_path
+from pdp.core.json import strict_json
 from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, STALE_MODES, Settings, SettingsError, address
 
 if TYPE_CHECKING:

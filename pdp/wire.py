@@ -12,12 +12,12 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pdp.attributes import Attributes, TooDeepError, doubles, plain
-from pdp.core import canonical_json
-from pdp.core.canonical_json import double
 from pdp.core.compile import CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
+from pdp.core.json import canonical_json
+from pdp.core.json.canonical_json import double
 from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
 from pdp.core.model import Action, Source
 from pdp.core.records import AGENT_ID

@@ -10,7 +10,8 @@ from typing import Any
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, read_fields
-from pdp.core.kinds import json_size
+from pdp.core.json.equality import same_json
+from pdp.core.json.measures import json_size
 
 Document = dict[str, Any]
 
@@ -71,27 +72,12 @@ def read_instant(text: Any) -> Any:
         return moment.replace(tzinfo=UTC)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal: `1` and `1.0` are, `1` and `true` are not."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, float) and isinstance(other, int | float):  # PostgreSQL gives 1e300 back as a whole number
-        return one == float(other)
-    if isinstance(other, float) and isinstance(one, int):
-        return float(one) == other
-    return bool(one == other)
-
-
 def without_defaults(document: Document, fields: Mapping[str, Field]) -> Document:
     """Those of the fields that must be given, or are not as they would be by default."""
     return {
         name: document[name]
         for name, field in fields.items()
-        if field.required or not same(document[name], to_json(field.default))
+        if field.required or not same_json(document[name], to_json(field.default))
     }
 
 

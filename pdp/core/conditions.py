@@ -12,9 +12,9 @@ from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
-from pdp.core.canonical_json import MAX_EXACT
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Kind, join, quote
+from pdp.core.json.equality import json_equal
 from pdp.core.kinds import Json, ListOf, MapOf, Number, OneOf, Text, Whole
 from pdp.core.localtime import LocalTime
 from pdp.core.model import Action
@@ -97,28 +97,6 @@ def clauses(conditions: Mapping[str, Any]) -> list[Clause]:
 def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
     after, before = conditions.get("hour_after"), conditions.get("hour_before")
     return after is not None and before is not None and bool(after > before)
-
-
-def json_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are equal, numbers as doubles: 1 equals 1.0 and 2^53 + 1 equals 2^53, but not true 1."""
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(json_equal(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(json_equal, left, right))
-    if isinstance(left, bool) != isinstance(right, bool):
-        return False
-    return bool(left == right) or (_is_large(left) and _is_large(right) and _same_double(left, right))
-
-
-def _is_large(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) >= MAX_EXACT
-
-
-def _same_double(left: float, right: float) -> bool:
-    try:
-        return float(left) == float(right)
-    except OverflowError:  # a whole number that no double holds
-        return False
 
 
 def attribute(attributes: Mapping[str, Any], path: str) -> Any:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from math import inf, isfinite
@@ -12,12 +13,16 @@ from zoneinfo import ZoneInfo
 
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Field, Kind, Schema, join, quote, read_fields, schema_of
+from pdp.core.json.measures import (
+    depth_exceeds,
+    fits_doubles,
+    is_storable,
+    is_storable_json,
+    is_surely_larger,
+    json_size,
+)
 
 MAX_ZONE_CHARACTERS = 64
-
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""A NUL as JSON writes it, and not a backslash before `u0000`."""
-_MANY_DIGITS = re.compile(r"[0-9]{309}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Text:
             problems.append(Problem(path, f"is longer than {self.most} characters"))
         elif self.pattern is not None and not re.fullmatch(self.pattern, value):
             problems.append(Problem(path, f"{quote(value)} is not {self.what}"))
-        elif not _is_storable(value):
+        elif not is_storable(value):
             problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
         return value
 
@@ -255,7 +260,7 @@ class Json:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if self.only_object and not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
-        if _is_surely_larger(value, self.max_bytes, self.depth):  # found before it takes long to write it out
+        if is_surely_larger(value, self.max_bytes, self.depth):  # found before it takes long to write it out
             problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
             return value
         if depth_exceeds(value, self.depth):
@@ -266,11 +271,11 @@ class Json:
         except (TypeError, ValueError):
             problems.append(Problem(path, "is not JSON"))
             return {}
-        if _NUL.search(text) or not _is_storable(text):
+        if not is_storable_json(text):
             problems.append(Problem(path, "holds a NUL or half of a surrogate pair"))
         elif json_size(text) > self.max_bytes:
             problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
-        elif _MANY_DIGITS.search(text) and not _fits_doubles(text):
+        elif not fits_doubles(text):
             problems.append(Problem(path, "holds a whole number that is too large"))
         return value
 
@@ -290,6 +295,20 @@ class Zone:
 
     def schema(self) -> Schema:
         return {"type": "string", "maxLength": MAX_ZONE_CHARACTERS, "examples": ["UTC", "America/New_York"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time as RFC 3339 writes it, with a zone; read as `datetime`."""
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        moment = _moment(value)
+        if moment is None:
+            problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
+        return moment
+
+    def schema(self) -> Schema:
+        return {"type": "string", "format": "date-time"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,48 +339,6 @@ class OrNull:
         return {"anyOf": [self.kind.schema(), {"type": "null"}]}
 
 
-def depth_exceeds(value: Any, most: int) -> bool:
-    """Whether lists and objects nest more than `most` levels, found without recursion."""
-    level = [value]
-    for _ in range(most + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, Mapping | list | tuple)
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _is_surely_larger(value: Any, max_bytes: int, depth: int) -> bool:
-    """Whether the JSON of `value`, down to `depth`, has more members or characters than fit into so many bytes."""
-    level, left = [value], max_bytes
-    for _ in range(depth + 1):
-        inner: list[Any] = []
-        for outer in level:
-            if isinstance(outer, str):
-                left -= len(outer)
-            elif isinstance(outer, Mapping | list | tuple):
-                left -= 2 * len(outer)  # each takes a byte at least, and one that sets it apart
-                if left < 0:
-                    return True
-                inner.extend(outer.values() if isinstance(outer, Mapping) else outer)
-        level = inner
-    return left < 0
-
-
-def json_size(compact: str) -> int:
-    """Bytes in UTF-8 of compact JSON whose numbers are written out: PostgreSQL gives 1e300 back with all its digits."""
-    size = len(compact.encode())
-    if "e+" not in compact:
-        return size
-    exponents: list[int] = []
-    json.loads(compact, parse_float=lambda number: exponents.append(int(number.partition("e+")[2] or 0)))
-    return size + sum(exponents)
-
-
 def is_zone(name: str) -> bool:
     """Whether `name` is an IANA time zone that this machine knows."""
     try:
@@ -371,30 +348,19 @@ def is_zone(name: str) -> bool:
     return True
 
 
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        return None
+    return moment if moment.tzinfo is not None and 1 < moment.year < 9999 else None
+
+
 def _is_finite(value: object) -> bool:
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     except OverflowError:  # a whole number that no float can hold
         return False
-
-
-def _is_storable(text: str) -> bool:
-    if "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _fits_doubles(text: str) -> bool:
-    """Whether protobuf, whose numbers are doubles, can carry every whole number of this JSON."""
-    try:
-        json.loads(text, parse_int=lambda digits: float(int(digits)))
-    except OverflowError:
-        return False
-    return True
 
 
 def _wrong_type(value: Any, what: str, path: str, problems: Problems, instead: Any) -> Any:

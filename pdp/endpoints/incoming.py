@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pdp import wire
-from pdp.core import strict_json
 from pdp.core.errors import InvalidActionError, Problem
+from pdp.core.json import strict_json
 from pdp.v1 import decision_pb2 as pb
 
 MAX_REQUEST_BYTES = wire.MAX_ACTION_BYTES + 8 * 1024

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems
-from pdp.core.fields import Field, Schema, quote, read_fields
-from pdp.core.kinds import Choice, ListOf, OrNull
+from pdp.core.fields import Field, read_fields
+from pdp.core.kinds import Choice, ListOf, Moment, OrNull
 from pdp.core.records import AGENT_ID, NAME, TAGS
 from registry_store.database.tables import Key
 from registry_store.documents import Document, instant, to_json
@@ -36,19 +36,6 @@ class Role(Enum):
     VIEWER = "viewer"
     AGENT = "agent"
     SIDECAR = "sidecar"
-
-
-class Moment:
-    """A time as RFC 3339 writes it, with a zone."""
-
-    def read(self, value: Any, path: str, problems: Problems) -> Any:
-        moment = _moment(value)
-        if moment is None:
-            problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
-        return moment
-
-    def schema(self) -> Schema:
-        return {"type": "string", "format": "date-time"}
 
 
 KEY_BODY: dict[str, Field] = {
@@ -256,14 +243,6 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
 
 def _list(names: Collection[str] | None) -> list[str] | None:
     return None if names is None else list(names)
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value)
-    except (ValueError, TypeError):
-        return None
-    return moment if moment.tzinfo is not None and 1 < moment.year < 9999 else None
 
 
 def _state(key: Key) -> dict[str, Any]:

@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pdp.core import strict_json
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
-from pdp.core.kinds import Choice, Flag, Number, OrNull, Text, Whole, depth_exceeds
+from pdp.core.json import strict_json
+from pdp.core.json.measures import depth_exceeds
+from pdp.core.kinds import Choice, Flag, Moment, Number, OrNull, Text, Whole
 from pdp.core.model import Outcome
 from pdp.core.records import AGENT_ID
-from registry_store.access.keys import Moment
 from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Written
 from registry_store.decisions import ids
-from registry_store.sync.messages import MAX_PROBLEMS
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
 
 _NUL = b"\\u0000"
 MAX_RECORDS = 1_000
+MAX_PROBLEMS = 20
+"""Of one report: the sidecar is told of no more."""
 MAX_BYTES = 4 * 1024 * 1024
 """Of the documents of one report together."""
 MAX_MESSAGE_BYTES = MAX_BYTES + MAX_RECORDS * 128 + 1024

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pdp.core.fields import join
+from pdp.core.json.equality import same_json
 from pdp.core.records import POLICY_BODY
-from registry_store.documents import Document, same, without_defaults
+from registry_store.documents import Document, without_defaults
 
 LONGEST = 160
 """Characters of one value as a line shows it."""
@@ -14,7 +15,7 @@ LONGEST = 160
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """A line for each value that was added (+), removed (-) or changed (~), by its path; none where nothing differs."""
-    if same(before, after):
+    if same_json(before, after):
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         yield from _of_members(before, after, path)

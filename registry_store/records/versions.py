@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
 from pdp.core.fields import quote
+from pdp.core.json.equality import same_json
 from registry_store.database.tables import Agent, AgentVersion
-from registry_store.documents import Document, same, to_json
+from registry_store.documents import Document, to_json
 from registry_store.errors import NotFoundError
 from registry_store.journal.activity import Actor
 
@@ -49,7 +50,7 @@ INITIAL_NOTE = "Initial registration"
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The fields whose values differ, in the order of `after`."""
-    return [name for name in after if name not in before or not same(before[name], after[name])]
+    return [name for name in after if name not in before or not same_json(before[name], after[name])]
 
 
 def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:

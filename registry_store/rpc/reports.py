@@ -13,10 +13,9 @@ from registry_store.access.keys import Caller
 from registry_store.database.transactions import retried
 from registry_store.decisions import decisions
 from registry_store.decisions.decisions import Received
-from registry_store.decisions.reports import Decision, Report, read_report
+from registry_store.decisions.reports import MAX_PROBLEMS, Decision, Report, read_report
 from registry_store.rpc.calls import SERVICE, CallEndedError, Context, Handler, answered, parsed
 from registry_store.store import Store
-from registry_store.sync.messages import MAX_PROBLEMS
 from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)

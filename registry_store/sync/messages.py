@@ -7,16 +7,12 @@ from pdp.core.kinds import Text
 from pdp.core.model import RecordKind
 from pdp.core.records import AGENT_ID, TAGS
 from registry_store.sync.nodes import NODE_ID
-from registry_store.sync.sidecars import Refusal
+from registry_store.sync.sidecars import MAX_PROBLEM, MAX_PROBLEMS, MAX_REFUSALS, MAX_REFUSED_ID, Refusal
 from registry_store.sync.subscriptions import Record, Subscription
 from registry_store.v1 import sync_pb2 as pb
 
 CHUNK_BYTES = 256 * 1024
 MAX_NAMED = 1_000
-MAX_REFUSALS = 1_000
-MAX_PROBLEMS = 20
-MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
-"""Characters of a refusal that are kept."""
 VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
 
 

@@ -12,6 +12,10 @@ from registry_store.sync.subscriptions import Subscription
 MAX_REMEMBERED = 10_000
 MAX_UNACKNOWLEDGED = 1_000
 MAX_REFUSALS = 1_000
+MAX_PROBLEMS = 20
+"""Of one refusal."""
+MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
+"""Characters of a refusal that are kept."""
 
 Records = frozenset[tuple[RecordKind, str]]
 

@@ -12,7 +12,6 @@ from pdp.core.conditions import (
     attribute,
     check,
     clauses,
-    json_equal,
     matches_action_type,
 )
 from pdp.core.errors import Problems
@@ -194,39 +193,6 @@ def test_hours_that_wrap_midnight_are_one_clause() -> None:
     assert [clause.name for clause in clauses({"hour_after": 6, "hour_before": 18})] == ["hour_after", "hour_before"]
     assert [clause.name for clause in clauses({"hour_before": 6})] == ["hour_before"]
     assert [clause.name for clause in clauses({"hour_after": 0})] == ["hour_after"]
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "equal"),
-    [
-        (1, 1.0, True),
-        (1, True, False),
-        (0, False, False),
-        (None, None, True),
-        (None, False, False),
-        ("1", 1, False),
-        ([1, [2]], (1, (2,)), True),
-        ([1, [2]], [1, [True]], False),
-        ([1], [1, 1], False),
-        ({"a": {"b": 1}}, {"a": {"b": 1.0}}, True),
-        ({"a": 1}, {"a": 1, "b": 2}, False),
-        ({"a": 1}, {"b": 1}, False),
-        ({"a": 1}, {"a": True}, False),
-        ({}, [], False),
-        ([], {}, False),
-        ([], "", False),
-        (2**53 + 1, 2**53, True),
-        (10**22 + 1, 1e22, True),
-        (2**53 + 2, 2**53, False),
-        (10**400, 10**400 + 1, False),
-        (10**400, 1e308, False),
-        (float(2**60), True, False),
-    ],
-)
-def test_json_values_are_equal_by_value_and_kind(left: Any, right: Any, equal: bool) -> None:
-    """Numbers as doubles, truth values only to themselves, containers part by part; either way round."""
-    assert json_equal(left, right) is equal
-    assert json_equal(right, left) is equal
 
 
 def test_an_attribute_is_found_along_its_path() -> None:

@@ -1,5 +1,6 @@
 """The kinds of value that a record may hold: what each reads, every fault that it names, and its schema."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pdp.core.errors import InvalidActionError, InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, Kind, join, quote, read_fields, schema_of
+from pdp.core.json.measures import depth_exceeds
 from pdp.core.kinds import (
     Choice,
     Dollars,
@@ -17,6 +19,7 @@ from pdp.core.kinds import (
     Json,
     ListOf,
     MapOf,
+    Moment,
     Number,
     ObjectOf,
     OneOf,
@@ -24,7 +27,6 @@ from pdp.core.kinds import (
     Text,
     Whole,
     Zone,
-    depth_exceeds,
     is_zone,
 )
 
@@ -55,6 +57,11 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
     (Text(5), "a\0b", "a\0b", ["at: holds a NUL or half of a surrogate pair"]),
     (Text(5), "\ud800", "\ud800", ["at: holds a NUL or half of a surrogate pair"]),
     (Text(5), "😀", "😀", []),
+    (Moment(), "2030-01-31T12:00:00Z", datetime(2030, 1, 31, 12, tzinfo=UTC), []),
+    (Moment(), "2030-01-31T12:00:00+01:00", datetime(2030, 1, 31, 11, tzinfo=UTC), []),
+    (Moment(), "2030-01-31T12:00:00", None, ["at: `2030-01-31T12:00:00` is not a time as 2030-01-31T12:00:00Z"]),
+    (Moment(), "9999-12-31T23:59:59Z", None, ["at: `9999-12-31T23:59:59Z` is not a time as 2030-01-31T12:00:00Z"]),
+    (Moment(), 5, None, ["at: `5` is not a time as 2030-01-31T12:00:00Z"]),
     (Choice(Colour), "red", Colour.RED, []),
     (Choice(Colour), "dark_blue", Colour.DARK_BLUE, []),
     (Choice(Colour), "RED", Colour.RED, ["at: `RED` is not one of red, dark_blue"]),
@@ -211,6 +218,7 @@ STRING = {"type": "string", "maxLength": 3}
         ),
         (Json(9), {}),
         (Json(9, only_object=True), {"type": "object"}),
+        (Moment(), {"type": "string", "format": "date-time"}),
         (Zone(), {"type": "string", "maxLength": 64, "examples": ["UTC", "America/New_York"]}),
         (OneOf(Text(3), Flag(), bool), {"anyOf": [STRING, {"type": "boolean"}]}),
         (OrNull(Text(3)), {"anyOf": [STRING, {"type": "null"}]}),

@@ -7,7 +7,7 @@ from google.protobuf.json_format import ParseDict
 from hypothesis import strategies as st
 
 from pdp import wire
-from pdp.core import strict_json
+from pdp.core.json import strict_json
 from pdp.v1 import decision_pb2 as pb
 
 AGENT = "billing-reader-test"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from pdp import wire
-from pdp.core import canonical_json
+from pdp.core.json import canonical_json
 from pdp.decision_log import record
 from pdp.decision_log.redaction import NOTHING
 from pdp.v1 import decision_pb2 as pb

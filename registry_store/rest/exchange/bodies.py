@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from pdp.core import strict_json
 from pdp.core.fields import Field
+from pdp.core.json import strict_json
 from pdp.core.records import PROSE
 from pdp.serving.requests import read_body
 from registry_store.documents import read_values

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from pdp.core import strict_json
+from pdp.core.json import strict_json
 from pdp.endpoints import http
 from pdp.endpoints.listeners import bound_address, http_listener
 from pdp.serving.connections import Limits

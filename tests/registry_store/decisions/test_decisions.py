@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
+from pdp.core.json.equality import same_json
 from pdp.core.model import Action
 from pdp.decision_log import record
 from pdp.decision_log.record import Entry, Opens
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS, MAX_SEQUENCE
-from registry_store.documents import same
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.decision_log.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
@@ -281,7 +281,7 @@ async def test_what_an_agent_sends_cannot_keep_its_decision_out(fresh: Served) -
         await sidecar.send(Log().report(said))
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{said['decision_id']}")).body["action"]
     assert shown["resource"] == "a␀b"
-    assert same(shown["attributes"], {"␀": ["␀", 1e300, 10**40, "\\u0000"]})
+    assert same_json(shown["attributes"], {"␀": ["␀", 1e300, 10**40, "\\u0000"]})
 
 
 ONE = decision()

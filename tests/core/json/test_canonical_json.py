@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdp.core.canonical_json import double, dumps
+from pdp.core.json.canonical_json import double, dumps
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.recursive(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdp.core.strict_json import loads
+from pdp.core.json.strict_json import loads
 
 
 @pytest.mark.parametrize(
