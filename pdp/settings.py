@@ -4,13 +4,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import quote, quote_path
 from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
 from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
+from pdp.serving import addresses
+from pdp.serving.addresses import Address, BadAddressError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("plain", "json")
@@ -30,19 +32,6 @@ class SettingsError(ValueError):
     def __init__(self, setting: str, message: str) -> None:
         self.setting = setting
         super().__init__(f"`{setting}`: {message}")
-
-
-class Address(NamedTuple):
-    """Where a socket is: a host and a port, or the path of a Unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +157,10 @@ def address(setting: str, text: str) -> Address:
 
 def host_and_port(setting: str, text: str, *, any_port: bool = True, what: str = "HOST:PORT") -> Address:
     """`HOST:PORT`, an IPv6 host in brackets; port 0 only where `any_port`."""
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([a-zA-Z0-9._-]+)):([0-9]{1,5})", text)
-    if match is None:
-        raise SettingsError(setting, f"{quote(text)} is not {what}")
-    port = int(match[3])
-    if port > 65535 or (port == 0 and not any_port):
-        raise SettingsError(setting, f"port `{port}` is not within {0 if any_port else 1} to 65535")
-    return Address(host=match[1] or match[2], port=port)
+    try:
+        return addresses.host_and_port(text, any_port=any_port, what=what)
+    except BadAddressError as error:
+        raise SettingsError(setting, str(error)) from error
 
 
 def read_key(path: Path) -> str:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import grpc
 
 from pdp.serving import calls, lag
+from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from registry_store import retention
@@ -247,38 +247,38 @@ async def _http(store: Store) -> AsyncIterator[str]:
         idle_seconds=IDLE_SECONDS,
         stop_seconds=store.settings.drain_seconds,
     )
-    address = _shown(listener.getsockname())
+    address = str(Address(*listener.getsockname()[:2]))
     async with serving(application(store), listener, limits, proxy_headers=True):
         yield address
 
 
 @asynccontextmanager
 async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
-    host, port = host_and_port("grpc", store.settings.grpc)
+    address = host_and_port("grpc", store.settings.grpc)
     _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
     draining = calls.Draining()
     options = [*calls.options(MAX_MESSAGE_BYTES), *KEEPALIVE]
     server = grpc.aio.server(options=options, interceptors=[draining])
     server.add_generic_rpc_handlers(handlers)
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        bound = server.add_insecure_port(str(address))
     except RuntimeError:
         raise StartError(f"grpc: `{store.settings.grpc}` is taken or not an address of this machine") from None
     await server.start()
     try:
-        yield _shown((host, bound))
+        yield str(address._replace(port=bound))
     finally:
         await draining.stop(server, store.settings.drain_seconds)
 
 
 def _listener(setting: str, text: str) -> socket.socket:
-    host, port = host_and_port(setting, text)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = host_and_port(setting, text)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     # With the protocol named, asyncio turns Nagle's algorithm off; without, each answer waits for it some 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind((address.host, address.port))
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -288,11 +288,6 @@ def _listener(setting: str, text: str) -> socket.socket:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror or error)
-
-
-def _shown(address: Sequence[Any]) -> str:
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _system_actor() -> Actor:

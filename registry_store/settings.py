@@ -11,11 +11,12 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from pdp.serving import addresses
+from pdp.serving.addresses import MAX_PORT, Address, BadAddressError
 from registry_store.errors import StartError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 SECRET_BYTES = 32
-MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,12 @@ def database_url(text: str) -> URL:
     return url
 
 
-def host_and_port(setting: str, text: str) -> tuple[str, int]:
-    """HOST:PORT taken apart (an IPv6 host in brackets); `StartError` naming the setting if it is not that."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > MAX_PORT:
-        raise StartError(f"{setting}: `{text}` is not HOST:PORT with a port from 0 to 65535")
-    return host, int(port)
+def host_and_port(setting: str, text: str) -> Address:
+    """`HOST:PORT` (an IPv6 host in brackets); `StartError` naming the setting if it is not that."""
+    try:
+        return addresses.host_and_port(text)
+    except BadAddressError as error:
+        raise StartError(f"{setting}: {error}") from None
 
 
 def load_pepper(path: Path) -> bytes:

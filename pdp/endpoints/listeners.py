@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc
 
 from pdp.core.fields import quote, quote_path
-from pdp.settings import Address, SettingsError
+from pdp.serving.addresses import Address
+from pdp.settings import SettingsError
 
 SOCKET_MODE = 0o660
 BACKLOG = 1024

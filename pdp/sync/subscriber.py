@@ -18,7 +18,8 @@ import grpc
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.metrics import Metrics
-from pdp.settings import Address, SettingsError, Subscription
+from pdp.serving.addresses import Address
+from pdp.settings import SettingsError, Subscription
 from pdp.sync.backoff import Backoff
 from pdp.sync.replica import BrokenStreamError, NotTaken, OutOfOrderError, Records, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock

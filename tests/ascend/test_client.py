@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from ascend import AgentAction, AscendClient, Decision, Outcome, RateRemaining, RegistryError
-from pdp.settings import Address
+from pdp.serving.addresses import Address
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointServicer, add_PolicyDecisionPointServicer_to_server
 from tests.waiting import eventually, eventually_gives

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pdp.core.model import StaleMode
-from pdp.settings import Address, Settings, SettingsError, Subscription, address, host_and_port, read_key
+from pdp.serving.addresses import Address
+from pdp.settings import Settings, SettingsError, Subscription, address, host_and_port, read_key
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pdp import app
 from pdp.core.model import StaleMode
 from pdp.serving import calls
-from pdp.settings import Address, SettingsError, Subscription
+from pdp.serving.addresses import Address
+from pdp.settings import SettingsError, Subscription
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.ports import reserved

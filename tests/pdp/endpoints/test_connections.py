@@ -15,10 +15,10 @@ from starlette.types import ASGIApp
 
 from pdp.endpoints.listeners import http_listener
 from pdp.serving.accepting import Accepting
+from pdp.serving.addresses import Address
 from pdp.serving.connections import Connections, Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.requests import read_body
-from pdp.settings import Address
 from tests.waiting import BOUND_SECONDS
 
 PATIENT = Limits(connections=100, head_seconds=3600, body_seconds=3600, idle_seconds=3600)
@@ -327,7 +327,7 @@ from starlette.responses import PlainTextResponse
 from pdp.endpoints.listeners import http_listener
 from pdp.serving.connections import Limits
 from pdp.serving.http import serving
-from pdp.settings import Address
+from pdp.serving.addresses import Address
 
 async def main():
     logging.basicConfig(format="%(message)s")

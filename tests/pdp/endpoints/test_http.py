@@ -13,9 +13,10 @@ import urllib3
 from pdp.core.json import strict_json
 from pdp.endpoints import http
 from pdp.endpoints.listeners import bound_address, http_listener
+from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits
 from pdp.serving.http import serving
-from pdp.settings import Address, SettingsError
+from pdp.settings import SettingsError
 from tests.deciding import Bench
 from tests.given import agent
 from tests.whole import Answer, Http
