@@ -34,13 +34,11 @@ def decide(
     `charge` does that for an answer that is given.
     """
     if agent is None:
-        return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
+        return _of_stranger(stale)
     server = servers.get(action.mcp_server) if action.mcp_server else None
     risk = _effective_risk(agent, server, action)
-    if stale is StaleMode.BLOCK:
-        return Decision(BLOCK, Reason.REGISTRY_STALE, risk)
     local = local_time(agent.zone, now.wall)
-    reason = _forbidden(agent, server, action, local)
+    reason = _forbidden(agent, server, action, local, stale)
     if reason is not None:
         return Decision(BLOCK, reason, risk)
     wait = usage.wait(agent.limits, now.boot)
@@ -68,12 +66,10 @@ def withdrawn(
 ) -> Decision | None:
     """What stages 0 to 3 say against an earlier answer that was no block, if anything: what `decide` would now."""
     if agent is None:
-        return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
+        return _of_stranger(stale)
     server = servers.get(action.mcp_server) if action.mcp_server else None
     risk = _effective_risk(agent, server, action)
-    if stale is StaleMode.BLOCK:
-        return Decision(BLOCK, Reason.REGISTRY_STALE, risk)
-    reason = _forbidden(agent, server, action, local_time(agent.zone, now.wall))
+    reason = _forbidden(agent, server, action, local_time(agent.zone, now.wall), stale)
     if reason is not None:
         return Decision(BLOCK, reason, risk)
     return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is StaleMode.ESCALATE else None
@@ -99,8 +95,17 @@ def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action:
     return given if registered is None or given > registered else registered
 
 
-def _forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action, local: LocalTime) -> Reason | None:
-    """What forbids the action whatever its risk: the agent's status, the action's parts, or the time."""
+def _of_stranger(stale: StaleMode | None) -> Decision:
+    """The decision on an action of an agent that is not here: in stale data, it may be missing for that alone."""
+    return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
+
+
+def _forbidden(
+    agent: CompiledAgent, server: CompiledServer | None, action: Action, local: LocalTime, stale: StaleMode | None
+) -> Reason | None:
+    """What forbids the action whatever its risk: stale data, the agent's status, the action's parts, or the time."""
+    if stale is StaleMode.BLOCK:
+        return Reason.REGISTRY_STALE
     if not agent.active:
         return Reason.AGENT_NOT_ACTIVE
     reason = _parts_forbidden(agent, server, action)
