@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdp.settings import Subscription
-from tests.pdp.test_decisions_up import register
+from tests.both.test_decisions_up import register
 from tests.waiting import eventually, eventually_gives
 from tests.whole import AGENT, Answer, Central, settings, sidecar, store
 
