@@ -179,7 +179,7 @@ def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: 
             policy_set = PolicySet(agent.own_policies + binding)
         else:
             policy_set = shared.get(binding) or shared.setdefault(binding, PolicySet(binding))
-        agents[name] = agent.under(policy_set)
+        agents[name] = agent.with_policies(policy_set)
 
 
 def _compile(record: RawRecord) -> Compiled:

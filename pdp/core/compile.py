@@ -1,6 +1,6 @@
 """Records → what `decide` reads: sets instead of lists, closures instead of conditions, an index of policies.
 
-A record has passed `pdp.core.records`, so that nothing here can fail.
+Every record has passed `pdp.core.records`, so nothing here can fail.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -89,7 +89,7 @@ class PolicySet:
 
     def _merge(self, action_type: str) -> tuple[CompiledPolicy, ...]:
         # Merged on first use and not all at once: thousands of types times thousands of general policies would
-        # not fit. Only types that a policy names get here, so strangers cannot fill the memo.
+        # not fit. Only types that a policy names get here, so callers cannot fill the cache.
         if len(self._merged) >= MAX_MERGED:
             self._merged.clear()
         both = merge(self._by_action_type[action_type], self._for_any, key=_order)
@@ -113,7 +113,7 @@ class CompiledServer:
 
 
 class CompiledAgent:
-    """One agent as `decide` reads it. None stands for: no such restriction."""
+    """One agent as `decide` reads it. None means no restriction."""
 
     __slots__ = (
         "action_risk_scores",
@@ -170,21 +170,21 @@ class CompiledAgent:
         self.window = TimeWindow(record) if record.time_window_enabled else None
         self.zone = record.time_window_timezone
 
-    def under(self, policies: PolicySet) -> "CompiledAgent":
-        """The same agent under another set of policies: its own, and those of the organisation that bind it."""
+    def with_policies(self, policies: PolicySet) -> "CompiledAgent":
+        """A copy of the agent with these policies: its own, and those of the organisation that bind it."""
         other = copy(self)
         other.policies = policies
         return other
 
     def with_status(self, status: Status) -> "CompiledAgent":
-        """The same agent in another status."""
+        """A copy of the agent with this status."""
         other = copy(self)
         other.status, other.active = status, status is Status.ACTIVE
         return other
 
 
 class TimeWindow:
-    """The minutes of the local day in which an agent may act: half-open, over midnight where start is after end."""
+    """The minutes of the local day in which an agent may act: half-open, over midnight if start is after end."""
 
     __slots__ = ("days", "end", "start")
 
@@ -194,7 +194,7 @@ class TimeWindow:
         self.days = frozenset(record.time_window_days)
 
     def holds(self, minute: int, weekday: int) -> bool:
-        """Whether `minute` of the local day on `weekday` is inside; after midnight it is the day before that counts."""
+        """Whether `minute` of the local day on `weekday` is inside; after midnight the previous day counts."""
         if self.start < self.end:
             return self.start <= minute < self.end and weekday in self.days
         if minute >= self.start:
@@ -225,7 +225,7 @@ def _names_action_types(clause: Clause) -> bool:
 
 
 def _exact_action_types(found: list[Clause]) -> frozenset[str] | None:
-    """The only action types for which the clauses can hold; None where a prefix, or nothing, says."""
+    """The only action types for which the clauses can hold; None if a clause has a prefix or none names a type."""
     types: frozenset[str] | None = None
     for clause in filter(_names_action_types, found):
         entries = [clause.operand] if isinstance(clause.operand, str) else clause.operand

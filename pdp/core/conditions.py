@@ -1,6 +1,6 @@
-"""The operators of a policy's conditions: one table that says how each is checked, seen, held and compiled.
+"""The operators of a policy's conditions: one table of how each is checked, evaluated and compiled.
 
-`seen` and `holds` are the meaning, slow and obvious, which `explain` shows; `compiled` is the same for the fast path.
+`seen` and `holds` define the meaning, slow and obvious; `explain` uses them. `compiled` is the fast form of the same.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ Test = Callable[[Action, int, LocalTime], bool]
 
 
 MAX_SUGGESTIONS = 10
-MAX_SUGGESTED_FOR = 32
-"""Characters of a name; to find what is like a name takes long, and longer the longer it is."""
+MAX_SUGGESTION_CHARACTERS = 32
+"""Characters of a name; a search for similar names takes longer for longer names."""
 
 
 class _Missing:
@@ -34,14 +34,14 @@ class _Missing:
 
 
 MISSING = _Missing()
-"""What `seen` answers when the action does not carry what the condition asks for."""
+"""The result of `seen` if the action does not have the value that the condition checks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """What one operator takes, what it looks at, when it holds, and its compiled form.
+    """One operator: its operand, the value that it checks, when it holds, and its compiled form.
 
-    `compiled(operand, missing)` answers `missing` for an action that does not carry what is asked for.
+    The test that `compiled(operand, missing)` makes returns `missing` for an action without that value.
     """
 
     operand: Kind
@@ -51,16 +51,16 @@ class Operator:
 
 
 def check(conditions: Any, path: str, problems: Problems) -> None:
-    """Append every fault of `conditions`: unknown operators, operands of a wrong type, ranges that hold nothing."""
+    """Append every fault of `conditions`: unknown operators, operands of a wrong type, empty ranges."""
     if not isinstance(conditions, Mapping):
-        return  # the field's own kind has said so
+        return  # the kind of the field has reported it
     sound: dict[str, Any] = {}
     for name, operand in conditions.items():
         if problems.full:
             return
         operator = OPERATORS.get(name)
         if operator is None:
-            problems.append(Problem(join(path, name), _unknown(name, suggest=len(problems) < MAX_SUGGESTIONS)))
+            problems.append(Problem(join(path, name), _unknown_operator(name, suggest=len(problems) < MAX_SUGGESTIONS)))
             continue
         before = len(problems)
         operator.operand.read(operand, join(path, name), problems)
@@ -80,7 +80,7 @@ class Clause(NamedTuple):
 def clauses(conditions: Mapping[str, Any]) -> list[Clause]:
     """The clauses that must all hold for conditions that `check` has passed.
 
-    Hours that wrap midnight are one clause, since both ends decide it; each attribute is a clause of its own.
+    Hours that wrap midnight are one clause, since both ends matter; each attribute is a separate clause.
     """
     found: list[Clause] = []
     for name, operand in conditions.items():
@@ -114,8 +114,8 @@ def matches_action_type(action_type: str, entry: str) -> bool:
     return action_type.startswith(entry[:-1]) if entry.endswith(".*") else action_type == entry
 
 
-def _unknown(name: str, *, suggest: bool) -> str:
-    close = get_close_matches(name, OPERATORS, 1) if suggest and len(name) <= MAX_SUGGESTED_FOR else ()
+def _unknown_operator(name: str, *, suggest: bool) -> str:
+    close = get_close_matches(name, OPERATORS, 1) if suggest and len(name) <= MAX_SUGGESTION_CHARACTERS else ()
     return f"unknown operator {quote(name)}" + (f"; did you mean {quote(close[0])}" if close else "")
 
 
@@ -135,7 +135,7 @@ def _empty_ranges(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _seen_field(name: str, action: Action, risk: int, local: LocalTime, operand: Any) -> Any:
-    """Look at a field of the action, where an empty one counts as not given."""
+    """A field of the action; an empty one counts as missing."""
     value = getattr(action, name)
     return MISSING if value in ("", (), None) else value
 

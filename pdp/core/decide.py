@@ -1,6 +1,6 @@
-"""The decision: one action put to one agent's compiled rules, stage by stage; the first stage that decides, decides.
+"""The decision: one action checked against one agent's compiled rules; the first stage that decides ends it.
 
-`explain` is the same procedure from the uncompiled records; tests hold the two equal.
+`explain` is the same procedure on the uncompiled records; tests compare the two.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ def decide(
 ) -> Decision:
     """The decision on `action` at `now`; `approved`: a person has approved it.
 
-    `stale` is the mode where the registry data is older than allowed, None where it is not. Nothing is counted:
-    `charge` does that for an answer that is given.
+    `stale` is the stale mode if the registry data is older than allowed, else None. This counts nothing: `charge`
+    counts a decision that is returned.
     """
     if agent is None:
         return _of_stranger(stale)
@@ -57,14 +57,14 @@ def decide(
 
 
 def approval_helps(decision: Decision) -> bool:
-    """Whether an approval would turn the decision into an allow: none passes stage 0."""
+    """Whether an approval would turn the decision into an allow; stale data cannot be approved."""
     return decision.outcome in NEEDING_A_PERSON and decision.reason is not Reason.REGISTRY_STALE
 
 
 def withdrawn(
     agent: CompiledAgent | None, servers: Servers, action: Action, now: Now, *, stale: StaleMode | None = None
 ) -> Decision | None:
-    """What stages 0 to 3 say against an earlier answer that was no block, if anything: what `decide` would now."""
+    """The decision that now revokes an earlier answer that was not a block; None if stages 0 to 3 let it stand."""
     if agent is None:
         return _of_stranger(stale)
     server = servers.get(action.mcp_server) if action.mcp_server else None
@@ -76,7 +76,7 @@ def withdrawn(
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
-    """Count a decision that is given: one action unless it is a block, and the cost of an allow."""
+    """Count a decision that is returned: one action unless it is a block, and the cost of an allow."""
     if decision.outcome is BLOCK:
         return
     usage.count(now.boot)
@@ -149,7 +149,7 @@ def _tool_forbidden(agent: CompiledAgent, server: CompiledServer | None, action:
 
 
 def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) -> bool:
-    """Whether the capabilities name the action's server and tool; a tool of no named server is never among them."""
+    """Whether the capabilities name the action's server and tool; a tool without a server is never among them."""
     if action.mcp_server not in capabilities:
         return False
     tools = capabilities[action.mcp_server]
@@ -190,7 +190,7 @@ def _judge(
 
 
 def _let_pass(decision: Decision, action: Action) -> None:
-    """Allow what was left to a person, who has approved it."""
+    """Turn a decision that a person has approved into an allow."""
     decision.outcome, decision.reason, decision.mfa_required = ALLOW, Reason.APPROVED, False
     decision.cost_micros = action.estimated_cost_micros or 0
 

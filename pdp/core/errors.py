@@ -1,13 +1,13 @@
-"""What is wrong with a value from outside."""
+"""Problems in untrusted input, and the errors that carry them."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 MAX_PROBLEMS = 100
 MAX_CHARACTERS = 256
-"""Of a problem's path, and of its message."""
+"""Limit for a problem's path, and for its message."""
 MAX_SUMMARY_CHARACTERS = 500
-"""Of an error's text; what does not fit is counted. One problem always fits."""
+"""Limit for an error's text; problems that do not fit are counted. One problem always fits."""
 
 
 class Problem(NamedTuple):
@@ -21,9 +21,9 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Collects problems: keeps the first 100 different ones, each of bounded text, and counts the rest.
+    """Collects problems: keeps the first 100 distinct ones with bounded text, and counts the rest.
 
-    Iterating gives those that are kept, and then one that says how many more there are at least.
+    Iterating yields the kept problems, and then one that says how many more there are at least.
     """
 
     __slots__ = ("_kept", "_more")
@@ -35,11 +35,11 @@ class Problems:
 
     @property
     def full(self) -> bool:
-        """Whether there was one too many: a reader of many values stops here, which bounds the time it takes."""
+        """Whether the limit is exceeded; a reader of many values then stops, which bounds its time."""
         return self._more > 0
 
     def append(self, problem: Problem) -> None:
-        """One more; what is here already is not counted again."""
+        """Add a problem; a duplicate is not counted."""
         bounded = _bounded(problem)
         if bounded in self._kept:
             return
@@ -49,16 +49,16 @@ class Problems:
             self._more += 1
 
     def extend(self, problems: Iterable[Problem]) -> None:
-        """Several more."""
+        """Add several problems."""
         for problem in problems:
             self.append(problem)
 
     def count(self, number: int) -> None:
-        """So many more that are not worth making."""
+        """Count this many further problems without creating them."""
         self._more += number
 
     def raise_if_any(self) -> None:
-        """Raise `InvalidRecordError` with what was found, if anything was."""
+        """Raise `InvalidRecordError` with the problems, if there are any."""
         if self:
             raise InvalidRecordError(self)
 
@@ -99,13 +99,13 @@ def _bounded(problem: Problem) -> Problem:
     return Problem(bounded_text(path), bounded_text(message))
 
 
-def bounded_text(text: str, most: int = MAX_CHARACTERS) -> str:
-    """The text cut to `most` characters, and half of a surrogate pair, which no answer can hold, as an escape."""
-    return _cut(_cut(text, most).encode(errors="backslashreplace").decode(), most)
+def bounded_text(text: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """The text cut to `max_characters`; half of a surrogate pair, which UTF-8 cannot encode, is escaped."""
+    return _cut(_cut(text, max_characters).encode(errors="backslashreplace").decode(), max_characters)
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _cut(text: str, max_characters: int) -> str:
+    return text if len(text) <= max_characters else text[: max_characters - 1] + "…"
 
 
 def _summary(problems: tuple[Problem, ...], count: int) -> str:

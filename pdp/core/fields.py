@@ -1,7 +1,7 @@
 """Fields of a record: reading a JSON object by them, and its JSON Schema.
 
 A `read` never raises: it appends to `problems` and returns something harmless, so that one pass finds every fault.
-Values may be large and hostile: whoever reads many stops when `problems` is full, and names and values are told cut.
+Values may be large and hostile: a reader of many values stops when `problems` is full, and messages cut long text.
 """
 
 import json
@@ -18,10 +18,10 @@ MAX_SHOWN = 80
 
 
 class Kind(Protocol):
-    """A kind of value."""
+    """A kind of value that a field can hold."""
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
-        """`value` as the record holds it, with what is wrong appended to `problems`."""
+        """`value` as the record holds it; faults are appended to `problems`."""
 
     def schema(self) -> Schema:
         """Its JSON Schema, for people and generators of requests."""
@@ -29,7 +29,7 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a record: its kind, and its default (none: it must be given)."""
+    """A field of a record: its kind, and its default unless it is required."""
 
     kind: Kind
     default: Any = None
@@ -42,7 +42,7 @@ def read_fields(document: Any, fields: Mapping[str, Field], path: str, problems:
     if not isinstance(document, Mapping):
         problems.append(Problem(path, f"{quote(document)} is not an object"))
         document = {}
-    _tell_unknown(document, fields, path, problems)
+    _report_unknown(document, fields, path, problems)
     values = {}
     for name, entry in fields.items():
         if name in document:
@@ -54,7 +54,7 @@ def read_fields(document: Any, fields: Mapping[str, Field], path: str, problems:
     return values
 
 
-def _tell_unknown(document: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: Problems) -> None:
+def _report_unknown(document: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: Problems) -> None:
     unknown = len(document) - sum(name in document for name in fields)
     for name in document:
         if not unknown or problems.full:
@@ -79,23 +79,23 @@ def schema_of(fields: Mapping[str, Field], *, partial: bool = False) -> Schema:
 
 
 def join(path: str, name: object) -> str:
-    """The path of the member `name`, cut to a length that fits a line, of what stands at `path`."""
+    """The path of the member `name` of the object at `path`; the name is cut to fit a line."""
     shown = _cut(str(name))
     return f"{path}.{shown}" if path else shown
 
 
 def quote(value: object) -> str:
-    """A value as a message shows it: in backticks, cut to a length that fits a line."""
+    """A value as a message shows it: in backticks, cut to fit a line."""
     return f"`{_cut(value if isinstance(value, str) else _json_start(value))}`"
 
 
 def quote_path(path: object) -> str:
-    """A path as a message shows it: whole, for whoever reads it must find the file."""
+    """A file path as a message shows it: never cut, because the reader must find the file."""
     return f"`{path}`"
 
 
 def _json_start(value: object) -> str:
-    """Its JSON, as far as a message shows it: a large value is not written out."""
+    """The start of its JSON, as much as a message shows; a large value is not encoded whole."""
     text = ""
     for part in json.JSONEncoder(default=str).iterencode(value):
         text += part

@@ -1,4 +1,4 @@
-"""The kinds of value that a field may hold: each reads one JSON value, and tells its JSON Schema."""
+"""The kinds of value that a field may hold: each reads one JSON value and gives its JSON Schema."""
 
 import json
 import re
@@ -24,13 +24,20 @@ from pdp.core.json.measures import (
 
 MAX_ZONE_CHARACTERS = 64
 
+<<<<<<< HEAD
+=======
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL as JSON escapes it, but not an escaped backslash before `u0000`."""
+_MANY_DIGITS = re.compile(r"[0-9]{309}")
+
+>>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string of `least` to `most` characters that matches `pattern` whole; `what` names the pattern."""
+    """A string of `min_length` to `max_length` characters that fully matches `pattern`; `what` names the pattern."""
 
-    most: int
-    least: int = 0
+    max_length: int
+    min_length: int = 0
     pattern: str | None = None
     what: str = ""
     format: str | None = None
@@ -38,10 +45,10 @@ class Text:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, str):
             return _wrong_type(value, "a string", path, problems, "")
-        if len(value) < self.least:
-            problems.append(Problem(path, "is empty" if not value else f"is shorter than {self.least} characters"))
-        elif len(value) > self.most:
-            problems.append(Problem(path, f"is longer than {self.most} characters"))
+        if len(value) < self.min_length:
+            problems.append(Problem(path, "is empty" if not value else f"is shorter than {self.min_length} characters"))
+        elif len(value) > self.max_length:
+            problems.append(Problem(path, f"is longer than {self.max_length} characters"))
         elif self.pattern is not None and not re.fullmatch(self.pattern, value):
             problems.append(Problem(path, f"{quote(value)} is not {self.what}"))
         elif not is_storable(value):
@@ -49,9 +56,9 @@ class Text:
         return value
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "string", "maxLength": self.most}
-        if self.least:
-            schema["minLength"] = self.least
+        schema: Schema = {"type": "string", "maxLength": self.max_length}
+        if self.min_length:
+            schema["minLength"] = self.min_length
         if self.pattern:
             schema["pattern"] = f"^(?:{self.pattern})$"
         if self.format:
@@ -125,22 +132,22 @@ class Number:
 class Dollars:
     """An amount of US dollars of at most six decimal places, as a number or a decimal string; read as Decimal."""
 
-    most: int = 1_000_000_000
+    maximum: int = 1_000_000_000
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         try:
             amount = Decimal(str(value))
         except InvalidOperation:
             return _wrong_type(value, "an amount in US dollars", path, problems, Decimal(0))
-        if not amount.is_finite() or not 0 <= amount <= self.most:
-            problems.append(Problem(path, f"{quote(value)} is not within 0 to {self.most}"))
+        if not amount.is_finite() or not 0 <= amount <= self.maximum:
+            problems.append(Problem(path, f"{quote(value)} is not within 0 to {self.maximum}"))
             return Decimal(0)
         if amount != round(amount, 6):
             problems.append(Problem(path, f"{quote(value)} has more than six decimal places"))
         return amount
 
     def schema(self) -> Schema:
-        return {"type": "number", "minimum": 0, "maximum": self.most, "multipleOf": 0.000001}
+        return {"type": "number", "minimum": 0, "maximum": self.maximum, "multipleOf": 0.000001}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +163,20 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """`least` to `most` items of one kind, none twice where they are `distinct`; read as a tuple."""
+    """`min_items` to `max_items` items of one kind, without duplicates if `distinct`; read as a tuple."""
 
     item: Kind
-    most: int
-    least: int = 0
+    max_items: int
+    min_items: int = 0
     distinct: bool = True
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, list | tuple):
             return _wrong_type(value, "a list", path, problems, ())
-        if len(value) > self.most:
-            problems.append(Problem(path, f"has more than {self.most} items"))
+        if len(value) > self.max_items:
+            problems.append(Problem(path, f"has more than {self.max_items} items"))
             return ()
-        if len(value) < self.least:
+        if len(value) < self.min_items:
             problems.append(Problem(path, "is empty"))
         items = []
         seen: set[Any] = set()
@@ -183,33 +190,33 @@ class ListOf:
                 continue
             key = read if isinstance(read, str) else (json.dumps(read, default=str),)
             if key in seen:
-                problems.append(Problem(at, f"{quote(item)} stands in the list twice"))
+                problems.append(Problem(at, f"duplicate item {quote(item)}"))
             seen.add(key)
         return tuple(items)
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.most}
-        if self.least:
-            schema["minItems"] = self.least
+        schema: Schema = {"type": "array", "items": self.item.schema(), "maxItems": self.max_items}
+        if self.min_items:
+            schema["minItems"] = self.min_items
         return schema | ({"uniqueItems": True} if self.distinct else {})
 
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """An object whose keys are text of `key` and whose values are of one kind."""
+    """An object whose keys are of the kind `key` and whose values are of the kind `value`."""
 
     key: Text
     value: Kind
-    most: int
-    least: int = 0
+    max_entries: int
+    min_entries: int = 0
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
-        if len(value) > self.most:
-            problems.append(Problem(path, f"has more than {self.most} entries"))
+        if len(value) > self.max_entries:
+            problems.append(Problem(path, f"has more than {self.max_entries} entries"))
             return {}
-        if len(value) < self.least:
+        if len(value) < self.min_entries:
             problems.append(Problem(path, "is empty"))
         entries = {}
         for key, item in value.items():
@@ -224,14 +231,14 @@ class MapOf:
             "type": "object",
             "propertyNames": self.key.schema(),
             "additionalProperties": self.value.schema(),
-            "maxProperties": self.most,
-            "minProperties": self.least,
+            "maxProperties": self.max_entries,
+            "minProperties": self.min_entries,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectOf:
-    """An object of certain fields; read as the dict of them all. `check` looks at what must hold between them."""
+    """An object of known fields; read as a dict of all of them. `check` finds faults between fields."""
 
     fields: Mapping[str, Field]
     check: Callable[[Mapping[str, Any], str, Problems], None] | None = None
@@ -250,7 +257,7 @@ class ObjectOf:
 class Json:
     """Any JSON value of at most `depth` levels and `max_bytes` bytes; an object where `only_object`.
 
-    The bytes are those of `json_size`, so that a record is as large for a sidecar as it was for the store.
+    `json_size` counts the bytes, so that a record has the same size at a sidecar as at the store.
     """
 
     max_bytes: int
@@ -260,7 +267,11 @@ class Json:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if self.only_object and not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
+<<<<<<< HEAD
         if is_surely_larger(value, self.max_bytes, self.depth):  # found before it takes long to write it out
+=======
+        if _certainly_exceeds(value, self.max_bytes, self.depth):  # first, since encoding a large value is slow
+>>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
             problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
             return value
         if depth_exceeds(value, self.depth):
@@ -313,7 +324,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A single value or something else that `other` reads, told apart by `is_other`."""
+    """A value of the kind `single`, or of the kind `other` if `is_other` says so."""
 
     single: Kind
     other: Kind
@@ -339,6 +350,51 @@ class OrNull:
         return {"anyOf": [self.kind.schema(), {"type": "null"}]}
 
 
+<<<<<<< HEAD
+=======
+def depth_exceeds(value: Any, max_depth: int) -> bool:
+    """Whether lists and objects nest more than `max_depth` levels; without recursion."""
+    level = [value]
+    for _ in range(max_depth + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list | tuple)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _certainly_exceeds(value: Any, max_bytes: int, depth: int) -> bool:
+    """Whether the JSON of `value`, down to `depth`, has too many members or characters for `max_bytes`."""
+    level, left = [value], max_bytes
+    for _ in range(depth + 1):
+        inner: list[Any] = []
+        for outer in level:
+            if isinstance(outer, str):
+                left -= len(outer)
+            elif isinstance(outer, Mapping | list | tuple):
+                left -= 2 * len(outer)  # each takes at least one byte and a separator
+                if left < 0:
+                    return True
+                inner.extend(outer.values() if isinstance(outer, Mapping) else outer)
+        level = inner
+    return left < 0
+
+
+def json_size(compact: str) -> int:
+    """Bytes of compact JSON in UTF-8 with every number written out: PostgreSQL returns 1e300 with all its digits."""
+    size = len(compact.encode())
+    if "e+" not in compact:
+        return size
+    exponents: list[int] = []
+    json.loads(compact, parse_float=lambda number: exponents.append(int(number.partition("e+")[2] or 0)))
+    return size + sum(exponents)
+
+
+>>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
 def is_zone(name: str) -> bool:
     """Whether `name` is an IANA time zone that this machine knows."""
     try:
@@ -363,6 +419,29 @@ def _is_finite(value: object) -> bool:
         return False
 
 
+<<<<<<< HEAD
 def _wrong_type(value: Any, what: str, path: str, problems: Problems, instead: Any) -> Any:
+=======
+def _is_storable(text: str) -> bool:
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fits_doubles(text: str) -> bool:
+    """Whether protobuf, whose numbers are doubles, can carry every whole number of this JSON."""
+    try:
+        json.loads(text, parse_int=lambda digits: float(int(digits)))
+    except OverflowError:
+        return False
+    return True
+
+
+def _wrong_type(value: Any, what: str, path: str, problems: Problems, fallback: Any) -> Any:
+>>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
     problems.append(Problem(path, f"{quote(value)} is not {what}"))
-    return instead
+    return fallback

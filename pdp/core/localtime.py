@@ -1,4 +1,4 @@
-"""Wall-clock instants as an agent's time zone shows them."""
+"""Wall-clock times in an agent's time zone."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 
 class LocalTime(NamedTuple):
-    """`hour` 0-23, `minute` of the day, `weekday` Monday 1 to Sunday 7, `day` a number that grows by one a date."""
+    """`hour` 0-23, `minute` of the day, `weekday` Monday 1 to Sunday 7, `day` the ordinal of the date."""
 
     hour: int
     minute: int
@@ -21,11 +21,11 @@ def local_time(zone: str, wall: float) -> LocalTime:
 
 
 def next_midnight(zone: str, wall: float) -> float:
-    """When the next local date begins, in seconds since the Unix epoch; right over changes to and from DST."""
+    """When the next local date begins, in seconds since the Unix epoch; correct across changes to and from DST."""
     today = datetime.fromtimestamp(wall // 1, ZoneInfo(zone)).date()  # a fraction would be rounded up to midnight
     tomorrow = today + timedelta(days=1)
     midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=ZoneInfo(zone))
-    if midnight.timestamp() <= wall:  # clocks that went back over midnight have shown it once already
+    if midnight.timestamp() <= wall:  # the clocks went back over midnight, so it comes twice
         midnight = midnight.replace(fold=1)
     return midnight.timestamp()
 

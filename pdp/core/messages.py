@@ -1,4 +1,4 @@
-"""The one sentence for people that goes with a decision."""
+"""The message of a decision: one sentence for people."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ _BY_OUTCOME = {
     Outcome.ESCALATE: "escalates it",
 }
 
-_INTERNAL_ERROR = "the decision failed inside the sidecar, so the action is blocked"
+_INTERNAL_ERROR = "the sidecar failed to decide, so the action is blocked"
 
 
 def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
@@ -32,8 +32,8 @@ def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> 
 
 
 def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
-    wait = "" if decision.retry_after is None else f"; it passes in {tenths(decision.retry_after):.1f} s"
-    return f"agent {quote(action.agent_id)} has used up its rate limit{wait}"
+    wait = "" if decision.retry_after is None else f"; retry in {tenths(decision.retry_after):.1f} s"
+    return f"agent {quote(action.agent_id)} has reached its rate limit{wait}"
 
 
 def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
@@ -43,27 +43,27 @@ def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
 
 def _stale(decision: Decision) -> str:
     become = "blocked" if decision.outcome is Outcome.BLOCK else "escalated"
-    return f"the registry data is older than this sidecar may decide from, so the action is {become}"
+    return f"the registry data is older than `--max-staleness` allows, so the action is {become}"
 
 
 _SENTENCES: dict[Reason, Sentence] = {
     Reason.AGENT_NOT_ACTIVE: lambda g, a, d: f"agent {quote(a.agent_id)} is {g.status.value}",
-    Reason.ACTION_NOT_ALLOWED: lambda g, a, d: f"action type {quote(a.action_type)} is not among the allowed ones",
+    Reason.ACTION_NOT_ALLOWED: lambda g, a, d: f"action type {quote(a.action_type)} is not allowed for this agent",
     Reason.RESOURCE_BLOCKED: lambda g, a, d: f"resource {quote(a.resource)} is blocked for this agent",
-    Reason.RESOURCE_NOT_ALLOWED: lambda g, a, d: f"resource {quote(a.resource)} is not among the allowed ones",
+    Reason.RESOURCE_NOT_ALLOWED: lambda g, a, d: f"resource {quote(a.resource)} is not allowed for this agent",
     Reason.DATA_CLASSIFICATION_BLOCKED: lambda g, a, d: (
         f"data classifications {', '.join(map(quote, a.data_classifications))} are not all allowed"
     ),
     Reason.MCP_SERVER_NOT_REGISTERED: lambda g, a, d: f"MCP server {quote(a.mcp_server)} is not registered",
     Reason.MCP_TOOL_BLOCKED: lambda g, a, d: (
-        f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is not open to this agent"
+        f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is not allowed for this agent"
     ),
     Reason.OUTSIDE_TIME_WINDOW: lambda g, a, d: f"agent {quote(a.agent_id)} is outside its time window",
     Reason.RATE_LIMIT_EXCEEDED: _rate,
-    Reason.BUDGET_EXCEEDED: lambda g, a, d: f"the cost would pass the daily budget of agent {quote(a.agent_id)}",
+    Reason.BUDGET_EXCEEDED: lambda g, a, d: f"the cost would exceed the daily budget of agent {quote(a.agent_id)}",
     Reason.POLICY_MATCHED: _policy,
     Reason.MCP_TOOL_AUTO_APPROVED: lambda g, a, d: (
-        f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is approved for all"
+        f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is approved for all agents"
     ),
     Reason.RISK_ABOVE_MAXIMUM: lambda g, a, d: f"risk {d.risk_score} is above the maximum of {g.max_risk_threshold}",
     Reason.RISK_BELOW_AUTO_APPROVE: lambda g, a, d: f"risk {d.risk_score} is below {g.auto_approve_below}",

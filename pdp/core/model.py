@@ -93,7 +93,7 @@ class OnMissing(Enum):
 
 
 class StaleMode(Enum):
-    """What becomes of decisions from registry data that is older than allowed."""
+    """What a sidecar does with decisions while its registry data is older than allowed."""
 
     SERVE = "serve"
     ESCALATE = "escalate"
@@ -111,7 +111,7 @@ class Transport(Enum):
 class Action:
     """What an agent wants to do. Empty text: not given. Costs are in whole micro-dollars.
 
-    `attributes` is read only when a policy asks for one, so a shell may pass a mapping that decodes itself then.
+    `attributes` is read only when a policy asks for one, so a shell may pass a mapping that decodes lazily.
     """
 
     agent_id: str

@@ -2,12 +2,12 @@
 
 
 def printable(text: str) -> str:
-    """The text as one line: line breaks, and whatever else would not show, are escapes."""
+    """The text as one line; line breaks and other unprintable characters are escaped."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def indented(text: str) -> str:
-    """Lines of a traceback, each printable and set in, so that none reads as an entry of its own."""
+    """The lines of a traceback, printable and indented, so that none looks like a log entry."""
     return "\n".join(f"  {printable(line)}" for line in text.split("\n"))

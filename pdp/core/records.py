@@ -1,8 +1,9 @@
 """JSON documents → records. The one table of every field that store and sidecar check against.
 
 The store accepts a body, and a sidecar a synced document, only through these functions: what one accepts the other
-compiles. Each raises `InvalidRecordError` with every problem that it found. A policy is read by itself, so that no
-bound depends on what stands around it: an agent compiles where it does without policies, and each of its policies does.
+compiles. Each raises `InvalidRecordError` with every problem that it found. Each policy is
+checked on its own, so no limit depends on its neighbours: an agent compiles if it compiles without policies and each of
+its policies compiles.
 """
 
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ def _check_policy(values: Mapping[str, Any], path: str, problems: Problems) -> N
 
 
 def check_params(params: Mapping[str, Any], path: str, problems: Problems) -> None:
-    """Append every fault of those of a policy's `action_params` that mean something to the decision point."""
+    """Append every fault of the `action_params` that the decision point uses."""
     for name, field in PARAMS.items():
         if name in params:
             field.kind.read(params[name], join(path, name), problems)
@@ -101,7 +102,7 @@ CONFIGURATION: dict[str, Field] = {
         {},
         about='If it names servers: the servers and tools that this agent may use; ["*"] for all tools of a server',
     ),
-    "default_risk_score": Field(SCORE, 50, about="Risk of an action that nothing else scores"),
+    "default_risk_score": Field(SCORE, 50, about="Risk of an action without another score"),
     "action_risk_scores": Field(MapOf(NAME, SCORE, 4096), {}, about="The registry's own score for an action type"),
     "auto_approve_below": Field(SCORE, 30, about="Risk below it: allow"),
     "max_risk_threshold": Field(SCORE, 80, about="Risk above it: escalate"),
@@ -111,7 +112,7 @@ CONFIGURATION: dict[str, Field] = {
     "max_actions_per_minute": Field(LIMIT, 100, about="Actions in any 60 s; null: no limit"),
     "max_actions_per_hour": Field(LIMIT, 1000, about="Actions in any 3,600 s; null: no limit"),
     "max_actions_per_day": Field(LIMIT, 10000, about="Actions in any 86,400 s; null: no limit"),
-    "limit_scope": Field(Choice(LimitScope), LimitScope.AGENT, about="One limit in all pods, or a whole one a sidecar"),
+    "limit_scope": Field(Choice(LimitScope), LimitScope.AGENT, about="One limit across all pods, or one per sidecar"),
     "on_quota_unavailable": Field(Choice(OnQuotaUnavailable), OnQuotaUnavailable.FAIR_SHARE),
     "max_daily_budget_usd": Field(OrNull(Dollars()), None, about="Spend per calendar day; null: no limit"),
     "budget_alert_threshold_percent": Field(Whole(1, 100), 80, about="Alert when this share is spent"),
@@ -153,7 +154,7 @@ POLICY_BODY: dict[str, Field] = {
     "on_missing": Field(
         Choice(OnMissing),
         OnMissing.NO_MATCH,
-        about="Whether a condition on what the action does not carry holds",
+        about="Whether a condition holds if the action lacks the value that it checks",
     ),
 }
 """What a caller of the registry may write of a policy."""
@@ -216,12 +217,12 @@ def read_policy_body(document: Any) -> dict[str, Any]:
 
 
 def read_policy(document: Any) -> PolicyRecord:
-    """A policy as it stands in the list of a synced agent's: each is read by itself, whatever else is in the list."""
+    """One policy of a synced agent, checked on its own."""
     return PolicyRecord(**_read(document, POLICY_KIND))
 
 
 def read_organisation_policy_body(document: Any) -> dict[str, Any]:
-    """What a caller sent to add an organisation policy: that of an agent's, and `applies_to`."""
+    """What a caller sent to add an organisation policy: the body of a policy, and `applies_to`."""
     return _read(document, ORGANISATION_POLICY_BODY_KIND)
 
 

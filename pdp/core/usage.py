@@ -1,4 +1,4 @@
-"""What one agent has used: its actions in the rolling windows, and its spend on each of the last local days."""
+"""The usage of one agent: its actions in the rolling windows, and its spend on each of the last local days."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from pdp.core.windows import Window
 IDLE_SECONDS = 26 * 3600
 """A local day has at most 25 hours, and a bucket of the day's window 24 minutes."""
 MAX_DAYS = 8
-"""Days with spend that are kept, so that the day's own spend is still there after the clock was wrong for a while."""
+"""Days whose spend is kept; today's spend survives a clock that was wrong for a while."""
 UNKNOWN_ACTIONS = 1 << 31
 UNKNOWN_MICROS = 1 << 60
-"""Above every limit and budget: counts that are not known count as used."""
+"""Above every limit and budget: an unknown count is treated as used up."""
 
 
 class Limits(NamedTuple):
@@ -23,7 +23,7 @@ class Limits(NamedTuple):
 
 
 class Usage:
-    """Counts and spend of one agent. It knows no limits, so that a change of them resets nothing."""
+    """Counts and spend of one agent. It holds no limits, so a change of limits resets nothing."""
 
     __slots__ = ("hours", "micros_by_day", "minutes", "seconds")
 
@@ -43,7 +43,7 @@ class Usage:
 
     @classmethod
     def unknown(cls, second: int, day: int) -> "Usage":
-        """Usage that is not known up to `second` of the boot clock and up to the local day, and so counts as used."""
+        """Usage that is unknown up to `second` of the boot clock and up to the local day: treated as used up."""
         windows = [Window.of(width, second // width, {second // width: UNKNOWN_ACTIONS}) for width in (1, 60, 1440)]
         return cls.of(windows, dict.fromkeys(range(day - MAX_DAYS + 1, day + 1), UNKNOWN_MICROS))
 
@@ -53,11 +53,11 @@ class Usage:
         return self.seconds, self.minutes, self.hours
 
     def copy(self) -> "Usage":
-        """The same, which goes on by itself."""
+        """An independent copy."""
         return Usage.of([window.copy() for window in self.windows], self.micros_by_day.copy())
 
     def is_idle(self, boot: float) -> bool:
-        """Whether nobody has looked at it for longer than any window or local day: it then equals a new one."""
+        """Whether it is unused for longer than any window or local day; it then equals a new one."""
         return boot - self.hours.newest * self.hours.bucket_seconds > IDLE_SECONDS
 
     def wait(self, limits: Limits, boot: float) -> float:
@@ -76,8 +76,8 @@ class Usage:
         )
 
     def spent(self, day: int) -> int:
-        """Micro-dollars that count on a local day: what was spent on it, and on the next one before the clock went
-        back over midnight. A day further ahead was a clock that was wrong.
+        """Micro-dollars that count on a local day: the spend of that day, and of the next one, since the clock may have
+        gone back over midnight. Spend further ahead came from a wrong clock.
         """
         days = self.micros_by_day
         return days.get(day, 0) + days.get(day + 1, 0)
@@ -90,16 +90,16 @@ class Usage:
         self.hours.add(second, actions)
 
     def spend(self, day: int, micros: int) -> None:
-        """Add to the spend of a local day; of more than `MAX_DAYS` the one that was longest not spent on goes."""
+        """Add to the spend of a local day; beyond `MAX_DAYS` days the least recently charged one is dropped."""
         days = self.micros_by_day
-        days[day] = days.pop(day, 0) + micros  # at the end of the dict, which keeps the order
+        days[day] = days.pop(day, 0) + micros  # reinserted at the end: the dict keeps the order of charges
         if len(days) > MAX_DAYS:
             del days[next(iter(days))]
 
     def moved(self, last: float, boot: float) -> "Usage":
-        """The same on another boot clock, which shows `boot` at the moment that this one's was `last`.
+        """A copy on another boot clock, which shows `boot` when this one's shows `last`.
 
-        Of an action only its bucket is known, so it is placed at the bucket's end, and ends to count no earlier.
+        Only the bucket of an action is known, so it is placed at the bucket's end and never expires too early.
         """
         return Usage.of([window.moved(last, boot) for window in self.windows], self.micros_by_day.copy())
 

@@ -1,8 +1,8 @@
 """Rolling windows: how many actions were admitted in the last minute, hour and day, in constant memory.
 
 A window of W seconds is sixty buckets of W/60 and the one in progress. An action counts from the moment it is
-admitted until its whole bucket is W old, so no interval of W ever holds more than the limit, and what is refused
-below the limit is at most one bucket: one sixtieth of the window.
+admitted until its whole bucket is W old, so no interval of W ever holds more than the limit, and the window
+refuses too much by at most one bucket: one sixtieth of the window.
 """
 
 from array import array
@@ -12,13 +12,13 @@ from math import floor, inf
 
 BUCKETS = 61
 MAX_COUNT = 1 << 31
-"""More in one bucket is not told apart: every limit is smaller."""
+"""The most that one bucket counts; every limit is smaller."""
 
 
 class Window:
     """One rolling window. `index` is always the number of the bucket in progress: boot seconds // bucket_seconds.
 
-    It is negative for what was before the boot clock began, as after a restart of the machine.
+    It is negative for times before this boot, as after a restart of the machine.
     """
 
     __slots__ = ("bucket_seconds", "counts", "newest", "total")
@@ -40,19 +40,19 @@ class Window:
         return window
 
     def by_index(self) -> dict[int, int]:
-        """The counts of its buckets by index; of those in which nothing was counted none."""
+        """The counts of its non-empty buckets by index."""
         newest = self.newest
         return {newest - (newest - place) % BUCKETS: count for place, count in enumerate(self.counts) if count}
 
     def copy(self) -> "Window":
-        """The same, which goes on by itself."""
+        """An independent copy."""
         window = Window.__new__(Window)
         window.bucket_seconds, window.newest, window.total = self.bucket_seconds, self.newest, self.total
         window.counts = self.counts[:]
         return window
 
     def moved(self, last: float, boot: float) -> "Window":
-        """The same on a clock that shows `boot` when this one's shows `last`; no count ends earlier than it would."""
+        """A copy on a clock that shows `boot` when this one's shows `last`; no count expires earlier than before."""
         width = self.bucket_seconds
         counts: Counter[int] = Counter()
         for index, count in self.by_index().items():

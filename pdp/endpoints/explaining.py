@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from pdp.core.explanation.explain import ConditionVerdict, Explanation, PolicyVerdict, StageVerdict, Verdict, explain
+from pdp.core.explanation.explain import (
+    ConditionExplanation,
+    Explanation,
+    PolicyExplanation,
+    StageExplanation,
+    Verdict,
+    explain,
+)
 from pdp.core.model import Outcome, Reason
 from pdp.decision_point import Question
 from pdp.v1 import decision_pb2 as pb
@@ -31,12 +38,12 @@ def explained(question: Question) -> pb.ExplainResponse:
     )
 
 
-def _stage(stage: StageVerdict) -> pb.StageExplanation:
+def _stage(stage: StageExplanation) -> pb.StageExplanation:
     verdict: Any = stage.verdict.value  # the generated stubs want the enum's wrapper, which no value has
     return pb.StageExplanation(stage=stage.stage, verdict=verdict, detail=stage.detail)
 
 
-def _policy(policy: PolicyVerdict) -> pb.PolicyExplanation:
+def _policy(policy: PolicyExplanation) -> pb.PolicyExplanation:
     outcome: Any = policy.outcome.value
     return pb.PolicyExplanation(
         policy=pb.PolicyReference(id=policy.policy_id, name=policy.policy_name, priority=policy.priority),
@@ -48,7 +55,7 @@ def _policy(policy: PolicyVerdict) -> pb.PolicyExplanation:
     )
 
 
-def _condition(condition: ConditionVerdict) -> pb.ConditionExplanation:
+def _condition(condition: ConditionExplanation) -> pb.ConditionExplanation:
     return pb.ConditionExplanation(
         operator=condition.operator, expected=condition.expected, seen=condition.seen, held=condition.held
     )
@@ -63,14 +70,14 @@ def read(message: pb.ExplainResponse) -> Explanation:
         decision.risk_score,
         mfa_required=decision.mfa_required,
         retry_after=decision.retry_after if decision.HasField("retry_after") else None,
-        stages=tuple(StageVerdict(one.stage, Verdict(one.verdict), one.detail) for one in message.stages),
+        stages=tuple(StageExplanation(one.stage, Verdict(one.verdict), one.detail) for one in message.stages),
         policies=tuple(map(_read_policy, message.policies)),
         would_allow=tuple(message.would_allow),
     )
 
 
-def _read_policy(message: pb.PolicyExplanation) -> PolicyVerdict:
-    return PolicyVerdict(
+def _read_policy(message: pb.PolicyExplanation) -> PolicyExplanation:
+    return PolicyExplanation(
         message.policy.id,
         message.policy.name,
         message.policy.priority,
@@ -78,5 +85,5 @@ def _read_policy(message: pb.PolicyExplanation) -> PolicyVerdict:
         message.shadow,
         message.held,
         message.decided,
-        tuple(ConditionVerdict(one.operator, one.expected, one.seen, one.held) for one in message.conditions),
+        tuple(ConditionExplanation(one.operator, one.expected, one.seen, one.held) for one in message.conditions),
     )

@@ -53,7 +53,7 @@ KEY_BODY: dict[str, Field] = {
         about="Of role sidecar alone: the agents that it may sync, report of and use approvals of; null: any",
     ),
     "tags": Field(
-        OrNull(ListOf(TAGS.item, TAGS.most, 1)),
+        OrNull(ListOf(TAGS.item, TAGS.max_items, 1)),
         None,
         about="Of role sidecar alone, in place of `agents`: it may do so for agents with one of these tags; null: any",
     ),

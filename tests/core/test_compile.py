@@ -176,11 +176,11 @@ def policy_document(name: str, **fields: Any) -> dict[str, Any]:
     return about | fields
 
 
-def test_an_agent_under_other_policies_is_another_agent() -> None:
-    """All else is shared, and the first one stays as it was."""
+def test_an_agent_with_other_policies_is_a_copy() -> None:
+    """The copy shares everything else, and the original is unchanged."""
     agent = CompiledAgent(agent_record())
     policies = PolicySet([policy("p", 1)])
-    other = agent.under(policies)
+    other = agent.with_policies(policies)
     assert (other.policies, agent.policies) == (policies, NO_POLICIES)
     assert other.blocked_resources is agent.blocked_resources
     assert CompiledAgent(agent_record(), policies).policies is policies

@@ -81,7 +81,7 @@ TYPE = "an action type (a prefix such as `database.*` goes into `action_type_in`
             ["conditions.action_type_in[0]: `a*` is not an action type or a prefix that ends in `.*`"],
         ),
         ({"action_type_in": "a"}, ["conditions.action_type_in: `a` is not a list"]),
-        ({"action_type_in": ["a", "a"]}, ["conditions.action_type_in[1]: `a` stands in the list twice"]),
+        ({"action_type_in": ["a", "a"]}, ["conditions.action_type_in[1]: duplicate item `a`"]),
         ({"risk_above": 0}, []),
         ({"risk_above": 99}, []),
         ({"risk_above": -1}, ["conditions.risk_above: `-1` is not within 0 to 99"]),

@@ -16,26 +16,26 @@ ACTION = Action("billing", "api.read", "vault", data_classifications=("pii", "se
     ("reason", "sentence"),
     [
         (Reason.AGENT_NOT_ACTIVE, "agent `billing` is suspended"),
-        (Reason.ACTION_NOT_ALLOWED, "action type `api.read` is not among the allowed ones"),
+        (Reason.ACTION_NOT_ALLOWED, "action type `api.read` is not allowed for this agent"),
         (Reason.RESOURCE_BLOCKED, "resource `vault` is blocked for this agent"),
-        (Reason.RESOURCE_NOT_ALLOWED, "resource `vault` is not among the allowed ones"),
+        (Reason.RESOURCE_NOT_ALLOWED, "resource `vault` is not allowed for this agent"),
         (Reason.DATA_CLASSIFICATION_BLOCKED, "data classifications `pii`, `secret` are not all allowed"),
         (Reason.MCP_SERVER_NOT_REGISTERED, "MCP server `db` is not registered"),
-        (Reason.MCP_TOOL_BLOCKED, "tool `drop` of MCP server `db` is not open to this agent"),
+        (Reason.MCP_TOOL_BLOCKED, "tool `drop` of MCP server `db` is not allowed for this agent"),
         (Reason.OUTSIDE_TIME_WINDOW, "agent `billing` is outside its time window"),
-        (Reason.RATE_LIMIT_EXCEEDED, "agent `billing` has used up its rate limit; it passes in 12.4 s"),
-        (Reason.BUDGET_EXCEEDED, "the cost would pass the daily budget of agent `billing`"),
-        (Reason.MCP_TOOL_AUTO_APPROVED, "tool `drop` of MCP server `db` is approved for all"),
+        (Reason.RATE_LIMIT_EXCEEDED, "agent `billing` has reached its rate limit; retry in 12.4 s"),
+        (Reason.BUDGET_EXCEEDED, "the cost would exceed the daily budget of agent `billing`"),
+        (Reason.MCP_TOOL_AUTO_APPROVED, "tool `drop` of MCP server `db` is approved for all agents"),
         (Reason.RISK_ABOVE_MAXIMUM, "risk 85 is above the maximum of 80"),
         (Reason.RISK_BELOW_AUTO_APPROVE, "risk 85 is below 30"),
         (Reason.RISK_NEEDS_APPROVAL, "risk 85 is within 30 to 80, where a person approves"),
         (Reason.MFA_REQUIRED, "risk 85 is above 70 and MFA was not verified"),
         (Reason.APPROVED, "a person approved it"),
         (Reason.APPROVAL_MISMATCH, "the approval was given for another action"),
-        (Reason.INTERNAL_ERROR, "the decision failed inside the sidecar, so the action is blocked"),
+        (Reason.INTERNAL_ERROR, "the sidecar failed to decide, so the action is blocked"),
         (
             Reason.REGISTRY_STALE,
-            "the registry data is older than this sidecar may decide from, so the action is blocked",
+            "the registry data is older than `--max-staleness` allows, so the action is blocked",
         ),
     ],
 )
@@ -63,13 +63,13 @@ def test_a_policy_is_named_with_what_it_does(outcome: Outcome, does: str) -> Non
 def test_a_limit_that_never_passes_names_no_wait() -> None:
     """As a limit of 0."""
     decision = Decision(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED)
-    assert message(AGENT, ACTION, decision) == "agent `billing` has used up its rate limit"
+    assert message(AGENT, ACTION, decision) == "agent `billing` has reached its rate limit"
 
 
 def test_stale_data_escalates_in_so_many_words() -> None:
     """Where it does not block."""
     decision = Decision(Outcome.ESCALATE, Reason.REGISTRY_STALE, 85)
-    sentence = "the registry data is older than this sidecar may decide from, so the action is escalated"
+    sentence = "the registry data is older than `--max-staleness` allows, so the action is escalated"
     assert message(AGENT, ACTION, decision) == sentence
 
 
@@ -80,4 +80,4 @@ def test_without_an_agent_there_are_three_sentences() -> None:
     unknown = Decision(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED)
     assert message(None, ACTION, unknown) == "no agent `billing` is registered with this sidecar"
     failed = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
-    assert message(None, ACTION, failed) == "the decision failed inside the sidecar, so the action is blocked"
+    assert message(None, ACTION, failed) == "the sidecar failed to decide, so the action is blocked"

@@ -223,7 +223,7 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
     [
         ("{", "it is not JSON: "),
         ("[" * 100_000, "it is not JSON: it is nested too deep"),
-        ('{"amount": 1, "amount": 2}', "it is not JSON: `amount` stands in an object twice"),
+        ('{"amount": 1, "amount": 2}', "it is not JSON: duplicate name `amount` in an object"),
         ('{"amount": NaN}', "it is not JSON: `NaN` is not a JSON number"),
         ("null", "it is not a JSON object"),
     ],

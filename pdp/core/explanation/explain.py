@@ -1,6 +1,6 @@
-"""The decision told stage by stage, straight from the records: slow, obvious, and what `decide` is tested against.
+"""The decision explained stage by stage from the records: slow and obvious. `decide` is tested against it.
 
-Nothing here is compiled or cached; each stage is a function that reads as its row of the specification.
+Nothing here is compiled or cached; each stage is a function that reads like its row of the specification.
 """
 
 import json
@@ -19,32 +19,32 @@ from pdp.core.fields import quote
 from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason, StaleMode
 
 MAX_POLICIES_READ = 50_000
-"""Over all changes that are tried, so that an agent with thousands of policies is explained in about a second."""
+"""Limit over all tried changes, so that explaining an agent with thousands of policies takes about a second."""
 
-MIN_TRIED = 8
-MAX_CHAINED = 6
+MIN_TRIES = 8
+MAX_CHAIN = 6
 MAX_SUGGESTIONS = 8
 NO_RULING = Ruling(Outcome.BLOCK, Reason.INTERNAL_ERROR)
 
 
 class Verdict(IntEnum):
-    """What came of a stage; the values are those of `pdp.v1.Verdict`."""
+    """The result of a stage; the values are those of `pdp.v1.Verdict`."""
 
     PASSED = 1
     DECIDED = 2
     NOT_REACHED = 3
 
 
-class StageVerdict(NamedTuple):
-    """What came of one stage, and why."""
+class StageExplanation(NamedTuple):
+    """The result of one stage, and why."""
 
     stage: str
     verdict: Verdict
     detail: str
 
 
-class ConditionVerdict(NamedTuple):
-    """One condition of a policy: what it expects and what it saw, both as JSON, and whether it held."""
+class ConditionExplanation(NamedTuple):
+    """One condition of a policy: the expected and the seen value, both as JSON, and whether it held."""
 
     operator: str
     expected: str
@@ -52,8 +52,8 @@ class ConditionVerdict(NamedTuple):
     held: bool
 
 
-class PolicyVerdict(NamedTuple):
-    """One policy that binds the agent; `decided` marks the one that gave the outcome of its stage."""
+class PolicyExplanation(NamedTuple):
+    """One policy that binds the agent; `decided` marks the policy that decided its stage."""
 
     policy_id: str
     policy_name: str
@@ -62,7 +62,7 @@ class PolicyVerdict(NamedTuple):
     shadow: bool
     held: bool
     decided: bool
-    conditions: tuple[ConditionVerdict, ...]
+    conditions: tuple[ConditionExplanation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class Explanation:
     retry_after: float | None = None
     cost_micros: int = 0
     shadow: tuple[PolicyRecord, ...] = ()
-    stages: tuple[StageVerdict, ...] = ()
-    policies: tuple[PolicyVerdict, ...] = ()
+    stages: tuple[StageExplanation, ...] = ()
+    policies: tuple[PolicyExplanation, ...] = ()
     would_allow: tuple[str, ...] = ()
 
 
@@ -96,58 +96,60 @@ def explain(
 ) -> Explanation:
     """Why `action` is decided as it is at `now`, and the nearest changes after which it is allowed; counts nothing."""
     if records.agent is None:
-        return _unregistered(action, stale)
+        return _explain_unregistered(action, stale)
     situation = Situation(
         records.agent, records.organisation, records.servers, action, deepcopy(usage), now, approved, stale
     )
     explanation = walk(situation)
     return replace(
-        explanation, policies=_policies(situation, explanation), would_allow=_would_allow(situation, explanation)
+        explanation, policies=_policies(situation, explanation), would_allow=_changes_that_allow(situation, explanation)
     )
 
 
-def _unregistered(action: Action, stale: StaleMode | None) -> Explanation:
-    """The action of an agent without records: only the first two stages can be asked."""
+def _explain_unregistered(action: Action, stale: StaleMode | None) -> Explanation:
+    """The explanation for an unregistered agent: only the first two stages apply."""
     freshness = registry_data(stale)
-    told = [_verdict(STAGES[0][0], freshness)]
+    stages = [_stage_explanation(STAGES[0][0], freshness)]
     if freshness.ruling is None:
-        told.append(StageVerdict("agent", Verdict.DECIDED, f"no agent {quote(action.agent_id)} is registered here"))
-    told += [StageVerdict(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[len(told) :]]
+        stages.append(
+            StageExplanation("agent", Verdict.DECIDED, f"no agent {quote(action.agent_id)} is registered here")
+        )
+    stages += [StageExplanation(name, Verdict.NOT_REACHED, "") for name, _ in STAGES[len(stages) :]]
     outcome, reason, _ = freshness.ruling or Ruling(Outcome.BLOCK, Reason.AGENT_NOT_REGISTERED)
-    return Explanation(outcome, reason, stages=tuple(told))
+    return Explanation(outcome, reason, stages=tuple(stages))
 
 
 def walk(situation: Situation) -> Explanation:
-    """The procedure itself: the first stage that rules decides; MFA may hold back an allow; a person may let pass.
+    """The procedure itself: the first stage with a ruling decides; an allow may need MFA; an approval then allows.
 
-    Stale data escalates what is not blocked, and no person lets that pass.
+    Stale data escalates whatever is not blocked; an approval does not change that.
     """
     ruling: Ruling | None = None
-    told = []
+    stages = []
     for name, stage in STAGES:
         if ruling is not None and not (stage is mfa and ruling.outcome is Outcome.ALLOW):
-            told.append(StageVerdict(name, Verdict.NOT_REACHED, ""))
+            stages.append(StageExplanation(name, Verdict.NOT_REACHED, ""))
             continue
         finding = stage(situation)
-        told.append(_verdict(name, finding))
+        stages.append(_stage_explanation(name, finding))
         ruling = finding.ruling or ruling
     ruling = ruling or NO_RULING
     if situation.stale is StaleMode.ESCALATE and ruling.outcome is not Outcome.BLOCK:
         ruling = Ruling(Outcome.ESCALATE, Reason.REGISTRY_STALE)
-        told[0] = told[0]._replace(verdict=Verdict.DECIDED)
+        stages[0] = stages[0]._replace(verdict=Verdict.DECIDED)
     elif situation.approved and ruling.outcome in (Outcome.REQUIRE_APPROVAL, Outcome.ESCALATE):
         ruling = Ruling(Outcome.ALLOW, Reason.APPROVED)
-    return _explanation(situation, ruling, tuple(told))
+    return _explanation(situation, ruling, tuple(stages))
 
 
-def _verdict(stage: str, finding: Finding) -> StageVerdict:
-    return StageVerdict(stage, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail)
+def _stage_explanation(stage: str, finding: Finding) -> StageExplanation:
+    return StageExplanation(stage, Verdict.DECIDED if finding.ruling else Verdict.PASSED, finding.detail)
 
 
-def _explanation(situation: Situation, ruling: Ruling, told: tuple[StageVerdict, ...]) -> Explanation:
+def _explanation(situation: Situation, ruling: Ruling, stages: tuple[StageExplanation, ...]) -> Explanation:
     outcome, reason, retry_after = ruling
-    if reason < Reason.POLICY_MATCHED or situation.stale is StaleMode.BLOCK:  # blocked before any policy was asked
-        return Explanation(outcome, reason, situation.risk, retry_after=retry_after, stages=told)
+    if reason < Reason.POLICY_MATCHED or situation.stale is StaleMode.BLOCK:  # blocked before the policies
+        return Explanation(outcome, reason, situation.risk, retry_after=retry_after, stages=stages)
     needs_mfa = outcome is not Outcome.BLOCK and reason is not Reason.APPROVED and mfa(situation).ruling is not None
     return Explanation(
         outcome,
@@ -157,17 +159,17 @@ def _explanation(situation: Situation, ruling: Ruling, told: tuple[StageVerdict,
         mfa_required=needs_mfa,
         cost_micros=(situation.action.estimated_cost_micros or 0) if outcome is Outcome.ALLOW else 0,
         shadow=tuple(policy for policy in policies_of(situation, Mode.SHADOW) if held(policy, situation)),
-        stages=told,
+        stages=stages,
     )
 
 
-def _policies(situation: Situation, explanation: Explanation) -> tuple[PolicyVerdict, ...]:
+def _policies(situation: Situation, explanation: Explanation) -> tuple[PolicyExplanation, ...]:
     bound = policies_of(situation, Mode.ENFORCE) + policies_of(situation, Mode.SHADOW)
-    return tuple(_policy_verdict(policy, situation, policy is explanation.policy) for policy in bound)
+    return tuple(_policy_explanation(policy, situation, policy is explanation.policy) for policy in bound)
 
 
-def _policy_verdict(policy: PolicyRecord, situation: Situation, decided: bool) -> PolicyVerdict:
-    return PolicyVerdict(
+def _policy_explanation(policy: PolicyRecord, situation: Situation, decided: bool) -> PolicyExplanation:
+    return PolicyExplanation(
         policy.policy_id,
         policy.policy_name,
         policy.priority,
@@ -175,64 +177,66 @@ def _policy_verdict(policy: PolicyRecord, situation: Situation, decided: bool) -
         policy.mode is Mode.SHADOW,
         held(policy, situation),
         decided,
-        tuple(_condition_verdict(clause, policy, situation) for clause in clauses(policy.conditions)),
+        tuple(_condition_explanation(clause, policy, situation) for clause in clauses(policy.conditions)),
     )
 
 
-def _condition_verdict(clause: Clause, policy: PolicyRecord, situation: Situation) -> ConditionVerdict:
+def _condition_explanation(clause: Clause, policy: PolicyRecord, situation: Situation) -> ConditionExplanation:
     expected, seen = clause.operand, value_seen(clause, situation)
     name = clause.name
     if name == "attribute_equals":
         path, expected = expected
         name = f"{name} {path}"
-    told = str(seen) if seen is MISSING else _json(seen)
-    return ConditionVerdict(name, _json(expected), told, clause_held(clause, policy, situation))
+    shown = str(seen) if seen is MISSING else _json(seen)
+    return ConditionExplanation(name, _json(expected), shown, clause_held(clause, policy, situation))
 
 
-def _would_allow(situation: Situation, explanation: Explanation) -> tuple[str, ...]:
-    """The nearest single changes that allow; where there is none, pairs; where there is none, one chain.
+def _changes_that_allow(situation: Situation, explanation: Explanation) -> tuple[str, ...]:
+    """The nearest single changes that allow the action; if there are none, pairs; if there are none, one chain.
 
-    Each is tried: what stands here was allowed by the procedure itself.
+    Each one is tried: the procedure itself allowed the action after every change listed here.
     """
     if explanation.outcome is Outcome.ALLOW:
         return ()
     policies = len(policies_of(situation, Mode.ENFORCE))
-    left = iter(range(max(MIN_TRIED, MAX_POLICIES_READ // (1 + policies))))
-    single = [change for change, then in _tried(situation, explanation, left) if then.outcome is Outcome.ALLOW]
-    found = merged(single or _pairs(situation, explanation, left)) or _chain(situation, explanation, left)
+    tries = iter(range(max(MIN_TRIES, MAX_POLICIES_READ // (1 + policies))))
+    single = [change for change, then in _try_changes(situation, explanation, tries) if then.outcome is Outcome.ALLOW]
+    found = merged(single or _pairs(situation, explanation, tries)) or _chain(situation, explanation, tries)
     return tuple(found[:MAX_SUGGESTIONS])
 
 
-def _tried(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[tuple[Change, Explanation]]:
-    """Each change with what it leads to, for as long as tries are left."""
-    for _, change in zip(left, changes(situation, explanation.reason, explanation.policy), strict=False):
+def _try_changes(
+    situation: Situation, explanation: Explanation, tries: Iterator[int]
+) -> Iterator[tuple[Change, Explanation]]:
+    """Each change with the explanation after it, for as long as tries are left."""
+    for _, change in zip(tries, changes(situation, explanation.reason, explanation.policy), strict=False):
         yield change, walk(change.situation)
 
 
-def _pairs(situation: Situation, explanation: Explanation, left: Iterator[int]) -> Iterator[Change]:
-    for first, then in _tried(situation, explanation, left):
+def _pairs(situation: Situation, explanation: Explanation, tries: Iterator[int]) -> Iterator[Change]:
+    for first, then in _try_changes(situation, explanation, tries):
         if (then.reason, then.policy) != (explanation.reason, explanation.policy):
-            for second, last in _tried(first.situation, then, left):
+            for second, last in _try_changes(first.situation, then, tries):
                 if last.outcome is Outcome.ALLOW:
                     yield second._replace(what=f"{first}, and {second.what}")
 
 
-def _chain(situation: Situation, explanation: Explanation, left: Iterator[int]) -> list[str]:
-    """Changes that allow together, each the first after which the procedure comes further; none if it gets stuck."""
-    told: list[str] = []
+def _chain(situation: Situation, explanation: Explanation, tries: Iterator[int]) -> list[str]:
+    """Changes that together allow the action, each the first one that gets the procedure further; empty if stuck."""
+    steps: list[str] = []
     while explanation.outcome is not Outcome.ALLOW:
         reached = _reach(explanation)
-        further = next((step for step in _tried(situation, explanation, left) if _reach(step[1]) > reached), None)
-        if further is None or len(told) == MAX_CHAINED:
+        further = next((one for one in _try_changes(situation, explanation, tries) if _reach(one[1]) > reached), None)
+        if further is None or len(steps) == MAX_CHAIN:
             return []
         change, explanation = further
         situation = change.situation
-        told.append(str(change))
-    return [", and ".join(told)]
+        steps.append(str(change))
+    return [", and ".join(steps)]
 
 
 def _reach(explanation: Explanation) -> tuple[float, int, bool]:
-    """How far the procedure came: by the stage that decided, by the policy, and by whether its data is fresh."""
+    """How far the procedure came: the stage that decided, the policy, and whether the data is fresh."""
     if explanation.outcome is Outcome.ALLOW:
         return inf, 0, True
     freshness, *later = explanation.stages

@@ -1,7 +1,7 @@
-"""Changes that might allow an action: what could be other than it is, at the nearest value where that matters.
+"""Candidate changes that might allow an action, each at the nearest value that makes a difference.
 
-These are candidates, bounded in number and taken from what the deciding rule looks at; `explain` tries each of them.
-The action type and the MCP server stay as they are wherever a policy decides: another one would be another action.
+Their number is bounded, and they come from what the deciding rule checks; `explain` tries each of them. If a policy
+decides, the action type and the MCP server stay: with another one it would be another action.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from pdp.core.fields import quote
 from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, ServerRecord, Status, Transport
 
 MAX_NAMED = 8
-"""How many of a rule's own names (resources, tools, …) are tried."""
+"""How many of a rule's names (resources, tools, …) are tried."""
 
 DAYS = 8
 """Today and a whole week: within them every window opens."""
@@ -29,9 +29,9 @@ ANYTHING_ELSE = "something-else"
 
 
 class Change(NamedTuple):
-    """One thing other than it is: in words (`what`, and its new `value`), and the situation then.
+    """One change: in words (`what`, and its new `value`), and the situation after it.
 
-    Where `alternative`, it stands beside the others of the same `what`; else only the nearest of them is told.
+    Changes of the same `what` are listed together if `alternative`; otherwise only the nearest one is listed.
     """
 
     what: str
@@ -45,64 +45,64 @@ class Change(NamedTuple):
 
 AnyNumber = TypeVar("AnyNumber", int, float)
 Dimension = Callable[[Situation, list[Clause]], Iterator[Change]]
-"""The changes of one thing, nearest first; the clauses are the conditions of policies that matter."""
+"""The changes of one thing, nearest first; the clauses are the relevant conditions of policies."""
 
 
 def changes(situation: Situation, reason: Reason, policy: PolicyRecord | None) -> Iterator[Change]:
-    """The changes that bear on why the action was decided."""
+    """The changes that are relevant to the reason of the decision."""
     by_policy = reason >= Reason.POLICY_MATCHED and reason is not Reason.REGISTRY_STALE
-    bearing = _bearing(situation, policy) if by_policy else []
-    operators = [name for clause in bearing for name in clause.name.split(", ") if name in _BY_OPERATOR]
+    relevant = _relevant_clauses(situation, policy) if by_policy else []
+    operators = [name for clause in relevant for name in clause.name.split(", ") if name in _BY_OPERATOR]
     for dimension in dict.fromkeys((*_BY_REASON.get(reason, ()), *map(_BY_OPERATOR.__getitem__, operators))):
-        yield from dimension(situation, bearing)
+        yield from dimension(situation, relevant)
 
 
 def merged(found: Iterable[Change]) -> list[str]:
-    """The changes in words, alternatives to each other as one."""
+    """The changes in words, with alternatives joined."""
     values: dict[str, list[str]] = {}
     for change in found:
-        told = values.setdefault(change.what, [])
-        if not told or (change.alternative and change.value not in told):
-            told.append(change.value)
-    return [f"{what} {' or '.join(told)}".rstrip() for what, told in values.items()]
+        listed = values.setdefault(change.what, [])
+        if not listed or (change.alternative and change.value not in listed):
+            listed.append(change.value)
+    return [f"{what} {' or '.join(listed)}".rstrip() for what, listed in values.items()]
 
 
-def _bearing(situation: Situation, policy: PolicyRecord | None) -> list[Clause]:
-    """The conditions that matter: those of the deciding policy, and the one that fails of each allow before it."""
-    bearing = list(clauses(policy.conditions)) if policy is not None else []
+def _relevant_clauses(situation: Situation, policy: PolicyRecord | None) -> list[Clause]:
+    """The relevant conditions: those of the deciding policy, and of each earlier allow the only one that fails."""
+    relevant = list(clauses(policy.conditions)) if policy is not None else []
     for earlier in policies_of(situation, Mode.ENFORCE):
         if earlier is policy:
             break
         failing = [clause for clause in clauses(earlier.conditions) if not clause_held(clause, earlier, situation)]
         if earlier.policy_action is Outcome.ALLOW and len(failing) == 1:
-            bearing += failing
-    return bearing
+            relevant += failing
+    return relevant
 
 
-def _act(situation: Situation, **fields: Any) -> Situation:
+def _with_action(situation: Situation, **fields: Any) -> Situation:
     return situation._replace(action=replace(situation.action, **fields))
 
 
-def _active(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _active(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     yield Change("the agent active", "", situation._replace(agent=replace(situation.agent, status=Status.ACTIVE)))
 
 
-def _confirmed(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _confirmed(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     yield Change("the registry data confirmed by the store", "", situation._replace(stale=None))
 
 
-def _registered(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _registered(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     name = situation.action.mcp_server
     server = ServerRecord(name, name, "", "", Transport.HTTP, True, (), (), {})
     servers = {**situation.servers, name: server}
     yield Change(f"MCP server {quote(name)} registered", "", situation._replace(servers=servers))
 
 
-def _mfa(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
-    yield Change("MFA verified", "", _act(situation, mfa_verified=True))
+def _mfa(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
+    yield Change("MFA verified", "", _with_action(situation, mfa_verified=True))
 
 
-def _risks(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _risks(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     low, high = thresholds(situation)
     mfa = situation.agent.requires_mfa_above
     down, up = {high: f"at most {high}", mfa: f"at most {mfa}", low - 1: f"below {low}"}, {}
@@ -112,63 +112,63 @@ def _risks(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
                 down[score], up[score + 1] = f"at most {score}", f"above {score}"
             elif name == "risk_below":
                 down[score - 1], up[score] = f"below {score}", f"at least {score}"
-    for risk, told in _nearest(situation.risk, down, up):
+    for risk, text in _nearest(situation.risk, down, up):
         if risk >= 0:
             where, changed = _with_risk(situation, risk)
-            yield Change("risk", told + where, changed)
+            yield Change("risk", text + where, changed)
 
 
 def _nearest(now: float, down: Mapping[AnyNumber, str], up: Mapping[AnyNumber, str]) -> list[tuple[AnyNumber, str]]:
-    """The values to come down to and to go up to, with what is said of them, those next to `now` first."""
+    """The lower and the higher values with their descriptions, the nearest to `now` first."""
     edges = [edge for edge in down.items() if edge[0] < now] + [edge for edge in up.items() if edge[0] > now]
     return sorted(edges, key=lambda edge: abs(edge[0] - now))
 
 
 def _with_risk(situation: Situation, risk: int) -> tuple[str, Situation]:
-    """The situation in which the effective risk is `risk`, and which of the registry's own scores that takes."""
+    """Which score of the registry must change for the effective risk to be `risk`, and the situation then."""
     agent, action, governing = situation.agent, situation.action, situation.governing
     if governing is not None and action.tool in governing.tool_risk_overrides:
         other = replace(governing, tool_risk_overrides={**governing.tool_risk_overrides, action.tool: risk})
         servers = {**situation.servers, action.mcp_server: other}
         return f" in tool_risk_overrides of {quote(action.mcp_server)}", situation._replace(servers=servers)
-    changed = _act(situation, risk_score=risk)
+    changed = _with_action(situation, risk_score=risk)
     if agent.action_risk_scores.get(action.action_type, 0) <= risk:
         return "", changed
     scores = {**agent.action_risk_scores, action.action_type: risk}
     return ", in action_risk_scores too", changed._replace(agent=replace(agent, action_risk_scores=scores))
 
 
-def _amounts(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _amounts(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     down: dict[float, str] = {}
     up: dict[float, str] = {}
-    for name, _, n in bearing:
+    for name, _, n in relevant:
         if name == "amount_above":
             down[float(n)], up[nextafter(n, inf)] = f"at most {n}", f"above {n}"
         elif name == "amount_below":
             down[nextafter(n, -inf)], up[float(n)] = f"below {n}", f"at least {n}"
     given = situation.action.amount
     edges = [*down.items(), *up.items()] if given is None else _nearest(given, down, up)
-    for amount, told in edges:
-        yield Change("amount", told, _act(situation, amount=amount))
+    for amount, text in edges:
+        yield Change("amount", text, _with_action(situation, amount=amount))
 
 
-def _costs(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _costs(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     budget = situation.agent.max_daily_budget_usd
     left = max(0, int((budget or 0) * 1_000_000) - situation.usage.spent(situation.local.day))
-    yield Change("estimated cost", f"at most {dollars(left)}", _act(situation, estimated_cost_micros=left))
+    yield Change("estimated cost", f"at most {dollars(left)}", _with_action(situation, estimated_cost_micros=left))
 
 
-def _waits(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _waits(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     wait = situation.usage.wait(limits_of(situation.agent), situation.now.boot)
     if isfinite(wait):
         seconds = tenths(wait)
         yield Change("in", f"{seconds:.1f} s", _later(situation, seconds))
 
 
-def _times(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
-    """The next times at which the window opens, a named hour begins, or a day does."""
+def _times(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
+    """The next times at which the window opens, an hour of a condition begins, or a day begins."""
     agent, zone = situation.agent, ZoneInfo(situation.agent.time_window_timezone)
-    clocks = {(0, 0)} | {(hour, 0) for name, _, hours in bearing if "hour" in name for hour in _hours(hours)}
+    clocks = {(0, 0)} | {(hour, 0) for name, _, hours in relevant if "hour" in name for hour in _hours(hours)}
     if agent.time_window_enabled:
         start = agent.time_window_start
         clocks.add((int(start[:2]), int(start[3:])))
@@ -183,8 +183,8 @@ def _times(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
         if instant > situation.now.wall:
             days, hour, minute = instants[instant]
             date = (today + timedelta(days=days)).date()
-            told = f"{hour:02}:{minute:02} {zone.key} on {WEEKDAYS[date.isoweekday()]} {date}"
-            yield Change("after", told, _later(situation, instant - situation.now.wall))
+            text = f"{hour:02}:{minute:02} {zone.key} on {WEEKDAYS[date.isoweekday()]} {date}"
+            yield Change("after", text, _later(situation, instant - situation.now.wall))
 
 
 def _hours(operand: Any) -> list[int]:
@@ -192,35 +192,35 @@ def _hours(operand: Any) -> list[int]:
 
 
 def _later(situation: Situation, seconds: float) -> Situation:
-    # Windows only roll forward, so that each look into the future takes a copy of its own.
+    # Windows only roll forward, so each look into the future needs a separate copy.
     wall, boot = situation.now
     return situation._replace(now=Now(wall + seconds, boot + seconds), usage=deepcopy(situation.usage))
 
 
-def _data_classifications(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _data_classifications(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     agent, carried = situation.agent, situation.action.data_classifications
-    allowed, named = agent.allowed_data_classifications, _named(bearing, ("data_classification",))
+    allowed, named = agent.allowed_data_classifications, _named(relevant, ("data_classification",))
     unwanted = {label for label in carried if label in agent.blocked_data_classifications or label in named}
     unwanted |= {label for label in carried if allowed and label not in allowed}
     if unwanted:
         rest = tuple(label for label in carried if label not in unwanted)
         what = f"without data classification {' and '.join(map(quote, sorted(unwanted)))}"
-        yield Change(what, "", _act(situation, data_classifications=rest))
+        yield Change(what, "", _with_action(situation, data_classifications=rest))
     for label in [label for label in (*allowed, *named) if label not in carried][:MAX_NAMED]:
-        more = _act(situation, data_classifications=(*carried, label))
+        more = _with_action(situation, data_classifications=(*carried, label))
         yield Change("with data classification", quote(label), more, alternative=True)
 
 
-def _attributes(situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+def _attributes(situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
     attributes = situation.action.attributes
-    for clause in bearing:
+    for clause in relevant:
         if clause.name == "attribute_equals":
             path, wanted = clause.operand
             what = f"attribute {quote(path)}"
-            equal = _act(situation, attributes=_with_attribute(attributes, path, wanted))
+            equal = _with_action(situation, attributes=_with_attribute(attributes, path, wanted))
             yield Change(what, f"equal to {quote(wanted)}", equal)
             other = ANYTHING_ELSE if wanted != ANYTHING_ELSE else None
-            unequal = _act(situation, attributes=_with_attribute(attributes, path, other))
+            unequal = _with_action(situation, attributes=_with_attribute(attributes, path, other))
             yield Change(what, f"other than {quote(wanted)}", unequal)
 
 
@@ -233,46 +233,46 @@ def _with_attribute(attributes: Mapping[str, Any], path: str, value: object) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _OtherText:
-    """Other values of a text field: those that the agent may use, those that the policies name, and any other."""
+class _OtherTexts:
+    """Other values of a text field: those that the agent may use, those that policies name, and any other."""
 
     field: str
     operators: tuple[str, ...]
     allowed: Callable[[Situation], Iterable[str]]
     outside: str
 
-    def __call__(self, situation: Situation, bearing: list[Clause]) -> Iterator[Change]:
+    def __call__(self, situation: Situation, relevant: list[Clause]) -> Iterator[Change]:
         label = self.field.replace("_", " ")
-        named = _named(bearing, self.operators)
+        named = _named(relevant, self.operators)
         for value in list(dict.fromkeys((*self.allowed(situation), *named)))[:MAX_NAMED]:
-            yield Change(label, quote(value), _act(situation, **{self.field: value}), alternative=True)
+            yield Change(label, quote(value), _with_action(situation, **{self.field: value}), alternative=True)
         what = f"other than {' and '.join(map(quote, named))}" if named else f"outside {self.outside}"
-        yield Change(f"{label} {what}", "", _act(situation, **{self.field: ANYTHING_ELSE}))
+        yield Change(f"{label} {what}", "", _with_action(situation, **{self.field: ANYTHING_ELSE}))
 
 
-def _named(bearing: list[Clause], operators: tuple[str, ...]) -> list[str]:
-    """What these operators name; a glob stands for itself, since it matches itself."""
+def _named(relevant: list[Clause], operators: tuple[str, ...]) -> list[str]:
+    """The values in the conditions with these operators; a glob is its own example, since it matches itself."""
     named: dict[str, None] = {}
-    for name, _, operand in bearing:
+    for name, _, operand in relevant:
         if name in operators:
             named |= dict.fromkeys([operand] if isinstance(operand, str) else operand)
     return list(named)
 
 
-_action_types = _OtherText("action_type", (), lambda s: s.agent.allowed_action_types, "the allowed ones")
-_resources = _OtherText(
+_action_types = _OtherTexts("action_type", (), lambda s: s.agent.allowed_action_types, "the allowed ones")
+_resources = _OtherTexts(
     "resource",
     ("resource_in", "resource_not_in", "resource_matches"),
     lambda s: s.agent.allowed_resources,
     "blocked_resources",
 )
-_tools = _OtherText(
+_tools = _OtherTexts(
     "tool",
     ("tool_in",),
     lambda s: s.agent.mcp_capabilities.get(s.action.mcp_server, ()),
     "blocked_tools",
 )
-_environments = _OtherText("environment", ("environment",), lambda s: (), "the policies")
+_environments = _OtherTexts("environment", ("environment",), lambda s: (), "the policies")
 
 _BY_REASON: Mapping[Reason, tuple[Dimension, ...]] = {
     Reason.AGENT_NOT_ACTIVE: (_active,),

@@ -1,4 +1,4 @@
-"""One question to the decision as the records tell it: what `explain` reads, and what a change would alter."""
+"""The input of one decision as records: `explain` reads it, and a change alters it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ from pdp.core.usage import Limits
 
 
 class History(Protocol):
-    """What an agent has used, as `Usage` tells it."""
+    """What an agent has used; `Usage` implements it."""
 
     def wait(self, limits: Limits, boot: float) -> float:
         """Seconds until one more action passes every limit: 0 if it does now, infinite if it never will."""
@@ -33,9 +33,9 @@ class Records(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """An action put to a registered agent's rules, with what was used before it, the time, and people's word.
+    """An action of a registered agent, with the rules, the usage before it, the time, and whether it is approved.
 
-    `stale` is the mode where the registry data is older than allowed, None where it is not.
+    `stale` is the stale mode if the registry data is older than allowed, else None.
     """
 
     agent: AgentRecord
@@ -69,7 +69,7 @@ class Situation(NamedTuple):
 
 
 def local_at(zone: str, wall: float) -> LocalTime:
-    """The local time in `zone` at `wall`, by the standard library alone."""
+    """The local time in `zone` at `wall`, computed without the cache of `pdp.core.localtime`."""
     local = datetime.fromtimestamp(floor(wall), ZoneInfo(zone))
     return LocalTime(local.hour, local.hour * 60 + local.minute, local.isoweekday(), local.toordinal())
 
@@ -110,7 +110,7 @@ def held(policy: PolicyRecord, situation: Situation) -> bool:
 
 
 def clause_held(clause: Clause, policy: PolicyRecord, situation: Situation) -> bool:
-    """Whether one condition holds; of what the action does not carry, `on_missing` says."""
+    """Whether one condition holds; `on_missing` decides if the action lacks the value."""
     seen = value_seen(clause, situation)
     if seen is MISSING:
         return policy.on_missing is OnMissing.MATCH
@@ -118,5 +118,5 @@ def clause_held(clause: Clause, policy: PolicyRecord, situation: Situation) -> b
 
 
 def value_seen(clause: Clause, situation: Situation) -> object:
-    """What the condition looks at, or MISSING."""
+    """The value that the condition checks, or MISSING."""
     return clause.operator.seen(situation.action, situation.risk, situation.local, clause.operand)

@@ -31,11 +31,11 @@ class Finding(NamedTuple):
 
 
 def registry_data(stale: StaleMode | None) -> Finding:
-    """Whether the registry data is too old to decide from; to escalate, the later stages are asked first."""
+    """Whether the registry data is too old to decide from; to escalate, the later stages run first."""
     if stale is None:
         return Finding("fresh enough to decide from")
     if stale is StaleMode.SERVE:
-        return Finding("older than allowed, and decided from all the same")
+        return Finding("older than allowed, but used anyway")
     if stale is StaleMode.ESCALATE:
         return Finding("older than allowed, so what no later stage blocks is escalated")
     return _block(Reason.REGISTRY_STALE, "older than allowed, so everything is blocked")
@@ -120,13 +120,13 @@ def _rate_limit(situation: Situation) -> Finding:
     limits = limits_of(situation.agent)
     wait = situation.usage.wait(limits, situation.now.boot)
     named = zip(("a minute", "an hour", "a day"), limits, strict=True)
-    told = ", ".join(f"{limit} {window}" for window, limit in named if limit is not None)
+    text = ", ".join(f"{limit} {window}" for window, limit in named if limit is not None)
     if wait == 0:
-        return Finding(f"one more action keeps within {told}" if told else "no rate limit is set")
+        return Finding(f"one more action keeps within {text}" if text else "no rate limit is set")
     if wait == inf:
-        return _block(Reason.RATE_LIMIT_EXCEEDED, f"the limit is {told}, so no action ever passes")
+        return _block(Reason.RATE_LIMIT_EXCEEDED, f"the limit is {text}, so no action ever passes")
     return Finding(
-        f"{told} is used up for {tenths(wait):.1f} s", Ruling(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED, wait)
+        f"{text} is used up for {tenths(wait):.1f} s", Ruling(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED, wait)
     )
 
 
@@ -136,8 +136,8 @@ def _budget(situation: Situation) -> Finding:
         return Finding("no daily budget is set")
     budget = int(agent.max_daily_budget_usd * 1_000_000)
     spent = situation.usage.spent(situation.local.day)
-    told = dollars(spent) if spent < UNKNOWN_MICROS else "an amount that is not known"
-    detail = f"{told} of {dollars(budget)} spent today, and this action costs {dollars(cost)}"
+    text = dollars(spent) if spent < UNKNOWN_MICROS else "an amount that is not known"
+    detail = f"{text} of {dollars(budget)} spent today, and this action costs {dollars(cost)}"
     if spent + cost <= budget:
         return Finding(detail)
     retry_after = _seconds_to_midnight(situation) if cost <= budget else None
@@ -165,17 +165,17 @@ def _auto_approved(situation: Situation) -> Finding:
 def _risk(situation: Situation) -> Finding:
     risk, source = effective_risk(situation)
     low, high = thresholds(situation)
-    told = f"risk {risk} ({source})"
+    text = f"risk {risk} ({source})"
     if risk > high:
-        return Finding(f"{told} is above the maximum of {high}", Ruling(Outcome.ESCALATE, Reason.RISK_ABOVE_MAXIMUM))
+        return Finding(f"{text} is above the maximum of {high}", Ruling(Outcome.ESCALATE, Reason.RISK_ABOVE_MAXIMUM))
     if risk < low:
-        return Finding(f"{told} is below {low}", Ruling(Outcome.ALLOW, Reason.RISK_BELOW_AUTO_APPROVE))
-    detail = f"{told} is neither below {low} nor above {high}, so a person approves"
+        return Finding(f"{text} is below {low}", Ruling(Outcome.ALLOW, Reason.RISK_BELOW_AUTO_APPROVE))
+    detail = f"{text} is neither below {low} nor above {high}, so a person approves"
     return Finding(detail, Ruling(Outcome.REQUIRE_APPROVAL, Reason.RISK_NEEDS_APPROVAL))
 
 
 def mfa(situation: Situation) -> Finding:
-    """Whether an allow would need an MFA that was not verified."""
+    """Whether an allow needs MFA that was not verified."""
     above, risk = situation.agent.requires_mfa_above, situation.risk
     if risk <= above:
         return Finding(f"risk {risk} is not above {above}, so none is needed")
@@ -221,7 +221,7 @@ def deciding_policy(situation: Situation) -> PolicyRecord | None:
 
 
 def _seconds_to_midnight(situation: Situation) -> float:
-    """Until the first instant of the next local date, whether or not a change of the clocks skips or repeats 00:00."""
+    """Seconds until the next local date begins, even if a clock change skips or repeats 00:00."""
     zone, wall = situation.agent.time_window_timezone, situation.now.wall
     tomorrow = datetime.fromordinal(situation.local.day) + timedelta(days=1)
     instants = [tomorrow.replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp() for fold in (0, 1)]

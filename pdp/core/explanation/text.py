@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from pdp.core.explanation.explain import ConditionVerdict, Explanation, PolicyVerdict, StageVerdict
+from pdp.core.explanation.explain import ConditionExplanation, Explanation, PolicyExplanation, StageExplanation
 from pdp.core.model import Outcome
 
 
@@ -31,11 +31,11 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield from ("", title, *body)
 
 
-def _stages(stages: Iterable[StageVerdict]) -> Iterator[str]:
+def _stages(stages: Iterable[StageExplanation]) -> Iterator[str]:
     yield from _aligned((stage.verdict.name.lower().replace("_", " "), stage.stage, stage.detail) for stage in stages)
 
 
-def _policies(policies: Iterable[PolicyVerdict]) -> Iterator[str]:
+def _policies(policies: Iterable[PolicyExplanation]) -> Iterator[str]:
     for policy in policies:
         mode = ", shadow only" if policy.shadow else ""
         came = "decides" if policy.decided else "holds" if policy.held else "does not hold"
@@ -45,7 +45,7 @@ def _policies(policies: Iterable[PolicyVerdict]) -> Iterator[str]:
             yield "    no conditions, so it always holds"
 
 
-def _condition(condition: ConditionVerdict) -> tuple[str, ...]:
+def _condition(condition: ConditionExplanation) -> tuple[str, ...]:
     held = "holds" if condition.held else "does not hold"
     return held, condition.operator, condition.expected, f"seen: {condition.seen}"
 

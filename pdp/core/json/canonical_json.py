@@ -1,4 +1,4 @@
-"""The canonical form of a JSON value (RFC 8785): equal values are equal bytes, whoever writes them.
+"""The canonical form of a JSON value (RFC 8785): equal values give equal bytes in every implementation.
 
 Every number is a double. Python's own encoder writes some doubles in other ways (`1e-05`, `1e+16`), and sorts names by
 other units.
@@ -11,18 +11,18 @@ from math import isfinite
 from typing import Any
 
 MAX_EXACT = 2**53
-"""Up to here every whole number is a double."""
+"""A double holds every whole number up to this one exactly."""
 
 
 def dumps(value: Any) -> bytes:
-    """A JSON value in its canonical form. `ValueError` for what JSON has no word for."""
+    """A JSON value in its canonical form. `ValueError` for a value that JSON cannot express."""
     return _text(value).encode()
 
 
 def double(value: float) -> float:
-    """The double that a number is: an int where that is whole and exact, so that it is written without a fraction.
+    """A number as a double; an int if the double is whole and exact, so that it is written without a fraction.
 
-    `ValueError` for what is not finite, as a double.
+    `ValueError` if the double is not finite.
     """
     try:
         number = float(value)

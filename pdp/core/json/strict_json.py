@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and nothing that two readers could read as two things."""
+"""Strict JSON (RFC 8259): refuses every text that two parsers could read differently."""
 
 import json
 from collections import Counter
@@ -7,22 +7,23 @@ from typing import Any, NoReturn
 
 
 def loads(raw: bytes) -> Any:
-    """The value of a JSON text in UTF-8, which has no byte order mark. `ValueError` for other encodings, for NaN,
-    Infinity and numbers that no double holds, for half of a surrogate pair, for a name that stands in an object twice,
-    and for text nested too deep; the message fits after "is not JSON: ".
+    """The value of a JSON text in UTF-8 without a byte order mark.
+
+    `ValueError` for another encoding, for NaN, Infinity and numbers too large for a double, for half of a surrogate
+    pair, for a duplicate name in an object, and for text nested too deep; the message fits after "is not JSON: ".
     """
     try:
         value = json.loads(
             _decoded(raw),
             parse_int=_whole,
             parse_float=_finite,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_without_repeats,
+            parse_constant=_reject_constant,
+            object_pairs_hook=_unique_members,
         )
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if b"\\ud" in raw.lower():
-        json.dumps(value, ensure_ascii=False).encode()  # half of a pair has no UTF-8: UnicodeEncodeError
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError for half of a surrogate pair
     return value
 
 
@@ -40,7 +41,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _whole(text: str) -> int:
-    if len(text) > _SURELY_DOUBLE:
+    if len(text) > _MAX_DOUBLE_CHARACTERS:
         _finite(text)
     return int(text)
 
@@ -52,17 +53,17 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"`{name}` is not a JSON number")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"`{twice}` stands in an object twice")
+        ((duplicate, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate name `{duplicate}` in an object")
     return members
 
 
-_SURELY_DOUBLE = 300
-"""A whole number of so few characters is within the range of doubles."""
+_MAX_DOUBLE_CHARACTERS = 300
+"""A double can hold every whole number with no more characters than this."""

@@ -228,7 +228,7 @@ def test_a_list_that_repeats_a_number_in_another_form_is_refused(admin: Rest) ->
     body = {"agent_id": "days-prod", "display_name": "x", "time_window_days": [1, 1.0]}
     answer = admin.post(REGISTRY, body)
     assert answer.status == 422
-    assert answer.body["errors"] == [{"path": "time_window_days[1]", "message": "`1.0` stands in the list twice"}]
+    assert answer.body["errors"] == [{"path": "time_window_days[1]", "message": "duplicate item `1.0`"}]
 
 
 def test_a_record_that_no_message_can_carry_is_refused(store: Served) -> None:
