@@ -1,4 +1,4 @@
-"""What every agent has used, in memory, and the charges that are not on the disk yet."""
+"""The usage of every agent in memory, and the charges that are not on disk yet."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from pdp.core.localtime import local_time
 from pdp.core.model import Now, Outcome
 from pdp.core.usage import IDLE_SECONDS, UNKNOWN_ACTIONS, Usage
 
-MAX_UNSORTED = 1000
+MAX_PENDING = 1000
 MAX_SECONDS = 120
 
 
 class Charges(NamedTuple):
-    """What one agent was charged: actions by second of the boot clock, in order, and micro-dollars by local day."""
+    """The charges of one agent: actions by second of the boot clock, in order, and micro-dollars by local day."""
 
     actions: dict[int, int]
     micros: dict[int, int]
@@ -25,48 +25,48 @@ class Charges(NamedTuple):
 class Counters:
     """The usage of every agent; for the event loop alone.
 
-    `lost_until`: what was counted up to that moment is not known, and counts as used, whoever used it.
+    The counts up to `lost_until` are unknown: every limit and budget counts as used up until then.
     """
 
     def __init__(self, usage: dict[str, Usage] | None = None, lost_until: Now | None = None) -> None:
         self.usage = {} if usage is None else usage
         self.lost_until = lost_until
         self._oldest_first = deque(self.usage)
-        self._unsorted: list[tuple[str, str, Now, int]] = []
+        self._pending: list[tuple[str, str, Now, int]] = []
         self._charges: dict[str, Charges] = {}
         self._recording = False
 
     def of(self, agent_id: str, zone: str, boot: float) -> Usage:
-        """The usage of an agent whose days are those of `zone`; a new one where it has none yet."""
+        """The usage of an agent whose days are those of `zone`; a new one if it has none yet."""
         return self.usage.get(agent_id) or self._new(agent_id, zone, boot)
 
     def charge(self, agent_id: str, agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
-        """Count a decision that is given."""
+        """Count a decision that is returned."""
         if decision.outcome is Outcome.BLOCK:
             return
         charge(agent, usage, decision, now)
         if self._recording:
-            self._unsorted.append((agent_id, agent.zone, now, decision.cost_micros))
-            if len(self._unsorted) >= MAX_UNSORTED:
-                self._sort()
+            self._pending.append((agent_id, agent.zone, now, decision.cost_micros))
+            if len(self._pending) >= MAX_PENDING:
+                self._sum_up()
 
     def record(self) -> None:
-        """From now on keep what is charged, for `take`."""
+        """Start to record charges for `take`."""
         self._recording = True
 
     def take(self) -> dict[str, Charges]:
-        """What was charged since it was last taken, by agent."""
-        self._sort()
+        """The charges since the last call, by agent."""
+        self._sum_up()
         taken, self._charges = self._charges, {}
         return taken
 
     def copies(self, agent_ids: Iterable[str], boot: float) -> dict[str, Usage]:
-        """What these agents have used up to now; those that are idle or gone are left out."""
+        """Copies of the usage of these agents, without idle and removed ones."""
         held = ((agent_id, self.usage.get(agent_id)) for agent_id in agent_ids)
         return {agent_id: usage.copy() for agent_id, usage in held if usage is not None and not usage.is_idle(boot)}
 
     def _new(self, agent_id: str, zone: str, boot: float) -> Usage:
-        # Two others are looked at for each that comes, so that idle ones go and nobody waits for a sweep of all.
+        # Each new agent checks two others, so that idle ones are removed without a sweep that decisions wait for.
         for _ in range(min(2, len(self._oldest_first))):
             other = self._oldest_first.popleft()
             if self.usage[other].is_idle(boot):
@@ -82,18 +82,18 @@ class Counters:
         self.usage[agent_id] = usage
         return usage
 
-    def _sort(self) -> None:
-        for agent_id, zone, now, micros in self._unsorted:
+    def _sum_up(self) -> None:
+        for agent_id, zone, now, micros in self._pending:
             charges = self._charges.get(agent_id)
             if charges is None:
                 charges = self._charges[agent_id] = Charges({}, {})
             actions, second = charges.actions, int(now.boot)
             actions[second] = actions.get(second, 0) + 1
-            if len(actions) > MAX_SECONDS:  # the disk stands still; what counts as later counts for longer
-                together = sum(actions.values())
+            if len(actions) > MAX_SECONDS:  # the disk is stuck; a later second makes the actions count for longer
+                total = sum(actions.values())
                 actions.clear()
-                actions[second] = together
+                actions[second] = total
             if micros:
                 day = local_time(zone, now.wall).day
                 charges.micros[day] = charges.micros.get(day, 0) + micros
-        self._unsorted.clear()
+        self._pending.clear()

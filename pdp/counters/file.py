@@ -1,8 +1,8 @@
-"""The file of the counters: what every agent had used when it was begun, and what was charged since, a frame a write.
+"""The counters file: the usage of every agent when the file was begun, and the charges since, one frame per write.
 
-A header with the file's size and where the charges begin; frames, each a marker, its number, its length, a checksum
-over its number and what it holds, and that as JSON; zeros up to the size. So a file that was cut is told from one in
-which the last write was cut off, which a crash may do.
+The header holds the file's size and the offset of the charges. Each frame holds a marker, its number, its length, a
+checksum of number and content, and the content as JSON. Zeros fill the file up to its size. So a truncated file differs
+from one whose last write a crash interrupted.
 """
 
 import json
@@ -31,11 +31,11 @@ _FRAME = Struct(">4sIII")
 
 
 class DamagedError(ValueError):
-    """The file is not what was written; the text says how."""
+    """The file differs from what was written; the text says how."""
 
 
 class Moment(NamedTuple):
-    """One reading of the clocks, and the wall clock that is surely not behind: the newest seen, gone on since."""
+    """One reading of the clocks; `latest` is the newest wall clock seen so far, advanced with the boot clock."""
 
     wall: float
     boot: float
@@ -43,7 +43,7 @@ class Moment(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a file holds, as of `at` in the boot with that id, whose clock is told by no other."""
+    """The content of a file as of `at`, in the boot with this id; another boot has another boot clock."""
 
     boot_id: str
     at: Moment
@@ -54,13 +54,13 @@ class Saved(NamedTuple):
 class CountersFile:
     """The file at `path`, for one thread at a time.
 
-    `rewrite` begins a new file, which takes the place of the old one when it has been given every agent's usage.
+    `rewrite` begins a new file, which replaces the old one once it holds every agent's usage.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_behind = True
-        """Whether it lacks charges that were handed over, or is not there: only a new file puts that right."""
+        """Whether it lacks charges or does not exist: then only a new file helps."""
         self._file = -1
         self._end = 0
         self._size = 0
@@ -68,11 +68,11 @@ class CountersFile:
 
     @property
     def is_filling(self) -> bool:
-        """Whether a new file should be begun, for want of room in this one."""
+        """Whether this file is nearly full, so that a new one should be begun."""
         return self._size - self._end < self._size // 4
 
     def append(self, at: Moment, charges: Mapping[str, Charges]) -> None:
-        """Have charges on the disk. After an `OSError`, and without room for them, the file is behind."""
+        """Write charges durably. After an `OSError`, or without room for them, the file is behind."""
         if self.is_behind:
             return
         frame = _frame(self._frames, _charges(at, charges))
@@ -89,20 +89,20 @@ class CountersFile:
         """Begin a new file."""
         return NewFile(self, boot_id, at, lost_until)
 
-    def go_on(self, file: int, end: int, size: int, frames: int) -> None:
-        """Go on with the open `file`, which has come to `path`."""
+    def adopt(self, file: int, end: int, size: int, frames: int) -> None:
+        """Continue with the open `file`, which now is at `path`."""
         self.close()
         self._file, self._end, self._size, self._frames = file, end, size, frames
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
         self._file, self.is_behind = -1, True
 
 
 class NewFile:
-    """A file on its way into the place of the old one: `add` every agent, `follow` with what was charged meanwhile."""
+    """A file that will replace the old one: `add` every agent, and `follow` with the charges made meanwhile."""
 
     def __init__(self, old: CountersFile, boot_id: str, at: Moment, lost_until: Now | None) -> None:
         self._old = old
@@ -116,31 +116,31 @@ class NewFile:
         self._put({"boot_id": boot_id, "at": at, "lost_until": lost_until})
 
     def add(self, at: Moment, usage: Mapping[str, Usage]) -> None:
-        """What these agents had used at that moment."""
+        """Add the usage of these agents at that moment."""
         self._put({"at": at, "usage": {agent_id: _usage(one) for agent_id, one in usage.items()}})
 
     def follow(self, at: Moment, charges: Mapping[str, Charges]) -> None:
-        """What was charged since to agents that were added, or are not going to be."""
+        """Add charges made since, of agents that were added or that will not be added."""
         if charges:
             self._following.append(_charges(at, charges))
 
     def finish(self) -> None:
-        """Put it in the place of the old file, or raise `OSError` and leave that one."""
-        added = self._end
+        """Replace the old file, or raise `OSError` and leave the old one."""
+        charges_at = self._end
         for payload in self._following:
             self._put_bytes(payload)
         size = self._end + max(MIN_ROOM, self._end)
         os.ftruncate(self._file, size)
-        _write(self._file, _header(size, added), 0)
+        _write(self._file, _header(size, charges_at), 0)
         os.fsync(self._file)
         self._path.replace(self._old.path)
-        self._old.go_on(self._file, self._end, size, self._frames)
+        self._old.adopt(self._file, self._end, size, self._frames)
         self._file = -1
         sync_folder(self._path.parent)
         self._old.is_behind = False
 
     def abandon(self) -> None:
-        """Give it up, unless it is finished."""
+        """Delete it, unless it is finished."""
         if self._file < 0:
             return
         os.close(self._file)
@@ -159,16 +159,16 @@ class NewFile:
 
 
 def read(path: Path) -> Saved:
-    """What the file at `path` holds; `Damaged` unless all of it is as it was written, save a last write cut off."""
+    """The content of the file at `path`; `DamagedError` if it is damaged. An interrupted last write is not damage."""
     with open(path, "rb", opener=_no_link) as opened:
         data = opened.read(MAX_BYTES + 1)
-    added = _check_header(data)
+    charges_at = _check_header(data)
     try:
-        return _replayed(_payloads(data, added))
+        return _replayed(_payloads(data, charges_at))
     except DamagedError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        raise DamagedError(f"a frame does not hold what it should: {error!r}") from None
+        raise DamagedError(f"a frame has invalid content: {error!r}") from None
 
 
 def _no_link(path: str, flags: int) -> int:
@@ -176,42 +176,42 @@ def _no_link(path: str, flags: int) -> int:
 
 
 def _check_header(data: bytes) -> int:
-    """Where the charges begin."""
+    """The offset of the charges."""
     if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
-        raise DamagedError("it does not begin as a file of counters of this version")
-    _, size, added, _ = _HEADER.unpack_from(data)
-    if _header(size, added) != data[: _HEADER.size]:
+        raise DamagedError("it is not a counters file of this version")
+    _, size, charges_at, _ = _HEADER.unpack_from(data)
+    if _header(size, charges_at) != data[: _HEADER.size]:
         raise DamagedError("the checksum of its header does not match")
     if len(data) != size:
         raise DamagedError(f"it has {len(data)} bytes, not {size}")
-    return int(added)
+    return int(charges_at)
 
 
-def _payloads(data: bytes, added: int) -> Iterator[bytes]:
+def _payloads(data: bytes, charges_at: int) -> Iterator[bytes]:
     offset, number = _HEADER.size, 0
-    while (found := _sound(data, offset)) is not None and found[0] == number:
+    while (found := _valid_frame(data, offset)) is not None and found[0] == number:
         yield found[1]
         offset += _FRAME.size + len(found[1])
         number += 1
-    if offset < added or _later(data, offset):
-        raise DamagedError(f"the frame at byte {offset} is not what was written")
+    if offset < charges_at or _has_later_frame(data, offset):
+        raise DamagedError(f"the frame at byte {offset} is damaged")
 
 
-def _sound(data: bytes, offset: int) -> tuple[int, bytes] | None:
-    """The number of the frame at `offset` and what it holds, None where there is no sound one."""
+def _valid_frame(data: bytes, offset: int) -> tuple[int, bytes] | None:
+    """The number and the content of the frame at `offset`; None if there is no valid frame."""
     if offset + _FRAME.size > len(data):
         return None
     marker, number, length, check = _FRAME.unpack_from(data, offset)
     payload = data[offset + _FRAME.size : offset + _FRAME.size + length]
-    is_sound = marker == MARKER and payload and check == zlib.crc32(payload, number)
-    return (number, payload) if is_sound else None
+    is_valid = marker == MARKER and payload and check == zlib.crc32(payload, number)
+    return (number, payload) if is_valid else None
 
 
-def _later(data: bytes, offset: int) -> bool:
-    """Whether another frame stands behind `offset`, where the next one should: a write cut off leaves none."""
+def _has_later_frame(data: bytes, offset: int) -> bool:
+    """Whether a valid frame follows after `offset`; an interrupted write leaves none."""
     at = offset - 1
     while (at := data.find(MARKER, at + 1)) >= 0:
-        if _sound(data, at) is not None:
+        if _valid_frame(data, at) is not None:
             return True
     return False
 
@@ -252,7 +252,7 @@ def _read_usage(stored: list[list[int]]) -> Usage:
 
 
 def _charges(at: Moment, charges: Mapping[str, Charges]) -> bytes:
-    # In parts: to make one text of many agents would keep Python's lock, and so decisions, for milliseconds.
+    # In parts: encoding many agents at once would hold Python's lock, and so delay decisions, for milliseconds.
     listed = ((agent_id, [_flat(one.actions), _flat(one.micros)]) for agent_id, one in charges.items())
     parts = []
     while part := dict(islice(listed, PART)):
@@ -276,8 +276,8 @@ def _frame(number: int, payload: bytes) -> bytes:
     return _FRAME.pack(MARKER, number, len(payload), zlib.crc32(payload, number)) + payload
 
 
-def _header(size: int, added: int) -> bytes:
-    return _HEADER.pack(MAGIC, size, added, zlib.crc32(b"%d %d" % (size, added)))
+def _header(size: int, charges_at: int) -> bytes:
+    return _HEADER.pack(MAGIC, size, charges_at, zlib.crc32(b"%d %d" % (size, charges_at)))
 
 
 def _write(file: int, data: bytes, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Counters that survive: read at the start, and written each half second by the thread that writes the decision log."""
+"""Persistent counters: read at the start, and written every half second by the thread that writes the decision log."""
 
 import asyncio
 import logging
@@ -18,32 +18,32 @@ from pdp.counters.file import CountersFile, DamagedError, Moment, NewFile, Saved
 from pdp.metrics import Metrics
 
 FLUSH_SECONDS = 0.5
-"""With the time of a write this stays below the second that a crash may lose."""
+"""Together with the time of a write this is less than the second that a crash may lose."""
 RETRY_SECONDS = 1.0
 MIN_STEP_SECONDS = 0.1
-"""A wall clock that was set by more is noted in the file, also where nothing is charged."""
+"""A wall clock that was set by more than this is written to the file, even without charges."""
 SLICE = 200
-"""Agents that are copied at once, in less than a millisecond."""
+"""The number of agents copied at once, in less than a millisecond."""
 
 logger = logging.getLogger(__name__)
 
 
 class DiskThread(Protocol):
-    """The thread that does all that the disk does; `Spool` has it."""
+    """The thread that does all disk work; `Spool` has it."""
 
     def in_thread(self, work: Callable[[], Any]) -> Awaitable[Any]:
-        """What `work` returns there."""
+        """The result of `work` in that thread."""
 
 
 class CountersWriter:
     """The counters of a data folder, and their file; `run` must run.
 
-    After a restart of the machine the wall clock tells how old the counts are, from the latest that it has shown, which
-    goes on with the boot clock: so a clock that had been set back, and is right then, makes none of them older.
+    After a restart of the machine the wall clock gives the age of the counts. It is compared with the latest wall clock
+    seen, advanced with the boot clock, so that a clock that was set back and is right again makes no count older.
     """
 
     def __init__(self, path: Path, boot_id: str, clock: Callable[[], Now]) -> None:
-        """Read the file at `path`, and begin a new one; what cannot be read counts as used, as the log then says."""
+        """Read the file at `path` and begin a new one; if it cannot be read, everything counts as used up."""
         self.write_failures = 0
         self.damaged = 0
         self._boot_id = boot_id
@@ -61,7 +61,7 @@ class CountersWriter:
             self._fail(error)
 
     async def run(self, disk: DiskThread) -> None:
-        """Write what is charged, until closed and the last of it is tried."""
+        """Write charges until closed; then try the rest once."""
         while not self._closed.is_set():
             await self._pause(RETRY_SECONDS if self._failing else FLUSH_SECONDS)
             await self._flush(disk)
@@ -69,18 +69,18 @@ class CountersWriter:
         self._file.close()
 
     def close(self) -> None:
-        """Have `run` write what is there, and end."""
+        """Make `run` write the rest and end."""
         self._closed.set()
 
     def watch(self, metrics: Metrics) -> None:
-        """Show itself in the metrics."""
+        """Register its metrics."""
         metrics.watch("pdp_counters_agents", "Agents with counters", lambda: len(self.counters.usage))
         metrics.watch_total(
             "pdp_counters_write_failures", "Writes of the counters that failed", lambda: self.write_failures
         )
         metrics.watch_total(
             "pdp_counters_damaged",
-            "Files of counters that could not be read, and so count as used",
+            "Counter files that could not be read; their counts are treated as used up",
             lambda: self.damaged,
         )
 
@@ -89,8 +89,8 @@ class CountersWriter:
         try:
             saved = read(self._file.path)
         except FileNotFoundError:
-            if self._file.path.with_name("node-id").exists():  # nobody needs to be told of a new folder
-                logger.info("there are no counters in %s: nothing counts as used", path)
+            if self._file.path.with_name("node-id").exists():  # a new folder needs no log line
+                logger.info("there are no counters in %s, so usage starts at zero", path)
             return Counters()
         except (OSError, DamagedError) as error:
             self.damaged += 1
@@ -112,10 +112,12 @@ class CountersWriter:
         if saved.boot_id == self._boot_id and boot <= now.boot:
             self._latest = max(self._latest, latest - boot)
         else:
-            # As far as the clock was behind the latest it may be so still.
+            # The clock may still be as far behind the latest as it was then.
             self._latest = max(now.wall + latest - wall, latest) - now.boot
             passed = max(0, floor(now.wall - latest))
-            logger.info("the counters of %d agents are of another boot, %d s ago by the wall clock", len(usage), passed)
+            logger.info(
+                "the counters of %d agents are from another boot, %d s ago by the wall clock", len(usage), passed
+            )
             usage = {agent_id: one.moved(boot, now.boot - passed) for agent_id, one in usage.items()}
             if lost_until is not None:
                 lost_until = lost_until._replace(boot=lost_until.boot - boot + now.boot - passed)
@@ -123,7 +125,7 @@ class CountersWriter:
         return Counters(kept, lost_until)
 
     def _keep_damaged(self) -> None:
-        # Linked and not moved: until a new file is in its place, a restart must find the damaged one again.
+        # Linked, not moved: a restart must find the damaged file again until a new file replaces it.
         aside = self._file.path.with_suffix(".damaged")
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -155,7 +157,7 @@ class CountersWriter:
             logger.warning("the counters can be written again")
 
     async def _rewrite(self, disk: DiskThread) -> None:
-        """Begin a new file, of a slice of the agents at a time, so that no decision waits for all of them."""
+        """Write a new file in slices of agents, so that no decision waits for all of them."""
         agent_ids = list(self.counters.usage)
         slices = [agent_ids[start : start + SLICE] for start in range(0, len(agent_ids), SLICE)]
         to_come: set[str] = set()
@@ -167,7 +169,7 @@ class CountersWriter:
             for some in slices:
                 at, charges = self._moment(self._clock()), self.counters.take()
                 copies = self.counters.copies(some, at.boot)
-                # Of those to come, these included, the copy holds what was charged; of the others the file would not.
+                # The copies include the charges of these agents and of those to come; the others' must be added.
                 followed = {agent_id: one for agent_id, one in charges.items() if agent_id not in to_come}
                 to_come.difference_update(some)
                 await disk.in_thread(partial(self._file.append, at, charges))
@@ -196,4 +198,4 @@ class CountersWriter:
         if not self._failing:
             self._failing = True
             fault = None if isinstance(error, OSError) else error
-            logger.error("cannot write the counters: %s; a stop would lose them", error, exc_info=fault)
+            logger.error("cannot write the counters: %s; a restart would lose them", error, exc_info=fault)

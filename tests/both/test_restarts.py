@@ -155,7 +155,7 @@ async def test_another_boot_is_told_and_forgets_nothing(
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
             answer = await spend(beside, 4)
             assert (answer.budget_remaining_usd, answer.rate_remaining.hour) == (2, 8)
-    assert "the counters of 1 agents are of another boot" in caplog.text
+    assert "the counters of 1 agents are from another boot" in caplog.text
 
 
 async def test_a_change_of_limits_or_policies_and_a_resync_leave_the_counters(tmp_path: Path) -> None:

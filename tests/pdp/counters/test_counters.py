@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pdp.core.usage import Limits, Usage
 from pdp.counters import writer
-from pdp.counters.counters import MAX_SECONDS, MAX_UNSORTED, Charges, Counters
+from pdp.counters.counters import MAX_PENDING, MAX_SECONDS, Charges, Counters
 from pdp.counters.file import read
 from tests.given import NOON
 from tests.history import BruteForce
@@ -238,7 +238,7 @@ def test_a_folder_without_counters_has_nothing_used(
         (tmp_path / "node-id").touch()
     machine = Machine(tmp_path, max_actions_per_minute=3)
     assert machine.ask_all() == 3
-    told = [] if is_new else [f"there are no counters in `{machine.path}`: nothing counts as used"]
+    told = [] if is_new else [f"there are no counters in `{machine.path}`, so usage starts at zero"]
     assert [record.message for record in caplog.records] == told
     assert machine.path.stat().st_mode & 0o777 == 0o600
 
@@ -290,7 +290,7 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
         def charge(number: int) -> None:
             usage = counters.of(f"agent-{number}", "UTC", machine.now.boot)
             usage.count(machine.now.boot)
-            counters._unsorted.append((f"agent-{number}", "UTC", machine.now, 0))
+            counters._pending.append((f"agent-{number}", "UTC", machine.now, 0))
 
         for number in range(agents):
             charge(number)
@@ -319,9 +319,9 @@ def test_charges_wait_within_bounds_while_the_disk_stands_still() -> None:
     usage = counters.of("agent-1", "UTC", 0.0)
     for second in range(10 * MAX_SECONDS):
         usage.count(second)
-        counters._unsorted += [("agent-1", "UTC", writer.Now(machine_now, float(second)), 1)] * 3
-        if len(counters._unsorted) >= MAX_UNSORTED:
-            counters._sort()
+        counters._pending += [("agent-1", "UTC", writer.Now(machine_now, float(second)), 1)] * 3
+        if len(counters._pending) >= MAX_PENDING:
+            counters._sum_up()
     charges = counters.take()["agent-1"]
     assert len(charges.actions) <= MAX_SECONDS
     assert sum(charges.actions.values()) == 30 * MAX_SECONDS
