@@ -1,4 +1,4 @@
-"""How both programs serve HTTP and end gRPC within bounds: connections, bodies, file descriptors, drain.
+"""Bounded serving of HTTP and gRPC for both programs: connections, bodies, file descriptors, drain.
 
-It imports nothing of the project, so that the sidecar and the store share it and nothing else.
+It imports nothing of the project, because the sidecar and the store share it.
 """

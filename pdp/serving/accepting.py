@@ -1,4 +1,4 @@
-"""New connections for a server, one after the other; without file descriptors they wait rather than spin."""
+"""Accepts the connections of a server one by one; without file descriptors it waits instead of spinning."""
 
 import asyncio
 import errno
@@ -11,7 +11,7 @@ from pdp.serving.connections import Connections
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 RETRY_SECONDS = 0.1
 OVER_SECONDS = 10.0
-"""Without a refusal for so long, there are file descriptors again."""
+"""After this time without a failure, there are enough file descriptors again."""
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,7 @@ logger = logging.getLogger(__name__)
 class Accepting:
     """Takes the connections of a listening socket while `run` runs.
 
-    asyncio's own loop logs a traceback for each try, a thousand times a second, and tries a thousand times more in the
-    next.
+    Without file descriptors, asyncio's own accept loop logs a traceback for each of a thousand tries per second.
     """
 
     def __init__(
@@ -32,13 +31,13 @@ class Accepting:
         self._refused_at: float | None = None
 
     async def run(self) -> None:
-        """Take connections until cancelled."""
+        """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 accepted = await self._accept()
             except OSError as error:
-                # Whatever else it is concerns a connection that is gone already.
+                # Any other error concerns a connection that is already closed.
                 if error.errno in EXHAUSTED:
                     await self._wait(error, loop.time())
                 continue
@@ -78,7 +77,7 @@ class Accepting:
         if self._refused_at is None:
             logger.error("connections have to wait: %s", error.strerror)
         self._refused_at = now
-        if not self._connections.give_way():
+        if not self._connections.close_longest_waiting():
             await asyncio.sleep(RETRY_SECONDS)
         await asyncio.sleep(0)
 

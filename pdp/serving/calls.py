@@ -1,8 +1,8 @@
-"""The bounds of a gRPC server, and its end without a call that is lost in it.
+"""The limits of a gRPC server, and its shutdown without lost calls.
 
-gRPC cancels the calls that have arrived when its shutdown begins but that Python has not yet taken up. So for a moment
-before the shutdown each new call is held: a caller that waits for its answer sends no other, nothing is left
-between the network and Python, and what is held is answered after clients have been told to go elsewhere.
+When its shutdown begins, gRPC cancels the calls that have arrived but that Python has not started. So for a moment
+before the shutdown each new call is held. Callers that wait for an answer send no other call, so soon no call is left
+between the network and Python. Held calls are answered after the clients know that the server shuts down.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ import grpc
 from pdp.serving.connections import share_of_descriptors
 
 QUIET_SECONDS = 0.1
-"""No call has come for so long: callers wait for what is held."""
+"""After this time without a new call, all callers wait for held calls."""
 MAX_HOLD_SECONDS = 0.5
 LEAVE_SECONDS = 0.05
-"""So long the clients have to learn that the server goes away, before what is held is answered."""
+"""The time between the start of the shutdown, which clients see, and the answers to held calls."""
 
 MAX_CALLS_A_CONNECTION = 250
-"""So many calls one connection may have under way; its client holds back the others."""
+"""Concurrent calls per connection; the client holds back further ones."""
 MAX_PENDING_CALLS = 10_000
-"""So many may wait to be taken up. Beyond that gRPC cancels some by chance, whoever sent them."""
+"""Calls that may wait to be started. Beyond that gRPC cancels some at random, of any client."""
 HANDSHAKE_SECONDS = 5
 IDLE_SECONDS = 300
 
@@ -31,7 +31,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 def options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Of a server that has its port alone, and closes connections that are silent, idle or too many."""
+    """Options of a server that does not share its port and closes silent, idle and excess connections."""
     return [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -55,7 +55,7 @@ class Draining(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
     ) -> Handler:
-        """Pass the call on, at once unless the server begins to stop."""
+        """Pass the call on; hold it while the server begins to stop."""
         if not self._going.is_set():
             self._arrived.set()
             await self._going.wait()

@@ -1,4 +1,4 @@
-"""The connections of one HTTP server: how many there may be, how long each may keep the server waiting."""
+"""The connections of one HTTP server: their number, and how long each may keep the server waiting."""
 
 import asyncio
 import resource
@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 READ_BYTES = 4096
-"""Read at once from a connection: what arrives is parsed before anything else runs."""
+"""The most that is read from a connection at once, since it is parsed before anything else runs."""
 
 
 class Wait(Enum):
@@ -34,7 +34,7 @@ class Limits:
 
     @property
     def requests(self) -> int:
-        """How many may be answered at once, apart from probes, for which the rest of the connections is."""
+        """Requests that may be answered at once; the other connections are reserved for probes."""
         return self.connections * 9 // 10
 
     def seconds(self, wait: Wait) -> float:
@@ -49,14 +49,14 @@ class Limits:
 
 
 class Connection(Protocol):
-    """A connection, as far as its place among the others goes."""
+    """The part of a connection that `Connections` needs."""
 
     def abort(self) -> None:
-        """Close it without a word."""
+        """Close it without an answer."""
 
 
 class Connections:
-    """Which connections are open, and which keep the server waiting; of these the first gives way to a newcomer."""
+    """The open connections and those that keep the server waiting; a new connection replaces the longest waiting."""
 
     def __init__(self, limits: Limits, opened: set[Connection]) -> None:
         self.limits = limits
@@ -72,12 +72,12 @@ class Connections:
         self._changed.set()
 
     def wait_no_longer(self, connection: Connection) -> None:
-        """The connection has sent what was waited for, or is gone."""
+        """The connection has sent its data or is closed."""
         self._waiting.pop(connection, None)
         self._changed.set()
 
-    def give_way(self) -> bool:
-        """Close the connection that has kept the server waiting longest; whether there was one."""
+    def close_longest_waiting(self) -> bool:
+        """Close the connection that has kept the server waiting longest; False if there is none."""
         for connection in self._waiting:
             self.wait_no_longer(connection)
             connection.abort()
@@ -88,24 +88,24 @@ class Connections:
         """Return when there is room for one more connection."""
         while len(self._open) >= self.limits.connections:
             self._changed.clear()
-            if not self.give_way():
+            if not self.close_longest_waiting():
                 await self._changed.wait()
-            await asyncio.sleep(0)  # what is aborted is closed in the next turn of the loop
+            await asyncio.sleep(0)  # an aborted connection is closed in the next iteration of the loop
 
-    async def gone(self) -> None:
+    async def all_closed(self) -> None:
         """Return when no connection is open."""
         while self._open:
             self._changed.clear()
             await self._changed.wait()
 
 
-def share_of_descriptors(most: int, part: float) -> int:
-    """At most so many connections, and no more than this part of the file descriptors that the process may have."""
+def share_of_descriptors(max_connections: int, part: float) -> int:
+    """A limit of connections: `max_connections`, or this part of the process's file descriptors if that is less."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if soft == resource.RLIM_INFINITY else max(16, min(most, int(soft * part)))
+    return max_connections if soft == resource.RLIM_INFINITY else max(16, min(max_connections, int(soft * part)))
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process have as many file descriptors as the system allows it; the usual 1,024 are for old programs."""
+    """Raise the soft limit of file descriptors to the hard limit; the default of 1,024 is for old programs."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

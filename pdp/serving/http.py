@@ -1,4 +1,4 @@
-"""An application served over HTTP/1.1 on a bound socket."""
+"""Serves an application over HTTP/1.1 on a bound socket."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ DATE_SECONDS = 1.0
 async def serving(
     app: ASGIApp, listener: socket.socket, limits: Limits, *, proxy_headers: bool = False
 ) -> AsyncIterator[None]:
-    """Serves `app` on a listening socket until left, when requests under way get `stop_seconds` to end."""
+    """Serves `app` on a listening socket; at the end open requests get `stop_seconds` to finish."""
     config = uvicorn.Config(
         Room(app, limits.requests),
         lifespan="off",
@@ -50,7 +50,7 @@ async def serving(
 
 
 async def _dating(state: ServerState) -> None:
-    """Keep the date that answers carry."""
+    """Keep the date header of answers current."""
     while True:
         state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         await asyncio.sleep(DATE_SECONDS)
@@ -61,7 +61,7 @@ async def _drain(state: ServerState, connections: Connections) -> None:
         connection.shutdown()
     try:
         async with asyncio.timeout(connections.limits.stop_seconds):
-            await connections.gone()
+            await connections.all_closed()
             await asyncio.gather(*state.tasks, return_exceptions=True)
     except TimeoutError:
         for connection in list(state.connections):

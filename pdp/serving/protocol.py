@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it with h11, within bounds of time and size that uvicorn does not have."""
+"""HTTP/1.1 by uvicorn and h11, with limits of time and size that uvicorn lacks."""
 
 import asyncio
 import json
@@ -17,21 +17,21 @@ MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
 FREE_PIECES = 250
 MIN_PIECE_BYTES = 256
-"""Each piece costs the same, so the pieces of a body are so large on average, save the first 250."""
+"""The smallest average size of the pieces of a body after the first 250, because each piece costs the same."""
 
-faults = logging.getLogger("pdp.serving.faults")
-"""Of uvicorn's words only the errors: what a caller sends wrongly is told to the caller, and would fill the log."""
-faults.setLevel(logging.ERROR)
+uvicorn_logger = logging.getLogger("pdp.serving.uvicorn_logger")
+"""uvicorn logs only errors here: warnings about malformed requests go to the caller and would fill the log."""
+uvicorn_logger.setLevel(logging.ERROR)
 
 
 class Strict(h11.Connection):
-    """Requests that are framed in one way, and cost little to parse for what they bring."""
+    """Accepts only requests with unambiguous framing and a bounded parsing cost."""
 
     _pieces = 0
     _bytes = 0
 
     def next_event(self) -> Any:
-        """As h11 has it, or `RemoteProtocolError`."""
+        """h11's next event, or `RemoteProtocolError`."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._pieces = self._bytes = 0
@@ -51,7 +51,7 @@ class Strict(h11.Connection):
 
 
 class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
-    """One connection, which keeps the server waiting for nothing longer than the limits say."""
+    """One connection, which keeps the server waiting no longer than the limits allow."""
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
     ) -> None:
         super().__init__(config, server_state, {}, loop)
         self.conn = Strict(h11.SERVER, MAX_HEAD_BYTES)
-        self.logger = faults
+        self.logger = uvicorn_logger
         self._connections = connections
         self._fresh = True
         self._wait: Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn says more of it than asyncio
-        self._look()
+        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn's type is narrower than asyncio's
+        self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -82,42 +82,42 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(bytes(self._connections.buffer[:nbytes]))
-        self._look()
+        self._update_wait()
 
     def on_response_complete(self) -> None:
         self._fresh = False
         super().on_response_complete()
-        self._look()
+        self._update_wait()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._look()
+        self._update_wait()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._look()
+        self._update_wait()
 
     def shutdown(self) -> None:
-        """Close the connection, after the answer to a request that it has."""
+        """Close the connection, after the answer to its current request."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return
         self.transport.close()
-        self._look()
+        self._update_wait()
 
     def abort(self) -> None:
-        """Close it without a word."""
+        """Close it without an answer."""
         self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
-        """uvicorn's own end of an idle connection, in whose place stand the limits."""
+        """Disables uvicorn's own idle timeout; the limits replace it."""
 
     def send_400_response(self, msg: str) -> None:
-        """The end of a connection whose requests cannot be read."""
+        """Answer a connection whose requests cannot be parsed, and close it."""
         self._refuse(400, msg)
 
-    def _look(self) -> None:
-        """See what the connection keeps the server waiting for; another wait than before has its whole time."""
+    def _update_wait(self) -> None:
+        """Update what the connection keeps the server waiting for; a new wait gets its full time."""
         wait = self._waits_for()
         if wait is self._wait:
             return
@@ -143,21 +143,21 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         seconds = None if wait is None else self._connections.limits.seconds(wait)
-        self._timer = None if seconds is None else self.loop.call_later(seconds, self._late)
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._timed_out)
 
-    def _late(self) -> None:
-        begun = self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
-        if self._wait in (Wait.HEAD, Wait.BODY) and begun:
+    def _timed_out(self) -> None:
+        has_begun = self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
+        if self._wait in (Wait.HEAD, Wait.BODY) and has_begun:
             seconds = self._connections.limits.seconds(self._wait)
             self._refuse(408, f"{self._wait.value} did not come within {seconds:g} s")
         elif self._wait in (Wait.HEAD, Wait.NEXT):
             self.transport.close()
         else:
             self.transport.abort()
-        self._look()
+        self._update_wait()
 
     def _refuse(self, status: int, why: str) -> None:
-        """Answer in the application's stead where no answer has begun, and close."""
+        """Answer instead of the application if no answer has has_begun, and close."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return

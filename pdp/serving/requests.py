@@ -1,4 +1,4 @@
-"""What every request meets before the application: room for it, and for its body."""
+"""Limits for every request: the number of concurrent requests, and the size of the body."""
 
 from collections.abc import Mapping
 
@@ -8,23 +8,23 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
-"""Paths that are answered however many other requests there are."""
+"""Paths that are answered regardless of the number of other requests."""
 
 
 class Room:
-    """At most so many requests at once, apart from the probes; one more is answered 503."""
+    """Answers 503 beyond `max_requests` concurrent requests; probes do not count."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
         self._app = app
-        self._most = most
+        self._max_requests = max_requests
         self._taken = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        if self._taken >= self._most:
-            await problem(503, f"{self._most} requests are being answered already", {"Retry-After": "1"})(
+        if self._taken >= self._max_requests:
+            await problem(503, f"{self._max_requests} requests are being answered already", {"Retry-After": "1"})(
                 scope, receive, send
             )
             return
@@ -36,13 +36,13 @@ class Room:
 
 
 def problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as RFC 9457 has it."""
+    """An error in the form of RFC 9457."""
     content = {"type": "about:blank", "title": title, "status": status}
     return JSONResponse(content, status, headers, "application/problem+json")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body; 413 where it is larger. How long it may take to come is the connection's to bound."""
+    """The body; 413 if it is larger. The connection limits the time."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
