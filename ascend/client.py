@@ -1,4 +1,4 @@
-"""`AscendClient`: asks the sidecar beside the agent, and blocks when there is no answer."""
+"""`AscendClient`: asks the local sidecar for decisions, and blocks if there is no answer."""
 
 import logging
 import os
@@ -26,29 +26,28 @@ WAIT_AGAIN_SECONDS = 0.5
 UNAVAILABLE = "PDP_UNAVAILABLE"
 NOT_REGISTERED = "AGENT_NOT_REGISTERED"
 
-# A sidecar that restarts is found again within a second. `min_reconnect_backoff_ms` stays as it is: it bounds how long
-# a connection may take to be made, and a sidecar that stands still for a moment is not away.
+# The client reconnects to a restarted sidecar within a second. `min_reconnect_backoff_ms` keeps its default: it limits
+# the time to connect, and a sidecar may be busy for a moment without being down.
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
-# How the sidecar's refusal of one repeat too many of a key begins; a sidecar without room says something else.
+# The start of the sidecar's message about a key that was repeated too often; RESOURCE_EXHAUSTED has other causes too.
 _REPEATED = "idempotency_key: "
 
 logger = logging.getLogger(__name__)
 
 
 class AscendClient:
-    """One agent's line to its policy decision point; may be shared by threads.
+    """The client of one agent for its policy decision point; thread-safe.
 
     `pdp_address` is `HOST:PORT` or `unix:PATH`, by default `$PDP_ADDRESS`, else `127.0.0.1:50051`. `timeout` bounds
-    each question, in seconds. Without an answer the decision is a block with reason PDP_UNAVAILABLE; with
-    `fail_mode="open"` it is an allow with that reason, except when it is the action that the sidecar refused as
-    malformed, or an idempotency key that was repeated too often: that is always a block. With `registry_url` an
-    agent that nobody has registered registers itself.
+    each call, in seconds. Without an answer the decision is a block with reason PDP_UNAVAILABLE. With
+    `fail_mode="open"` it is an allow with that reason; but a malformed action, and an idempotency key that is repeated
+    too often, always get a block. With `registry_url` an unregistered agent registers itself.
     """
 
     def __init__(
@@ -85,9 +84,9 @@ class AscendClient:
         allowed_resources: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The agent's record, after registering it unless it was registered before, when nothing is changed.
+        """Register the agent, unless it is registered already, and return its record; an existing agent is not changed.
 
-        `capabilities` are the action types that it may do; none: any. `RegistryError` when that fails.
+        `capabilities` are the allowed action types; empty allows any. `RegistryError` if the registration fails.
         """
         return self.registry.register(
             agent_id=self.agent_id,
@@ -100,9 +99,9 @@ class AscendClient:
 
     @property
     def registry(self) -> Registry:
-        """The registry at `registry_url`, called with the same key; `ValueError` where there is none."""
+        """The registry at `registry_url`, called with the same key; `ValueError` without a `registry_url`."""
         if self._registry is None:
-            raise ValueError("`registry_url` is needed for this")
+            raise ValueError("`registry_url` is required for calls to the registry")
         return self._registry
 
     def evaluate_action(
@@ -154,36 +153,36 @@ class AscendClient:
                 dry_run=dry_run,
             )
         except messages.MalformedActionError as error:
-            return _malformed(str(error))
+            return _malformed_action(str(error))
         decision = self._ask(request)
-        if decision.reason == NOT_REGISTERED and self._registry is not None and self._registered():
-            return self._ask_until_known(request, decision)
+        if decision.reason == NOT_REGISTERED and self._registry is not None and self._try_register():
+            return self._ask_until_registered(request, decision)
         return decision
 
     def wait_for_approval(self, decision: Decision | str, timeout: float = 3600.0) -> Approval:
-        """What people say of the action that a decision held back, given the decision or its `approval_id`.
+        """Wait for the approval that a decision asked for, given the decision or its `approval_id`.
 
-        Returns as soon as they have decided or may no longer, and after `timeout` seconds with what is known then. Put
-        the same action again, with the `approval_id`, once it is approved. Never raises; waits on while the sidecar
-        or the registry is away.
+        Returns when the approval is final, or after `timeout` seconds with the last known state. Once it is approved,
+        evaluate the same action again with the `approval_id`. Never raises; keeps waiting while the sidecar or the
+        registry is unavailable.
         """
         approval_id = decision if isinstance(decision, str) else decision.approval_id
         known = Approval(approval_id, ApprovalState.UNKNOWN)
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
-            known, ended = self._hear(known, left)
+            known, ended = self._wait_once(known, left)
             if ended:
                 break
             time.sleep(min(WAIT_AGAIN_SECONDS, max(0.0, until - time.monotonic())))
         return known
 
-    def _hear(self, known: Approval, seconds: float) -> tuple[Approval, bool]:
-        """What is known of an approval after one call, and whether no other call would tell more."""
+    def _wait_once(self, known: Approval, seconds: float) -> tuple[Approval, bool]:
+        """The last known state of an approval after one call, and whether it is final."""
         try:
             for update in self._wait(pb.WaitForApprovalRequest(approval_id=known.approval_id), timeout=seconds):
                 known = messages.approval(update)
         except grpc.RpcError as error:
-            if error.code() in _AWAY:
+            if error.code() in _RETRIED:
                 return known, False
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 known = replace(known, state=ApprovalState.UNKNOWN, comment=error.details() or "")
@@ -207,24 +206,24 @@ class AscendClient:
         try:
             answer = self._evaluate(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            return self._unanswered(error.code(), error.details() or "")
+            return self._failed(error.code(), error.details() or "")
         except ValueError as error:  # the client is closed
-            return self._unanswered(grpc.StatusCode.CANCELLED, str(error))
+            return self._failed(grpc.StatusCode.CANCELLED, str(error))
         try:
             return messages.decision(answer)
         except Exception as error:
-            told = f"the answer cannot be read: {error}"
-            return Decision(Outcome.BLOCK, UNAVAILABLE, told, error_code=grpc.StatusCode.INTERNAL.name)
+            message = f"the answer cannot be read: {error}"
+            return Decision(Outcome.BLOCK, UNAVAILABLE, message, error_code=grpc.StatusCode.INTERNAL.name)
 
-    def _unanswered(self, code: grpc.StatusCode, details: str) -> Decision:
+    def _failed(self, code: grpc.StatusCode, details: str) -> Decision:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
-            return _malformed(details)
+            return _malformed_action(details)
         refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.startswith(_REPEATED)
         outcome = Outcome.ALLOW if self._fail_mode == "open" and not refused else Outcome.BLOCK
         return Decision(outcome, UNAVAILABLE, f"no decision: {details}", error_code=code.name)
 
-    def _registered(self) -> bool:
-        """Registers the agent; not again so soon after a failure, which would hold up every action."""
+    def _try_register(self) -> bool:
+        """Register the agent; after a failure, not again for a while, since each try delays an action."""
         with self._registering:
             if time.monotonic() < self._register_after:
                 return False
@@ -236,7 +235,7 @@ class AscendClient:
                 return False
             return True
 
-    def _ask_until_known(self, request: pb.EvaluateRequest, decision: Decision) -> Decision:
+    def _ask_until_registered(self, request: pb.EvaluateRequest, decision: Decision) -> Decision:
         until = time.monotonic() + REGISTERED_WITHIN_SECONDS
         while decision.reason == NOT_REGISTERED and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
@@ -244,7 +243,7 @@ class AscendClient:
         return decision
 
 
-def _malformed(details: str) -> Decision:
+def _malformed_action(details: str) -> Decision:
     name, colon, _ = details.partition(": ")
     return Decision(
         Outcome.BLOCK,

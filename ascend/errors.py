@@ -1,4 +1,4 @@
-"""What goes wrong with the registry, each its own type."""
+"""The errors of the registry, one type for each kind."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ class Problem(NamedTuple):
 class RegistryError(Exception):
     """The registry refused a request or cannot be reached.
 
-    `status` is its HTTP status, 0 without an answer; `problems` are the fields that it refuses; `retry_after`, in
-    seconds, is when it asks to be asked again.
+    `status` is its HTTP status, 0 without an answer; `problems` are the fields that it refuses; `retry_after` is the
+    time to wait before a retry, in seconds.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class NotFound(RegistryError):
 
 
 class Conflict(RegistryError):
-    """The record's present state forbids it (409)."""
+    """The record's current state does not allow it (409)."""
 
 
 class Stale(RegistryError):
@@ -52,7 +52,7 @@ class Invalid(RegistryError):
 
 
 class Unavailable(RegistryError):
-    """No answer, or none now (0, 429, 5xx): what was asked may have been done all the same, unless it is a 429."""
+    """No answer, or none now (0, 429, 5xx); the request may still have been carried out, except after a 429."""
 
 
 _TYPES: dict[int, type[RegistryError]] = {
@@ -67,7 +67,7 @@ _TYPES: dict[int, type[RegistryError]] = {
 
 
 def refusal(status: int, answer: dict[str, Any], retry_after: str | None) -> RegistryError:
-    """The error that an answer with this status is."""
+    """The error for an answer with this status."""
     problems = [Problem(str(one.get("path", "")), str(one.get("message", ""))) for one in answer.get("errors", ())]
     listed = "; ".join(f"{path}: {message}" if path else message for path, message in problems)
     detail = listed or answer.get("detail") or answer.get("title") or "no detail"

@@ -1,4 +1,4 @@
-"""protobuf ↔ what agent code sees."""
+"""Converts between protobuf and the types of agent code."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,12 +42,12 @@ _FIELDS = (
 )
 MAX_REQUEST_BYTES = 4 << 20
 MAX_VALUES = 32 * 1024
-"""So many values take 64 KiB on the wire at least, which is what a sidecar takes."""
+"""More values than fit into the 64 KiB that a sidecar accepts."""
 MAX_EXACT = 2**53
 
 
 class MalformedActionError(ValueError):
-    """An action that no message can hold; the text begins with the field where one is to blame."""
+    """An action that does not fit a message; the text begins with the name of the faulty field, if there is one."""
 
 
 def request(
@@ -97,7 +97,7 @@ def decision(answer: pb.EvaluateResponse) -> Decision:
 
 
 def approval(update: pb.ApprovalUpdate) -> Approval:
-    """What a sidecar tells of an approval; a state that this client does not know is `unknown`."""
+    """An approval as a sidecar reports it; a state that this client does not know is `unknown`."""
     return Approval(
         update.approval_id,
         _STATES.get(update.state, ApprovalState.UNKNOWN),
@@ -136,7 +136,7 @@ def _plain_value(value: Value) -> Any:
         case "list_value":
             return [_plain_value(item) for item in value.list_value.values]
         case "number_value":
-            # Struct knows only floating point; 3600 went in as a whole number.
+            # Struct has only floating point; whole numbers become integers again.
             number = value.number_value
             return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
         case "null_value" | None:
@@ -154,8 +154,8 @@ def _put(message: Message, name: str, value: object) -> None:
 
 def _put_classifications(message: pb.Action, classifications: Sequence[str] | None) -> None:
     if isinstance(classifications, str):
-        # It would pass for a list of its letters, and so for none of the classifications that are governed.
-        raise MalformedActionError("data_classifications: is a text and not a list of them")
+        # A text would count as a list of its letters, which match no governed classification.
+        raise MalformedActionError("data_classifications: is a text, not a list of texts")
     with _naming("data_classifications"):
         message.data_classifications.extend(() if classifications is None else classifications)
 
@@ -169,7 +169,7 @@ def _put_attributes(message: pb.Action, attributes: Mapping[str, Any] | None) ->
 
 
 def _check_extent(attributes: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for attributes without end: those that hold themselves, or one thing in very many places."""
+    """Raise `ValueError` for attributes that contain themselves, or the same object too many times."""
     waiting: list[Any] = [attributes]
     for _ in range(MAX_VALUES):
         value = waiting.pop()
@@ -179,12 +179,12 @@ def _check_extent(attributes: Mapping[str, Any]) -> None:
             waiting.extend(value)
         if not waiting:
             return
-    raise ValueError(f"hold themselves, or more than {MAX_VALUES} values")
+    raise ValueError(f"contain themselves, or more than {MAX_VALUES} values")
 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Turn any fault of a field, which may hold objects of any class, into a `MalformedActionError` that names it."""
+    """Turn any error of a field, which may hold objects of any class, into a `MalformedActionError` that names it."""
     try:
         yield
     except RecursionError:

@@ -1,4 +1,4 @@
-"""What an agent asks, and what it is answered."""
+"""Actions, decisions and approvals as agent code sees them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What the agent shall do with the action."""
+    """What the agent must do with the action."""
 
     ALLOW = "allow"
     REQUIRE_APPROVAL = "require_approval"
@@ -61,7 +61,7 @@ class RateRemaining:
 
 
 class ApprovalState(StrEnum):
-    """What became of an approval; `unknown`: no sidecar could say."""
+    """The state of an approval; `unknown` if no sidecar knows it."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -73,7 +73,7 @@ class ApprovalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What people said of an action; truthy only once it is approved and can be used, until `expires_at`."""
+    """The answer of people to an action; truthy only when it is approved and usable, until `expires_at`."""
 
     approval_id: str
     state: ApprovalState
@@ -90,8 +90,8 @@ class Decision:
     """The answer to one action; truthy only for allow.
 
     `reason` is a reason code of the sidecar, or PDP_UNAVAILABLE when there was no answer: then `error_code` is the
-    gRPC status (as UNAVAILABLE, DEADLINE_EXCEEDED or INVALID_ARGUMENT), and for a malformed action `field` is what
-    is wrong with it. `retry_after` and `staleness` are in seconds.
+    gRPC status (as UNAVAILABLE, DEADLINE_EXCEEDED or INVALID_ARGUMENT), and for a malformed action `field` is the
+    faulty field. `retry_after` and `staleness` are in seconds.
     """
 
     outcome: Outcome

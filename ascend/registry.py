@@ -1,4 +1,4 @@
-"""The registry's REST API: what agents are, what they may do, and what was done to them."""
+"""The registry's REST API: agents, policies, MCP servers, approvals and activity."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ PAGE = 500
 NO_FILTER: Mapping[str, str | None] = {}
 USER_AGENT = f"ascend/{version('agent-pdp')}"
 
-# For what does the same when it is done twice.
+# For idempotent requests.
 RETRIES = urllib3.Retry(
     total=3,
     redirect=0,
@@ -32,13 +32,13 @@ RETRIES = urllib3.Retry(
 )
 
 
-class _Careful(urllib3.Retry):
-    """For what does not: only a request that certainly was not carried out is sent again."""
+class _OnlyUnprocessed(urllib3.Retry):
+    """For other requests: resends only a request that was certainly not carried out."""
 
     RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may come after the change was made
 
 
-CAREFUL = _Careful(
+CAREFUL = _OnlyUnprocessed(
     total=3,
     read=0,
     other=0,
@@ -55,7 +55,7 @@ CAREFUL = _Careful(
 class Registry:
     """The registry at `url`, called with `api_key`; `timeout` bounds each try of a request, in seconds.
 
-    Threads may share it. Records are dicts as the REST API shows them, with every field. Every method raises a
+    Thread-safe. Records are dicts as the REST API shows them, with every field. Every method raises a
     `RegistryError`: `NotAuthenticated`, `NotAllowed`, `NotFound`, `Conflict`, `Stale`, `Invalid` or `Unavailable`.
     """
 
@@ -71,7 +71,7 @@ class Registry:
         )
 
     def register(self, **configuration: Any) -> Record:
-        """The agent of these fields as registered now, or as it is when it was registered before."""
+        """Register an agent with these fields and return it; an agent that exists is returned unchanged."""
         try:
             return self._call("POST", AGENTS, configuration)
         except Conflict:
@@ -84,27 +84,27 @@ class Registry:
     def agents(
         self, *, status: str | None = None, agent_type: str | None = None, tag: str | None = None
     ) -> Iterator[Record]:
-        """Every agent of this status, type and tag, by id."""
-        wanted = {"status": status, "type": agent_type, "tag": tag}
-        return self._pages(AGENTS, "agents", wanted)
+        """All agents with this status, type and tag, by id."""
+        filters = {"status": status, "type": agent_type, "tag": tag}
+        return self._pages(AGENTS, "agents", filters)
 
     def update(self, agent_id: str, /, *, if_revision: int | None = None, **fields: Any) -> Record:
-        """The agent with these fields changed; `version_notes` says why.
+        """Change these fields of the agent and return it; `version_notes` says why.
 
-        With `if_revision`, the `revision` of the record that was read: `Stale` if it has changed since.
+        `if_revision` is the `revision` of the record that was read: `Stale` if it has changed since.
         """
-        return self._call("PUT", _agent(agent_id), fields, if_revision=if_revision, twice=if_revision is None)
+        return self._call("PUT", _agent(agent_id), fields, if_revision=if_revision, idempotent=if_revision is None)
 
     def activate(self, agent_id: str, reason: str = "") -> Record:
-        """The agent, which acts from now on."""
+        """Activate the agent and return it."""
         return self._call("POST", f"{_agent(agent_id)}/activate", {"reason": reason})
 
     def suspend(self, agent_id: str, reason: str = "") -> Record:
-        """The agent, of which every action is blocked from now on."""
+        """Suspend the agent and return it; every action of it is blocked from now on."""
         return self._call("POST", f"{_agent(agent_id)}/suspend", {"reason": reason})
 
     def retire(self, agent_id: str, reason: str = "") -> Record:
-        """The agent, retired for good."""
+        """Retire the agent for ever and return it."""
         return self._call("DELETE", _agent(agent_id), {"reason": reason})
 
     def policies(self, agent_id: str) -> Iterator[Record]:
@@ -112,11 +112,11 @@ class Registry:
         return self._pages(f"{_agent(agent_id)}/policies", "policies")
 
     def add_policy(self, agent_id: str, /, **policy: Any) -> Record:
-        """The policy of these fields, added to the agent; `Conflict` where its name is taken."""
-        return self._call("POST", f"{_agent(agent_id)}/policies", policy, twice=False)
+        """Add a policy with these fields to the agent and return it; `Conflict` if its name is taken."""
+        return self._call("POST", f"{_agent(agent_id)}/policies", policy, idempotent=False)
 
     def register_mcp_server(self, **server: Any) -> Record:
-        """The MCP server of these fields as added now, or as it is when it was added before."""
+        """Register an MCP server with these fields and return it; a server that exists is returned unchanged."""
         try:
             return self._call("POST", SERVERS, server)
         except Conflict:
@@ -129,14 +129,14 @@ class Registry:
     def rollback(
         self, agent_id: str, target_version: str, reason: str = "", *, if_revision: int | None = None
     ) -> Record:
-        """The agent with that version's configuration, which is active again; `if_revision` as for `update`."""
+        """Make that version's configuration active again and return the agent; `if_revision` as for `update`."""
         body = {"target_version": target_version, "reason": reason}
-        return self._call("POST", f"{_agent(agent_id)}/rollback", body, if_revision=if_revision, twice=False)
+        return self._call("POST", f"{_agent(agent_id)}/rollback", body, if_revision=if_revision, idempotent=False)
 
     def activity(self, agent_id: str) -> Iterator[Record]:
-        """What was done to the agent, newest first."""
+        """The activity entries of the agent, newest first."""
         path, before = f"{_agent(agent_id)}/activity", dict[str, int]()
-        while True:  # by sequence, so that entries made meanwhile move none from page to page
+        while True:  # paged by sequence, so that new entries do not shift the pages
             page = self._call("GET", f"{path}?{urlencode({'limit': PAGE, **before})}")["activities"]
             yield from page
             if len(page) < PAGE:
@@ -146,24 +146,24 @@ class Registry:
     def approvals(
         self, *, status: str | None = None, agent_id: str | None = None, mine: bool = False
     ) -> Iterator[Record]:
-        """Every approval of this status (pending, approved, denied, expired, used) and agent, newest first.
+        """All approvals with this status (pending, approved, denied, expired, used) and agent, newest first.
 
         `mine`: only those that this key may decide.
         """
-        wanted = {"status": status, "agent_id": agent_id, "mine": "true" if mine else None}
-        return self._pages(APPROVALS, "approvals", wanted)
+        filters = {"status": status, "agent_id": agent_id, "mine": "true" if mine else None}
+        return self._pages(APPROVALS, "approvals", filters)
 
     def approval(self, approval_id: str) -> Record:
-        """The approval: what it is for, and what became of it."""
+        """The approval with its action and its state."""
         return self._call("GET", _approval(approval_id))
 
     def approve(self, approval_id: str, comment: str = "") -> Record:
-        """The approval, given: the agent may do this action, once; `Conflict` where it is not pending any more."""
-        return self._call("POST", f"{_approval(approval_id)}/approve", {"comment": comment}, twice=False)
+        """Approve and return the approval: the agent may do this action once; `Conflict` if it is not pending."""
+        return self._call("POST", f"{_approval(approval_id)}/approve", {"comment": comment}, idempotent=False)
 
     def deny(self, approval_id: str, comment: str) -> Record:
-        """The approval, refused for the reason in `comment`, which the agent is told; `Conflict` likewise."""
-        return self._call("POST", f"{_approval(approval_id)}/deny", {"comment": comment}, twice=False)
+        """Deny and return the approval; the agent sees the `comment`; `Conflict` if it is not pending."""
+        return self._call("POST", f"{_approval(approval_id)}/deny", {"comment": comment}, idempotent=False)
 
     def close(self) -> None:
         """Closes its connections."""
@@ -175,8 +175,8 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pages(self, path: str, noun: str, wanted: Mapping[str, str | None] = NO_FILTER) -> Iterator[Record]:
-        given, offset = {name: value for name, value in wanted.items() if value is not None}, 0
+    def _pages(self, path: str, noun: str, filters: Mapping[str, str | None] = NO_FILTER) -> Iterator[Record]:
+        given, offset = {name: value for name, value in filters.items() if value is not None}, 0
         while True:
             query = urlencode({"limit": PAGE, "offset": offset, **given})
             page = self._call("GET", f"{path}?{query}")
@@ -186,7 +186,13 @@ class Registry:
                 return
 
     def _call(
-        self, method: str, path: str, body: Record | None = None, *, if_revision: int | None = None, twice: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Record | None = None,
+        *,
+        if_revision: int | None = None,
+        idempotent: bool = True,
     ) -> Record:
         data = None if body is None else json.dumps(body).encode()
         headers = dict(self._pool.headers)
@@ -194,7 +200,7 @@ class Registry:
             headers["if-match"] = f'"{if_revision}"'
         try:
             response = self._pool.request(
-                method, self._url + path, body=data, headers=headers, retries=RETRIES if twice else CAREFUL
+                method, self._url + path, body=data, headers=headers, retries=RETRIES if idempotent else CAREFUL
             )
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"cannot reach the registry at `{self._url}`: {error}") from error
@@ -202,7 +208,7 @@ class Registry:
         if response.status >= 400:
             raise refusal(response.status, answer or {}, response.headers.get("retry-after"))
         if answer is None:
-            raise RegistryError(f"`{self._url}` answered {response.status}, but not as a registry", response.status)
+            raise RegistryError(f"`{self._url}` answered {response.status}, but it is not a registry", response.status)
         return answer
 
 

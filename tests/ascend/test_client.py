@@ -358,7 +358,7 @@ async def test_what_the_registry_refuses_is_an_error_that_says_why(central: Cent
     with client(NOWHERE, registry_url=f"http://{NOWHERE}") as agent, unreachable as refusal:
         await off(agent.register)
     assert refusal.value.status == 0
-    with client(NOWHERE) as agent, pytest.raises(ValueError, match="`registry_url` is needed"):
+    with client(NOWHERE) as agent, pytest.raises(ValueError, match="`registry_url` is required"):
         agent.register()
 
 

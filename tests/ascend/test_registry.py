@@ -257,6 +257,6 @@ def test_an_answer_that_is_none_of_a_registry_is_an_error() -> None:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
-        with Registry(url, "k") as registry, pytest.raises(ascend.RegistryError, match="but not as a registry"):
+        with Registry(url, "k") as registry, pytest.raises(ascend.RegistryError, match="but it is not a registry"):
             registry.get(AGENT)
         thread.join()

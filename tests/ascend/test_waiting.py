@@ -55,7 +55,7 @@ async def test_what_nobody_asked_for_is_unknown_at_once() -> None:
     async with waiting_client(Bench()) as client:
         approval = await wait(client, "a1", 3600)
     assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)
-    assert approval.comment == "nobody has asked for approval `a1`"
+    assert approval.comment == "approval `a1` is unknown"
 
 
 async def test_without_a_sidecar_nothing_is_approved() -> None:
