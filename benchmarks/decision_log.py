@@ -1,4 +1,4 @@
-"""What the decision log costs: on the decision's own path, in the thread that writes, and by that thread's being there.
+"""Cost of the decision log: on the decision path, in the writing thread, and for the event loop beside it.
 
 python -m benchmarks.decision_log
 """
@@ -32,16 +32,16 @@ ROUNDS, CALLS = 400, 50
 BATCHES = 50
 
 
-class Nowhere:
-    """A log that keeps nothing."""
+class NullLog:
+    """A log that discards every entry."""
 
     full = False
 
     def append(self, entry: Entry, *, urgent: bool) -> None:
-        """Forget it."""
+        """Discard it."""
 
 
-class Last(Nowhere):
+class LastEntryLog(NullLog):
     """A log that keeps the newest entry."""
 
     def append(self, entry: Entry, *, urgent: bool) -> None:
@@ -49,7 +49,7 @@ class Last(Nowhere):
         self.entry = entry
 
 
-def point(log: Nowhere | Spool) -> DecisionPoint:
+def point(log: NullLog | Spool) -> DecisionPoint:
     """A decision point with one agent of one policy and no limits."""
     limits = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
     policies = [POLICY | {"policy_id": "p-1", "created_at": "2026-01-01T00:00:00.000000Z"}]
@@ -64,7 +64,7 @@ REQUEST = wire.Request(Action(AGENT["agent_id"], "api.read", "banking_api", risk
 
 
 def micros(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """Microseconds of one call: the best of many short rounds, so that what else runs here does not count."""
+    """Microseconds per call: the best of many short rounds, to exclude other work on the machine."""
     best = float("inf")
     for _ in range(ROUNDS):
         before()
@@ -75,18 +75,18 @@ def micros(work: Callable[[], object], before: Callable[[], object] = lambda: No
     return best / CALLS * 1e6
 
 
-def on_the_path(folder: Path) -> None:
-    """What a decision takes without the log and with it."""
-    free, spool = point(Nowhere()), Spool(DecisionLog(folder, 1 << 30, time.time))
+def measure_decision_path(folder: Path) -> None:
+    """Time of a decision without the log and with it."""
+    free, spool = point(NullLog()), Spool(DecisionLog(folder, 1 << 30, time.time))
     logged = point(spool)
     without = micros(lambda: free.evaluate(REQUEST))
     with_log = micros(lambda: logged.evaluate(REQUEST), spool._take)
     print(f"a decision: {without:.1f} us without the log, {with_log:.1f} us with it")
-    spool._thread.shutdown()  # not `end`, which would tell that what was taken here is lost
+    spool._thread.shutdown()  # not `end`, which would log the entries taken here as lost
 
 
-def in_the_thread(folder: Path, entry: Entry) -> None:
-    """What the thread takes for a record: to make, chain and write it, and to read it again to send it."""
+def measure_thread(folder: Path, entry: Entry) -> None:
+    """Time of the thread per record: to create, chain and write it, and to read it for upload."""
     written = document(entry, NOTHING)
     batch = [written] * 1000
     log = DecisionLog(folder, 1 << 30, time.time)
@@ -102,8 +102,8 @@ def in_the_thread(folder: Path, entry: Entry) -> None:
     print(f"a record of {len(written)} bytes: {made:.1f} us to make, {appended:.1f} to write, {read:.1f} to read again")
 
 
-def lateness(switch_seconds: float, entry: Entry) -> None:
-    """How late an event loop comes to its turn while the thread makes records, by Python's switch interval."""
+def measure_lag(switch_seconds: float, entry: Entry) -> None:
+    """Lag of an event loop while the thread creates records, by Python's switch interval."""
     stop = threading.Event()
 
     def write() -> None:
@@ -125,15 +125,15 @@ def lateness(switch_seconds: float, entry: Entry) -> None:
 
 
 def main() -> None:
-    """Print what each part takes."""
-    last = Last()
+    """Print the time of each part."""
+    last = LastEntryLog()
     point(last).evaluate(REQUEST)
     print(f"Python {platform.python_version()}")
     with TemporaryDirectory() as folder:
-        on_the_path(Path(folder) / "path")
-        in_the_thread(Path(folder) / "thread", last.entry)
+        measure_decision_path(Path(folder) / "path")
+        measure_thread(Path(folder) / "thread", last.entry)
     for switch_seconds in (sys.getswitchinterval(), SWITCH_SECONDS):
-        lateness(switch_seconds, last.entry)
+        measure_lag(switch_seconds, last.entry)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What requests about decisions take at 10,000 of them and at a million, on SQLite and on PostgreSQL.
+"""Time of requests about decisions with 10,000 and with 1,000,000 decisions, on SQLite and on PostgreSQL.
 
 python -m benchmarks.decisions_scale [ROUNDS]
 
-Both stores of a kind answer over HTTP and gRPC on this machine; requests to the two alternate, so that whatever else
-the machine does falls on both alike. Medians; the ratio must stay below 3. Then what deleting the oldest half takes.
+Both stores answer over HTTP and gRPC on this machine. Requests alternate between them, so that other load affects both
+equally. Medians; the ratio must stay below 3. Then the time to delete the older half.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {decisions})",
     "postgresql": "WITH numbers AS (SELECT n FROM generate_series(1, {decisions}) n)",
 }
-# One each second up to now, the older half of which came in 80 days ago; the first agent is never blocked.
+# One decision per second up to now; the older half was received 80 days ago; the first agent is never blocked.
 FILL = """
 INSERT INTO decisions
     (decision_id, node_id, sequence, agent_id, outcome, dry_run, decided_at, received_at, document)
@@ -55,7 +55,7 @@ FROM timed, decisions
 
 
 class Filled(NamedTuple):
-    """A store with so many decisions, and an admin's and a sidecar's way to it."""
+    """A store with this many decisions, an admin's client, and a sidecar's key."""
 
     store: Served
     admin: Rest
@@ -65,7 +65,7 @@ class Filled(NamedTuple):
 
 @contextmanager
 def filled(settings: Settings, kind: str, decisions: int) -> Iterator[Filled]:
-    """A store with one decision that was reported, and copies of it."""
+    """A store with one reported decision and copies of it."""
     with served(settings) as store:
         started = time.perf_counter()
         admin = store.rest()
@@ -79,7 +79,7 @@ def filled(settings: Settings, kind: str, decisions: int) -> Iterator[Filled]:
 
 
 def run(store: Served, statement: str) -> None:
-    """Execute a statement beside the store's own, in a transaction of its own, however long it takes."""
+    """Execute a statement in a separate transaction without a time limit."""
     database = store.running._store.database
 
     async def work() -> None:
@@ -95,13 +95,13 @@ def run(store: Served, statement: str) -> None:
 
 
 def check(answer: Answer) -> None:
-    """Stop at an answer that is not the one to be measured."""
+    """Exit at an unexpected answer."""
     if answer.status != 200:
         sys.exit(f"{answer.status}: {answer.body}")
 
 
 def requests() -> dict[str, Callable[[Filled, int], None]]:
-    """What is measured: a name, and the request number n."""
+    """The measured requests by name; each is called with its number."""
 
     def list_(query: str) -> Callable[[Filled, int], None]:
         return lambda filled, _: check(filled.admin.get(f"/api/decisions?limit=50&{query}"))
@@ -136,7 +136,7 @@ def newest(filled: Filled) -> str:
 
 
 def measure(small: Filled, large: Filled, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """For each request its median at both sizes, in ms."""
+    """The median of each request at both sizes, in ms."""
     for name, call in requests().items():
         taken: tuple[list[float], list[float]] = ([], [])
         for n in range(rounds + 3):
@@ -147,8 +147,8 @@ def measure(small: Filled, large: Filled, rounds: int) -> Iterator[tuple[str, fl
         yield name, statistics.median(taken[0][3:]), statistics.median(taken[1][3:])
 
 
-def tidied(filled: Filled) -> float:
-    """Seconds that deleting the older half takes, in batches, once it is 90 days old."""
+def seconds_to_delete(filled: Filled) -> float:
+    """Seconds to delete the older half in batches once it is 90 days old."""
     store = filled.store.running._store
     started = time.perf_counter()
     work = retention.tidy(store.database, store.settings.retention(), datetime.now(UTC) + timedelta(days=20))
@@ -177,7 +177,7 @@ def compare(kind: str, cluster: Cluster, rounds: int) -> float:
         for name, at_small, at_large in measure(small, large, rounds):
             worst = max(worst, at_large / at_small)
             print(f"{name:38}{at_small:10.1f}{at_large:11.1f}{at_large / at_small:8.2f}", flush=True)
-        print(f"{LARGE // 2:,} old ones deleted in {tidied(large):.0f} s\n", flush=True)
+        print(f"{LARGE // 2:,} old ones deleted in {seconds_to_delete(large):.0f} s\n", flush=True)
     return worst
 
 

@@ -1,10 +1,10 @@
-"""What an emergency stop of every agent takes, and its release, on SQLite and on PostgreSQL.
+"""Time of an emergency stop of every agent, and of its release, on SQLite and on PostgreSQL.
 
 python -m benchmarks.emergency_stop [FEW] [MANY]
 
-Each agent has two tags. All writers wait while it runs, and the store's other work waits for the longest that it keeps
-the event loop; so both are told, beside the longest statement. `one by one` suspends the few agents by the function
-that suspends a single one, in one transaction too: what a stop would take that does nothing in bulk.
+Each agent has two tags. All writers wait while it runs, and other work of the store waits while it blocks the event
+loop; so both times are shown, beside the longest statement. `one by one` suspends the few agents with the function for
+a single agent, in one transaction: the time of a stop without bulk statements.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ Work = Callable[[AsyncSession, Actor], Awaitable[Any]]
 
 @dataclass
 class Taken:
-    """Seconds: from the transaction's begin to its commit, its longest statement, the longest hold of the loop."""
+    """Seconds: of the transaction, of its longest statement, and of the longest block of the event loop."""
 
     whole: float = 0.0
     statement: float = 0.0
@@ -72,7 +72,7 @@ def databases(folder: Path) -> Iterator[dict[str, URL]]:
 
 @asynccontextmanager
 async def filled(url: URL, number: int) -> AsyncIterator[Database]:
-    """The database with so many active agents."""
+    """The database with `number` active agents."""
     await migrate.migrated(url)
     database = Database(url)
     try:
@@ -87,12 +87,12 @@ async def filled(url: URL, number: int) -> AsyncIterator[Database]:
 
 
 def actor() -> Actor:
-    """Who does it, now."""
+    """The actor, with the current time."""
     return Actor("benchmark", "cli", datetime.now(UTC))
 
 
 async def measured(database: Database, work: Work) -> Taken:
-    """What `work` takes as one transaction."""
+    """The time of `work` in one transaction."""
     taken, began = Taken(), 0.0
 
     def before(*_: Any) -> None:
@@ -142,7 +142,7 @@ async def release(session: AsyncSession, by: Actor) -> None:
 
 
 async def compare(kind: str, url: URL, number: int, *, with_one_by_one: bool) -> float:
-    """Print what a stop and a release of `number` agents take; the longer of the two, in seconds."""
+    """Print the time of a stop and a release of `number` agents; return the longer one in seconds."""
     longest, one = 0.0, 0.0
     async with filled(url, number) as database:
         for name, work in {"stop": stop, "release": release}.items():

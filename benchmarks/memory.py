@@ -1,4 +1,4 @@
-"""How much memory a sidecar takes for agents, their counters, and the answers it remembers by idempotency key.
+"""Memory of a sidecar for agents, their counters, and the answers remembered by idempotency key.
 
 python -m benchmarks.memory [AGENTS] [KEYS]
 """
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.decision_log import Nowhere
+from benchmarks.decision_log import NullLog
 from pdp import wire
 from pdp.core.model import Action, Now, RecordKind, Source
 from pdp.decision_point import DecisionPoint
@@ -27,12 +27,12 @@ def resident_mib() -> float:
 
 
 def document(agent_id: str) -> bytes:
-    """One active agent as the store sends it."""
+    """An active agent as the store sends it."""
     return json.dumps(EXAMPLE | {"agent_id": agent_id, "status": "active", "version": "1.0.0", "policies": []}).encode()
 
 
 def main(agents: int = 10_000, keys: int = 100) -> None:
-    """Load the agents, decide `keys` actions of each under as many keys, and print what each step took."""
+    """Load the agents, decide `keys` actions of each with as many keys, and print the cost of each step."""
     names = [f"financial-agent-{number:06}" for number in range(agents)]
     before = resident_mib()
     started = time.perf_counter()
@@ -42,7 +42,7 @@ def main(agents: int = 10_000, keys: int = 100) -> None:
     print(f"their records: {loaded - before:.1f} MiB, {(loaded - before) * 1024 / agents:.2f} KiB each")
     holder = Holder()
     holder.swap(state, Source.LIVE)
-    point = DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), Nowhere())
+    point = DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), NullLog())
     for name in names:
         point.evaluate(wire.Request(Action(name, "api.read", "banking_api", risk_score=10)))
     counted = resident_mib()

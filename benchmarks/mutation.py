@@ -1,7 +1,7 @@
-"""Which changed lines of `pdp/core` no test notices: mutmut over every function, and the tables of conditions here.
+"""Mutation testing of `pdp/core`: mutmut for the functions, and this program for the tables of conditions.
 
-mutmut changes the bodies of functions only, while an operator's meaning stands in lambdas in a table at the top of
-its module. These are changed one by one in a copy of the tree. Prints every survivor; exit code 1 below 90 %.
+mutmut changes only the bodies of functions, but the operators are lambdas in a table at the top of their module. This
+program changes them one by one in a copy of the tree. Prints every survivor; exit code 1 below 90 %.
 """
 
 import ast
@@ -34,7 +34,7 @@ ENVIRONMENT = os.environ | {"PDP_HYPOTHESIS_PROFILE": "mutation"}
 
 
 def main() -> int:
-    """Run both parts and print what survived."""
+    """Run both parts and print the survivors."""
     total, survivors = functions()
     for part_total, part_survivors in map(tables, TABLES):
         total += part_total
@@ -45,16 +45,16 @@ def main() -> int:
 
 
 def functions() -> tuple[int, list[str]]:
-    """How many mutants mutmut made of the functions, and those that lived."""
+    """The number of mutants that mutmut made, and the survivors."""
     mutmut = Path(sys.executable).with_name("mutmut")
     subprocess.run([mutmut, "run", "--max-children", "2"], cwd=ROOT, env=ENVIRONMENT, check=True)
-    told = subprocess.run([mutmut, "results", "--all", "true"], cwd=ROOT, check=True, capture_output=True, text=True)
-    verdicts = [line.strip().rpartition(": ")[::2] for line in told.stdout.splitlines() if "__mutmut_" in line]
-    return len(verdicts), [f"{name}: {verdict}" for name, verdict in verdicts if verdict not in ("killed", "timeout")]
+    results = subprocess.run([mutmut, "results", "--all", "true"], cwd=ROOT, check=True, capture_output=True, text=True)
+    mutants = [line.strip().rpartition(": ")[::2] for line in results.stdout.splitlines() if "__mutmut_" in line]
+    return len(mutants), [f"{name}: {result}" for name, result in mutants if result not in ("killed", "timeout")]
 
 
 def tables(path: str) -> tuple[int, list[str]]:
-    """How many mutants the top level of a module has, and those that lived."""
+    """The number of mutants of a module's top level, and the survivors."""
     tree = ast.parse((ROOT / path).read_text("utf-8"))
     survivors, total = [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -65,13 +65,13 @@ def tables(path: str) -> tuple[int, list[str]]:
         for what in mutated(tree):
             total += 1
             (copy / path).write_text(ast.unparse(tree), "utf-8")
-            if not noticed(copy):
+            if not killed_by_tests(copy):
                 survivors.append(f"{path}:{what}: survived")
     return total, survivors
 
 
 def mutated(tree: ast.Module) -> Iterator[str]:
-    """Change one thing of the top level at a time, say which, and change it back."""
+    """Change one thing of the top level at a time, yield its description, and change it back."""
     inside = [statement for statement in tree.body if isinstance(statement, ast.Assign | ast.AnnAssign)]
     for node in (node for statement in inside for node in ast.walk(statement)):
         if isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
@@ -89,8 +89,8 @@ def mutated(tree: ast.Module) -> Iterator[str]:
             node.value = value
 
 
-def noticed(copy: Path) -> bool:
-    """Whether a test fails in the copy, or runs for ever."""
+def killed_by_tests(copy: Path) -> bool:
+    """Whether a test fails in the copy, or does not end."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
     try:
         ended = subprocess.run(

@@ -1,9 +1,9 @@
-"""What the registry's requests take at 1,000 agents and at 100,000, each with three policies, on PostgreSQL.
+"""Time of the registry's requests with 1,000 and with 100,000 agents, each with three policies, on PostgreSQL.
 
 python -m benchmarks.store_scale [ROUNDS]
 
-Both stores answer over HTTP on this machine, each from a database of its own in one server; requests to the two
-alternate, so that whatever else the machine does falls on both alike. Medians; the ratio must stay below 3.
+Both stores answer over HTTP on this machine, each from its own database in one server. Requests alternate between them,
+so that other load affects both equally. Medians; the ratio must stay below 3.
 """
 
 import statistics
@@ -79,7 +79,7 @@ FILL = (
 
 @contextmanager
 def store(cluster: Cluster, folder: Path, agents: int) -> Iterator[Rest]:
-    """A store whose database holds so many agents; an admin's calls to it."""
+    """A store with this many agents; yields an admin's client."""
     name = cluster.create()
     url = cluster.url(name)
     in_own_loop(migrate.migrated(database_url(url)))
@@ -101,13 +101,13 @@ def fill(cluster: Cluster, name: str, running: Served, agents: int) -> None:
 
 
 def check(answer: Answer, status: int = 200) -> None:
-    """Stop at an answer that is not the one to be measured."""
+    """Exit at an unexpected answer."""
     if answer.status != status:
         sys.exit(f"{answer.status}: {answer.body}")
 
 
 def requests(agents: int) -> dict[str, Callable[[Rest, int], Answer]]:
-    """What is measured: a name, and the request number n."""
+    """The measured requests by name; each is called with its number."""
 
     def one(n: int) -> str:
         return f"{REGISTRY}/agent-{1 + n * 7919 % agents:06}-prod"
@@ -133,7 +133,7 @@ def requests(agents: int) -> dict[str, Callable[[Rest, int], Answer]]:
 
 
 def measure(small: Rest, large: Rest, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """For each request its median at both sizes, in ms."""
+    """The median of each request at both sizes, in ms."""
     at_small, at_large = requests(SMALL), requests(LARGE)
     for name in at_small:
         taken: tuple[list[float], list[float]] = ([], [])

@@ -1,6 +1,6 @@
-"""From registration to decision, in one run: a store and a sidecar as two processes, and an agent that asks.
+"""From registration to decision in one run: a store and a sidecar as two processes, and an agent.
 
-Everything lives in a temporary folder and on free ports; when it ends, well or not, nothing is left running.
+It uses a temporary folder and free ports; when it ends, even with an error, it stops every process.
 """
 
 import json
@@ -50,7 +50,7 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 class DemoError(Exception):
-    """The demo did not show what it should."""
+    """The demo did not show the expected result."""
 
 
 class Registry(NamedTuple):
@@ -69,12 +69,12 @@ class Registry(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A process, and the file that its output goes to."""
+    """A process, and the file with its output."""
 
     process: subprocess.Popen[bytes]
     output: Path
 
-    def said(self, pattern: str) -> re.Match[str]:
+    def wait_for_output(self, pattern: str) -> re.Match[str]:
         """Waits until its output matches."""
 
         def found() -> re.Match[str] | None:
@@ -85,7 +85,7 @@ class Program(NamedTuple):
         return until(found, START_SECONDS, f"no `{pattern}` in {self.output}")
 
     def stop(self) -> None:
-        """Asks it to end, and ends it when it does not."""
+        """Asks it to end, and kills it if it does not."""
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
@@ -95,7 +95,7 @@ class Program(NamedTuple):
 
 
 def main() -> int:
-    """Runs the demo; the exit code is 0 when it showed all that it should."""
+    """Runs the demo; the exit code is 0 if it showed every expected result."""
     for number in SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
@@ -120,14 +120,14 @@ def show(stack: ExitStack, folder: Path) -> None:
     until(lambda: agent.evaluate(LARGE, dry_run=True).policy, CHANGE_SECONDS, "the policy did not arrive")
 
     decide(agent)
-    ask_a_person(registry, agent)
+    approve_payment(registry, agent)
     change_policy(registry, agent, policy_id)
-    meet_the_limit(registry, agent)
-    lose_the_store(store, agent)
+    reach_the_limit(registry, agent)
+    stop_the_store(store, agent)
 
 
 def register(registry: Registry) -> str:
-    """Registers the financial agent with its policy, as the examples have them; answers the policy's id."""
+    """Registers the financial agent and its policy from the examples; returns the policy's id."""
     scene("Register an agent and its policy, over HTTP")
     agent = registry.call("POST", AGENTS, example("financial-agent.json"))
     console.print(f"agent  [bold]{agent['agent_id']}[/bold], version {agent['version']}, {agent['status']}")
@@ -139,7 +139,7 @@ def register(registry: Registry) -> str:
 
 
 def decide(agent: AscendClient) -> None:
-    """Asks for a row of actions; all four outcomes have to appear."""
+    """Asks for decisions on several actions; all four outcomes must appear."""
     scene("Ask for decisions, over gRPC")
     text, number = partial(Column, overflow="fold"), partial(Column, justify="right", no_wrap=True)
     outcome = Column("outcome", no_wrap=True)
@@ -147,7 +147,7 @@ def decide(agent: AscendClient) -> None:
         text("action"), text("resource"), number("risk"), number("amount"), outcome, text("reason"), number("µs")
     )
     for action in ACTIONS:
-        agent.evaluate(action, dry_run=True)  # so that the times below are those of a connection in use
+        agent.evaluate(action, dry_run=True)  # so that the times below are for an open connection
     seen = set()
     for action in ACTIONS:
         decision, seconds = timed(partial(agent.evaluate, action))
@@ -160,18 +160,18 @@ def decide(agent: AscendClient) -> None:
         raise DemoError(f"only {', '.join(seen)} appeared")
 
 
-def ask_a_person(registry: Registry, agent: AscendClient) -> None:
-    """Has the payment approved while the agent waits; then it passes, once."""
+def approve_payment(registry: Registry, agent: AscendClient) -> None:
+    """Has the payment approved while the agent waits; then it is allowed once."""
     scene("Have a person approve the payment")
     held = agent.evaluate(LARGE)
     approvers = ", ".join(held.action_params["approvers"])
     console.print(f"{LARGE.action_type} of {LARGE.amount:,.0f}: {coloured(held)} of {approvers}")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(agent.wait_for_approval, held, CHANGE_SECONDS)
-        until(lambda: newest_pending(registry) == held.approval_id, CHANGE_SECONDS, "nobody was asked")
+        until(lambda: newest_pending(registry) == held.approval_id, CHANGE_SECONDS, "no approval was requested")
         registry.call("POST", f"/approvals/{held.approval_id}/approve", {"comment": "invoice 4711 checked"})
         approval, seconds = timed(waiting.result)
-    console.print(f"{approval.state} ({approval.comment}); the agent was told {seconds * 1e3:.1f} ms later")
+    console.print(f"{approval.state} ({approval.comment}); the agent was notified {seconds * 1e3:.1f} ms later")
     first, second = (agent.evaluate(LARGE, approval_id=held.approval_id) for _ in range(2))
     console.print(f"the same again: {coloured(first)} {first.reason}; and once more: {coloured(second)}")
     if (first.reason, bool(second)) != ("APPROVED", False):
@@ -179,13 +179,13 @@ def ask_a_person(registry: Registry, agent: AscendClient) -> None:
 
 
 def newest_pending(registry: Registry) -> str:
-    """The id of the approval that people were asked for last."""
+    """The id of the newest pending approval."""
     pending = registry.call("GET", "/approvals?status=pending&limit=1")["approvals"]
     return pending[0]["approval_id"] if pending else ""
 
 
 def change_policy(registry: Registry, agent: AscendClient, policy_id: str) -> None:
-    """Raises the policy's amount, and times how long the old decision lasts after the answer."""
+    """Raises the policy's amount, and measures how long the old decision stays in force after the answer."""
     scene("Change the policy")
     before = agent.evaluate(LARGE)
     conditions = {"action_type": "transaction.process", "amount_above": 20000}
@@ -204,8 +204,8 @@ def change_policy(registry: Registry, agent: AscendClient, policy_id: str) -> No
     )
 
 
-def meet_the_limit(registry: Registry, agent: AscendClient) -> None:
-    """Asks until the rate limit refuses; then raises it."""
+def reach_the_limit(registry: Registry, agent: AscendClient) -> None:
+    """Sends actions until the rate limit blocks one; then raises the limit."""
     scene("Run into the rate limit")
     admitted = 0
     while decision := agent.evaluate(READ):
@@ -223,8 +223,8 @@ def meet_the_limit(registry: Registry, agent: AscendClient) -> None:
     console.print(f"with a limit of 200: {coloured(decision)}, {decision.rate_remaining.minute} left this minute")
 
 
-def lose_the_store(store: Program, agent: AscendClient) -> None:
-    """Stops the store; the sidecar decides on."""
+def stop_the_store(store: Program, agent: AscendClient) -> None:
+    """Stops the store; the sidecar keeps deciding."""
     scene("Stop the store")
     store.stop()
     console.print(f"the store has ended with code {store.process.returncode}")
@@ -234,15 +234,15 @@ def lose_the_store(store: Program, agent: AscendClient) -> None:
             raise DemoError(f"no decision without the store: {decision.message}")
         console.print(
             f"{action.action_type} on {action.resource}: {coloured(decision)} {decision.reason},\n"
-            f"  from revision {decision.registry_revision}, {decision.staleness:.1f} s after the store's last word"
+            f"  from revision {decision.registry_revision}, {decision.staleness:.1f} s after the store's last message"
         )
 
 
 def start_store(stack: ExitStack, folder: Path, database: str, key: str) -> tuple[Program, Registry, str]:
-    """A store on free ports: the process, its REST API, and where sidecars sync."""
+    """Starts a store on free ports; returns the process, its REST API, and the address for sidecars."""
     options = (database, "--http=127.0.0.1:0", "--grpc=127.0.0.1:0", "--auto-activate")
     store = stack.enter_context(running("registry-store", "serve", *options, output=folder / "store.log"))
-    found = store.said(r"http (\S+) grpc (\S+)")
+    found = store.wait_for_output(r"http (\S+) grpc (\S+)")
     pool = urllib3.PoolManager(
         headers={"authorization": f"Bearer {key}", "content-type": "application/json"}, timeout=10, retries=False
     )
@@ -250,7 +250,7 @@ def start_store(stack: ExitStack, folder: Path, database: str, key: str) -> tupl
 
 
 def start_sidecar(stack: ExitStack, folder: Path, sync_address: str, key: str) -> str:
-    """A sidecar on a Unix socket: its address."""
+    """Starts a sidecar on a Unix socket; returns its address."""
     key_file = folder / "sidecar.key"
     key_file.write_text(key)
     address = f"unix:{folder / 'pdp.sock'}"
@@ -263,12 +263,12 @@ def start_sidecar(stack: ExitStack, folder: Path, sync_address: str, key: str) -
         f"--data-dir={folder / 'sidecar'}",
     )
     sidecar = stack.enter_context(running("pdp", "serve", *options, output=folder / "sidecar.log"))
-    sidecar.said(r"listening")
+    sidecar.wait_for_output(r"listening")
     return address
 
 
 def new_key(database: str, role: str) -> str:
-    """A key of the registry, made before it serves."""
+    """Creates a key of the registry before it serves."""
     extra = [f"--agent-id={example('financial-agent.json')['agent_id']}"] if role == "agent" else []
     command = [str(BIN / "registry-store"), "keys", "create", f"--role={role}", "--name=demo", database, *extra]
     made = subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)
@@ -279,7 +279,7 @@ def new_key(database: str, role: str) -> str:
 
 @contextmanager
 def running(name: str, *arguments: str, output: Path) -> Iterator[Program]:
-    """A program of the project, stopped at the end."""
+    """Runs a program of the project; stops it at the end."""
     program = None
     command = [str(BIN / name), *arguments]
     try:
@@ -295,7 +295,7 @@ def running(name: str, *arguments: str, output: Path) -> Iterator[Program]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keeps signals until later: one that came just after a process began would leave it running."""
+    """Delays signals: one that arrives just after a process starts would leave the process running."""
     caught: list[int] = []
     before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS}
     try:
@@ -308,7 +308,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def until(ask: Callable[[], T | None], seconds: float, otherwise: str) -> T:
-    """The first true answer within so many seconds."""
+    """The first true result within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := ask():
@@ -318,7 +318,7 @@ def until(ask: Callable[[], T | None], seconds: float, otherwise: str) -> T:
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:
-    """What a call gives, and how many seconds it took."""
+    """The result of a call, and its duration in seconds."""
     began = time.perf_counter()
     return call(), time.perf_counter() - began
 
