@@ -1,4 +1,4 @@
-"""The sidecar put together, and its life: load, listen, follow the store; then not ready, drain, stop."""
+"""Assembles and runs the sidecar: load, listen, follow the store; then not ready, drain, stop."""
 
 import asyncio
 import logging
@@ -30,8 +30,8 @@ from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_des
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
 from pdp.state import Holder, State
-from pdp.sync.last_good import LastGood, sole_user
-from pdp.sync.replica import Replica, built
+from pdp.sync.last_good import LastGood, locked_folder
+from pdp.sync.replica import Replica, build_in_thread
 from pdp.sync.subscriber import Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
@@ -43,9 +43,9 @@ MAX_WATCHERS = 100
 END_SECONDS = 0.5
 SAVE_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 5.0
-"""A wall clock that was set back by less, as NTP may do, leaves no doubt about the age of the last good state."""
+"""If the wall clock is set back by less, as NTP may do, the age of the last good state still counts as known."""
 SWITCH_SECONDS = 0.0005
-"""So long may a thread keep a decision waiting for Python's lock, which by itself is 5 ms."""
+"""How long a thread may keep a decision waiting for Python's global lock; the default is 5 ms."""
 TIMING = Timing()
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -53,12 +53,12 @@ logger = logging.getLogger(__name__)
 
 
 def now() -> Now:
-    """One reading of the clocks; that of the boot clock goes on while the machine sleeps."""
+    """One reading of the clocks; the boot clock continues while the machine sleeps."""
     return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def boot_id() -> str:
-    """The id of this boot of the machine; empty where the system tells none, which is then no boot known before."""
+    """The id of this boot of the machine; empty if the system has none."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -66,7 +66,7 @@ def boot_id() -> str:
 
 
 class Sidecar(NamedTuple):
-    """A running sidecar: where it listens, what keeps it going, whether it has registry data yet, and how new."""
+    """A running sidecar: its addresses and tasks, and whether it has registry data and has reached a revision."""
 
     grpc_addresses: tuple[str, ...]
     http_address: str
@@ -82,9 +82,9 @@ class Sidecar(NamedTuple):
 
 @asynccontextmanager
 async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[Sidecar]:
-    """A sidecar, from listening to drained; `SettingsError` when an address or the data folder cannot be had."""
+    """Runs a sidecar until it is drained; `SettingsError` if an address or the data folder cannot be used."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(sole_user(settings.data_dir))
+        stack.enter_context(locked_folder(settings.data_dir))
         decisions = await asyncio.to_thread(_decision_log, settings)
         counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
         program = _Program(settings, timing, decisions, counters)
@@ -98,7 +98,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             serving(app, listener, Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4)))
         )
         await stack.enter_async_context(program.serving(server))
-        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.data_in, program.reached)
+        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -129,11 +129,11 @@ async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> Non
 
 
 class _Health(health.aio.HealthServicer):
-    """Health of which so many may be told as it changes; each of them takes the room of a call."""
+    """The health service with a limit for `Watch`, because each watcher occupies a call."""
 
     _watchers = 0
 
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the name of the method
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the name of the RPC
         if self._watchers >= MAX_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} calls watch already")
         self._watchers += 1
@@ -144,16 +144,16 @@ class _Health(health.aio.HealthServicer):
 
 
 class _Program:
-    """The parts of one sidecar, and what happens between them."""
+    """The parts of one sidecar, and their connections."""
 
     def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog, counters: CountersWriter) -> None:
         self._settings = settings
         self._holder = Holder(settings.max_staleness, settings.stale_mode)
         self._health = _Health()
-        self.data_in = asyncio.Event()
+        self.has_data = asyncio.Event()
         self._draining = False
         self._calls = calls.Draining()
-        self._moved = asyncio.Event()
+        self._state_changed = asyncio.Event()
         self.metrics = Metrics(settings.subscription.agents)
         self.last_good = LastGood(
             settings.data_dir,
@@ -170,10 +170,10 @@ class _Program:
         key = partial(read_key, settings.key_file)
         self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)
-        self._watch()
+        self._register_metrics()
 
     def not_ready(self) -> str | None:
-        """Why no traffic should come; None when it may."""
+        """Why the sidecar should get no traffic; None if it is ready."""
         if self._draining:
             return "draining"
         return None if self._holder.current is not None else "no registry data"
@@ -183,9 +183,9 @@ class _Program:
         return self._holder.current.revision if self._holder.current is not None else 0
 
     async def reached(self, revision: int) -> None:
-        """Return when the registry in force is of `revision` or newer."""
+        """Return when the registry in force has `revision` or a newer one."""
         while self.revision() < revision:
-            await self._moved.wait()
+            await self._state_changed.wait()
 
     def grpc_server(self) -> grpc.aio.Server:
         """The gRPC server with every service on it, not yet bound or started."""
@@ -205,18 +205,18 @@ class _Program:
         saved = await asyncio.to_thread(self.last_good.load)
         if saved is None:
             return
-        state, refused = await built(saved.records, saved.epoch, saved.revision)
-        # What this version cannot read, or the one before could not, only a snapshot brings.
-        self._replica.fresh = bool(refused) or not saved.complete
+        state, refused = await build_in_thread(saved.records, saved.epoch, saved.revision)
+        # Only a snapshot brings the records that this version, or the previous one, could not read.
+        self._replica.needs_snapshot = bool(refused) or not saved.complete
         self._holder.swap(state, Source.CACHED)
         at = now()
         self._holder.confirm(at.boot - _age(saved.confirmed_wall, at.wall))
-        self.data_in.set()
-        logger.info("serving from the last good state, of revision %d", saved.revision)
+        self.has_data.set()
+        logger.info("serving from the last good state, revision %d", saved.revision)
 
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
-        """Serves gRPC, and in the end drains it."""
+        """Serves gRPC, and drains it at the end."""
         await server.start()
         try:
             yield
@@ -227,7 +227,7 @@ class _Program:
             await self._drain(server)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
-        """What is still open after `drain_seconds` is told so, and then has a moment to end."""
+        """Drains the server; after `drain_seconds` open streams are asked to end, and then have a moment to do so."""
         seconds = self._settings.drain_seconds
         ending = asyncio.get_running_loop().call_later(seconds, self.service.end_streams)
         try:
@@ -237,9 +237,9 @@ class _Program:
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
-        """Follows the store, keeps the last good state, the decisions and the counters on disk, and sends decisions up.
+        """Follows the store, writes the last good state, the decisions and the counters to disk, and uploads decisions.
 
-        In the end all three are written a last time, and what can be sent in a second is.
+        At the end all three are written once more, and decisions are uploaded for up to a second.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         saving = asyncio.create_task(self.last_good.run())
@@ -267,7 +267,7 @@ class _Program:
             self._spool.end()
 
     async def _announce(self) -> None:
-        await self.data_in.wait()
+        await self.has_data.wait()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def _set_health(self, status: int) -> None:
@@ -275,16 +275,16 @@ class _Program:
             await self._health.set(service, status)
 
     def _on_state(self, state: State, complete: bool) -> None:
-        self.data_in.set()
-        self._moved.set()
-        self._moved = asyncio.Event()
+        self.has_data.set()
+        self._state_changed.set()
+        self._state_changed = asyncio.Event()
         self.last_good.offer(state, complete=complete)
 
     def _confirmed_wall(self) -> float:
         at = now()
         return at.wall - (at.boot - self._holder.confirmed_at)
 
-    def _watch(self) -> None:
+    def _register_metrics(self) -> None:
         holder = self._holder
         self.metrics.watch(
             "pdp_registry_revision",
@@ -300,7 +300,7 @@ class _Program:
         self.metrics.watch("pdp_key_revoked", "1 while the store refuses the key", lambda: float(holder.key_revoked))
         self.metrics.watch(
             "pdp_clock_offset_seconds",
-            "How far the store's clock is ahead of this one; NaN until it has told its time",
+            "How far the store's clock is ahead of this one; NaN until it is known",
             lambda: self._subscriber.store_clock.offset,
         )
         self._spool.watch(self.metrics)
@@ -312,7 +312,7 @@ class _Program:
         )
         self.metrics.watch_total(
             "pdp_idempotency_evicted",
-            "Answers forgotten before their ten minutes, for want of room",
+            "Answers evicted before their ten minutes, to free memory",
             lambda: point.answers.evicted,
         )
         self.metrics.watch_total(
@@ -323,7 +323,7 @@ class _Program:
 
 
 def _age(confirmed_wall: float, wall: float) -> float:
-    """How old the saved data is; where it is from the future, the age is unknown and above any maximum."""
+    """The age of the saved data; if it is from the future, its age is unknown and counts as above any maximum."""
     if confirmed_wall - wall > CLOCK_STEP_SECONDS:
         logger.warning(
             "the last good state is from %.0f s ahead of this clock, so it counts as stale", confirmed_wall - wall
@@ -335,7 +335,7 @@ def _age(confirmed_wall: float, wall: float) -> float:
 def _decision_log(settings: Settings) -> DecisionLog:
     try:
         return DecisionLog(
-            settings.data_dir / "decisions", settings.log_bytes, time.time, give_way=settings.log_full == "drop"
+            settings.data_dir / "decisions", settings.log_bytes, time.time, drop_oldest=settings.log_full == "drop"
         )
     except OSError as error:
         name = quote_path(settings.data_dir)

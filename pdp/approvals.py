@@ -1,7 +1,7 @@
-"""Approvals at the sidecar: taken at the store for the action that they were given for, and waited for.
+"""Approvals at the sidecar: uses them at the store for their action, and waits for them.
 
-The store alone says what became of an approval and lets each be used once, so that it holds in whatever pod the agent
-runs next, and whatever restarts.
+Only the store keeps the state of an approval and lets it be used once, so an approval is valid in every pod and after
+every restart.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pdp import wire
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.sync.backoff import Backoff
-from pdp.sync.uplink import AwayError, UnknownApprovalError
+from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.v1 import sync_pb2 as pb
 
@@ -25,50 +25,50 @@ MAX_COMMENT = 4096
 PAUSE_FIRST, PAUSE_MAX = 0.02, 2.0
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
 class TooManyWaitingError(Exception):
-    """As many calls wait for approvals as may."""
+    """Too many calls wait for approvals."""
 
 
-class Verdict(Enum):
-    """What comes of an approval that came with a request."""
+class UseStatus(Enum):
+    """The result of using an approval."""
 
     GRANTED = "granted"
     MISMATCH = "mismatch"
     NOT_APPROVED = "not approved"
 
 
-class Given(NamedTuple):
-    """An approval that came with a request: what comes of it, in words too, and until when it counts (Unix seconds)."""
+class ApprovalUse(NamedTuple):
+    """The use of the approval in a request: its result, a message, and when the approval expires (Unix seconds)."""
 
     approval_id: str
-    verdict: Verdict
-    told: str = ""
+    status: UseStatus
+    message: str = ""
     expires_at: float = 0.0
 
 
 class Store(Protocol):
-    """What of the store is needed here; `Uplink` has it."""
+    """The calls to the store that are needed here; `Uplink` has them."""
 
     async def use_approval(self, request: pb.UseApprovalRequest) -> pb.UseApprovalResponse: ...
 
     def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]: ...
 
-    async def here(self) -> None: ...
+    async def wait_connected(self) -> None: ...
 
 
 class _Opened(NamedTuple):
-    """An approval that was opened here: until when it counts, as reckoned here (Unix seconds and by the boot clock)."""
+    """An approval that this sidecar opened, and when it expires by this machine's wall clock and boot clock."""
 
     agent_id: str
     expires_at: float
     expires_at_boot: float
 
 
-class _Use:
-    """One approval's use by this process, under an id that lets a question without an answer be asked again."""
+class _UseAttempt:
+    """The use of one approval by this process; the use id lets a request without an answer be repeated."""
 
     __slots__ = ("spent", "use_id")
 
@@ -78,9 +78,9 @@ class _Use:
 
 
 class Approvals:
-    """The approvals that this sidecar opened, takes and waits for; at most 10,000 are remembered.
+    """The approvals that this sidecar opens, uses and waits for; it remembers at most 10,000.
 
-    It tells of those of agents that it `serves` alone; any other is to it as if nobody had asked for it.
+    An approval of an agent that it does not serve counts as unknown.
     """
 
     def __init__(self, store: Store, clock: Callable[[], Now], serves: Callable[[str], bool]) -> None:
@@ -88,50 +88,52 @@ class Approvals:
         self._clock = clock
         self._serves = serves
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
-        self._uses: OrderedDict[str, _Use] = OrderedDict()
+        self._uses: OrderedDict[str, _UseAttempt] = OrderedDict()
         self.waiting = 0
 
     def opened(self, approval_id: str, agent_id: str, expires_at: float) -> None:
-        """Note an approval that a decision has just opened, which the store may not know of yet."""
+        """Note an approval that a decision has just opened; the store may not know it yet."""
         if approval_id not in self._opened:
             now = self._clock()
             _remember(self._opened, approval_id, _Opened(agent_id, expires_at, now.boot + expires_at - now.wall))
 
-    async def take(self, request: wire.Request) -> Given:
-        """What comes of the approval in a request whose action needs one; each is granted once."""
+    async def use(self, request: wire.Request) -> ApprovalUse:
+        """Use the approval in a request whose action needs one; each approval is granted once."""
         approval_id = request.approval_id
         if request.dry_run:
-            return Given(approval_id, Verdict.NOT_APPROVED, "a dry run uses no approval")
-        use = self._uses.get(approval_id) or _remember(self._uses, approval_id, _Use())
+            return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, "a dry run uses no approval")
+        use = self._uses.get(approval_id) or _remember(self._uses, approval_id, _UseAttempt())
         try:
             answer = await self._store.use_approval(_use_request(request, use.use_id))
         except UnknownApprovalError:
             return self._unknown(approval_id)
-        except AwayError:
-            told = f"the store is away, so approval {quote(approval_id)} cannot be used now"
-            return Given(approval_id, Verdict.NOT_APPROVED, told)
+        except StoreUnreachableError:
+            message = f"the store is unreachable, so approval {quote(approval_id)} cannot be used now"
+            return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message)
         if answer.use == pb.APPROVAL_USE_GRANTED:
-            # Two requests may have asked under one use id; nothing awaits from here to the decision.
+            # Two requests may share one use id; there is no await from here to the decision.
             if use.spent:
-                return Given(approval_id, Verdict.NOT_APPROVED, f"approval {quote(approval_id)} has been used")
+                return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, f"approval {quote(approval_id)} has been used")
             use.spent = True
-            return Given(approval_id, Verdict.GRANTED, _said(answer.approval, "approved it"))
+            return ApprovalUse(approval_id, UseStatus.GRANTED, _with_comment(answer.approval, "approved it"))
         if answer.use == pb.APPROVAL_USE_MISMATCH:
             served = self._serves(answer.approval.agent_id)
-            return Given(approval_id, Verdict.MISMATCH) if served else self._unknown(approval_id)
-        return Given(approval_id, Verdict.NOT_APPROVED, _told(answer.approval), answer.approval.expires_at)
+            return ApprovalUse(approval_id, UseStatus.MISMATCH) if served else self._unknown(approval_id)
+        return ApprovalUse(
+            approval_id, UseStatus.NOT_APPROVED, _refusal_message(answer.approval), answer.approval.expires_at
+        )
 
-    def _unknown(self, approval_id: str) -> Given:
+    def _unknown(self, approval_id: str) -> ApprovalUse:
         if approval_id in self._opened:
-            told = f"approval {quote(approval_id)} is still pending"
-            return Given(approval_id, Verdict.NOT_APPROVED, told, self._opened[approval_id].expires_at)
-        return Given(approval_id, Verdict.NOT_APPROVED, f"nobody has asked for approval {quote(approval_id)}")
+            message = f"approval {quote(approval_id)} is still pending"
+            return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message, self._opened[approval_id].expires_at)
+        return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, f"approval {quote(approval_id)} is unknown")
 
     async def wait(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
-        """The state of an approval and each that follows, through outages of the store, until it is final.
+        """Each state of an approval until it is final; outages of the store do not end it.
 
-        Raises `UnknownApprovalError` where no agent that is served here has asked for it, `TooManyWaitingError` at
-        1,000 at once.
+        Raises `UnknownApprovalError` for an approval of no agent that is served here, and `TooManyWaitingError` for
+        more than 1,000 calls at once.
         """
         if self.waiting >= MAX_WAITING:
             raise TooManyWaitingError(f"{MAX_WAITING} calls wait for approvals already")
@@ -143,42 +145,42 @@ class Approvals:
             self.waiting -= 1
 
     async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
-        told, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MAX), 1
+        last_state, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MAX), 1
         while True:
-            async for approval in self._seen(approval_id):
+            async for approval in self._known_approvals(approval_id):
                 if not self._serves(approval.agent_id):
                     raise UnknownApprovalError(approval_id)
-                if approval.state != told:
-                    told = approval.state
+                if approval.state != last_state:
+                    last_state = approval.state
                     silent = 1
                     yield _update(approval)
-                if told in FINAL:
+                if last_state in FINAL:
                     return
             await asyncio.sleep(backoff.seconds(silent))
             silent += 1
 
-    async def _seen(self, approval_id: str) -> AsyncIterator[pb.Approval]:
-        """What one stream from the store tells, or, where it tells nothing yet, what is known here."""
+    async def _known_approvals(self, approval_id: str) -> AsyncIterator[pb.Approval]:
+        """The states from one stream of the store; if the store has none yet, the state known here."""
         try:
             async for approval in self._store.watch_approval(approval_id):
                 yield approval
         except UnknownApprovalError:
             if approval_id not in self._opened:
                 raise
-            # The record that asks for it is under way, or was lost with the disk.
+            # The record that opens it is on its way, or was lost with the disk.
             expired = self._clock().boot >= self._opened[approval_id].expires_at_boot
-            yield self._own(approval_id, pb.APPROVAL_STATE_EXPIRED if expired else pb.APPROVAL_STATE_PENDING)
-        except AwayError:
+            yield self._local_approval(approval_id, pb.APPROVAL_STATE_EXPIRED if expired else pb.APPROVAL_STATE_PENDING)
+        except StoreUnreachableError:
             if approval_id in self._opened:
-                yield self._own(approval_id, pb.APPROVAL_STATE_PENDING)
-            await self._store.here()
+                yield self._local_approval(approval_id, pb.APPROVAL_STATE_PENDING)
+            await self._store.wait_connected()
 
-    def _own(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
+    def _local_approval(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
         opened = self._opened[approval_id]
         return pb.Approval(approval_id=approval_id, agent_id=opened.agent_id, state=state, expires_at=opened.expires_at)
 
 
-def _remember(entries: OrderedDict[str, Kept], approval_id: str, value: Kept) -> Kept:
+def _remember(entries: OrderedDict[str, Value], approval_id: str, value: Value) -> Value:
     entries[approval_id] = value
     if len(entries) > MAX_REMEMBERED:
         entries.popitem(last=False)
@@ -194,20 +196,20 @@ def _use_request(request: wire.Request, use_id: str) -> pb.UseApprovalRequest:
     )
 
 
-def _told(approval: pb.Approval) -> str:
+def _refusal_message(approval: pb.Approval) -> str:
     name = quote(approval.approval_id)
     match approval.state:
         case pb.APPROVAL_STATE_PENDING:
             return f"approval {name} is still pending"
         case pb.APPROVAL_STATE_DENIED:
-            return _said(approval, f"denied approval {name}")
+            return _with_comment(approval, f"denied approval {name}")
         case pb.APPROVAL_STATE_EXPIRED:
             return f"approval {name} has expired"
         case _:
             return f"approval {name} has been used"
 
 
-def _said(approval: pb.Approval, what: str) -> str:
+def _with_comment(approval: pb.Approval, what: str) -> str:
     comment = approval.comment[:MAX_COMMENT]
     return f"{quote(approval.decided_by)} {what}" + (f": {comment}" if comment else "")
 

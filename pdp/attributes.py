@@ -1,4 +1,4 @@
-"""Attributes of an action and parameters of a policy: protobuf's Struct and JSON, both as the same Python values."""
+"""Attributes of an action and parameters of a policy, as equal Python values from protobuf's Struct and JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from pdp.core.json.canonical_json import double
 
 
 class Attributes(dict[str, Any]):
-    """The attributes of an action, and how many bytes they take on the wire."""
+    """The attributes of an action, and their size on the wire."""
 
     __slots__ = ("byte_size",)
 
@@ -19,13 +19,13 @@ class Attributes(dict[str, Any]):
 
 
 class TooDeepError(ValueError):
-    """Lists and objects nest too deep."""
+    """Lists and objects are nested too deep."""
 
 
 def plain(message: Struct, depth: int = 100) -> dict[str, Any]:
-    """A Struct as Python values, by name, since its own order varies; numbers as `double` has them.
+    """A Struct as Python values, sorted by name because its own order varies; numbers as `double` returns them.
 
-    `TooDeepError` where it nests more than `depth` levels, `ValueError` for a number that is not finite.
+    `TooDeepError` if it nests more than `depth` levels, `ValueError` for a number that is not finite.
     """
     if not depth:
         raise TooDeepError

@@ -1,4 +1,4 @@
-"""One request decided: read the state, decide, charge, log, answer; nothing awaits, so nothing comes between."""
+"""Decides one request: read the state, decide, charge, log, answer; there is no await in between."""
 
 import logging
 import secrets
@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from pdp import wire
-from pdp.approvals import Given, Verdict
+from pdp.approvals import ApprovalUse, UseStatus
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
@@ -27,7 +27,7 @@ from pdp.state import Holder, State
 from pdp.v1 import decision_pb2 as pb
 
 APPROVAL_SECONDS = 3600
-"""How long people have to decide where no policy says."""
+"""The time to decide on an approval if the policy does not set one."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +37,15 @@ class UnavailableError(Exception):
 
 
 class NoRegistryDataError(UnavailableError):
-    """There is nothing to decide from yet."""
+    """The sidecar has no registry data yet."""
 
 
 class LogFullError(UnavailableError):
-    """The decision log has no room, and may lose nothing."""
+    """The decision log is full and `--log-full` is `block`."""
 
 
 class Log(Protocol):
-    """Where decisions are kept; while it is `full`, none may be made, and while it is `crowded`, `room` is awaited."""
+    """The decision log: while `full`, no decision may be made; while `crowded`, callers await `room` first."""
 
     full: bool
     crowded: bool
@@ -57,8 +57,8 @@ class Log(Protocol):
         """Keep a decision; an urgent one is sent to the store at once."""
 
 
-class Question(NamedTuple):
-    """What one decision is made from, and its answer."""
+class Evaluation(NamedTuple):
+    """The input of one decision, and its answer."""
 
     state: State
     action: Action
@@ -69,7 +69,7 @@ class Question(NamedTuple):
 
 
 class DecisionPoint:
-    """Decides from the state that `holder` has in force, and counts in `counters` what each agent has used."""
+    """Decides from the state in force in `holder`, and counts usage in `counters`."""
 
     def __init__(
         self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, counters: Counters | None = None
@@ -82,16 +82,16 @@ class DecisionPoint:
         self._counters = counters or Counters()
         self.answers = Answers()
 
-    def evaluate(self, request: wire.Request, given: Given | None = None) -> pb.EvaluateResponse:
-        """The answer; `given` is the approval that came with the request, if its action needs one.
+    def evaluate(self, request: wire.Request, use: ApprovalUse | None = None) -> pb.EvaluateResponse:
+        """The answer; `use` is the use of the approval in the request, if its action needs one.
 
         Raises `InvalidActionError` for a malformed request, `UnavailableError` while no decision can be made, and
-        `TooManyRepeatsError` for one repeat too many of an idempotency key.
+        `TooManyRepeatsError` if an idempotency key is repeated too often.
         """
         started = perf_counter()
         state, now = self._loggable_state(), self._clock()
-        made = self._made(state, request, now, given)
-        seconds, answer = perf_counter() - started, made.answer
+        result = self._decide_or_block(state, request, now, use)
+        seconds, answer = perf_counter() - started, result.answer
         self._metrics.decided(request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), seconds)
         entry = Entry(
             request.action,
@@ -101,15 +101,15 @@ class DecisionPoint:
             request.dry_run,
             request.idempotency_key,
             request.approval_id,
-            made.cost_micros,
-            made.opens,
-            made.repeat_id,
+            result.cost_micros,
+            result.opens,
+            result.repeat_id,
         )
-        self._log.append(entry, urgent=made.opens is not None)
+        self._log.append(entry, urgent=result.opens is not None)
         return answer
 
-    def needs_a_person(self, request: wire.Request) -> bool:
-        """Whether the action would wait for a person if it were decided now; what raises here is for `evaluate`."""
+    def needs_approval(self, request: wire.Request) -> bool:
+        """Whether the action would need an approval if it were decided now; `evaluate` reports any error."""
         state, now, action = self._loggable_state(), self._clock(), request.action
         agent = state.agents.get(action.agent_id)
         if agent is None or self._remembered(request, now) is not None:
@@ -121,95 +121,99 @@ class DecisionPoint:
             return False
 
     def serves(self, agent_id: str) -> bool:
-        """Whether decisions are made here for this agent; `UnavailableError` while there is nothing to decide from."""
+        """Whether this sidecar decides for this agent; `UnavailableError` while it has no registry data."""
         return agent_id in self._state().agents
 
-    def question(self, action: Action) -> Question:
-        """All that the decision on an action would be made from now, for `explain`, and its answer; counts nothing."""
+    def evaluation(self, action: Action) -> Evaluation:
+        """The input and the answer of a decision made now, for `explain`; counts nothing."""
         state, now = self._state(), self._clock()
-        made = self._decided(state, wire.Request(action, dry_run=True), now, None)
+        result = self._decide(state, wire.Request(action, dry_run=True), now, None)
         agent = state.agents.get(action.agent_id)
-        usage = _UNUSED if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
-        return Question(state, action, usage.copy(), now, self._holder.stale(now.boot), made.answer)
+        usage = _NO_USAGE if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
+        return Evaluation(state, action, usage.copy(), now, self._holder.stale(now.boot), result.answer)
 
     def _loggable_state(self) -> State:
         if self._log.full:
-            raise LogFullError("the decision log is full, and may lose nothing")
+            raise LogFullError("the decision log is full and `--log-full` is `block`")
         return self._state()
 
     def _state(self) -> State:
         state = self._holder.current
         if state is None:
-            raise NoRegistryDataError("no registry data has come in yet")
+            raise NoRegistryDataError("no registry data has arrived yet")
         return state
 
-    def _made(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
+    def _decide_or_block(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
         try:
             if request.idempotency_key and not request.dry_run:
-                return self._once(state, request, now, given)
-            return self._decided(state, request, now, given)
+                return self._decide_once(state, request, now, use)
+            return self._decide(state, request, now, use)
         except (InvalidActionError, TooManyRepeatsError):
             raise
         except Exception:
             logger.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
             self._metrics.internal_error()
-            return _Made(self._finished(None, request.action, _INTERNAL_ERROR, state, now))
+            return _Result(self._base_answer(None, request.action, _INTERNAL_ERROR, state, now))
 
-    def _once(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
-        """The answer under an idempotency key: the first one again, if the action is the same and may still be done."""
+    def _decide_once(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
+        """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
         digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
         if remembered is None:
-            made = self._decided(state, request, now, given)
-            self.answers.put(request.action.agent_id, _key(request), digest, made.answer.SerializeToString(), now.boot)
-            return made
+            result = self._decide(state, request, now, use)
+            self.answers.put(
+                request.action.agent_id, _key(request), digest, result.answer.SerializeToString(), now.boot
+            )
+            return result
         if remembered.digest != digest:
             raise InvalidActionError(Problem("idempotency_key", "was used for another action within ten minutes"))
         answer = pb.EvaluateResponse.FromString(self.answers.repeat(remembered, now.boot))
-        instead = self._withdrawn(state, request.action, answer, now)
-        return instead or _Made(answer, repeat_id=self._ids.next(now.wall))
+        replacement = self._replacement(state, request.action, answer, now)
+        return replacement or _Result(answer, repeat_id=self._ids.next(now.wall))
 
-    def _withdrawn(self, state: State, action: Action, answer: pb.EvaluateResponse, now: Now) -> "_Made | None":
-        """What is answered in place of a remembered answer, where the action may not be done any more."""
+    def _replacement(self, state: State, action: Action, answer: pb.EvaluateResponse, now: Now) -> "_Result | None":
+        """The answer that replaces a remembered one if the action is no longer permitted."""
         if answer.outcome == pb.OUTCOME_BLOCK:
             return None
         agent = state.agents.get(action.agent_id)
         decision = withdrawn(agent, state.servers, action, now, stale=self._holder.stale(now.boot))
-        return None if decision is None else _Made(self._answered(agent, action, decision, state, now))
+        return None if decision is None else _Result(self._answer(agent, action, decision, state, now))
 
     def _remembered(self, request: wire.Request, now: Now) -> Remembered | None:
         if not request.idempotency_key or request.dry_run:
             return None
         return self.answers.get(request.action.agent_id, _key(request), now.boot)
 
-    def _decided(self, state: State, request: wire.Request, now: Now, given: Given | None) -> "_Made":
+    def _decide(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
         action, stale = request.action, self._holder.stale(now.boot)
         agent = state.agents.get(action.agent_id)
         if agent is None:
             _check_agent_id(action.agent_id)
-            decision = decide(None, state.servers, action, _UNUSED, now, stale=stale)
-            return _Made(self._answered(None, action, decision, state, now))
+            decision = decide(None, state.servers, action, _NO_USAGE, now, stale=stale)
+            return _Result(self._answer(None, action, decision, state, now))
         usage = self._counters.of(action.agent_id, agent.zone, now.boot)
-        decision = decide(agent, state.servers, action, usage, now, approved=_is(given, Verdict.GRANTED), stale=stale)
-        if _is(given, Verdict.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
+        decision = decide(
+            agent, state.servers, action, usage, now, approved=_has_status(use, UseStatus.GRANTED), stale=stale
+        )
+        if _has_status(use, UseStatus.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
-        answer = self._answered(agent, action, decision, state, now)
-        opens = self._told_of_people(answer, request, decision, now, given)
-        return _Made(answer, 0 if request.dry_run else decision.cost_micros, opens)
+        answer = self._answer(agent, action, decision, state, now)
+        opens = self._attach_approval(answer, request, decision, now, use)
+        return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens)
 
-    def _told_of_people(
-        self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, given: Given | None
+    def _attach_approval(
+        self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, use: ApprovalUse | None
     ) -> Opens | None:
-        """Put into the answer who approved, or the approval that it waits for: the given one, or one that it opens."""
-        if given is not None and decision.reason is Reason.APPROVED:
-            answer.message = given.told
+        """Put into the answer who approved it, or the approval that it waits for: the one in use, or a new one."""
+        if use is not None and decision.reason is Reason.APPROVED:
+            answer.message = use.message
         if not approval_helps(decision):
             return None
-        if given is not None:
-            wire.write_approval(answer, given.approval_id, given.expires_at)
-            answer.message = f"{answer.message}; {given.told}"
+        if use is not None:
+            wire.write_approval(answer, use.approval_id, use.expires_at)
+            answer.message = f"{answer.message}; {use.message}"
             return None
         if request.dry_run:
             return None
@@ -218,18 +222,18 @@ class DecisionPoint:
         wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
         return opens
 
-    def _answered(
+    def _answer(
         self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
     ) -> pb.EvaluateResponse:
-        """The answer, with what of its limits is left to an agent that is known."""
-        answer = self._finished(agent, action, decision, state, now)
+        """The answer, with the remaining limits if the agent is registered."""
+        answer = self._base_answer(agent, action, decision, state, now)
         if agent is not None:
             usage = self._counters.of(action.agent_id, agent.zone, now.boot)
             answer.agent_version = agent.version
             wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
         return answer
 
-    def _finished(
+    def _base_answer(
         self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
     ) -> pb.EvaluateResponse:
         answer = wire.write_decision(decision)
@@ -239,8 +243,8 @@ class DecisionPoint:
         return answer
 
 
-class _Made(NamedTuple):
-    """An answer, what it charged, the approval that it opens, and the record's own id if it was given before."""
+class _Result(NamedTuple):
+    """An answer, its cost, the approval that it opens, and the id of the record if the answer is a repeat."""
 
     answer: pb.EvaluateResponse
     cost_micros: int = 0
@@ -248,17 +252,17 @@ class _Made(NamedTuple):
     repeat_id: str = ""
 
 
-_UNUSED = Usage()
+_NO_USAGE = Usage()
 _INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
 
 
 def _key(request: wire.Request) -> str:
-    # With an approval the same request is another one: its first answer was to wait.
+    # With an approval the request counts as a new one, because its first answer was to wait.
     return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
 
 
-def _is(given: Given | None, verdict: Verdict) -> bool:
-    return given is not None and given.verdict is verdict
+def _has_status(use: ApprovalUse | None, status: UseStatus) -> bool:
+    return use is not None and use.status is status
 
 
 def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:
@@ -268,7 +272,7 @@ def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:
 
 
 def _check_agent_id(agent_id: str) -> None:
-    # Only for an agent that nobody registered: those in the registry have passed this check.
+    # Only for an unregistered agent: those in the registry have passed this check.
     problems = Problems()
     AGENT_ID.read(agent_id, "action.agent_id", problems)
     if problems:

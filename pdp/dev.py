@@ -1,4 +1,4 @@
-"""`pdp dev`: a registry and a sidecar in one process, for trying things out."""
+"""`pdp dev`: a registry and a sidecar in one process, for development."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ START_SECONDS = 30.0
 
 
 class Following:
-    """Holds back the registry's answer to a change until the sidecar decides by it, so that a script need not wait."""
+    """Delays the registry's answer to a change until the sidecar applies it, so that a script need not wait."""
 
     sidecar: app.Sidecar | None = None
 
@@ -30,7 +30,7 @@ class Following:
 
 async def run(
     stop: asyncio.Event,
-    say: Callable[[str], object],
+    echo: Callable[[str], object],
     *,
     folder: Path | None,
     registry: str,
@@ -38,9 +38,9 @@ async def run(
     listen: str,
     http: str,
 ) -> None:
-    """Runs both until `stop` is set; says where they are once the sidecar has the registry's data.
+    """Runs both until `stop` is set; prints their addresses once the sidecar has the registry's data.
 
-    Everything is kept in `folder`, or, without one, in a temporary folder that goes at the end.
+    All data is in `folder`, or in a temporary folder that is deleted at the end.
     """
     raise_descriptor_limit()
     with ExitStack() as stack:
@@ -69,14 +69,14 @@ async def run(
                     async with asyncio.timeout(START_SECONDS):
                         await sidecar.ready.wait()
                     following.sidecar = sidecar
-                    say(_introduction(central, sidecar, admin))
+                    echo(_introduction(central, sidecar, admin))
                     await app.until(stop, sidecar.tasks)
         except StartError as error:
             raise _as_option(error) from error
 
 
 async def _key(central: registry_store.app.RunningStore, path: Path, role: str) -> str:
-    """The key in the file, made on the first start."""
+    """The key in the file, created on the first start."""
     with suppress(SettingsError):
         return read_key(path)
     key = await central.create_key(role, "pdp dev")
@@ -99,6 +99,6 @@ admin key       {admin}"""
 
 
 def _as_option(error: StartError) -> SettingsError:
-    """What the store says of its own setting, said of the option that set it."""
+    """The store's error about its setting, as an error of the option that set it."""
     setting, _, message = str(error).partition(": ")
     return SettingsError({"http": "--registry", "grpc": "--store"}.get(setting, "--dir"), message)

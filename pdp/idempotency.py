@@ -8,12 +8,12 @@ from pdp.core.amounts import tenths
 REMEMBERED_SECONDS = 600.0
 MAX_REPEATS = 100
 MAX_BYTES = 64 * 1024 * 1024
-# What an entry costs beside its strings: the dict's slot and the objects' headers, as sys.getsizeof counts them.
+# The memory of an entry beside its strings: the dict's slot and the objects' headers, by sys.getsizeof.
 _ENTRY_BYTES = 450
 
 
 class TooManyRepeatsError(Exception):
-    """A key was repeated as often as it may be; it is free again after `retry_after` seconds."""
+    """A key was repeated too often; it can be used again after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
@@ -23,9 +23,7 @@ class TooManyRepeatsError(Exception):
 
 @dataclass(slots=True)
 class Remembered:
-    """An answer, the digest of the action that it was for, when it is forgotten (seconds of the boot clock), and how
-    often it was given again.
-    """
+    """An answer, the digest of its action, its expiry (seconds of the boot clock), and the number of its repeats."""
 
     digest: bytes
     answer: bytes
@@ -34,10 +32,10 @@ class Remembered:
 
 
 class Answers:
-    """The answers of the last ten minutes by agent and key, within 64 MiB: the oldest give way to the newest."""
+    """The answers of the last ten minutes by agent and key, within 64 MiB: the oldest are evicted first."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._most_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._entries: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         self.bytes = 0
         self.evicted = 0
@@ -47,12 +45,12 @@ class Answers:
         return len(self._entries)
 
     def get(self, agent_id: str, key: str, boot: float) -> Remembered | None:
-        """What was answered under a key within the last ten minutes."""
+        """The answer given under a key within the last ten minutes."""
         entry = self._entries.get((agent_id, key))
         return entry if entry is not None and boot < entry.until else None
 
     def repeat(self, entry: Remembered, boot: float) -> bytes:
-        """Its answer once more, or `TooManyRepeatsError`: each repeat leaves a record, so their number has a bound."""
+        """The answer again, or `TooManyRepeatsError`: each repeat writes a record, so repeats are limited."""
         if entry.repeats >= MAX_REPEATS:
             self.refused += 1
             raise TooManyRepeatsError(entry.until - boot)
@@ -66,7 +64,7 @@ class Answers:
         self.bytes += _size(agent_id, key, entry)
         while self._entries:
             (oldest_agent, oldest_key), oldest = next(iter(self._entries.items()))
-            if oldest.until > boot and self.bytes <= self._most_bytes:
+            if oldest.until > boot and self.bytes <= self._max_bytes:
                 break
             self.evicted += oldest.until > boot
             self._forget(oldest_agent, oldest_key)

@@ -1,8 +1,8 @@
-"""What stands for an organisation policy that cannot be read here, and of which there is no last good state.
+"""Fail-closed placeholder for an organisation policy that this sidecar cannot parse and has no last good state of.
 
-An agent that cannot be read is unknown, and so blocked. A policy of the organisation that cannot be read would just be
-missing, and what it restricts would be allowed. So it holds for every action until it can be read, with whatever of it
-can be read: its priority, its selector, and its action, unless that is to allow.
+An agent that cannot be parsed is unknown, and so blocked. But an organisation policy that cannot be parsed would be
+missing, and its restrictions with it. So a placeholder holds for every action until the policy can be parsed. It keeps
+every valid field: the priority, the selector, and the action, unless that is to allow.
 """
 
 import json
@@ -12,16 +12,16 @@ from pdp.core.errors import Problems
 from pdp.core.records import ORGANISATION_POLICY, check_params
 
 HARMLESS = {"policy_action": "allow", "mode": "shadow", "is_active": False}
-"""With any of these a policy restricts nothing."""
+"""A policy with any of these values restricts nothing."""
 
 
-def stand_in(policy_id: str, document: bytes) -> bytes | None:
-    """The document of the policy that stands for this one; None if this one could restrict nothing."""
-    readable = _readable(document)
-    if any(readable.get(name) == value for name, value in HARMLESS.items()):
+def placeholder_for(policy_id: str, document: bytes) -> bytes | None:
+    """The document of the placeholder for this policy; None if the policy restricts nothing."""
+    valid = _valid_fields(document)
+    if any(valid.get(name) == value for name, value in HARMLESS.items()):
         return None
-    readable.pop("conditions", None)
-    shown = policy_id if _is_sound("policy_id", policy_id) else "unknown"
+    valid.pop("conditions", None)
+    shown = policy_id if _is_valid("policy_id", policy_id) else "unknown"
     fallback = {
         "policy_id": shown,
         "policy_name": f"{shown} (not readable by this sidecar)",
@@ -29,20 +29,20 @@ def stand_in(policy_id: str, document: bytes) -> bytes | None:
         "priority": 0,
         "policy_action": "block",
     }
-    return json.dumps(fallback | readable).encode()
+    return json.dumps(fallback | valid).encode()
 
 
-def _readable(document: bytes) -> dict[str, Any]:
+def _valid_fields(document: bytes) -> dict[str, Any]:
     try:
         given = json.loads(document)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(given, dict):
         return {}
-    return {name: value for name, value in given.items() if _is_sound(name, value)}
+    return {name: value for name, value in given.items() if _is_valid(name, value)}
 
 
-def _is_sound(name: str, value: object) -> bool:
+def _is_valid(name: str, value: object) -> bool:
     if name not in ORGANISATION_POLICY:
         return False
     problems = Problems()

@@ -1,6 +1,6 @@
-"""What the sidecar decides from: every agent and server of one revision of the registry, compiled.
+"""The compiled registry that the sidecar decides from: every agent and server of one revision.
 
-A state is built whole and then swapped in; nothing edits one that decisions may be reading.
+A state is built completely and then swapped in; nothing edits a state that decisions may read.
 """
 
 import json
@@ -13,19 +13,19 @@ from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.explanation.situation import Records
 from pdp.core.model import RecordKind, Selector, Source, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
-from pdp.placeholder import stand_in
+from pdp.placeholder import placeholder_for
 
 
 class RawRecord(NamedTuple):
-    """The whole new state of one record as the store sent it, in JSON; empty: it is gone."""
+    """One record as the store sent it, in JSON; an empty document deletes it."""
 
     kind: RecordKind
     id: str
     document: bytes
 
 
-class RefusedError(NamedTuple):
-    """A record that does not compile here, and every reason."""
+class RefusedRecord(NamedTuple):
+    """A record that does not compile here, with every reason."""
 
     kind: RecordKind
     id: str
@@ -33,7 +33,7 @@ class RefusedError(NamedTuple):
 
 
 class OrganisationPolicy(NamedTuple):
-    """A compiled policy of the organisation, and whom it binds; `policy` is None while it is not active."""
+    """A compiled organisation policy, and the agents that it binds; `policy` is None while it is inactive."""
 
     selector: Selector | None
     policy: CompiledPolicy | None
@@ -43,7 +43,7 @@ Compiled = CompiledAgent | OrganisationPolicy | CompiledServer
 
 
 class State:
-    """The registry as of one revision. Immutable; `after` and `build` make new ones."""
+    """The registry as of one revision. Immutable; `apply` and `build` make new ones."""
 
     __slots__ = ("_compiled", "_documents", "agents", "epoch", "revision", "servers")
 
@@ -67,7 +67,7 @@ class State:
             yield RawRecord(kind, name, document)
 
     def uncompiled(self, agent_id: str) -> Records:
-        """The records that bear on an agent, read again from their documents, for `explain`."""
+        """The records that apply to an agent, parsed again from their documents, for `explain`."""
         agent = self._documents.get((RecordKind.AGENT, agent_id))
         return Records(
             agent=None if agent is None else read_agent(json.loads(agent)),
@@ -84,22 +84,22 @@ class State:
 
 def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
-) -> tuple[State, tuple[RefusedError, ...]]:
-    """The state that a snapshot describes. A record that does not compile keeps its state in `last`, if it has one."""
-    return _merged(State(epoch, revision, {}, {kind: {} for kind in RecordKind}), records, revision, last)
+) -> tuple[State, tuple[RefusedRecord, ...]]:
+    """The state of a snapshot. A record that does not compile keeps its state from `last`, if it has one."""
+    return _apply_records(State(epoch, revision, {}, {kind: {} for kind in Kind}), records, revision, last)
 
 
-def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedError, ...]]:
-    """The state after a change. A record that does not compile stays as it was, but for an agent's status.
+def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedRecord, ...]]:
+    """The state after a change. A record that does not compile stays as it was, except for an agent's status.
 
-    Where that can be read and is not `active`, it takes effect; so does it in `build`.
+    If the status can be read and is not `active`, it takes effect, here and in `build`.
     """
-    return _merged(state, records, revision, state)
+    return _apply_records(state, records, revision, state)
 
 
-def _merged(
+def _apply_records(
     base: State, records: Iterable[RawRecord], revision: int, last: State | None
-) -> tuple[State, tuple[RefusedError, ...]]:
+) -> tuple[State, tuple[RefusedRecord, ...]]:
     documents = dict(base._documents)
     compiled = {kind: dict(some) for kind, some in base._compiled.items()}
     refused = []
@@ -117,9 +117,9 @@ def _merged(
         try:
             used = _Used(record.document, _compile(record))
         except InvalidRecordError as error:
-            used = _instead_of(record, last)
-            told = () if used is None or not used.note else (used.note,)
-            refused.append(RefusedError(record.kind, record.id, (*told, *map(str, error.problems))))
+            used = _fallback_for(record, last)
+            notes = () if used is None or not used.note else (used.note,)
+            refused.append(RefusedRecord(record.kind, record.id, (*notes, *map(str, error.problems))))
         if used is not None:
             documents[record.kind, record.id], compiled[record.kind][record.id] = used.document, used.compiled
     agents = compiled[RecordKind.AGENT]
@@ -128,28 +128,28 @@ def _merged(
 
 
 class _Used(NamedTuple):
-    """A document and what it compiles to; `note` says what of a refused record is in force all the same."""
+    """A document and its compiled form; `note` names the part of a refused record that takes effect anyway."""
 
     document: bytes
     compiled: Any
     note: str = ""
 
 
-def _instead_of(record: RawRecord, last: State | None) -> _Used | None:
-    """What is in force in place of a record that does not compile; None: nothing, so that it is not there at all."""
+def _fallback_for(record: RawRecord, last: State | None) -> _Used | None:
+    """The replacement for a record that does not compile; None if there is none, so that the record is missing."""
     if last is not None and record.id in last._compiled[record.kind]:
         good = _Used(last._documents[record.kind, record.id], last._compiled[record.kind][record.id])
-        status = _status_that_forbids(record.document) if record.kind is RecordKind.AGENT else None
+        status = _inactive_status(record.document) if record.kind is RecordKind.AGENT else None
         return good if status is None else _with_status(good, status)
-    if record.kind is RecordKind.ORGANISATION_POLICY and (document := stand_in(record.id, record.document)):
+    if record.kind is RecordKind.ORGANISATION_POLICY and (document := placeholder_for(record.id, record.document)):
         return _Used(document, _compile(record._replace(document=document)))
     return None
 
 
-def _status_that_forbids(document: bytes) -> Status | None:
-    """The status that a refused agent's document gives, unless that is to be active or cannot be read.
+def _inactive_status(document: bytes) -> Status | None:
+    """The status in a refused agent's document, unless it is `active` or cannot be read.
 
-    One that only newer stores know is no leave to act.
+    An unknown status, of a newer store, counts as suspended.
     """
     try:
         given = json.loads(document)
@@ -162,10 +162,10 @@ def _status_that_forbids(document: bytes) -> Status | None:
 
 
 def _with_status(good: _Used, status: Status) -> _Used:
-    # In the document too, so that the status outlives a restart, and `explain` sees it.
+    # Also in the document, so that the status survives a restart and `explain` sees it.
     name = status.name.lower()
     document = json.dumps(json.loads(good.document) | {"status": name}, ensure_ascii=False).encode()
-    return _Used(document, good.compiled.with_status(status), f"its status takes effect all the same: `{name}`")
+    return _Used(document, good.compiled.with_status(status), f"its status takes effect anyway: `{name}`")
 
 
 def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: Mapping[str, Any]) -> None:
@@ -187,7 +187,7 @@ def _compile(record: RawRecord) -> Compiled:
         return _COMPILE[record.kind](record)
     except InvalidRecordError:
         raise
-    except Exception as error:  # a fault of this program's; the other records are not to wait until it is mended
+    except Exception as error:  # a bug in this program must not block the other records
         raise InvalidRecordError([Problem("", f"cannot be compiled: {type(error).__name__}: {error}")]) from error
 
 
@@ -222,10 +222,10 @@ _STATUSES = {status.name.lower(): status for status in Status}
 
 
 class Holder:
-    """The one mutable cell: the state in force, and how it stands with the store.
+    """The one mutable cell: the state in force, and its status towards the store.
 
     Data that the store has not confirmed for more than `max_staleness` seconds (None: no maximum) is stale, and
-    `stale_mode` says what then becomes of decisions.
+    `stale_mode` says how decisions are then made.
     """
 
     __slots__ = ("confirmed_at", "current", "key_revoked", "max_staleness", "source", "stale_mode")
@@ -252,13 +252,13 @@ class Holder:
         return max(0.0, boot - self.confirmed_at)
 
     def stale(self, boot: float) -> StaleMode | None:
-        """What becomes of a decision at `boot` if the state is stale by then; None if it is not."""
+        """The stale mode if the state is stale at `boot`, else None."""
         if self.max_staleness is None or self.staleness(boot) <= self.max_staleness:
             return None
         return self.stale_mode
 
-    def standing(self, boot: float) -> str:
-        """How the state stands with the store, in one word, the gravest first."""
+    def status(self, boot: float) -> str:
+        """The status of the state in one word, the most severe first."""
         if self.key_revoked:
             return "key_revoked"
         if self.stale(boot) is not None:

@@ -14,7 +14,7 @@ from pdp.decision_log.spool import Spool
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
-from pdp.sync.uplink import AwayError, UnknownApprovalError
+from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
@@ -82,14 +82,14 @@ class People:
             yield self.states[approval_id]
             await self.changed.wait()
 
-    async def here(self) -> None:
+    async def wait_connected(self) -> None:
         while not self.present:
             self.changed.clear()
             await self.changed.wait()
 
     def _check(self, approval_id: str, known: bool) -> None:
         if not self.present:
-            raise AwayError("the store is away")
+            raise StoreUnreachableError("the store is away")
         if not known and approval_id not in self.states:
             raise UnknownApprovalError(approval_id)
 

@@ -14,23 +14,16 @@ from zoneinfo import ZoneInfo
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Field, Kind, Schema, join, quote, read_fields, schema_of
 from pdp.core.json.measures import (
+    certainly_exceeds,
     depth_exceeds,
     fits_doubles,
     is_storable,
     is_storable_json,
-    is_surely_larger,
     json_size,
 )
 
 MAX_ZONE_CHARACTERS = 64
 
-<<<<<<< HEAD
-=======
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""A NUL as JSON escapes it, but not an escaped backslash before `u0000`."""
-_MANY_DIGITS = re.compile(r"[0-9]{309}")
-
->>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -267,11 +260,7 @@ class Json:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if self.only_object and not isinstance(value, Mapping):
             return _wrong_type(value, "an object", path, problems, {})
-<<<<<<< HEAD
-        if is_surely_larger(value, self.max_bytes, self.depth):  # found before it takes long to write it out
-=======
-        if _certainly_exceeds(value, self.max_bytes, self.depth):  # first, since encoding a large value is slow
->>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
+        if certainly_exceeds(value, self.max_bytes, self.depth):  # first, since encoding a large value is slow
             problems.append(Problem(path, f"is larger than {self.max_bytes} bytes"))
             return value
         if depth_exceeds(value, self.depth):
@@ -350,51 +339,6 @@ class OrNull:
         return {"anyOf": [self.kind.schema(), {"type": "null"}]}
 
 
-<<<<<<< HEAD
-=======
-def depth_exceeds(value: Any, max_depth: int) -> bool:
-    """Whether lists and objects nest more than `max_depth` levels; without recursion."""
-    level = [value]
-    for _ in range(max_depth + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, Mapping | list | tuple)
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _certainly_exceeds(value: Any, max_bytes: int, depth: int) -> bool:
-    """Whether the JSON of `value`, down to `depth`, has too many members or characters for `max_bytes`."""
-    level, left = [value], max_bytes
-    for _ in range(depth + 1):
-        inner: list[Any] = []
-        for outer in level:
-            if isinstance(outer, str):
-                left -= len(outer)
-            elif isinstance(outer, Mapping | list | tuple):
-                left -= 2 * len(outer)  # each takes at least one byte and a separator
-                if left < 0:
-                    return True
-                inner.extend(outer.values() if isinstance(outer, Mapping) else outer)
-        level = inner
-    return left < 0
-
-
-def json_size(compact: str) -> int:
-    """Bytes of compact JSON in UTF-8 with every number written out: PostgreSQL returns 1e300 with all its digits."""
-    size = len(compact.encode())
-    if "e+" not in compact:
-        return size
-    exponents: list[int] = []
-    json.loads(compact, parse_float=lambda number: exponents.append(int(number.partition("e+")[2] or 0)))
-    return size + sum(exponents)
-
-
->>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
 def is_zone(name: str) -> bool:
     """Whether `name` is an IANA time zone that this machine knows."""
     try:
@@ -419,29 +363,6 @@ def _is_finite(value: object) -> bool:
         return False
 
 
-<<<<<<< HEAD
-def _wrong_type(value: Any, what: str, path: str, problems: Problems, instead: Any) -> Any:
-=======
-def _is_storable(text: str) -> bool:
-    if "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _fits_doubles(text: str) -> bool:
-    """Whether protobuf, whose numbers are doubles, can carry every whole number of this JSON."""
-    try:
-        json.loads(text, parse_int=lambda digits: float(int(digits)))
-    except OverflowError:
-        return False
-    return True
-
-
 def _wrong_type(value: Any, what: str, path: str, problems: Problems, fallback: Any) -> Any:
->>>>>>> b224395 (pdp.core: use plain words in docstrings, names and messages)
     problems.append(Problem(path, f"{quote(value)} is not {what}"))
     return fallback

@@ -1,4 +1,4 @@
-"""The decision log as lines on standard output, by a thread of its own: no slow reader holds anything else up."""
+"""Prints the decision log on standard output in a separate thread, so that a slow reader delays nothing else."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 class Echo:
-    """Writes documents to a file descriptor, one a line; what it has no room for is counted in `dropped`."""
+    """Writes documents to a file descriptor, one per line; `dropped` counts those that found no room."""
 
     def __init__(self, file: int = 1, max_bytes: int = MAX_WAITING_BYTES) -> None:
         self.dropped = 0
         self._file = file
-        self._most_bytes = max_bytes
+        self._max_bytes = max_bytes
         self.waiting = 0
         self._queue: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -27,17 +27,17 @@ class Echo:
         self._thread.start()
 
     def put(self, documents: Sequence[bytes]) -> None:
-        """Have these written soon, or count them as dropped."""
+        """Queue these documents, or count them as dropped."""
         size = sum(map(len, documents))
         with self._lock:
-            if not self._thread.is_alive() or self.waiting + size > self._most_bytes:
+            if not self._thread.is_alive() or self.waiting + size > self._max_bytes:
                 self.dropped += len(documents)
                 return
             self.waiting += size
-            self._queue.put(documents)  # under the lock: what comes after a failure would be counted by nobody
+            self._queue.put(documents)  # under the lock, so that no document is queued uncounted after a failure
 
     def close(self) -> None:
-        """Wait for what was put to be written, for a second at most."""
+        """Wait until everything queued is written, for a second at most."""
         self._queue.put(())
         self._thread.join(CLOSE_SECONDS)
 
@@ -46,7 +46,7 @@ class Echo:
             try:
                 self._write(b"".join([document + b"\n" for document in documents]))
             except OSError as error:
-                logger.error("decisions are not written to standard output any more: %s", error.strerror)
+                logger.error("cannot print decisions on standard output any more: %s", error.strerror)
                 self._give_up(len(documents))
                 return
             with self._lock:
@@ -57,12 +57,12 @@ class Echo:
         while view:
             try:
                 view = view[os.write(self._file, view) :]
-            except BlockingIOError:  # whoever shares the terminal or pipe made it so
+            except BlockingIOError:  # another process made the shared terminal or pipe non-blocking
                 select.select([], [self._file], [])
 
     def _give_up(self, dropped: int) -> None:
         with self._lock:
-            self.waiting = self._most_bytes + 1  # from here on `put` has no room
+            self.waiting = self._max_bytes + 1  # from now on `put` drops everything
             self.dropped += dropped
             while not self._queue.empty():
                 self.dropped += len(self._queue.get())

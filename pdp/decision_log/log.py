@@ -1,7 +1,7 @@
-"""The decision log on disk: a hash chain in files, bounded, of which what the store has kept goes first.
+"""The decision log on disk: a hash chain in files of bounded size. Files that the store has acknowledged go first.
 
-Sequences are never given twice. What had to give way leaves a gap in them, and a record that tells of it: everything
-from the first to the last sequence that it names was given up, save what the store already had.
+A sequence is never used twice. Dropped records leave a gap in the sequences, and a gap record names the first and the
+last dropped sequence: every record between them was dropped, except those that the store already had.
 """
 
 import errno
@@ -18,39 +18,39 @@ from pdp.core.fields import quote
 from pdp.decision_log import segments
 from pdp.decision_log.record import gap
 from pdp.decision_log.recovery import Recovery
-from pdp.decision_log.segments import Cursor, DamagedError, Found, Head, Record, Segment, Told, sealed
+from pdp.decision_log.segments import Cursor, DamagedError, Gap, Head, Record, ScanResult, Segment, sealed
 
 MAX_DOCUMENT_BYTES = 1 << 20
 LINE_BYTES, GAP_BYTES = 100, 300
-"""At most so many bytes of a line are not the document, and the line of a gap record has."""
+"""The most bytes of a line beside its document, and of the whole line of a gap record."""
 SEGMENTS = 64
 MAX_SEGMENT_BYTES = 16 << 20
 MAX_ASIDE = 16
 MAX_REFUSED_BYTES = 16 << 20
 
 Item = bytes | int
-"""What is appended: a document, or the number of records that are lost in its place."""
+"""What is appended: a document, or the number of records that were lost in its place."""
 
 logger = logging.getLogger(__name__)
 
 
 class DecisionLog:
-    """The log in one folder, for one thread at a time; `OSError` from any method leaves it usable, to try again.
+    """The log in one folder, for one thread at a time; after an `OSError` from any method the call can be retried.
 
-    It takes at most `max_bytes`: unless it is told not to `give_way`, the oldest files do.
+    It takes at most `max_bytes` on disk if `drop_oldest`: then the oldest files are deleted to make room.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float], *, give_way: bool = True) -> None:
+    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float], *, drop_oldest: bool = True) -> None:
         self.max_bytes = max_bytes
-        self.gives_way = give_way
+        self.drops_oldest = drop_oldest
         self.dropped = 0
         self.damaged = 0
         self._folder = folder
         self._clock = clock
         self._segment_bytes = min(MAX_SEGMENT_BYTES, max_bytes // SEGMENTS)
         self._cursor: tuple[Path, Cursor] | None = None
-        self._owed: deque[bytes] = deque()
-        self._told: list[Told] = []
+        self._gaps_due: deque[bytes] = deque()
+        self._gaps: list[Gap] = []
         self._to_cut: list[tuple[Path, int]] = []
         folder.mkdir(mode=0o700, exist_ok=True)
         self._kept_path = folder / "kept"
@@ -58,73 +58,73 @@ class DecisionLog:
         self._segments: list[Segment] = []
         self._head = Head()
         self._recover(self.kept)
-        with suppress(OSError):  # whoever appends next meets it too
+        with suppress(OSError):  # the next append raises it again
             for _ in self.append(deque()):
                 pass
 
     @property
     def last(self) -> int:
-        """The newest sequence that is taken."""
+        """The newest used sequence."""
         return self._head.sequence
 
     @property
     def bytes(self) -> int:
-        """How much the files hold."""
+        """The size of all files."""
         return sum(segment.size for segment in self._segments)
 
     @property
-    def owes(self) -> bool:
-        """Whether the next `append` has something to tell, even of no items."""
-        return bool(self._owed)
+    def has_gaps_due(self) -> bool:
+        """Whether gap records are due, which the next `append` writes, even without items."""
+        return bool(self._gaps_due)
 
     @property
     def unsent(self) -> int:
-        """How many records the store is not known to have."""
+        """The number of records that the store has not acknowledged."""
         first = self._segments[0].start.sequence if self._segments else self.last
         return self.last - min(self.last, max(self.kept, first))
 
     def append(self, items: deque[Item]) -> Iterator[list[Record]]:
-        """Put items on the disk: takes from `items` what is there, and yields the records."""
-        while items or self._owed:
+        """Write items to disk: removes them from `items` and yields their records."""
+        while items or self._gaps_due:
             try:
                 yield self._append_some(items)
             except DamagedError as error:
                 self._repair(error)
         self._cut_damaged()
 
-    def after(self, sequence: int, most_records: int, max_bytes: int) -> list[Record]:
+    def after(self, sequence: int, max_records: int, max_bytes: int) -> list[Record]:
         """The oldest records after `sequence`, of one file."""
         for segment in self._segments:
             if segment.end.sequence > sequence:
                 try:
-                    records = self._read(segment, sequence, most_records, max_bytes)
+                    records = self._read(segment, sequence, max_records, max_bytes)
                 except DamagedError as error:
                     self._repair(error)
-                    return self.after(sequence, most_records, max_bytes)
+                    return self.after(sequence, max_records, max_bytes)
                 if records:
                     return records
         return []
 
     def keep(self, sequence: int) -> None:
-        """Note that the store has all up to `sequence`; files that hold nothing else go."""
+        """Note that the store has every record up to `sequence`; files with no other records are deleted."""
         kept = max(self.kept, sequence)
         sent = [segment for segment in self._segments[:-1] if segment.end.sequence <= kept]
         try:
-            # First, and on the disk: without the note, files that are gone are records that were lost.
+            # The note comes first and must be durable: without it, deleted files would count as lost records.
             self._note(kept, durable=bool(sent))
         except OSError as error:
             if not sent or error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._remove_all(sent)  # which makes room for the note
+            self._remove_all(sent)  # this makes room for the note
             self._note(kept)
         self.kept = kept
         self._remove_all(sent)
-        self._told = [told for told in self._told if told.sequence > kept]
+        self._gaps = [one for one in self._gaps if one.sequence > kept]
 
     def refuse(self, record: Record) -> None:
-        """Lay aside a record that the store will not have, as if it had it; a gap record tells of it.
+        """Set aside a record that the store refused, and go on after it; a gap record takes its place.
 
-        A gap record itself leaves none: where the store refuses those as well, each would only lead to the next.
+        A refused gap record leaves no other: if the store refuses all gap records, each would only lead to the next.
         """
         path = self._folder / "refused.jsonl"
         with suppress(FileNotFoundError):
@@ -134,15 +134,15 @@ class DecisionLog:
             file.write(record.document + b"\n")
         self.keep(record.sequence)
         if not record.document.startswith(segments.GAP):
-            self._owed.append(gap(record.sequence, record.sequence, self._clock()))
+            self._gaps_due.append(gap(record.sequence, record.sequence, self._clock()))
 
-    def go_on_after(self, sequence: int) -> None:
-        """Number what is unsent anew, since the store has other records up to `sequence`, from a life of this folder
-        that is lost to it: the folder was put back to an older state.
+    def renumber_after(self, sequence: int) -> None:
+        """Give unsent records new sequences after `sequence`: the store has other records up to there, from before the
+        data folder was restored from a backup.
         """
         logger.error(
-            "the store has %d decisions of this sidecar, and its log ends at %d: was `--data-dir` put back to an older "
-            "state? what is unsent is sent under new numbers",
+            "the store has %d decisions of this sidecar, but the log ends at %d: was `--data-dir` restored from a "
+            "backup? unsent records get new numbers",
             sequence,
             self.last,
         )
@@ -157,7 +157,7 @@ class DecisionLog:
                 self.keep(segment.end.sequence)
             for segment in old[-1:]:
                 self._append_again(segment)
-        except DamagedError as error:  # the store's next answer leads here again
+        except DamagedError as error:  # the store's next answer triggers another try
             self._repair(error)
         else:
             self.keep(max(sequence, *(segment.end.sequence for segment in old)) if old else sequence)
@@ -170,8 +170,8 @@ class DecisionLog:
                 pass
 
     def _note(self, kept: int, *, durable: bool = False) -> None:
-        # In its place, which takes no room on a full disk; torn, it is not believed. Where it is not durable, a crash
-        # may leave an older number, and records are sent twice.
+        # Overwritten in place, which needs no room on a full disk; the checksum detects a torn write. If it is not
+        # durable, a crash may leave an older number, and records are sent twice.
         number = b"%020d" % kept
         file = _private(str(self._kept_path), os.O_WRONLY | os.O_CREAT)
         try:
@@ -186,14 +186,14 @@ class DecisionLog:
         records = self._sealed(items)
         taken = len(records)
         victims = self._victims(sum(len(record.document) + LINE_BYTES for record in records))
-        for first, last in self._given_up(victims[-1].end.sequence) if victims else ():
+        for first, last in self._lost_ranges(victims[-1].end.sequence) if victims else ():
             head = records[-1].head
             records.append(sealed(head, head.sequence + 1, gap(first, last, self._clock())))
         segment.write(records)
         self._head = records[-1].head
-        self._told += segments.gaps(records)
+        self._gaps += segments.gaps(records)
         for _ in range(taken):
-            item = self._owed.popleft() if self._owed else items.popleft()
+            item = self._gaps_due.popleft() if self._gaps_due else items.popleft()
             self.dropped += item if isinstance(item, int) else 0
         for victim in victims:
             self.dropped += victim.end.sequence - min(victim.end.sequence, max(self.kept, victim.start.sequence))
@@ -208,10 +208,10 @@ class DecisionLog:
         return newest
 
     def _sealed(self, items: deque[Item]) -> list[Record]:
-        """The next records, as many as a file holds."""
+        """The next records, up to the size of a file."""
         records: list[Record] = []
         head, size = self._head, 0
-        for item in chain(self._owed, items):
+        for item in chain(self._gaps_due, items):
             sequence, document = head.sequence + 1, item
             if isinstance(document, int):
                 sequence, document = sequence + document, gap(sequence, head.sequence + document, self._clock())
@@ -222,7 +222,7 @@ class DecisionLog:
         return records
 
     def _victims(self, more: int) -> list[Segment]:
-        excess = self.bytes + more + GAP_BYTES - self.max_bytes if self.gives_way else 0
+        excess = self.bytes + more + GAP_BYTES - self.max_bytes if self.drops_oldest else 0
         victims = []
         for segment in self._segments[:-1]:
             if excess <= 0:
@@ -231,9 +231,9 @@ class DecisionLog:
             excess -= segment.size
         return victims
 
-    def _given_up(self, until: int) -> list[tuple[int, int]]:
-        """What is lost when the oldest files go, up to sequence `until`; with what only records in them tell of."""
-        lost = [(told.first, told.last) for told in self._told if self.kept < told.sequence <= until]
+    def _lost_ranges(self, until: int) -> list[tuple[int, int]]:
+        """The sequences that are lost when the files up to `until` go, with the gaps that only records in them name."""
+        lost = [(one.first, one.last) for one in self._gaps if self.kept < one.sequence <= until]
         if until > self.kept:
             lost.append((self.kept + 1, until))
         joined: list[tuple[int, int]] = []
@@ -244,7 +244,7 @@ class DecisionLog:
                 joined.append((first, last))
         return joined
 
-    def _read(self, segment: Segment, sequence: int, most_records: int, max_bytes: int) -> list[Record]:
+    def _read(self, segment: Segment, sequence: int, max_records: int, max_bytes: int) -> list[Record]:
         cursor = segment.beginning
         if self._cursor is not None and self._cursor[0] == segment.path and self._cursor[1].head.sequence <= sequence:
             cursor = self._cursor[1]
@@ -254,7 +254,7 @@ class DecisionLog:
             for record, after in segment.read(cursor):
                 if record.sequence > sequence:
                     size += len(record.document)
-                    if records and (len(records) == most_records or size > max_bytes):
+                    if records and (len(records) == max_records or size > max_bytes):
                         return records
                     records.append(record)
                 cursor = after
@@ -271,7 +271,7 @@ class DecisionLog:
         self._segments.remove(segment)
 
     def _read_kept(self) -> int:
-        """The position as it was noted; where that is lost, what is not here any more counts as sent."""
+        """The noted position; if the note is lost, records that are no longer here count as sent."""
         with suppress(OSError, ValueError):
             number, check = self._kept_path.read_bytes()[:64].split()
             if check == _check(number):
@@ -281,23 +281,23 @@ class DecisionLog:
         return kept
 
     def _recover(self, taken: int) -> None:
-        """Take in the files as they are, and tell of what is not there any more of the sequences up to `taken`."""
+        """Load the files as they are, and schedule gap records for missing sequences up to `taken`."""
         found = Recovery(self._folder, self.kept, taken)
         for path, damaged in found.damaged:
             self._set_aside(path, damaged)
-        for first, last in found.untold():
-            self._tell_lost(first, last)
-        self._segments, self._head, self._told = found.segments, found.head, found.told
+        for first, last in found.unrecorded_losses():
+            self._record_loss(first, last)
+        self._segments, self._head, self._gaps = found.segments, found.head, found.gaps
 
     def _repair(self, error: DamagedError) -> None:
-        """Take in anew what is on the disk, which is not what this process left there."""
+        """Load the files again, because they differ from what this process wrote."""
         logger.error("the decision log changed on the disk: %s", error)
         before, self._cursor = self.damaged, None
         self._recover(self.last)
         self.damaged = max(self.damaged, before + 1)
 
-    def _set_aside(self, path: Path, found: Found) -> None:
-        """Copy a damaged file. It is cut only once the log tells of what it lacks, so that no crash hides that."""
+    def _set_aside(self, path: Path, found: ScanResult) -> None:
+        """Copy a damaged file. It is cut after the gap records are written, so that a crash cannot hide the loss."""
         self.damaged += 1
         aside = segments.copy_aside(path)
         logger.error("the decision log's %s is damaged; kept as %s", quote(path.name), quote(aside.name))
@@ -312,11 +312,11 @@ class DecisionLog:
             segments.cut(*self._to_cut[0])
             self._to_cut.pop(0)
 
-    def _tell_lost(self, first: int, last: int) -> None:
+    def _record_loss(self, first: int, last: int) -> None:
         first = max(first, self.kept + 1)
         if first <= last:
             self.dropped += last - first + 1
-            self._owed.append(gap(first, last, self._clock()))
+            self._gaps_due.append(gap(first, last, self._clock()))
 
 
 def _check(number: bytes) -> bytes:

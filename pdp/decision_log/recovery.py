@@ -1,55 +1,55 @@
-"""What a decision log finds on its disk: what is right, what is torn, what is damaged, what is lost."""
+"""What a decision log finds on disk: intact, torn, damaged and lost records."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from pdp.decision_log import segments
-from pdp.decision_log.segments import Found, Head, Segment, Told
+from pdp.decision_log.segments import Gap, Head, ScanResult, Segment
 
 
 class Recovery:
-    """The files of a log, oldest first, where the store is known to have all up to `kept`, and `taken` are given.
+    """The files of a log, oldest first; the store has every record up to `kept`, and sequences up to `taken` are used.
 
-    A write that a crash cut off is cut here. Damaged files are left as they are.
+    A write that a crash interrupted is removed here. Damaged files are left as they are.
     """
 
     def __init__(self, folder: Path, kept: int, taken: int) -> None:
         self.segments: list[Segment] = []
-        self.damaged: list[tuple[Path, Found]] = []
+        self.damaged: list[tuple[Path, ScanResult]] = []
         self._taken = taken
-        self._right = Head(kept, b"kept")  # the newest record that is not lost
+        self._intact = Head(kept, b"kept")  # the newest intact record
         self._lost: list[tuple[int, int]] = []
-        self.told: list[Told] = []
+        self.gaps: list[Gap] = []
         paths = segments.paths(folder)
         for path in paths:
             self._take(path, segments.scan(path), is_newest=path == paths[-1])
-        self._lost.append((self._right.sequence + 1, self._taken))
+        self._lost.append((self._intact.sequence + 1, self._taken))
 
     @property
     def head(self) -> Head:
-        """Where the chain has come to, and the newest sequence that may have been given."""
+        """The end of the chain, and the newest sequence that may have been used."""
         return Head(self._taken, self.segments[-1].end.hash if self.segments else Head().hash)
 
-    def untold(self) -> Iterator[tuple[int, int]]:
-        """The first and last sequence of what is lost and of which no record tells."""
+    def unrecorded_losses(self) -> Iterator[tuple[int, int]]:
+        """The first and last sequence of each loss that no gap record covers."""
         for first, last in self._lost:
-            if not any(known <= first and last <= until for _, known, until in self.told):
+            if not any(known <= first and last <= until for _, known, until in self.gaps):
                 yield first, last
 
-    def _take(self, path: Path, found: Found, *, is_newest: bool) -> None:
+    def _take(self, path: Path, found: ScanResult, *, is_newest: bool) -> None:
         segment = found.segment
         newest = segment.end.sequence if segment else int(path.stem) - 1
-        if is_newest and b"\n" not in found.rest:  # a write that the last life did not finish
+        if is_newest and b"\n" not in found.rest:  # a write that the last run did not finish
             segments.cut(path, segment.size if segment else 0)
         elif found.rest:
             self.damaged.append((path, found))
             newest = found.taken(newest)
         self._taken = max(self._taken, newest)
-        self.told += found.told
+        self.gaps += found.gaps
         if segment is None:
-            self._right = Head(self._right.sequence, b"lost")
+            self._intact = Head(self._intact.sequence, b"lost")
             return
         self.segments.append(segment)
-        if segment.start.hash != self._right.hash:
-            self._lost.append((self._right.sequence + 1, segment.start.sequence))
-        self._right = Head(self._right.sequence, segment.start.hash) if segment.is_empty else segment.end
+        if segment.start.hash != self._intact.hash:
+            self._lost.append((self._intact.sequence + 1, segment.start.sequence))
+        self._intact = Head(self._intact.sequence, segment.start.hash) if segment.is_empty else segment.end

@@ -1,4 +1,4 @@
-"""Which attributes stay out of the decision log, by dotted paths: `customer.ssn`, `cards.*.number`."""
+"""The attributes that the decision log redacts, by dotted paths: `customer.ssn`, `cards.*.number`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,25 +13,25 @@ Path = tuple[str, ...]
 
 
 class BadPathError(ValueError):
-    """A path names nothing; the text says why."""
+    """A path is invalid; the text says why."""
 
 
 class Redaction(NamedTuple):
-    """The paths whose values are replaced by `[redacted]`, whatever they are."""
+    """The paths whose values are replaced by `[redacted]`."""
 
     paths: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Redaction":
-        """The redaction of these dotted paths; `BadPathError` for the first that is none."""
+        """The redaction of these dotted paths; `BadPathError` for the first invalid one."""
         paths = tuple(map(_path, texts))
         if len(paths) > MAX_PATHS:
             raise BadPathError(f"there are more than {MAX_PATHS} paths")
         return cls(paths)
 
     def __call__(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `attributes` without what the paths name; what they do not reach is shared."""
-        return {name: _redacted(value, _rests(self.paths, name)) for name, value in attributes.items()}
+        """A copy of `attributes` without the values that the paths name; all other values are shared."""
+        return {name: _redacted(value, _inner_paths(self.paths, name)) for name, value in attributes.items()}
 
 
 def _path(text: str) -> Path:
@@ -49,18 +49,18 @@ def _redacted(value: Any, paths: tuple[Path, ...]) -> Any:
     if () in paths:
         return REDACTED
     if isinstance(value, Mapping):
-        return {name: _redacted(inner, _rests(paths, name)) for name, inner in value.items()}
+        return {name: _redacted(inner, _inner_paths(paths, name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(inner, _rests(paths, str(index))) for index, inner in enumerate(value)]
+        return [_redacted(inner, _inner_paths(paths, str(index))) for index, inner in enumerate(value)]
     return value
 
 
-def _rests(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
-    return tuple(rest for path in paths for rest in _after(path, name))
+def _inner_paths(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
+    return tuple(rest for path in paths for rest in _rest_of_path(path, name))
 
 
-def _after(path: Path, name: str) -> Iterator[Path]:
-    """What remains of a path within the member `name`, which may itself be written with dots, as `customer.ssn` is."""
+def _rest_of_path(path: Path, name: str) -> Iterator[Path]:
+    """The rest of a path inside the member `name`, which may contain dots itself, as in `customer.ssn`."""
     if path[0] in ("*", name):
         yield path[1:]
     names = tuple(name.split("."))

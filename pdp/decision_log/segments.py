@@ -1,7 +1,7 @@
-"""The files of the decision log: each a part of one hash chain, a record a line.
+"""The files of the decision log: each is a part of one hash chain, with one record per line.
 
-The first line: a magic word, and the sequence and hash after which the file goes on. Every other: a record's sequence,
-its hash, and its document, which is JSON and so has no line break in it.
+The first line holds a magic word, and the sequence and hash that the file continues. Each other line holds a record's
+sequence, its hash, and its document, which is JSON without line breaks.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ GAP = b'{"gap":'
 MAX_FILE_BYTES = 1 << 30
 READ_BYTES = 2 << 20
 MAX_SKIPPED = 1 << 20
-"""A number in a damaged line that is further from the last one is not believed."""
+"""A number in a damaged line is ignored if it is further than this from the last one."""
 
 
 class Head(NamedTuple):
-    """Where a chain has come to: the newest sequence that is taken, and the hash of the newest record."""
+    """The end of a chain: the newest used sequence, and the hash of the newest record."""
 
     sequence: int = 0
     hash: bytes = bytes(32)
 
 
 class Record(NamedTuple):
-    """One record in the chain; `hash` is over the hash of the one before, the sequence and the document."""
+    """One record in the chain; `hash` covers the hash of the record before it, the sequence and the document."""
 
     sequence: int
     document: bytes
@@ -40,12 +40,12 @@ class Record(NamedTuple):
 
     @property
     def head(self) -> Head:
-        """Where the chain has come to with this record."""
+        """The end of the chain after this record."""
         return Head(self.sequence, self.hash)
 
 
 class DamagedError(ValueError):
-    """The file is not what was written; the text says how."""
+    """The file differs from what was written; the text says how."""
 
 
 class Cursor(NamedTuple):
@@ -57,8 +57,8 @@ class Cursor(NamedTuple):
 
 @dataclass(slots=True)
 class Segment:
-    """One file: where the chain was before it and after it, how many of its bytes count, where the first record is,
-    and whether records may be added.
+    """One file: the end of the chain before it and after it, the number of valid bytes, the offset of the first record,
+    and whether records may be appended.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Segment:
 
     @classmethod
     def create(cls, folder: Path, start: Head) -> "Segment":
-        """A new file, durable, for what follows `start`."""
+        """A new, durable file for the records after `start`."""
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / name(start)
         header = b"%s %d %s\n" % (MAGIC, start.sequence, start.hash.hex().encode())
@@ -90,18 +90,18 @@ class Segment:
         return Cursor(self.start, self.first)
 
     def write(self, records: list[Record]) -> None:
-        """Append records and have them on the disk, or raise `OSError` and count none of them."""
+        """Append records durably, or raise `OSError` and keep none of them."""
         data = b"".join([b"%d %s %s\n" % (one.sequence, one.hash.hex().encode(), one.document) for one in records])
         with _existing(self.path, os.O_WRONLY) as file:
             if os.fstat(file).st_size < self.size:
                 raise DamagedError("it is shorter than what was written")
-            os.ftruncate(file, self.size)  # what a write that failed left behind
+            os.ftruncate(file, self.size)  # removes what a failed write left behind
             _write(file, data, self.size)
         self.size += len(data)
         self.end = records[-1].head
 
     def read(self, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
-        """The records that follow `cursor`, within some megabytes, each with the place after it."""
+        """The next records after `cursor`, up to 2 MiB, each with the cursor after it."""
         wanted = min(READ_BYTES, self.size - cursor.offset)
         with _existing(self.path, os.O_RDONLY) as file:
             data = os.pread(file, wanted, cursor.offset)
@@ -111,35 +111,35 @@ class Segment:
         return parsed(whole, cursor)
 
 
-class Told(NamedTuple):
-    """That the record of this sequence tells that those numbered `first` to `last` are lost."""
+class Gap(NamedTuple):
+    """The content of the gap record at `sequence`: the records `first` to `last` are lost."""
 
     sequence: int
     first: int
     last: int
 
 
-class Found(NamedTuple):
-    """What a file holds: a segment, unless its first line is wrong, how many records, the gaps that it tells of, and
-    the bytes after what is right.
+class ScanResult(NamedTuple):
+    """The content of a file: a segment (None if the first line is wrong), the number of records, the gaps that they
+    name, and the bytes after the valid part.
     """
 
     segment: Segment | None
     records: int
-    told: list[Told]
+    gaps: list[Gap]
     rest: bytes
 
     def taken(self, sequence: int) -> int:
-        """The newest sequence that what is not right any more can have taken, after `sequence`."""
+        """The newest sequence that the invalid rest can have used, after `sequence`."""
         for line in self.rest.removesuffix(b"\n").split(b"\n") if self.rest else ():
             number = re.match(rb"[0-9]{1,18} ", line)
-            told = int(number[0]) if number else 0
-            sequence = told if sequence < told <= sequence + MAX_SKIPPED else sequence + 1
+            claimed = int(number[0]) if number else 0
+            sequence = claimed if sequence < claimed <= sequence + MAX_SKIPPED else sequence + 1
         return sequence
 
 
 def name(start: Head) -> str:
-    """The name of the file for what follows `start`; names sort as their records do."""
+    """The name of the file for the records after `start`; names sort in the order of the records."""
     return f"{start.sequence + 1:020}.log"
 
 
@@ -148,27 +148,27 @@ def paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.log") if path.stem.isdecimal() and len(path.stem) == 20)
 
 
-def scan(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Found:
-    """What of the first `max_bytes` of the file at `path` is as it was written, up to the first byte that is not."""
+def scan(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ScanResult:
+    """The valid part of the first `max_bytes` of the file at `path`, up to the first wrong byte."""
     with path.open("rb") as file:
         data = file.read(max_bytes)
     first = data.find(b"\n") + 1
     try:
         start = _start(data[:first])
     except DamagedError:
-        return Found(None, 0, [], data)
+        return ScanResult(None, 0, [], data)
     segment, records = Segment(path, start, start, first, first), 0
-    told: list[Told] = []
+    named: list[Gap] = []
     with suppress(DamagedError):
         for record, cursor in parsed(data[first:], segment.beginning):
             segment.end, segment.size = record.head, cursor.offset
             records += 1
-            told += gaps([record])
-    return Found(segment, records, told, data[segment.size :])
+            named += gaps([record])
+    return ScanResult(segment, records, named, data[segment.size :])
 
 
 def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
-    """The records in `data` that follow `cursor`; `Damaged` at the first line that does not, or has no end."""
+    """The records in `data` after `cursor`; `DamagedError` at the first line that breaks the chain or has no end."""
     head, offset = cursor
     *whole, torn = data.split(b"\n")
     for line in whole:
@@ -179,9 +179,9 @@ def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
         raise DamagedError(f"what follows record {head.sequence} has no end")
 
 
-def gaps(records: Iterable[Record]) -> list[Told]:
-    """What records tell to be lost."""
-    return [_told(record) for record in records if record.document.startswith(GAP)]
+def gaps(records: Iterable[Record]) -> list[Gap]:
+    """The gaps that these records name."""
+    return [_gap(record) for record in records if record.document.startswith(GAP)]
 
 
 def sealed(head: Head, sequence: int, document: bytes) -> Record:
@@ -200,18 +200,18 @@ def copy_aside(path: Path) -> Path:
     return aside
 
 
-def cut(path: Path, right: int) -> None:
-    """Leave of the file at `path` its first `right` bytes; 0: nothing."""
-    if not right:
+def cut(path: Path, size: int) -> None:
+    """Truncate the file at `path` to `size` bytes; delete it if that is 0."""
+    if not size:
         path.unlink(missing_ok=True)
     elif path.exists():
         with _opened(path, os.O_WRONLY) as file:
-            os.ftruncate(file, right)
+            os.ftruncate(file, size)
             os.fsync(file)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have on the disk which files `folder` holds."""
+    """Make the list of files in `folder` durable."""
     with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as opened:
         os.fsync(opened)
 
@@ -233,7 +233,7 @@ def _record(line: bytes, head: Head) -> Record:
         number, digest, document = line.split(b" ", 2)
         record = sealed(head, int(number), document)
     except (ValueError, OverflowError):
-        raise DamagedError(f"what follows record {head.sequence} is no record") from None
+        raise DamagedError(f"what follows record {head.sequence} is not a record") from None
     if record.sequence <= head.sequence or record.hash.hex().encode() != digest:
         raise DamagedError(f"what follows record {head.sequence} does not continue the chain")
     return record
@@ -247,14 +247,14 @@ def _write(file: int, data: bytes, offset: int) -> None:
     os.fdatasync(file)
 
 
-def _told(record: Record) -> Told:
-    gap = json.loads(record.document)["gap"]
-    return Told(record.sequence, gap["first_sequence"], gap["last_sequence"])
+def _gap(record: Record) -> Gap:
+    content = json.loads(record.document)["gap"]
+    return Gap(record.sequence, content["first_sequence"], content["last_sequence"])
 
 
 def _existing(path: Path, flags: int) -> AbstractContextManager[int]:
     if not path.exists():
-        raise DamagedError("it is gone")
+        raise DamagedError("it does not exist any more")
     return _opened(path, flags)
 
 

@@ -1,6 +1,6 @@
-"""Decisions on their way to the disk: a buffer in memory, which a thread empties into the decision log.
+"""The buffer in memory from which a thread writes decisions to the decision log.
 
-What waits here is what a crash loses, so it waits for at most `FLUSH_SECONDS` and the time that a write takes.
+A crash loses the buffer, so a decision waits here for at most `FLUSH_SECONDS` and the time of a write.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ Result = TypeVar("Result")
 
 
 class Size(NamedTuple):
-    """What the log held when its thread last had it in hand, and the thread beside it.
+    """The size of the log and of the thread's queue after the last work of the thread.
 
-    `taken` is how many entries it had taken ever, `unwritten` how many of these the disk does not have yet.
+    `taken` counts all entries that the thread ever took, `unwritten` those of them that are not on disk yet.
     """
 
     last: int
@@ -41,15 +41,15 @@ class Size(NamedTuple):
     taken: int
     unwritten: int
     unwritten_bytes: int
-    owes: bool
+    has_gaps_due: bool
 
 
 class Spool:
-    """The decision log of a sidecar, for its event loop: `run` must run, and one thread does all that the disk does.
+    """The decision log of a sidecar, for its event loop: `run` must run, and one thread does all disk work.
 
-    While `full`, which only a log that must not give way ever is, no decision may be made. While `crowded`, whoever can
-    wait calls `room` before it makes one: the disk works, and is behind. Only a disk that fails, or is too slow for
-    `ROOM_SECONDS`, makes what waits in memory give way, and nothing ever does in a log that must not.
+    While `full`, no decision may be made; only a log that does not drop the oldest records becomes full. While
+    `crowded`, the disk is behind, and a caller that can wait awaits `room` before its decision. Decisions in memory are
+    dropped only if the disk fails or takes longer than `ROOM_SECONDS`, and never if the log drops nothing.
     """
 
     def __init__(
@@ -64,77 +64,78 @@ class Spool:
         self.logged = 0
         self.failures = 0
         self.flushed = asyncio.Event()
-        """Set when records have come to the disk; whoever waits for it clears it."""
+        """Set when records are on disk; the waiter clears it."""
         self.urgent = asyncio.Event()
-        """Set when one of them shall be sent at once; likewise."""
+        """Set when one of them must be sent at once; the waiter clears it."""
         self._log = decisions
         self._redact = redact
         self._echo = echo
-        self._most_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._pending: deque[Entry] = deque()
         self._weight = 0
-        self._in_hand = 0
+        self._weight_in_thread = 0
         self._lost = 0
         self._urgent = False
-        self._handed = 0
+        self._handed_over = 0
         self._taken = 0
         self._unwritten: deque[Item] = deque()
-        self._some = asyncio.Event()
-        self._now = asyncio.Event()
+        self._has_work = asyncio.Event()
+        self._flush_now = asyncio.Event()
         self._closed = asyncio.Event()
-        self._roomy = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._failing = False
         self._stalled = False
         self._thread = ThreadPoolExecutor(1, "decision-log")
         self._size = self._measured()
-        self._fit()
+        self._update_budget()
 
     def append(self, entry: Entry, *, urgent: bool) -> None:
-        """Have a decision written soon; an urgent one at once, and sent to the store at once."""
+        """Queue a decision for writing; an urgent one is written and sent to the store at once."""
         self._pending.append(entry)
         self._weight += weight(entry)
         if self._weight >= self._watched_at:
-            self._crowd()
+            self._update_room()
         if urgent:
             self._urgent = True
-        if urgent or self._weight > self._most_bytes >> 3:
-            self._now.set()
-        self._some.set()
+        if urgent or self._weight > self._max_bytes >> 3:
+            self._flush_now.set()
+        self._has_work.set()
 
     async def room(self) -> None:
         """Return once there is room for another decision, or waiting has not helped."""
         try:
             async with asyncio.timeout(ROOM_SECONDS):
                 while self.crowded:
-                    self._roomy.clear()
-                    await self._roomy.wait()
+                    self._has_room.clear()
+                    await self._has_room.wait()
         except TimeoutError:
-            self._stalled = True  # nobody else waits in vain
-            self._crowd()
+            self._stalled = True  # so that no other caller waits in vain
+            self._update_room()
 
     async def run(self) -> None:
-        """Write what is appended, until closed and the last of it is tried."""
-        self._some.set()  # the log may owe a record of what its last life left
+        """Write queued decisions until closed; then try the rest once."""
+        self._has_work.set()  # gap records may be due from the last run
         while not self._closed.is_set():
-            await self._some.wait()
-            await _within(FLUSH_SECONDS, self._now)
-            self._some.clear()
-            self._now.clear()
+            await self._has_work.wait()
+            await _wait_for(FLUSH_SECONDS, self._flush_now)
+            self._has_work.clear()
+            self._flush_now.clear()
             if not await self._flush():
-                self._some.set()
-                await _within(RETRY_SECONDS, self._closed)
+                self._has_work.set()
+                await _wait_for(RETRY_SECONDS, self._closed)
         await self._flush()
 
     def close(self) -> None:
-        """Have `run` write what is there, and end."""
-        for event in (self._closed, self._some, self._now):
+        """Make `run` write the queue and end."""
+        for event in (self._closed, self._has_work, self._flush_now):
             event.set()
 
     def end(self) -> None:
-        """Tell what could not be written, and let go of the threads: of the log's once it does nothing any more, for
-        whoever has the folder next must find it left alone.
+        """Log how many decisions could not be written, and stop the threads.
+
+        The log's thread finishes its work first, so that nothing writes to the folder afterwards.
         """
-        left = len(self._pending) + self._lost + self._handed - self._taken + sum(map(_count, self._unwritten))
+        left = len(self._pending) + self._lost + self._handed_over - self._taken + sum(map(_count, self._unwritten))
         if left:
             logger.error("the decision log could not be written before the stop: %d decisions are lost", left)
         if self._echo is not None:
@@ -146,41 +147,43 @@ class Spool:
         """The newest sequence on the disk."""
         return self._size.last
 
-    async def unsent(self, most_records: int) -> list[Record]:
-        """The oldest records that the store is not known to have; none: there are none on the disk."""
-        records = await self._in_thread(lambda: self._log.after(self._log.kept, most_records, MAX_BATCH_BYTES))
-        self._fit()
+    async def unsent(self, max_records: int) -> list[Record]:
+        """The oldest records on disk that the store has not acknowledged."""
+        records = await self._in_thread(lambda: self._log.after(self._log.kept, max_records, MAX_BATCH_BYTES))
+        self._update_budget()
         return records
 
     async def keep(self, sequence: int) -> None:
-        """Note that the store has all up to `sequence`."""
+        """Note that the store has every record up to `sequence`."""
         await self._in_thread(lambda: self._log.keep(sequence))
-        self._fit()
+        self._update_budget()
 
     async def refuse(self, record: Record) -> None:
-        """Lay aside a record that the store will not have, and go on after it."""
+        """Set aside a record that the store refused, and go on after it."""
         await self._in_thread(lambda: self._log.refuse(record))
-        self._fit()
+        self._update_budget()
 
-    async def go_on_after(self, sequence: int) -> None:
-        """Number what is unsent anew, after `sequence`."""
-        await self._in_thread(lambda: self._log.go_on_after(sequence))
-        self._fit()
+    async def renumber_after(self, sequence: int) -> None:
+        """Give unsent records new sequences after `sequence`."""
+        await self._in_thread(lambda: self._log.renumber_after(sequence))
+        self._update_budget()
 
     def watch(self, metrics: Metrics) -> None:
-        """Show itself in the metrics."""
+        """Register its metrics."""
         gauges: list[Reading] = [
-            ("pdp_spool_records", "Decisions that the store is not known to have", self._depth),
-            ("pdp_spool_bytes", "What the decision log takes on the disk", lambda: self._size.bytes),
+            ("pdp_spool_records", "Decisions that the store has not acknowledged", self._depth),
+            ("pdp_spool_bytes", "Size of the decision log on disk in bytes", lambda: self._size.bytes),
         ]
         totals: list[Reading] = [
             ("pdp_decisions_logged", "Records written to the decision log", lambda: self.logged),
-            ("pdp_decisions_dropped", "Records that gave way before the store had them", lambda: self._log.dropped),
+            ("pdp_decisions_dropped", "Records dropped before the store had them", lambda: self._log.dropped),
             ("pdp_spool_failures", "Writes of the decision log that failed", lambda: self.failures),
             ("pdp_spool_damaged", "Damaged files of the decision log, set aside", lambda: self._log.damaged),
         ]
         if (echo := self._echo) is not None:
-            totals.append(("pdp_log_lines_dropped", "Decisions not printed for want of a reader", lambda: echo.dropped))
+            totals.append(
+                ("pdp_log_lines_dropped", "Decisions not printed because the reader was too slow", lambda: echo.dropped)
+            )
         for reading in gauges:
             metrics.watch(*reading)
         for reading in totals:
@@ -188,7 +191,7 @@ class Spool:
 
     def _depth(self) -> int:
         size = self._size
-        return size.unsent + size.unwritten + self._handed - size.taken + len(self._pending)
+        return size.unsent + size.unwritten + self._handed_over - size.taken + len(self._pending)
 
     async def _flush(self) -> bool:
         entries, lost, urgent = self._take()
@@ -197,31 +200,31 @@ class Spool:
         except Exception as error:
             self._fail(error)
             self._urgent |= urgent
-            self._settle()
+            self._note_written()
             return False
         if self._failing:
             self._failing = False
             logger.warning("the decision log can be written again")
-        self._settle()
+        self._note_written()
         self.flushed.set()
         if urgent:
             self.urgent.set()
         return True
 
     def _take(self) -> tuple[deque[Entry], int, bool]:
-        """What waits, how much before it is lost, and whether there is a hurry; from now on nothing waits."""
+        """Empty the queue: the entries, the number lost before them, and whether one is urgent."""
         taken = self._pending, self._lost, self._urgent
-        self._handed += len(self._pending) + self._lost
-        self._in_hand = self._weight
+        self._handed_over += len(self._pending) + self._lost
+        self._weight_in_thread = self._weight
         self._pending, self._weight, self._lost, self._urgent = deque(), 0, 0, False
-        self._fit()
+        self._update_budget()
         return taken
 
-    def _settle(self) -> None:
-        """Note that the thread has done what it had in hand, or has it as documents now."""
-        self._in_hand = 0
+    def _note_written(self) -> None:
+        """Note that the thread has written its entries, or holds them as documents."""
+        self._weight_in_thread = 0
         self._stalled = False
-        self._fit()
+        self._update_budget()
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:
@@ -230,7 +233,7 @@ class Spool:
             logger.error("cannot write the decision log: %s; decisions wait in memory", error, exc_info=fault)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """What `work`, which is no work on the log, returns on the thread that does all that the disk does."""
+        """The result of `work` in the thread that does all disk work; `work` does not use the log."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
@@ -252,7 +255,7 @@ class Spool:
         while entries:
             self._unwritten.append(self._item(entries.popleft()))
             self._taken += 1
-        if self._log.gives_way:
+        if self._log.drops_oldest:
             self._bound_unwritten()
         for records in self._log.append(self._unwritten):
             self.logged += len(records)
@@ -263,16 +266,20 @@ class Spool:
         try:
             content = document(entry, self._redact)
         except Exception:
-            logger.exception("decision %s cannot be written down", entry.answer.decision_id)
+            logger.exception("decision %s cannot be made a record", entry.answer.decision_id)
             return 1
         if len(content) <= MAX_DOCUMENT_BYTES:
             return content
-        logger.error("decision %s takes %d bytes, too many to be logged", entry.answer.decision_id, len(content))
+        logger.error(
+            "decision %s has a record of %d bytes, which is too large for the log",
+            entry.answer.decision_id,
+            len(content),
+        )
         return 1
 
     def _bound_unwritten(self) -> None:
-        """Have the oldest give way while the disk cannot be written."""
-        excess, lost = _bytes(self._unwritten) - 2 * self._most_bytes, 0
+        """Drop the oldest documents while the disk cannot be written."""
+        excess, lost = _bytes(self._unwritten) - 2 * self._max_bytes, 0
         while excess > 0:
             item = self._unwritten.popleft()
             excess -= 0 if isinstance(item, int) else len(item)
@@ -288,32 +295,32 @@ class Spool:
             taken=self._taken,
             unwritten=sum(not isinstance(item, int) for item in self._unwritten),
             unwritten_bytes=_bytes(self._unwritten),
-            owes=self._log.owes,
+            has_gaps_due=self._log.has_gaps_due,
         )
 
-    def _fit(self) -> None:
-        """Recompute how much may wait in memory, and wake the writer if the log owes a record."""
+    def _update_budget(self) -> None:
+        """Recompute the memory budget; wake the writer if gap records are due."""
         size = self._size
-        if size.owes:
-            self._some.set()
-        unwritten = self._in_hand + size.unwritten_bytes
-        room = self._most_bytes - unwritten
+        if size.has_gaps_due:
+            self._has_work.set()
+        unwritten = self._weight_in_thread + size.unwritten_bytes
+        room = self._max_bytes - unwritten
         self._crowded_at = room // 2
         self._full_at = min(room, self._log.max_bytes - size.bytes - unwritten)
-        self._watched_at = self._crowded_at if self._log.gives_way else min(self._crowded_at, self._full_at)
-        self._crowd()
+        self._watched_at = self._crowded_at if self._log.drops_oldest else min(self._crowded_at, self._full_at)
+        self._update_room()
 
-    def _crowd(self) -> None:
-        """Say whether there is room for another decision, and bound what waits for a disk that fails."""
-        if not self._log.gives_way:
+    def _update_room(self) -> None:
+        """Set `full` and `crowded`, and drop the oldest entries if the disk cannot keep up."""
+        if not self._log.drops_oldest:
             self.full = self._weight >= self._full_at
         else:
-            while self._weight > self._most_bytes:
+            while self._weight > self._max_bytes:
                 self._weight -= weight(self._pending.popleft())
                 self._lost += 1
         self.crowded = self._weight >= self._crowded_at and not (self._failing or self._stalled or self.full)
         if not self.crowded:
-            self._roomy.set()
+            self._has_room.set()
 
 
 Reading = tuple[str, str, Callable[[], float]]
@@ -327,7 +334,7 @@ def _bytes(items: Iterable[Item]) -> int:
     return sum(len(item) for item in items if not isinstance(item, int))
 
 
-async def _within(seconds: float, event: asyncio.Event) -> None:
+async def _wait_for(seconds: float, event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

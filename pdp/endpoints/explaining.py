@@ -1,4 +1,4 @@
-"""Explanations over the wire: the records behind one decision explained, written as a message, and read from one."""
+"""Explanations as protobuf messages: explains a decision from its records, and writes and reads the message."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ from pdp.core.explanation.explain import (
     explain,
 )
 from pdp.core.model import Outcome, Reason
-from pdp.decision_point import Question
+from pdp.decision_point import Evaluation
 from pdp.v1 import decision_pb2 as pb
 
 
 class DisagreementError(Exception):
-    """The reference and the fast path disagree: a fault of ours."""
+    """The reference and the fast path disagree, which is a bug."""
 
 
-def explained(question: Question) -> pb.ExplainResponse:
-    """The answer to a question and everything that led to it.
+def explained(evaluation: Evaluation) -> pb.ExplainResponse:
+    """The answer of an evaluation and everything that led to it.
 
-    Raises `DisagreementError` if the explanation comes to another answer than the decision, so that nobody is told
-    a story about a decision that is not the one in force.
+    Raises `DisagreementError` if the explanation reaches another answer than the decision, so that no caller gets the
+    explanation of a different decision.
     """
-    records = question.state.uncompiled(question.action.agent_id)
-    explanation = explain(records, question.action, question.usage, question.now, stale=question.stale)
-    answer = question.answer
+    records = evaluation.state.uncompiled(evaluation.action.agent_id)
+    explanation = explain(records, evaluation.action, evaluation.usage, evaluation.now, stale=evaluation.stale)
+    answer = evaluation.answer
     if (explanation.outcome.value, explanation.reason.value) != (answer.outcome, answer.reason):
         raise DisagreementError(f"decided {answer.outcome} {answer.reason}, but explained {explanation}")
     return pb.ExplainResponse(
@@ -62,7 +62,7 @@ def _condition(condition: ConditionExplanation) -> pb.ConditionExplanation:
 
 
 def read(message: pb.ExplainResponse) -> Explanation:
-    """The explanation in a message, as far as `explain_text.render` tells it."""
+    """The explanation in a message, with the fields that `text.render` shows."""
     decision = message.decision
     return Explanation(
         Outcome(decision.outcome),

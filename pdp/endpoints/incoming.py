@@ -1,7 +1,7 @@
-"""Bytes of callers → requests, so that reading what one sends never holds up what others ask.
+"""Reads requests from bytes, so that a large request never delays the requests of other callers.
 
-Python's parsers of JSON and protobuf keep its lock from the first byte to the last. So what they are given is bounded,
-in time and not only in size, and what follows them is done in a thread where it takes longer than a thread does.
+Python's JSON and protobuf parsers hold the global lock from the first byte to the last. So their input is bounded in
+parsing time and not only in size, and work that takes longer than starting a thread runs in a thread.
 """
 
 import asyncio
@@ -14,29 +14,29 @@ from pdp.core.json import strict_json
 from pdp.v1 import decision_pb2 as pb
 
 MAX_REQUEST_BYTES = wire.MAX_ACTION_BYTES + 8 * 1024
-"""An action, and the keys and numbers beside it."""
+"""The size of an action, and of the keys and numbers beside it."""
 MAX_BATCHED = 1000
 SMALL_BYTES = 4096
-"""So little is read sooner than a thread is woken."""
+"""Reading this much is faster than waking a thread."""
 
 Message = TypeVar("Message", pb.EvaluateRequest, pb.EvaluateStreamRequest, pb.ExplainRequest)
 Read = TypeVar("Read")
 
-# Each of these bytes in a text of JSON is one in its shortest form too, and there are few without values between them.
+# These bytes remain in the shortest form of a JSON text, so their number bounds the parsing time.
 _STRUCTURE = b',:[]{}"'
-_BESIDE_STRUCTURE = bytes(set(range(256)) - set(_STRUCTURE))
+_OTHER_BYTES = bytes(set(range(256)) - set(_STRUCTURE))
 _REQUESTS_TAG = 1 << 3 | 2
 _FIXED_BYTES = {1: 8, 5: 4}
 
 
 class Reading:
-    """Reads small things at once and large ones in a thread, one after the other."""
+    """Reads small requests at once and large ones in a thread, one after the other."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(1)
 
     async def of(self, size: int, read: Callable[[], Read]) -> Read:
-        """What `read` gives of something of so many bytes."""
+        """The result of `read` for a request of `size` bytes."""
         if size <= SMALL_BYTES:
             return read()
         async with self._turn:
@@ -44,7 +44,7 @@ class Reading:
 
 
 def parse(kind: type[Message], raw: bytes) -> Message:
-    """A message that holds an action, if anything large, or `InvalidActionError`."""
+    """A message of `kind`, or `InvalidActionError`; an action is its only large part."""
     if len(raw) > MAX_REQUEST_BYTES:
         raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
     return wire.parse(kind, raw)
@@ -53,13 +53,13 @@ def parse(kind: type[Message], raw: bytes) -> Message:
 def read_request(message: pb.EvaluateRequest) -> wire.Request:
     """The request in a message, its attributes decoded, or `InvalidActionError`."""
     request = wire.read_request(message)
-    len(request.action.attributes)  # else they would be decoded as the action is decided
+    len(request.action.attributes)  # decodes them now and not during the decision
     return request
 
 
 def read_json(body: bytes) -> wire.Request:
     """The request in a JSON text, or `InvalidActionError` with every field that is wrong."""
-    if len(body.translate(None, _BESIDE_STRUCTURE)) > MAX_REQUEST_BYTES:
+    if len(body.translate(None, _OTHER_BYTES)) > MAX_REQUEST_BYTES:
         raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
     try:
         document = strict_json.loads(body)
@@ -69,10 +69,10 @@ def read_json(body: bytes) -> wire.Request:
 
 
 def split_batch(raw: bytes) -> list[bytes]:
-    """The requests of an `EvaluateBatchRequest`, each as its own bytes; to parse all of them at once takes 0.1 s."""
+    """The requests of an `EvaluateBatchRequest`, each as bytes; parsing all of them at once takes 0.1 s."""
     requests: list[bytes] = []
     position = 0
-    for _ in range(2 * MAX_BATCHED):  # of fields, whatever they are
+    for _ in range(2 * MAX_BATCHED):  # limits the number of fields of any kind
         if position == len(raw):
             return requests
         tag, position = _varint(raw, position)
@@ -85,26 +85,26 @@ def split_batch(raw: bytes) -> list[bytes]:
 
 
 def _field(raw: bytes, kind: int, position: int) -> tuple[int, int]:
-    """Where the value of a field begins and ends."""
+    """The start and end of a field's value."""
     if kind == 0:
         return position, _varint(raw, position)[1]
     size = _FIXED_BYTES.get(kind)
     if kind == 2:
         size, position = _varint(raw, position)
     if size is None or size > len(raw) - position:
-        raise _NO_BATCH
+        raise _NOT_A_BATCH
     return position, position + size
 
 
 def _varint(raw: bytes, position: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """A number, and the position after it."""
     value = 0
     for shift, byte in zip(range(0, 70, 7), raw[position : position + 10], strict=False):
         value |= (byte & 0x7F) << shift
         position += 1
         if byte < 0x80:
             return value, position
-    raise _NO_BATCH
+    raise _NOT_A_BATCH
 
 
-_NO_BATCH = InvalidActionError(Problem("request", f"is not a `{pb.EvaluateBatchRequest.DESCRIPTOR.full_name}`"))
+_NOT_A_BATCH = InvalidActionError(Problem("request", f"is not a `{pb.EvaluateBatchRequest.DESCRIPTOR.full_name}`"))

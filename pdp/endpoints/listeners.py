@@ -1,4 +1,4 @@
-"""Sockets that one sidecar alone may hold: a second one on the same address would split the counters."""
+"""Sockets that only one sidecar may hold: a second one on the same address would split the counters."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ BACKLOG = 1024
 def http_listener(setting: str, address: Address) -> socket.socket:
     """A socket that listens on `address`.
 
-    Two that are bound to one address at once are told apart only as they listen, so that is done here too.
+    Two sockets can be bound to one address at the same time, but only one can listen, so this also listens.
     """
     family, kind, protocol, _, name = _resolved(setting, address)[0]
     listener = socket.socket(family, kind, protocol)
@@ -44,7 +44,7 @@ def bound_address(listener: socket.socket) -> str:
 
 @contextmanager
 def bound(setting: str, address: Address, server: grpc.aio.Server) -> Iterator[str]:
-    """Binds a gRPC server to `address` and tells where it then is; `SettingsError` when another process is there."""
+    """Binds a gRPC server to `address` and yields its actual address; `SettingsError` if another process uses it."""
     if address.path:
         with _sole_socket(setting, Path(address.path)):
             yield _bind(setting, address, server)
@@ -54,7 +54,7 @@ def bound(setting: str, address: Address, server: grpc.aio.Server) -> Iterator[s
 
 
 def _bind(setting: str, address: Address, server: grpc.aio.Server) -> str:
-    # The mask holds for the moment between the bind and the chmod.
+    # The mask protects the socket between the bind and the chmod.
     mask = os.umask(0o777 & ~SOCKET_MODE) if address.path else None
     try:
         port = server.add_insecure_port(str(address))
@@ -70,7 +70,7 @@ def _bind(setting: str, address: Address, server: grpc.aio.Server) -> str:
 
 
 def _check_free(setting: str, address: Address) -> None:
-    """Refuses a port that is taken on any address of the host: gRPC is content when one of several is free."""
+    """Refuses a port that is in use on any address of the host; gRPC accepts it if one of several is free."""
     if not address.port:
         return
     refusals = []
@@ -106,7 +106,7 @@ def _refused(setting: str, address: Address, error: OSError) -> SettingsError:
 
 @contextmanager
 def _sole_socket(setting: str, path: Path) -> Iterator[None]:
-    """Holds the lock beside a Unix socket, and clears away the socket that a dead process left."""
+    """Holds the lock beside a Unix socket, and removes a socket that a dead process left."""
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Who may call the HTTP port from a browser: no web page but its own, by no name that leads here unasked.
+"""Browser access to the HTTP port: only from its own pages, and only under a known host name.
 
-Whatever runs on a machine can open a page that posts to its loopback addresses, and a name whose address changes
-(DNS rebinding) makes such a page one of the port's own. Browsers tell of both, by headers that no page can set.
+Any web page can post to the loopback addresses of the machine, and DNS rebinding gives such a page the same origin as
+the port. Browsers reveal both in headers that no page can set.
 """
 
 import re
@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::[0-9]*)?")
 
 
 class OwnOrigins:
-    """Refuses with 403 what a browser sends for a page of another origin, or to a host that is not among `hosts`."""
+    """Refuses with 403 the requests of web pages of other origins, and requests to a host that is not in `hosts`."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app = app
@@ -38,10 +38,10 @@ class OwnOrigins:
             return None
         site = headers.get("sec-fetch-site", "none")
         if site not in OWN_SITES:
-            return f"a web page of another origin asks (`Sec-Fetch-Site: {site[:20]}`)"
+            return f"the request is from a web page of another origin (`Sec-Fetch-Site: {site[:20]}`)"
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
-            return f"a web page of the origin {quote(origin)} asks"
+            return f"the request is from a web page of the origin {quote(origin)}"
         return None
 
     def _is_ours(self, host: str) -> bool:

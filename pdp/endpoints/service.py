@@ -1,7 +1,7 @@
-"""The doors of the decision point: the gRPC servicer, and JSON for people with curl.
+"""The endpoints of the decision point: the gRPC servicer, and the JSON endpoint for `curl`.
 
-gRPC messages come and go as bytes and are parsed here, so that malformed ones get INVALID_ARGUMENT with the field,
-and one of them among many does not end a stream.
+gRPC passes messages as bytes and they are parsed here, so that a malformed one gets INVALID_ARGUMENT with the field,
+and does not end a stream of others.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
-RefusedError = (InvalidActionError, UnavailableError, TooManyRepeatsError)
+REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class CrowdedError(Exception):
-    """As many calls of one kind are open as may be; the text says which."""
+    """Too many calls of one kind are open; the text says which."""
 
 
 class DecisionService:
@@ -67,10 +67,10 @@ class DecisionService:
         self._explanations = 0
         self._reading = incoming.Reading()
         self._streams: set[asyncio.Timeout] = set()
-        self._streams_end = False
+        self._ending_streams = False
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What a grpc.aio server needs to serve the service."""
+        """The handlers for a grpc.aio server."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
@@ -83,23 +83,23 @@ class DecisionService:
         )
 
     def stop_waiting(self) -> None:
-        """End every call that waits for an approval; it can be waited for at another sidecar."""
+        """End every call that waits for an approval; the client can wait at another sidecar."""
         self._stopping.set()
 
     def registry(self) -> dict[str, Any]:
-        """How the registry data in force stands with the store, for the readiness probe."""
+        """The status of the registry data in force, for the readiness probe."""
         boot = self._clock().boot
-        return {"registry": self._holder.standing(boot), "staleness": round(self._holder.staleness(boot), 3)}
+        return {"registry": self._holder.status(boot), "staleness": round(self._holder.staleness(boot), 3)}
 
     def end_streams(self) -> None:
-        """End every stream that is open, as soon as it waits for its client."""
-        self._streams_end = True
+        """End every open stream as soon as it waits for its client."""
+        self._ending_streams = True
         for stream in self._streams:
             if stream.when() is not None:
                 stream.reschedule(asyncio.get_running_loop().time())
 
     async def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """The JSON door: an HTTP status, and the answer or a problem (RFC 9457)."""
+        """The JSON endpoint: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
             request = await self._reading.of(len(body), partial(incoming.read_json, body))
             return 200, wire.answer_json(await self._decide(request))
@@ -111,16 +111,16 @@ class DecisionService:
             self._metrics.unavailable()
             return 503, _problem(503, "No decision now", str(error))
         except TooManyRepeatsError as error:
-            told = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
-            return 429, told | {"retry_after": error.retry_after}
+            document = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
+            return 429, document | {"retry_after": error.retry_after}
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
-        """The answer; waits only for room in the log, and for the store's word on an approval that is needed."""
+        """The answer; waits only for room in the log, and for the store if the action needs its approval."""
         if self._log.crowded:
             await self._log.room()
         if request.approval_id:
-            given = await self.approvals.take(request) if self.point.needs_a_person(request) else None
-            return self.point.evaluate(request, given)
+            use = await self.approvals.use(request) if self.point.needs_approval(request) else None
+            return self.point.evaluate(request, use)
         answer = self.point.evaluate(request)
         if answer.approval_id:
             expires_at = wire.read_moment(answer.approval_expires_at)
@@ -131,29 +131,29 @@ class DecisionService:
         self._metrics.in_flight.inc()
         try:
             return (await self._decide(await self._reading.of(len(raw), partial(_parsed, raw)))).SerializeToString()
-        except RefusedError as error:
+        except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
 
     async def _evaluate_batch(self, raw: bytes, context: Context) -> bytes:
-        """Each request is read and answered by itself, and others have their turn in between."""
+        """Reads and answers each request on its own, and lets other calls run in between."""
         self._metrics.in_flight.inc()
         try:
             turns, answers = Turns(), []
             for request in incoming.split_batch(raw):
                 result = await self._result(len(request), partial(_parsed, request))
-                # Messages that follow each other as bytes are one, with the items of all.
+                # Serialized messages that are concatenated are one message with the items of all.
                 answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
                 await turns.pause()
             return b"".join(answers)
-        except RefusedError as error:
+        except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:
             self._metrics.in_flight.dec()
 
     async def _evaluate_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
-        """Answers as requests come; while one waits to be read, gRPC's flow control holds back the next."""
+        """Answers requests as they arrive; while one is being read, gRPC's flow control holds back the next."""
         try:
             if len(self._streams) >= MAX_STREAMS:
                 raise CrowdedError(f"{MAX_STREAMS} streams are open already")
@@ -163,7 +163,7 @@ class DecisionService:
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except TimeoutError:
-            why = "the sidecar is stopping" if self._streams_end else f"nothing came for {STREAM_IDLE_SECONDS:g} s"
+            why = "the sidecar is stopping" if self._ending_streams else f"nothing came for {STREAM_IDLE_SECONDS:g} s"
             await _close(context, grpc.StatusCode.UNAVAILABLE, f"{why}: open another stream")
 
     @contextmanager
@@ -175,37 +175,37 @@ class DecisionService:
             self._streams.discard(stream)
 
     async def _answer_each(self, context: Context, stream: asyncio.Timeout) -> None:
-        """Bounds how long the client is waited for, never how long a decision takes."""
+        """Limits the wait for the client, but never the time of a decision."""
         position = 0
         while True:
-            stream.reschedule(self._patience())
+            stream.reschedule(self._idle_deadline())
             raw = await context.read()
             if not isinstance(raw, bytes):
                 return
             stream.reschedule(None)
             position += 1
-            answer = (await self._numbered(raw, position)).SerializeToString()
-            stream.reschedule(self._patience())
+            answer = (await self._stream_answer(raw, position)).SerializeToString()
+            stream.reschedule(self._idle_deadline())
             await context.write(answer)
 
-    def _patience(self) -> float:
-        return asyncio.get_running_loop().time() + (ENDING_SECONDS if self._streams_end else STREAM_IDLE_SECONDS)
+    def _idle_deadline(self) -> float:
+        return asyncio.get_running_loop().time() + (ENDING_SECONDS if self._ending_streams else STREAM_IDLE_SECONDS)
 
     async def _explain(self, raw: bytes, context: Context) -> bytes:
-        """Explained in a thread, one at a time: it takes milliseconds, and decisions go first."""
+        """Explains in a thread, one at a time: it takes milliseconds, and decisions go first."""
         try:
             action = await self._reading.of(len(raw), partial(_parsed_action, raw))
-            with self._explanation():
+            with self._explanation_slot():
                 async with self._explaining:
-                    answer = await asyncio.to_thread(explained, self.point.question(action))
+                    answer = await asyncio.to_thread(explained, self.point.evaluation(action))
             return answer.SerializeToString()
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except RefusedError as error:
+        except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
     @contextmanager
-    def _explanation(self) -> Iterator[None]:
+    def _explanation_slot(self) -> Iterator[None]:
         if self._explanations >= MAX_EXPLANATIONS:
             raise CrowdedError(f"{MAX_EXPLANATIONS} calls wait for explanations already")
         self._explanations += 1
@@ -225,7 +225,7 @@ class DecisionService:
         except InvalidActionError as error:
             await _abort(context, self._error(error))
         except UnknownApprovalError:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"nobody has asked for approval {quote(approval_id)}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"approval {quote(approval_id)} is unknown")
         except TooManyWaitingError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except UnavailableError as error:
@@ -245,8 +245,8 @@ class DecisionService:
                 task.cancel()
             await asyncio.gather(following, stopping, return_exceptions=True)
 
-    async def _numbered(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
-        """The answer to one message of a stream, under its own number or, where it has none, its position."""
+    async def _stream_answer(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
+        """The answer to one message of a stream, with the message's sequence or else its position."""
         try:
             message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
         except InvalidActionError as error:
@@ -258,10 +258,10 @@ class DecisionService:
         )
 
     async def _result(self, size: int, read: Callable[[], wire.Request]) -> pb.EvaluateResult:
-        """The answer to one request among several, or what is wrong with that one."""
+        """The answer to one request of several, or its error."""
         try:
             return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read)))
-        except RefusedError as error:
+        except REQUEST_ERRORS as error:
             return pb.EvaluateResult(error=self._error(error))
 
     def _error(self, error: InvalidActionError | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
@@ -287,7 +287,7 @@ async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
 
 
 async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:
-    """End a stream with a status, also where the client takes not even that."""
+    """End a stream with a status, even if the client does not read it."""
     with suppress(TimeoutError, grpc.aio.InternalError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await context.abort(code, why)

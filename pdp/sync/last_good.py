@@ -1,9 +1,9 @@
 """The last good state on disk, so that a sidecar starts without the store.
 
 The file: a magic line, a JSON header line, the records (kind, length of id, length of document, id, document), and
-the SHA-256 of all before it. It is written beside its place, flushed to the disk and renamed, so that a crash leaves
-either the old one or the new one. Its time of modification is when the store last confirmed what it holds: that is set
-before it is renamed, so that no crash makes old data look new.
+the SHA-256 of all before it. It is written to a temporary file, flushed to disk and renamed, so that a crash leaves
+either the old file or the new one. Its modification time is when the store last confirmed the content; it is set before
+the rename, so that no crash makes old data look new.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedError(ValueError):
-    """The file is not what was written; the text says how."""
+    """The file differs from what was written; the text says how."""
 
 
 class Saved(NamedTuple):
-    """What a file holds; `complete` unless a record had been refused; `confirmed_wall` in Unix seconds."""
+    """The content of a file; `complete` unless a record was refused; `confirmed_wall` in Unix seconds."""
 
     epoch: str
     revision: int
@@ -53,8 +53,8 @@ class Saved(NamedTuple):
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Makes the data folder if need be, and holds its lock; `SettingsError` when another sidecar has it."""
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Creates the data folder if needed and holds its lock; `SettingsError` if another sidecar uses it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -71,9 +71,9 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 
 class LastGood:
-    """The node id and the state that are kept in a data folder, which `sole_user` holds.
+    """The node id and the state in a data folder, which `locked_folder` holds.
 
-    `confirmed_wall` tells when the store last confirmed the state in force, in Unix seconds.
+    `confirmed_wall` returns when the store last confirmed the state in force, in Unix seconds.
     """
 
     def __init__(
@@ -94,22 +94,22 @@ class LastGood:
         self._closing = False
 
     def load(self) -> Saved | None:
-        """What was saved for this subscription; None, with the reason logged, when there is nothing to start from."""
+        """The saved state of this subscription; None if there is no usable one, with the reason logged."""
         try:
             header, records = read(self._path)
             confirmed = self._path.stat().st_mtime
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:
-            logger.error("refused the last good state %s: %s", quote_path(self._path), error)
+            logger.error("cannot use the last good state %s: %s", quote_path(self._path), error)
             return None
         if header["subscription"] != self._subscription:
-            logger.warning("left out the last good state: it is that of %s", quote(header["subscription"]))
+            logger.warning("ignored the last good state: it was saved for %s", quote(header["subscription"]))
             return None
         return Saved(header["epoch"], header["revision"], header["complete"], records, confirmed)
 
     def node_id(self) -> str:
-        """The id of this sidecar, the same for as long as the folder is kept."""
+        """The id of this sidecar; the data folder keeps it."""
         path = self._folder / "node-id"
         with suppress(OSError, ValueError):
             return str(uuid.UUID(path.read_text()))
@@ -121,12 +121,12 @@ class LastGood:
         return node_id
 
     def offer(self, state: State, *, complete: bool) -> None:
-        """Has `state` written soon; of several that come fast only the newest is."""
+        """Queue `state` for writing; of several in quick succession only the newest is written."""
         self._pending = (state, complete)
         self._wake.set()
 
     async def run(self) -> None:
-        """Writes what is offered, off the event loop and at most a tenth of the time, until closed."""
+        """Writes queued states in a thread, for at most a tenth of the time, until closed."""
         while not self._closing or self._pending:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CONFIRM_SECONDS):
@@ -135,12 +135,12 @@ class LastGood:
             if self._pending is None:
                 await asyncio.to_thread(self._touch)
                 continue
-            rest = await self._write(*self._take())
-            await self._rest(rest)
+            pause = await self._write(*self._take())
+            await self._pause(pause)
         await asyncio.to_thread(self._touch)
 
     def close(self) -> None:
-        """Has `run` write what is pending and end."""
+        """Make `run` write the pending state and end."""
         self._closing = True
         self._wake.set()
 
@@ -161,7 +161,7 @@ class LastGood:
             return RETRY_SECONDS
         return max(MIN_REST_SECONDS, REST_PER_SECOND_OF_WRITING * (time.monotonic() - began))
 
-    async def _rest(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
             with suppress(TimeoutError):
@@ -211,7 +211,7 @@ def write(file: BinaryIO, header: dict[str, object], records: Iterator[RawRecord
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[RawRecord]]:
-    """The header and records of the file at `path`; `Damaged` unless every byte is as it was written."""
+    """The header and records of the file at `path`; `DamagedError` unless every byte is as it was written."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""The state in force as a copy of the registry: whole snapshots, and then each change in its order."""
+"""Keeps the state in force a copy of the registry: whole snapshots, then each change in order."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pdp.core.fields import quote
 from pdp.core.model import RecordKind, Source
 from pdp.metrics import Metrics
-from pdp.state import Holder, RawRecord, RefusedError, State, apply, build
+from pdp.state import Holder, RawRecord, RefusedRecord, State, apply, build
 
 MAX_LOGGED = 100
 MANY_RECORDS = 10_000
@@ -20,15 +20,15 @@ OnState = Callable[[State, bool], None]
 
 
 class BrokenStreamError(Exception):
-    """The stream is of no more use; the state in force still is."""
+    """The stream is unusable; the state in force stays valid."""
 
 
 class OutOfOrderError(BrokenStreamError):
-    """What came does not follow what is in force; only a fresh snapshot helps."""
+    """A message does not follow the state in force; only a new snapshot helps."""
 
 
-class NotTaken(NamedTuple):
-    """A record that has no effect here, and every reason; `kind` may be one that only newer sidecars know."""
+class Refusal(NamedTuple):
+    """A record that this sidecar does not apply, with every reason; `kind` may be one that only newer sidecars know."""
 
     kind: int
     id: str
@@ -41,58 +41,58 @@ class NotTaken(NamedTuple):
 
 
 class Records:
-    """Records as they came: those of a kind that this sidecar knows, and those that it has to refuse."""
+    """Records as received: those of a known kind, and refusals of the others."""
 
     def __init__(self) -> None:
         self.known: list[RawRecord] = []
-        self.strange: list[NotTaken] = []
+        self.unknown: list[Refusal] = []
 
     def __len__(self) -> int:
-        return len(self.known) + len(self.strange)
+        return len(self.known) + len(self.unknown)
 
     def add(self, kind: int, name: str, document: bytes) -> None:
-        """One more; an empty document: it is gone."""
+        """Add a record; an empty document deletes it."""
         if kind in _KINDS:
             self.known.append(RawRecord(_KINDS[kind], name, document))
         else:
-            self.strange.append(NotTaken(kind, name, (f"this sidecar knows no records of kind {kind}",)))
+            self.unknown.append(Refusal(kind, name, (f"this sidecar knows no records of kind {kind}",)))
 
 
 class Replica:
     """Keeps `holder` at what the store sends.
 
-    `on_state(state, complete)` is told of each new state; `complete` unless some record in it is not at its newest
-    because that does not compile here. While `fresh` is true, only a snapshot will do.
+    `on_state(state, complete)` is called for each new state; it is `complete` if the newest version of every record
+    compiles here. While `needs_snapshot` is true, the next stream must begin with a snapshot.
     """
 
     def __init__(self, holder: Holder, metrics: Metrics, on_state: OnState) -> None:
-        self.fresh = False
+        self.needs_snapshot = False
         self._holder = holder
         self._metrics = metrics
         self._on_state = on_state
-        self._held_back: set[tuple[int, str]] = set()
+        self._outdated: set[tuple[int, str]] = set()
 
     @property
     def position(self) -> tuple[str, int]:
         """The epoch and revision to resume from; ("", 0) asks for a snapshot."""
         state = self._holder.current
-        return ("", 0) if self.fresh or state is None else (state.epoch, state.revision)
+        return ("", 0) if self.needs_snapshot or state is None else (state.epoch, state.revision)
 
     @property
     def revision(self) -> int:
         """The revision in force; 0: none."""
         return self._holder.current.revision if self._holder.current else 0
 
-    async def replace(self, records: Records, epoch: str, revision: int) -> Sequence[NotTaken]:
-        """Puts a snapshot in force. What of it has no effect comes back; its last good state, if any, stays."""
-        state, refused = await built(records.known, epoch, revision, self._holder.current)
-        self.fresh = False
-        self._held_back.clear()
+    async def replace(self, records: Records, epoch: str, revision: int) -> Sequence[Refusal]:
+        """Puts a snapshot in force and returns the refusals; a refused record keeps its last good state, if any."""
+        state, refused = await build_in_thread(records.known, epoch, revision, self._holder.current)
+        self.needs_snapshot = False
+        self._outdated.clear()
         self._metrics.snapshot()
         return self._put_in_force(state, records, refused)
 
-    async def advance(self, before: int, after: int, records: Records) -> Sequence[NotTaken]:
-        """Puts a change in force, or raises `OutOfOrderError` if it does not follow. What has no effect comes back."""
+    async def advance(self, before: int, after: int, records: Records) -> Sequence[Refusal]:
+        """Puts a change in force and returns the refusals; `OutOfOrderError` if it does not follow."""
         state = self._holder.current
         if state is None or before != state.revision or after <= before:
             raise OutOfOrderError(
@@ -103,17 +103,17 @@ class Replica:
         return self._put_in_force(changed, records, refused)
 
     def confirm(self, boot: float) -> None:
-        """Notes that the store held just this revision at `boot`, and that its stream is open."""
+        """Notes that the store had exactly this revision at `boot`, and that its stream is open."""
         self._holder.confirm(boot)
         self._holder.source = Source.LIVE
         self._metrics.sync_state("live")
 
     def disconnected(self) -> None:
-        """Notes that nothing confirms what is in force any more."""
+        """Notes that no stream confirms the state in force any more."""
         self._holder.source = Source.CACHED
 
     def key_revoked(self, why: str) -> None:
-        """Notes that the store refuses the key; said once, until it takes the key again."""
+        """Notes that the store refuses the key; logged once, until it accepts a key again."""
         if not self._holder.key_revoked:
             self._holder.key_revoked = True
             logger.error(
@@ -124,36 +124,36 @@ class Replica:
             )
 
     def key_accepted(self) -> None:
-        """Notes that the store takes the key."""
+        """Notes that the store accepts the key."""
         if self._holder.key_revoked:
             self._holder.key_revoked = False
             logger.info("the store accepts the key in `--key-file` again")
 
-    def _put_in_force(self, state: State, records: Records, refused: Iterable[RefusedError]) -> Sequence[NotTaken]:
-        not_taken = [*records.strange, *(NotTaken(*one) for one in refused)]
-        self._held_back -= {(record.kind, record.id) for record in records.known}
-        self._held_back |= {(one.kind, one.id) for one in not_taken}
+    def _put_in_force(self, state: State, records: Records, refused: Iterable[RefusedRecord]) -> Sequence[Refusal]:
+        refusals = [*records.unknown, *(Refusal(*one) for one in refused)]
+        self._outdated -= {(record.kind, record.id) for record in records.known}
+        self._outdated |= {(one.kind, one.id) for one in refusals}
         self._holder.swap(state, self._holder.source)
-        self._on_state(state, not self._held_back)
-        for one in not_taken:
+        self._on_state(state, not self._outdated)
+        for one in refusals:
             self._metrics.refused_record(one.kind_name)
-        for one in not_taken[:MAX_LOGGED]:
+        for one in refusals[:MAX_LOGGED]:
             logger.error(
                 "refused %s %s, its last good state stays in force: %s",
                 one.kind_name,
                 quote(one.id),
                 "; ".join(one.problems),
             )
-        return not_taken
+        return refusals
 
 
-async def built(
+async def build_in_thread(
     records: Sequence[RawRecord], epoch: str, revision: int, last: State | None = None
-) -> tuple[State, tuple[RefusedError, ...]]:
-    """`build`, on a thread: a hundred thousand records take seconds, in which decisions go on."""
+) -> tuple[State, tuple[RefusedRecord, ...]]:
+    """`build` in a thread: a hundred thousand records take seconds, and decisions continue meanwhile."""
     if len(records) < MANY_RECORDS:
         return await asyncio.to_thread(build, records, epoch, revision, last)
-    # The collector would hold up decisions to walk what is being built, again and again; nor need it walk it later.
+    # The garbage collector would pause decisions to traverse the new state again and again, and need not do so later.
     gc.disable()
     try:
         return await asyncio.to_thread(build, records, epoch, revision, last)

@@ -1,4 +1,4 @@
-"""The store's clocks, as its messages tell them."""
+"""The store's clocks, as its messages show them."""
 
 import logging
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from pdp.core.model import Now
 from registry_store.v1 import sync_pb2 as pb
 
 MAX_OFFSET_SECONDS = 5.0
-"""A larger offset is warned of, until it is below half of that."""
+"""A larger offset is logged as a warning, until it is below half of this."""
 
 logger = logging.getLogger(__name__)
 
 
 class StoreClock:
-    """How far the store's wall clock is ahead of this machine's `clock`, in seconds; NaN until the store told its time.
+    """How far the store's wall clock is ahead of this machine's `clock`, in seconds; NaN until it is known.
 
-    The store's clock decides on approvals, and on nothing else.
+    Only approvals follow the store's clock.
     """
 
     def __init__(self, clock: Callable[[], Now]) -> None:
@@ -47,8 +47,8 @@ class StoreClock:
 class StreamClock:
     """When each message of one stream was sent.
 
-    A process that stood still finds old heartbeats waiting: they say what the store held then, and not what it holds
-    now. So a message counts as late by as much as it took longer than the fastest of its stream.
+    A process that was suspended finds old heartbeats waiting: they show what the store held then, not what it holds
+    now. So a message is late by the time that it took beyond the fastest message of its stream.
     """
 
     def __init__(self, clock: Callable[[], Now], compare: Callable[[float, float], None]) -> None:

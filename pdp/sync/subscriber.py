@@ -1,7 +1,7 @@
-"""The subscription: what the store holds, taken in revision by revision.
+"""The subscription: follows the store, revision by revision.
 
-Nothing is applied that does not follow the revision in force; any doubt ends the stream, and the next one asks for
-a fresh snapshot.
+A change is applied only if it follows the revision in force. Any inconsistency ends the stream, and the next stream
+asks for a new snapshot.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pdp.metrics import Metrics
 from pdp.serving.addresses import Address
 from pdp.settings import SettingsError, Subscription
 from pdp.sync.backoff import Backoff
-from pdp.sync.replica import BrokenStreamError, NotTaken, OutOfOrderError, Records, Replica
+from pdp.sync.replica import BrokenStreamError, OutOfOrderError, Records, Refusal, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock
 from pdp.sync.uplink import Uplink, raise_if_cancelled
 from registry_store.v1 import sync_pb2 as pb
@@ -59,7 +59,7 @@ class Timing:
 
 
 class Node(NamedTuple):
-    """Who subscribes, and to what, at which store."""
+    """The subscriber: its id, its subscription, and its store."""
 
     node_id: str
     subscription: Subscription
@@ -67,7 +67,7 @@ class Node(NamedTuple):
 
 
 class Subscriber:
-    """Keeps a replica at the store's newest revision, for as long as `run` runs."""
+    """Keeps a replica at the store's newest revision while `run` runs."""
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class Subscriber:
             settled = clock() - began >= self._timing.settled_after
             if broken is None and settled:
                 failures = 0
-                logger.info("the store ended the stream, as it does now and then")
+                logger.info("the store closed the stream (scheduled rotation)")
             else:
                 failures = 1 if settled else failures + 1
-                await self._back_off(failures, broken or "it ended the stream at once")
+                await self._back_off(failures, broken or "the store closed the stream at once")
             self._metrics.reconnect()
 
     async def _back_off(self, failures: int, reason: str) -> None:
@@ -113,7 +113,7 @@ class Subscriber:
         await asyncio.sleep(delay)
 
     async def _one_stream(self) -> str | None:
-        """One stream from hello to its end: None if the store ended it, else what broke it."""
+        """Runs one stream from hello to its end; None if the store closed it, else the error."""
         try:
             key = self._key()
             async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
@@ -121,19 +121,19 @@ class Subscriber:
                 stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
                 await stream.converse(channel, key, self._uplink)
         except OutOfOrderError as error:
-            self._replica.fresh = True
+            self._replica.needs_snapshot = True
             return f"{error}; the next stream begins with a snapshot"
         except (BrokenStreamError, SettingsError) as error:
             return str(error)
         except TimeoutError:
-            return f"heard nothing of use for {self._timing.dead_after:g} s"
+            return f"no usable message for {self._timing.dead_after:g} s"
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 self._replica.key_revoked(error.details() or "")
-            return _told(error)
+            return _error_text(error)
         except Exception:
-            logger.exception("a fault while taking in the store's records")
-            return "a fault in this sidecar"
+            logger.exception("internal error while applying the store's records")
+            return "an internal error of this sidecar"
         return None
 
 
@@ -148,14 +148,14 @@ class _Stream:
         self._clock = clock
         self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MAX_QUEUED)
         self._newest = 0
-        self._told_at = 0.0
-        """When the store told of `_newest`, by the boot clock."""
+        self._newest_at = 0.0
+        """When the store sent `_newest`, by the boot clock."""
         self._behind_since: float | None = None
 
     async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
-        """Says hello, catches up and follows, until the store ends the stream or something is wrong with it.
+        """Says hello, catches up and follows, until the store closes the stream or the stream fails.
 
-        While it follows, what goes up may use the same channel.
+        Meanwhile uploads may use the same channel.
         """
         self._put(pb.SidecarMessage(hello=self._hello()))
         call = RegistrySyncStub(channel).Sync(metadata=(("authorization", f"Bearer {key}"),))
@@ -178,7 +178,7 @@ class _Stream:
         async with asyncio.timeout(self._timing.snapshot_most):
             welcome = (await _next(messages, "welcome")).welcome
             self._replica.key_accepted()
-            self._hear(welcome)
+            self._note_newest(welcome)
             epoch, revision = self._replica.position
             if not welcome.resumed:
                 records, revision = await _snapshot(messages)
@@ -194,7 +194,7 @@ class _Stream:
             case "change":
                 await self._advance(message.change)
             case "heartbeat":
-                self._hear(message.heartbeat)
+                self._note_newest(message.heartbeat)
                 self._compare()
             case other:
                 raise OutOfOrderError(f"`{other}` came between changes")
@@ -209,26 +209,24 @@ class _Stream:
         self._newest = max(self._newest, change.to_revision)
         self._compare()
 
-    def _hear(self, message: pb.Welcome | pb.Heartbeat) -> None:
-        """Notes the newest revision that the store tells of, and when it was sent."""
-        self._newest, self._told_at = message.revision, self._clock.heard(message)
+    def _note_newest(self, message: pb.Welcome | pb.Heartbeat) -> None:
+        """Notes the newest revision that the store reports, and when it was sent."""
+        self._newest, self._newest_at = message.revision, self._clock.heard(message)
 
     def _compare(self) -> None:
-        """Holds the revision that the store tells of against the one in force, which it confirms if they are the same.
+        """Compares the revision that the store reports with the one in force, and confirms it if they are equal.
 
-        They may differ for a moment: what follows is under way, or it is another store that wrote what came last.
+        They may differ for a moment: a change is on its way, or another store wrote the newest one.
         """
         newest, mine = self._newest, self._replica.revision
         if newest == mine:
             self._behind_since = None
-            self._replica.confirm(self._told_at)
+            self._replica.confirm(self._newest_at)
             return
         now = asyncio.get_running_loop().time()
         self._behind_since = self._behind_since or now
         if now - self._behind_since > self._timing.dead_after:
-            raise OutOfOrderError(
-                f"the store tells of revision {newest}, and sends nothing that leads there from {mine}"
-            )
+            raise OutOfOrderError(f"the store reports revision {newest}, but sends no change from revision {mine}")
 
     async def _down(self, call: Call) -> Down:
         while True:
@@ -239,7 +237,7 @@ class _Stream:
             yield message
 
     async def _up(self, call: Call) -> None:
-        # A write that fails says less than the read beside it, which ends the stream.
+        # The concurrent read ends the stream and has a better error than a failed write.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 await call.write(await self._outbox.get())
@@ -247,12 +245,12 @@ class _Stream:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._timing.heartbeat)
-            # A store that lets this many messages lie ends the stream itself, for want of a heartbeat.
+            # A store that does not read this many messages ends the stream itself, because it gets no heartbeat.
             if not self._outbox.full():
                 self._put(pb.SidecarMessage(heartbeat=pb.Heartbeat(revision=self._replica.revision)))
 
-    def _acknowledge(self, revision: int, refused: Sequence[NotTaken]) -> None:
-        refusals = [_refusal(one) for one in refused[:MAX_REFUSALS]]
+    def _acknowledge(self, revision: int, refused: Sequence[Refusal]) -> None:
+        refusals = [_refusal_message(one) for one in refused[:MAX_REFUSALS]]
         self._put(pb.SidecarMessage(acknowledgement=pb.Acknowledgement(revision=revision, refusals=refusals)))
 
     def _put(self, message: pb.SidecarMessage) -> None:
@@ -288,7 +286,7 @@ async def _snapshot(messages: Down) -> tuple[Records, int]:
             raise BrokenStreamError(f"a snapshot is larger than announced, or than {MAX_SNAPSHOT_BYTES} bytes")
     end = message.snapshot_end
     if (end.revision, end.sha256, len(records)) != (begin.revision, digest.digest(), begin.records):
-        raise OutOfOrderError(f"the snapshot of revision {begin.revision} is not what its checksum says")
+        raise OutOfOrderError(f"the snapshot of revision {begin.revision} does not match its checksum")
     return records, begin.revision
 
 
@@ -299,10 +297,10 @@ async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
             return message
         if kind != "heartbeat":
             raise OutOfOrderError(f"`{kind}` came in place of `{' or '.join(expected)}`")
-    raise BrokenStreamError(f"the store ended the stream before `{' or '.join(expected)}`")
+    raise BrokenStreamError(f"the store closed the stream before `{' or '.join(expected)}`")
 
 
-def _refusal(one: NotTaken) -> pb.Refusal:
+def _refusal_message(one: Refusal) -> pb.Refusal:
     kind: Any = one.kind  # the stub wants the enum's wrapper, which a kind yet to come does not have
     return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MAX_PROBLEMS])
 
@@ -315,7 +313,7 @@ def _subscription(subscription: Subscription) -> pb.Subscription:
     return pb.Subscription(all=pb.Subscription.All())
 
 
-def _told(error: grpc.aio.AioRpcError) -> str:
+def _error_text(error: grpc.aio.AioRpcError) -> str:
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
             return f"it refuses the key in `--key-file` ({error.details()})"

@@ -1,4 +1,4 @@
-"""What goes up to the store beside the subscription, on the same connection, for as long as that lives."""
+"""Calls to the store beside the subscription, on the same connection while it lasts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -14,16 +14,16 @@ REPORT_SECONDS = 30.0
 USE_SECONDS = 2.0
 
 
-class AwayError(Exception):
+class StoreUnreachableError(Exception):
     """The store cannot be reached now; the text says why."""
 
 
 class UnknownApprovalError(Exception):
-    """The store knows of no such approval."""
+    """The store knows no such approval."""
 
 
-class RefusedError(Exception):
-    """The store finds a request malformed, and would do so again; the text is its own."""
+class InvalidReportError(Exception):
+    """The store refuses a report as malformed, and would refuse it again; the text is the store's."""
 
 
 class _Connection(NamedTuple):
@@ -32,40 +32,40 @@ class _Connection(NamedTuple):
 
 
 class Uplink:
-    """Calls to the store while there is a connection; without one, and when it ends under a call, `AwayError`."""
+    """Calls to the store; `StoreUnreachableError` without a connection, and if it ends during a call."""
 
     def __init__(self) -> None:
         self._connection: _Connection | None = None
-        self._here = asyncio.Event()
+        self._is_connected = asyncio.Event()
 
     @contextmanager
     def connected(self, channel: grpc.aio.Channel, key: str) -> Iterator[None]:
-        """Calls go over `channel`, under `key`, until the block is left."""
+        """Calls use `channel` and `key` until the block is left."""
         self._connection = _Connection(RegistrySyncStub(channel), (("authorization", f"Bearer {key}"),))
-        self._here.set()
+        self._is_connected.set()
         try:
             yield
         finally:
             self._connection = None
-            self._here.clear()
+            self._is_connected.clear()
 
-    async def here(self) -> None:
+    async def wait_connected(self) -> None:
         """Return once there is a connection."""
-        await self._here.wait()
+        await self._is_connected.wait()
 
     async def report(self, request: pb.ReportDecisionsRequest) -> int:
-        """The newest sequence that the store has kept. `RefusedError` where it finds a record malformed."""
+        """Sends records; returns the newest sequence in the store. `InvalidReportError` if a record is malformed."""
         answer: pb.ReportDecisionsResponse = await self._ask(
             lambda stub, metadata: stub.ReportDecisions(request, metadata=metadata, timeout=REPORT_SECONDS),
-            _OF_REPORTS,
+            _REPORT_ERRORS,
         )
         return answer.sequence
 
     async def use_approval(self, request: pb.UseApprovalRequest) -> pb.UseApprovalResponse:
-        """Takes an approval, within two seconds; `UnknownApprovalError` where nobody has asked for it."""
+        """Uses an approval, within two seconds; `UnknownApprovalError` if the store does not know it."""
         answer: pb.UseApprovalResponse = await self._ask(
             lambda stub, metadata: stub.UseApproval(request, metadata=metadata, timeout=USE_SECONDS),
-            _OF_APPROVALS,
+            _APPROVAL_ERRORS,
         )
         return answer
 
@@ -74,54 +74,54 @@ class Uplink:
         request = pb.WatchApprovalRequest(approval_id=approval_id)
         call = self._started(lambda stub, metadata: stub.WatchApproval(request, metadata=metadata))
         try:
-            while isinstance(approval := await _awaited(call.read(), _OF_APPROVALS), pb.Approval):
+            while isinstance(approval := await _awaited(call.read(), _APPROVAL_ERRORS), pb.Approval):
                 yield approval
         finally:
             call.cancel()
 
-    async def _ask(self, start: "Start", meanings: "Meanings") -> Any:
-        return await _awaited(self._started(start), meanings)
+    async def _ask(self, start: "Start", error_types: "ErrorTypes") -> Any:
+        return await _awaited(self._started(start), error_types)
 
     def _started(self, start: "Start") -> Any:
         if self._connection is None:
-            raise AwayError("there is no connection to the store")
+            raise StoreUnreachableError("there is no connection to the store")
         try:
             return start(*self._connection)
-        except grpc.aio.UsageError:  # the channel is closed, and whoever holds it has not come to say so
-            raise AwayError(_ENDED) from None
+        except grpc.aio.UsageError:  # the channel is closed, but its owner has not left the `connected` block yet
+            raise StoreUnreachableError(_ENDED) from None
 
 
 Start = Callable[[Any, Any], Any]
-Meanings = Mapping[grpc.StatusCode, type[Exception]]
+ErrorTypes = Mapping[grpc.StatusCode, type[Exception]]
 
 _ENDED = "the connection to the store ended"
-_OF_REPORTS: Meanings = {grpc.StatusCode.INVALID_ARGUMENT: RefusedError}
-_OF_APPROVALS: Meanings = {
+_REPORT_ERRORS: ErrorTypes = {grpc.StatusCode.INVALID_ARGUMENT: InvalidReportError}
+_APPROVAL_ERRORS: ErrorTypes = {
     grpc.StatusCode.NOT_FOUND: UnknownApprovalError,
-    grpc.StatusCode.INVALID_ARGUMENT: UnknownApprovalError,  # it can be no approval's id
+    grpc.StatusCode.INVALID_ARGUMENT: UnknownApprovalError,  # the id is invalid
 }
 
 
-async def _awaited(answer: Any, meanings: Meanings) -> Any:
+async def _awaited(answer: Any, error_types: ErrorTypes) -> Any:
     try:
         return await answer
     except grpc.aio.AioRpcError as error:
         raise_if_cancelled()
-        meaning = meanings.get(error.code())
-        if meaning is None:
-            raise AwayError(f"{error.code().name}: {error.details()}") from error
-        raise meaning(error.details()) from error
+        error_type = error_types.get(error.code())
+        if error_type is None:
+            raise StoreUnreachableError(f"{error.code().name}: {error.details()}") from error
+        raise error_type(error.details()) from error
     except asyncio.CancelledError:
-        # A channel that is closed cancels its calls; whoever waits for one has not been cancelled for that.
+        # A closed channel cancels its calls; the waiting task itself is not cancelled by that.
         raise_if_cancelled()
-        raise AwayError(_ENDED) from None
+        raise StoreUnreachableError(_ENDED) from None
 
 
 def raise_if_cancelled() -> None:
     """Raise `CancelledError` if this task has been cancelled, which a call may have hidden.
 
-    grpc.aio loses a cancellation that comes while a call that fails is still being set up: `read` awaits a task of its
-    own that ends as if nothing had happened. The event loop remembers it.
+    grpc.aio loses a cancellation that arrives while a failing call is still being set up: `read` awaits a separate task
+    that ends normally. The event loop remembers the cancellation.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -222,7 +222,7 @@ async def test_a_full_log_that_may_lose_nothing_stops_decisions_until_there_is_r
             status = (await beside.http.call("POST", "/v1/evaluate", {"action": action_too})).status
             made += len(results) - len(refused) + (status == 200)
             assert made < 5000, "a mebibyte is never full"
-    assert refused[0].error.message == "the decision log is full, and may lose nothing"
+    assert refused[0].error.message == "the decision log is full and `--log-full` is `block`"
     async with (
         store(tmp_path) as central,
         sidecar(settings(tmp_path, central.grpc_address, **given)) as beside,

@@ -53,7 +53,9 @@ async def test_a_sidecar_without_its_node_id_waits_until_an_admin_releases_it(
         await decisions_reach(central, 1)
         change(tmp_path, "UPDATE decision_logs SET owner = 'another'")
         await beside.evaluate(risk_score=10)
-        await eventually(lambda: "decisions wait on the disk and cannot be sent: PERMISSION_DENIED" in caplog.text)
+        await eventually(
+            lambda: "cannot send decisions to the store, so they wait on disk: PERMISSION_DENIED" in caplog.text
+        )
         node_id = (tmp_path / "sidecar" / "node-id").read_text()
         assert f"node id `{node_id}` is that of keys of another name; an admin can release it" in caplog.text
         released = await central.rest.call("POST", f"/api/sidecars/{node_id}/release", {"reason": "OPS-2"})

@@ -97,7 +97,7 @@ async def test_a_use_whose_answer_was_lost_is_asked_for_again_under_the_same_id(
         bench.people.go(present=True)
         bench.people.granted.add("a1")
         found = await stub.Evaluate(request("a1"))
-    assert lost.message.endswith("; the store is away, so approval `a1` cannot be used now")
+    assert lost.message.endswith("; the store is unreachable, so approval `a1` cannot be used now")
     assert (told(lost)[0], told(found)[0]) == ("REQUIRE_APPROVAL", "ALLOW")
     assert len({asked.use_id for asked in bench.people.asked}) == 1
 
@@ -127,7 +127,7 @@ STATES = {
     sync_pb2.APPROVAL_STATE_DENIED: "`ann` denied approval `a1`: too much",
     sync_pb2.APPROVAL_STATE_EXPIRED: "approval `a1` has expired",
     sync_pb2.APPROVAL_STATE_USED: "approval `a1` has been used",
-    None: "nobody has asked for approval `a1`",
+    None: "approval `a1` is unknown",
 }
 
 
@@ -248,9 +248,9 @@ async def test_an_approval_of_an_agent_that_is_not_served_here_is_not_told_of(be
             await updates(stub, "a1")
         answer = await stub.Evaluate(request("a1"))
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
-    assert refusal.value.details() == "nobody has asked for approval `a1`"
+    assert refusal.value.details() == "approval `a1` is unknown"
     assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
-    assert answer.message.endswith("; nobody has asked for approval `a1`")
+    assert answer.message.endswith("; approval `a1` is unknown")
 
 
 async def test_an_approval_of_another_agent_that_is_served_here_blocks(bench: Bench) -> None:

@@ -117,7 +117,7 @@ async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: 
     bench.holder.stale_mode = StaleMode.ESCALATE
     bench.people.granted.add("a1")
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
-    given = await bench.service.approvals.take(asked)
+    given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
     assert told(bench.service.point.evaluate(asked, given))[:2] == ("ESCALATE", "REGISTRY_STALE")
 
@@ -127,7 +127,7 @@ async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) 
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
     bench.holder.stale_mode = StaleMode.ESCALATE
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
-    given = await bench.service.approvals.take(asked)
+    given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
     assert told(bench.service.point.evaluate(asked, given))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
 
@@ -160,9 +160,9 @@ async def test_stale_decisions_are_logged_and_counted_by_their_reason(bench: Ben
 def test_how_the_data_stands_is_told_in_one_word(bench: Bench) -> None:
     """The gravest first: a refused key, staleness, and then whether the stream confirms it."""
     holder, boot = bench.holder, bench.now.boot
-    assert holder.standing(boot) == "live"
+    assert holder.status(boot) == "live"
     holder.source = Source.CACHED
-    assert holder.standing(boot) == "cached"
-    assert holder.standing(boot + BOUND + 1) == "stale"
+    assert holder.status(boot) == "cached"
+    assert holder.status(boot + BOUND + 1) == "stale"
     holder.key_revoked = True
-    assert holder.standing(boot + BOUND + 1) == "key_revoked"
+    assert holder.status(boot + BOUND + 1) == "key_revoked"

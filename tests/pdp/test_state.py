@@ -54,7 +54,7 @@ def test_a_status_that_forbids_takes_effect_though_the_record_does_not_compile(s
     assert state.agents[AGENT_ID].default_risk_score == 7
     known = status if status in ("suspended", "retired", "draft") else "suspended"
     assert state.agents[AGENT_ID].status is Status[known.upper()]
-    assert refused[0].problems[0] == f"its status takes effect all the same: `{known}`"
+    assert refused[0].problems[0] == f"its status takes effect anyway: `{known}`"
     assert "field_of_next_year: unknown field" in refused[0].problems
 
 

@@ -143,8 +143,8 @@ async def test_a_store_that_cannot_take_them_is_asked_again(
         assert sidecar.arrived() == list(range(10))
     told = [record.message for record in caplog.records if record.name == "pdp.upload"]
     assert told == [
-        f"decisions wait on the disk and cannot be sent: {fault.name}: as the test has it",
-        "decisions are sent again",
+        f"cannot send decisions to the store, so they wait on disk: {fault.name}: as the test has it",
+        "decisions are sent to the store again",
     ]
 
 
@@ -190,7 +190,7 @@ async def test_a_record_that_the_store_will_not_have_holds_up_no_other(
         assert sidecar.metric("pdp_decisions_refused_total") == 2
     lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
     assert [json.loads(line)["decision_id"] for line in lines] == ["2", "699"]
-    assert "the store will not have record 3 of the decision log: records[0].document: is malformed" in caplog.text
+    assert "the store refused record 3 of the decision log: records[0].document: is malformed" in caplog.text
 
 
 async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_other(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_ot
         sidecar.decide(range(10))
         await eventually(lambda: sidecar.metric("pdp_decisions_refused_total") == 2)
         await eventually(lambda: sidecar.metric("pdp_spool_records") == 0)
-        assert not sidecar.log.owes
+        assert not sidecar.log.has_gaps_due
         sidecar.decide(range(10, 13))
         await sidecar.until_arrived(12)
         assert sidecar.metric("pdp_decisions_refused_total") == 2
@@ -257,7 +257,7 @@ async def test_a_sidecar_whose_folder_was_put_back_loses_no_new_decision(
         sidecar.connect()
         await sidecar.until_arrived(20 + unsent + 30)
         assert sidecar.arrived() == [*range(20), *range(100, 100 + unsent), *range(200, 230)]
-    assert "put back to an older state" in caplog.text
+    assert "restored from a backup" in caplog.text
 
 
 async def test_the_last_decisions_are_sent_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

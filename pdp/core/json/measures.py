@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""A NUL as JSON writes it, and not a backslash before `u0000`."""
+"""A NUL as JSON escapes it, but not an escaped backslash before `u0000`."""
 _MANY_DIGITS = re.compile(r"[0-9]{309}")
 
 
-def depth_exceeds(value: Any, most: int) -> bool:
-    """Whether lists and objects nest more than `most` levels, found without recursion."""
+def depth_exceeds(value: Any, max_depth: int) -> bool:
+    """Whether lists and objects nest more than `max_depth` levels; without recursion."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(max_depth + 1):
         level = [
             inner
             for outer in level
@@ -25,8 +25,8 @@ def depth_exceeds(value: Any, most: int) -> bool:
     return True
 
 
-def is_surely_larger(value: Any, max_bytes: int, depth: int) -> bool:
-    """Whether the JSON of `value`, down to `depth`, has more members or characters than fit into so many bytes."""
+def certainly_exceeds(value: Any, max_bytes: int, depth: int) -> bool:
+    """Whether the JSON of `value`, down to `depth`, has too many members or characters for `max_bytes`."""
     level, left = [value], max_bytes
     for _ in range(depth + 1):
         inner: list[Any] = []
@@ -34,7 +34,7 @@ def is_surely_larger(value: Any, max_bytes: int, depth: int) -> bool:
             if isinstance(outer, str):
                 left -= len(outer)
             elif isinstance(outer, Mapping | list | tuple):
-                left -= 2 * len(outer)  # each takes a byte at least, and one that sets it apart
+                left -= 2 * len(outer)  # each takes at least one byte and a separator
                 if left < 0:
                     return True
                 inner.extend(outer.values() if isinstance(outer, Mapping) else outer)
@@ -43,7 +43,7 @@ def is_surely_larger(value: Any, max_bytes: int, depth: int) -> bool:
 
 
 def json_size(compact: str) -> int:
-    """Bytes in UTF-8 of compact JSON whose numbers are written out: PostgreSQL gives 1e300 back with all its digits."""
+    """Bytes of compact JSON in UTF-8 with every number written out: PostgreSQL returns 1e300 with all its digits."""
     size = len(compact.encode())
     if "e+" not in compact:
         return size

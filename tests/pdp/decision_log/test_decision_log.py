@@ -137,7 +137,7 @@ def test_a_gap_whose_record_gives_way_is_told_again(tmp_path: Path) -> None:
 
 def test_a_log_that_must_not_give_way_keeps_all(tmp_path: Path) -> None:
     """Whoever appends sees how much it holds, and stops."""
-    log, store = opened(tmp_path, SMALL, give_way=False), Kept()
+    log, store = opened(tmp_path, SMALL, drop_oldest=False), Kept()
     append(log, [document(number, size=100) for number in range(1000)])
     assert log.bytes > SMALL
     ship(log, store)
@@ -306,7 +306,7 @@ def test_a_refused_record_is_laid_aside_and_told(tmp_path: Path) -> None:
     store.take(log.after(0, 1, 1 << 20))
     log.keep(1)
     log.refuse(log.after(1, 1, 1 << 20)[0])
-    assert log.owes
+    assert log.has_gaps_due
     append(log, [])
     ship(log, store)
     assert numbers(store) == [0, 2]
@@ -332,7 +332,7 @@ def test_a_folder_put_back_to_an_older_state_goes_on_after_what_the_store_has(tm
     store = Kept()
     log = rolled_back(tmp_path, store)
     append(log, [document(number, size=50) for number in range(100, 110)])
-    log.go_on_after(20)
+    log.renumber_after(20)
     ship(log, store)
     append(log, [document(200)])
     ship(log, store)
@@ -389,11 +389,11 @@ def test_a_kill_while_it_numbers_anew_loses_nothing(
     assert len(files(tmp_path)) > removals
     store.take([sealed(Head(99), 100, document(1000))])
     with killed_after(removals, monkeypatch):
-        log.go_on_after(100)
+        log.renumber_after(100)
     again = opened(tmp_path, SMALL)
     append(again, [document(200)])
     while again.kept < 100:
-        again.go_on_after(100)
+        again.renumber_after(100)
     ship(again, store)
     assert store.gaps() == []
     assert set(numbers(store)) == {*range(40), 200, 1000}

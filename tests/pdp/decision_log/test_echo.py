@@ -61,7 +61,7 @@ async def test_a_reader_that_is_gone_is_told_once(pipe: tuple[int, int], caplog:
     assert echo.dropped == 3
     echo.close()
     assert [record.message for record in caplog.records if record.name == "pdp.decision_log.echo"] == [
-        "decisions are not written to standard output any more: Broken pipe"
+        "cannot print decisions on standard output any more: Broken pipe"
     ]
 
 

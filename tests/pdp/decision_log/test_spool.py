@@ -38,8 +38,8 @@ ENTRY_BYTES = weight(entry(10))
 class Kit:
     """A spool on a log, and what is on the disk."""
 
-    def __init__(self, folder: Path, *, log_bytes: int = 64 << 20, give_way: bool = True, **how: Any) -> None:
-        self.log = opened(folder, log_bytes, give_way=give_way)
+    def __init__(self, folder: Path, *, log_bytes: int = 64 << 20, drop_oldest: bool = True, **how: Any) -> None:
+        self.log = opened(folder, log_bytes, drop_oldest=drop_oldest)
         self.spool = Spool(self.log, **how)
         self.metrics = Metrics()
         self.spool.watch(self.metrics)
@@ -290,7 +290,7 @@ async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_
     tmp_path: Path,
 ) -> None:
     """`full` is true before a decision that would not fit, and nothing is lost."""
-    kit = Kit(tmp_path, log_bytes=64_000, give_way=False)
+    kit = Kit(tmp_path, log_bytes=64_000, drop_oldest=False)
     made = 0
     async with running(kit.spool):
         for _ in range(2):
@@ -315,7 +315,7 @@ async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_
 
 async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_path: Path) -> None:
     """Once memory holds as much as it may."""
-    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     made = 0
     async with running(kit.spool):
         broken(tmp_path)
@@ -331,7 +331,7 @@ async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_pat
 
 async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(tmp_path: Path) -> None:
     """It is full before anything has to give way, also where nobody waits and one decision is larger than the bound."""
-    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     kit.decide(range(7))
     kit.decide([7], attributes={"text": "x" * 100_000})
     assert kit.spool.full
@@ -345,7 +345,7 @@ async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(
 
 async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_memory(tmp_path: Path) -> None:
     """However much that is: it was admitted."""
-    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
         broken(tmp_path)
         for number in range(5):
@@ -359,7 +359,7 @@ async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_
 
 async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> None:
     """Until it is on the disk."""
-    kit = Kit(tmp_path, give_way=False, max_bytes=10 * ENTRY_BYTES)
+    kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
         with held(kit.spool):
             kit.decide(range(7))
@@ -427,10 +427,10 @@ async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.M
             assert kit.spool.crowded
 
 
-@pytest.mark.parametrize("give_way", [True, False])
-async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, give_way: bool) -> None:
+@pytest.mark.parametrize("drop_oldest", [True, False])
+async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, drop_oldest: bool) -> None:
     """A thousand of them, more than may wait in memory, on a disk that works: none is lost and none refused."""
-    kit = Kit(tmp_path, give_way=give_way, max_bytes=4 << 20)
+    kit = Kit(tmp_path, drop_oldest=drop_oldest, max_bytes=4 << 20)
     bench = Bench(kit.spool)
     bench.put(agent())
     request = pb.EvaluateRequest(action=pb.Action(agent_id="billing-reader-test", action_type="api.read"))
@@ -458,8 +458,8 @@ async def test_a_log_that_gives_way_is_never_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"attributes": {"x": object()}}, "decision 1 cannot be written down"),
-        ({"resource": "\ud800"}, "decision 1 cannot be written down"),
+        ({"attributes": {"x": object()}}, "decision 1 cannot be made a record"),
+        ({"resource": "\ud800"}, "decision 1 cannot be made a record"),
         ({"resource": "x" * (1 << 20)}, "bytes, too many to be logged"),
     ],
     ids=["no JSON", "no UTF-8", "too large"],

@@ -35,7 +35,7 @@ def test_a_gap_that_the_log_tells_of_is_no_fault(tmp_path: Path) -> None:
     """What gave way is told."""
     append(opened(tmp_path), [document(0), 3, document(1)])
     assert verify(tmp_path / "decisions") == (
-        ["2 to 4 had to give way", "3 records, all as they were written"],
+        ["2 to 4 were dropped", "3 records, all as they were written"],
         True,
     )
 
@@ -69,7 +69,7 @@ def test_a_removed_file_is_found(log: Path) -> None:
     paths[0].unlink()
     assert verify(log).whole
     paths[2].unlink()
-    assert verify(log).lines[0] == f"`{paths[3].name}`: does not go on after record {int(paths[2].stem) - 1}"
+    assert verify(log).lines[0] == f"`{paths[3].name}`: does not continue record {int(paths[2].stem) - 1}"
 
 
 def test_a_file_that_does_not_begin_as_it_was_written_is_found(log: Path) -> None:

@@ -444,7 +444,7 @@ async def test_an_explanation_reads_the_same_on_both_sides_of_the_wire(bench: Be
         "policy_action": "block",
     }
     bench.put(agent(policies=[policy], max_actions_per_minute=0))
-    question = bench.service.point.question(Action("billing-reader-test", "api.read", amount=200.0))
+    question = bench.service.point.evaluation(Action("billing-reader-test", "api.read", amount=200.0))
     told = explain(question.state.uncompiled("billing-reader-test"), question.action, question.usage, question.now)
     assert render(explaining.read(explaining.explained(question))) == render(told)
     assert "Large" in render(told)

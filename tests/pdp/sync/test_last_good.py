@@ -12,7 +12,7 @@ import pytest
 from pdp.core.model import RecordKind
 from pdp.settings import SettingsError, Subscription
 from pdp.state import RawRecord, State, build
-from pdp.sync.last_good import LastGood, Saved, sole_user
+from pdp.sync.last_good import LastGood, Saved, locked_folder
 from tests.given import agent
 from tests.waiting import eventually
 
@@ -192,9 +192,13 @@ def test_the_node_id_stays_the_same(tmp_path: Path) -> None:
 def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
     """A second one is told so; the folder is free again after the first."""
     folder = tmp_path / "new" / "folder"
-    with sole_user(folder), pytest.raises(SettingsError, match="is in use by another sidecar"), sole_user(folder):
+    with (
+        locked_folder(folder),
+        pytest.raises(SettingsError, match="is in use by another sidecar"),
+        locked_folder(folder),
+    ):
         pass
-    with sole_user(folder):
+    with locked_folder(folder):
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -207,5 +211,5 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_folder_that_cannot_be_is_a_wrong_setting(file: Path) -> None:
     """A file stands where it should be."""
-    with pytest.raises(SettingsError, match="`--data-dir`: cannot use"), sole_user(file):
+    with pytest.raises(SettingsError, match="`--data-dir`: cannot use"), locked_folder(file):
         pass

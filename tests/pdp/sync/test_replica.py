@@ -14,12 +14,12 @@ from tests.given import agent
 async def test_a_large_state_is_built_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the collector runs again afterwards, also when the building fails."""
     records = [RawRecord(RecordKind.AGENT, name, json.dumps(agent(name)).encode()) for name in ("agent-a", "agent-b")]
-    small, _ = await replica.built(records, "epoch", 1)
+    small, _ = await replica.build_in_thread(records, "epoch", 1)
     monkeypatch.setattr(replica, "MANY_RECORDS", 2)
-    large, refused = await replica.built(records, "epoch", 1)
+    large, refused = await replica.build_in_thread(records, "epoch", 1)
     assert (set(large.agents), list(large.records()), refused) == (set(small.agents), records, ())
     assert gc.isenabled()
     with pytest.raises(AttributeError):
-        await replica.built([None, None], "epoch", 1)  # type: ignore[list-item]
+        await replica.build_in_thread([None, None], "epoch", 1)  # type: ignore[list-item]
     assert gc.isenabled()
     gc.unfreeze()

@@ -490,7 +490,7 @@ async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pyte
         await eventually(lambda: len(store.lines) == 2)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert "a fault while taking in the store's records" in caplog.text
+    assert "internal error while applying the store's records" in caplog.text
 
 
 async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from pdp.sync import uplink as module
-from pdp.sync.uplink import AwayError, RefusedError, UnknownApprovalError, Uplink
+from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, UnknownApprovalError, Uplink
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.reported_store import connected_store
 from tests.waiting import eventually
@@ -46,21 +46,21 @@ async def test_without_a_connection_the_store_is_away() -> None:
         with uplink.connected(channel, "owkai_up"):
             pass
     for call in (uplink.report(REPORT), uplink.use_approval(USE), states(uplink.watch_approval("a-1"))):
-        with pytest.raises(AwayError, match="no connection"):
+        with pytest.raises(StoreUnreachableError, match="no connection"):
             await call
 
 
 async def test_here_returns_once_there_is_a_connection() -> None:
     """And waits while there is none."""
     uplink = Uplink()
-    waiting = asyncio.create_task(uplink.here())
+    waiting = asyncio.create_task(uplink.wait_connected())
     await asyncio.sleep(0)
     assert not waiting.done()
     async with connected_store() as (_, channel):
         with uplink.connected(channel, "owkai_up"):
             await waiting
-            await uplink.here()
-    assert not asyncio.create_task(uplink.here()).done()
+            await uplink.wait_connected()
+    assert not asyncio.create_task(uplink.wait_connected()).done()
 
 
 @pytest.mark.parametrize("call", ["report", "use_approval", "watch_approval"])
@@ -80,7 +80,7 @@ async def test_a_connection_that_ends_under_a_call_is_the_store_away(call: str) 
                 unused.close()
             await eventually(lambda: store.asked)
             await channel.close()
-        with pytest.raises(AwayError, match="the connection to the store ended"):
+        with pytest.raises(StoreUnreachableError, match="the connection to the store ended"):
             await asked
         store.answering.set()
 
@@ -91,9 +91,9 @@ async def test_a_channel_that_is_closed_already_is_the_store_away() -> None:
     async with connected_store() as (_, channel):
         with uplink.connected(channel, "owkai_up"):
             await channel.close()
-            with pytest.raises(AwayError, match="ended"):
+            with pytest.raises(StoreUnreachableError, match="ended"):
                 await uplink.report(REPORT)
-            with pytest.raises(AwayError, match="ended"):
+            with pytest.raises(StoreUnreachableError, match="ended"):
                 await states(uplink.watch_approval("a-1"))
 
 
@@ -114,12 +114,12 @@ async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
 @pytest.mark.parametrize(
     ("code", "of_report", "of_approval"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, RefusedError, UnknownApprovalError),
-        (grpc.StatusCode.NOT_FOUND, AwayError, UnknownApprovalError),
-        (grpc.StatusCode.UNAVAILABLE, AwayError, AwayError),
-        (grpc.StatusCode.UNAUTHENTICATED, AwayError, AwayError),
-        (grpc.StatusCode.INTERNAL, AwayError, AwayError),
-        (grpc.StatusCode.UNIMPLEMENTED, AwayError, AwayError),
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidReportError, UnknownApprovalError),
+        (grpc.StatusCode.NOT_FOUND, StoreUnreachableError, UnknownApprovalError),
+        (grpc.StatusCode.UNAVAILABLE, StoreUnreachableError, StoreUnreachableError),
+        (grpc.StatusCode.UNAUTHENTICATED, StoreUnreachableError, StoreUnreachableError),
+        (grpc.StatusCode.INTERNAL, StoreUnreachableError, StoreUnreachableError),
+        (grpc.StatusCode.UNIMPLEMENTED, StoreUnreachableError, StoreUnreachableError),
     ],
 )
 async def test_what_the_store_says_is_told(
@@ -144,7 +144,7 @@ async def test_taking_an_approval_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
-        with uplink.connected(channel, "owkai_up"), pytest.raises(AwayError, match="DEADLINE_EXCEEDED"):
+        with uplink.connected(channel, "owkai_up"), pytest.raises(StoreUnreachableError, match="DEADLINE_EXCEEDED"):
             await uplink.use_approval(USE)
         store.answering.set()
 
