@@ -86,7 +86,7 @@ def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
 ) -> tuple[State, tuple[RefusedRecord, ...]]:
     """The state of a snapshot. A record that does not compile keeps its state from `last`, if it has one."""
-    return _apply_records(State(epoch, revision, {}, {kind: {} for kind in Kind}), records, revision, last)
+    return _apply_records(State(epoch, revision, {}, {kind: {} for kind in RecordKind}), records, revision, last)
 
 
 def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedRecord, ...]]:

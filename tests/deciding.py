@@ -1,4 +1,4 @@
-"""A decision point in a test: records put in force by hand, and clocks that stand until they are moved."""
+"""A decision point for tests: the test sets the records and moves the clocks."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class Kept:
 
 
 class People:
-    """What the store says of approvals, as the test sets it; a use is granted once for each approval in `granted`."""
+    """The store's answers about approvals, as the test sets them; each approval in `granted` is granted once."""
 
     def __init__(self) -> None:
         self.granted: set[str] = set()
@@ -95,7 +95,7 @@ class People:
 
 
 class Bench:
-    """A decision service whose records, clocks and people the test sets, and whose log it reads where it gives none."""
+    """A decision service with records, clocks and approvals from the test, and a log that the test can read."""
 
     def __init__(self, spool: Spool | None = None) -> None:
         self.now = Now(NOON, 1_000_000.0)

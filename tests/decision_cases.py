@@ -94,7 +94,7 @@ class Case:
         return state
 
     def hold(self, answers: list[Answer]) -> None:
-        """Hold the answers to the steps, each as the JSON door gives it, to what is expected of them."""
+        """Compare the answers to the steps, in the form of the JSON endpoint, with the expected ones."""
         told = [
             {name: _told(answer, name) for name in step.expected}
             for answer, step in zip(answers, self.steps, strict=True)

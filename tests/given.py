@@ -1,4 +1,4 @@
-"""What many tests begin with: a moment, and an agent."""
+"""Common values of tests: a moment, and an agent."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an agent has used, kept as a plain list and counted afresh each time: the reference for `Usage`."""
+"""The usage of an agent as a plain list that is counted on each call: the reference for `Usage`."""
 
 from math import floor, inf
 
@@ -29,7 +29,7 @@ class BruteForce:
         return sum(micros for spent_on, micros in self.spending if spent_on in (day, day + 1))
 
     def counting(self, bucket_seconds: int, boot: float) -> list[float]:
-        """When each action ends to count that still counts at `boot`."""
+        """The expiry of each action that still counts at `boot`."""
         ends = [(floor(moment) // bucket_seconds + 61) * bucket_seconds for moment in self.admitted]
         return sorted(end for end in ends if boot < end)
 

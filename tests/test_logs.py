@@ -35,7 +35,7 @@ def test_a_message_is_one_line(lines: io.StringIO) -> None:
     assert line.isprintable()
 
 
-def test_a_traceback_is_set_in(lines: io.StringIO) -> None:
+def test_a_traceback_is_indented(lines: io.StringIO) -> None:
     """Also where the error's own text has line breaks: no line but the first begins like an entry."""
     try:
         raise ValueError(HOSTILE)

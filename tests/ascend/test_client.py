@@ -59,7 +59,7 @@ def client(address: str, **changes: Any) -> AscendClient:
 
 
 async def test_a_decision_is_truthy_only_for_allow(central: Central, beside: Beside) -> None:
-    """And carries what the sidecar said."""
+    """It has the fields of the sidecar's answer."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
     await central.rest.call("POST", f"/api/agents/registry/{AGENT}/policies", HIGH_VALUE)
     await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
@@ -87,7 +87,7 @@ async def test_a_decision_is_truthy_only_for_allow(central: Central, beside: Bes
 
 
 async def test_every_field_of_an_action_reaches_the_sidecar() -> None:
-    """As the sidecar's own request says, field by field."""
+    """The sidecar's request has the same fields."""
     with recording() as (address, requests), client(address) as agent:
         action = AgentAction(
             action_type="tool.call",
@@ -130,8 +130,8 @@ async def test_without_a_sidecar_the_fail_mode_decides(fail_mode: str) -> None:
     assert decision.outcome == ("allow" if fail_mode == "open" else "block")
 
 
-async def test_a_sidecar_that_does_not_answer_in_time_is_no_answer() -> None:
-    """The time-out is a block like every other error; until then a sidecar that stands still is waited for."""
+async def test_a_sidecar_that_does_not_answer_in_time_is_unavailable() -> None:
+    """The timeout is a block like every other error; until then the client waits for a suspended sidecar."""
     mute = socket.create_server(("127.0.0.1", 0))
     with mute, client(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.5) as agent:
         decision = await off(lambda: agent.evaluate_action("api.read"))
@@ -142,7 +142,7 @@ async def test_a_sidecar_that_does_not_answer_in_time_is_no_answer() -> None:
 @pytest.mark.parametrize(
     "code", [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)]
 )
-async def test_every_grpc_error_is_a_block_or_by_choice_an_allow(code: grpc.StatusCode) -> None:
+async def test_every_grpc_error_follows_the_fail_mode(code: grpc.StatusCode) -> None:
     """Whatever the status, closed blocks."""
     with recording(code) as (address, _), client(address) as closed, client(address, fail_mode="open") as opened:
         blocked = await off(lambda: closed.evaluate_action("api.read"))
@@ -152,8 +152,8 @@ async def test_every_grpc_error_is_a_block_or_by_choice_an_allow(code: grpc.Stat
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-async def test_a_key_that_is_repeated_too_often_never_passes(beside: Beside, fail_mode: str) -> None:
-    """Else one key would be as many actions as somebody likes, where the client fails open."""
+async def test_a_key_that_is_repeated_too_often_is_always_blocked(beside: Beside, fail_mode: str) -> None:
+    """Otherwise one key would allow any number of actions if the client fails open."""
     await beside.sidecar.ready.wait()
     action = AgentAction(action_type="api.read")
     with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
@@ -165,8 +165,8 @@ async def test_a_key_that_is_repeated_too_often_never_passes(beside: Beside, fai
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -> None:
-    """Else a wrong score would open what fails open; the decision names the field."""
+async def test_a_malformed_action_is_always_blocked(beside: Beside, fail_mode: str) -> None:
+    """Otherwise a wrong score would be allowed if the client fails open; the decision names the field."""
     await beside.sidecar.ready.wait()
     with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
         decision = await off(lambda: agent.evaluate_action("api.read", risk_score=101))
@@ -180,7 +180,7 @@ async def test_a_malformed_action_never_passes(beside: Beside, fail_mode: str) -
 
 
 class Odd(Mapping[str, Any]):
-    """A mapping that cannot be read, nor asked whether it is empty."""
+    """A mapping that raises when it is read or tested for emptiness."""
 
     def __getitem__(self, name: str) -> Any:
         raise RuntimeError("odd")
@@ -193,7 +193,7 @@ class Odd(Mapping[str, Any]):
 
 
 def itself() -> list[Any]:
-    """A list that holds itself, twice."""
+    """A list that contains itself twice."""
     one: list[Any] = []
     one += [one, one]
     return one
@@ -208,7 +208,7 @@ def within(levels: int) -> list[Any]:
 
 
 def doubled(times: int) -> list[Any]:
-    """A small object that stands for a very large one."""
+    """A small object that expands to a very large value."""
     inner: list[Any] = [1]
     for _ in range(times):
         inner = [inner, inner]
@@ -255,8 +255,8 @@ def doubled(times: int) -> list[Any]:
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else ascii(value),
 )
-def test_a_value_that_no_message_can_hold_is_a_block(field: str, value: Any) -> None:
-    """It is told without a call, and without an exception that agent code would have to catch."""
+def test_a_value_that_does_not_fit_a_message_is_a_block(field: str, value: Any) -> None:
+    """The client returns it without a call and without an exception."""
     with client(NOWHERE, fail_mode="open") as agent:
         decision = agent.evaluate_action("api.read", **{field: value})
     assert not decision
@@ -265,8 +265,8 @@ def test_a_value_that_no_message_can_hold_is_a_block(field: str, value: Any) -> 
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-def test_a_client_that_is_closed_has_no_answer(fail_mode: str) -> None:
-    """And raises nothing: an agent that stops may still be asking."""
+def test_a_closed_client_blocks(fail_mode: str) -> None:
+    """It raises nothing, because a stopping agent may still use it."""
     agent = client(NOWHERE, fail_mode=fail_mode)
     agent.close()
     decision = agent.evaluate_action("api.read")
@@ -275,7 +275,7 @@ def test_a_client_that_is_closed_has_no_answer(fail_mode: str) -> None:
 
 
 async def test_an_answer_that_cannot_be_read_is_a_block() -> None:
-    """By either fail mode: there is an answer, and nobody knows what it says."""
+    """In both fail modes, because the content of the answer is unknown."""
     answer = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW)
     answer.approval_expires_at.seconds = 10**15
     with recording(answer) as (address, _), client(address, fail_mode="open") as agent:
@@ -284,7 +284,7 @@ async def test_an_answer_that_cannot_be_read_is_a_block() -> None:
 
 
 async def test_a_large_number_of_a_policy_keeps_its_size() -> None:
-    """It is not written out in 309 digits."""
+    """It is not converted to 309 digits."""
     answer = pb.EvaluateResponse()
     answer.action_params.update({"n": 1e308, "whole": 3600})
     with recording(answer) as (address, _), client(address) as agent:
@@ -292,8 +292,8 @@ async def test_a_large_number_of_a_policy_keeps_its_size() -> None:
     assert json.dumps(decision.action_params) == '{"n": 1e+308, "whole": 3600}'
 
 
-async def test_it_speaks_through_a_unix_socket(tmp_path: Path) -> None:
-    """The address as the sidecar's own flag has it; the environment names the default."""
+async def test_it_connects_to_a_unix_socket(tmp_path: Path) -> None:
+    """The address has the form of the sidecar's flag; the environment sets the default."""
     path = tmp_path / "pdp.sock"
     async with sidecar(settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),))):
         with client(f"unix:{path}") as agent:
@@ -310,8 +310,8 @@ async def test_the_environment_names_the_default_address(monkeypatch: pytest.Mon
     assert len(requests) == 1
 
 
-async def test_a_sidecar_that_returns_is_found_again(tmp_path: Path, central: Central) -> None:
-    """The same client answers from the new one, without being made anew."""
+async def test_the_client_reconnects_to_a_restarted_sidecar(tmp_path: Path, central: Central) -> None:
+    """The same client works with the new sidecar."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
     listen = (Address(path=str(tmp_path / "pdp.sock")),)
     here = settings(tmp_path, central.grpc_address, listen=listen)
@@ -344,8 +344,8 @@ async def test_an_agent_registers_itself_and_a_second_time_is_no_error(central: 
         assert record["metadata"] == {"owner": "tests"}
 
 
-async def test_what_the_registry_refuses_is_an_error_that_says_why(central: Central) -> None:
-    """A wrong key, a wrong value, and nobody there."""
+async def test_a_refusal_of_the_registry_is_an_error_with_its_reason(central: Central) -> None:
+    """A wrong key, a wrong value, and no server."""
     url = f"http://{central.rest.address}"
     with client(NOWHERE, registry_url=url) as agent, pytest.raises(RegistryError, match="answered 401") as refusal:
         await off(agent.register)
@@ -362,8 +362,8 @@ async def test_what_the_registry_refuses_is_an_error_that_says_why(central: Cent
         agent.register()
 
 
-async def test_the_first_action_registers_an_agent_that_nobody_knows(central: Central, beside: Beside) -> None:
-    """It waits until the sidecar has heard of it, and is then decided."""
+async def test_the_first_action_registers_an_unknown_agent(central: Central, beside: Beside) -> None:
+    """The client waits until the sidecar knows the agent, and then gets a decision."""
     await beside.sidecar.ready.wait()
     key = await agent_key(central)
     with client(beside.sidecar.grpc_address, api_key=key, registry_url=f"http://{central.rest.address}") as agent:
@@ -398,7 +398,7 @@ async def test_threads_may_share_a_client(central: Central, beside: Beside) -> N
 
 @pytest.mark.parametrize(("setting", "value"), [("fail_mode", "ajar"), ("timeout", 0), ("timeout", float("nan"))])
 def test_a_wrong_setting_of_the_client_is_refused(setting: str, value: object) -> None:
-    """At once, and by its name."""
+    """At once, with its name."""
     with pytest.raises(ValueError, match=f"`{setting}`"):
         client(NOWHERE, **{setting: value})
 
@@ -410,7 +410,7 @@ ALLOWED = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BE
 def recording(
     answer: pb.EvaluateResponse | grpc.StatusCode = ALLOWED,
 ) -> Iterator[tuple[str, list[pb.EvaluateRequest]]]:
-    """A decision point that keeps what it is asked, and answers this, or fails with this code."""
+    """A decision point that keeps its requests, and gives this answer or fails with this code."""
     requests: list[pb.EvaluateRequest] = []
     lock = threading.Lock()
 

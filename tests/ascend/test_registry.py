@@ -63,7 +63,7 @@ async def test_an_agent_is_registered_read_and_updated(registry: Registry) -> No
 
 
 async def test_versions_are_listed_and_rolled_back_to(registry: Registry) -> None:
-    """Newest first, of which one is active."""
+    """Newest first; one is active."""
     await off(lambda: registry.register(agent_id=AGENT, display_name="Books"))
     await off(lambda: registry.update(AGENT, auto_approve_below=20))
     await off(lambda: registry.update(AGENT, auto_approve_below=10))
@@ -113,8 +113,8 @@ async def test_a_list_is_read_page_by_page(registry: Registry, monkeypatch: pyte
     assert [record["agent_id"] for record in await off(lambda: list(registry.agents()))] == ids
 
 
-async def test_a_change_of_what_has_changed_since_is_refused(registry: Registry) -> None:
-    """When it says which revision it is of."""
+async def test_an_update_of_an_outdated_revision_is_refused(registry: Registry) -> None:
+    """If it names the revision that it is based on."""
     record = await off(lambda: registry.register(agent_id=AGENT, display_name="Books"))
     changed = await off(lambda: registry.update(AGENT, if_revision=record["revision"], auto_approve_below=20))
     with pytest.raises(ascend.Stale) as refused:
@@ -215,7 +215,7 @@ def answering(*statuses: int) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 
 @pytest.mark.parametrize("status", [0, 429, 503])
-def test_what_may_be_done_twice_is_tried_again(status: int) -> None:
+def test_idempotent_requests_are_retried(status: int) -> None:
     """A lost answer, too many requests, a database out of reach."""
     with answering(status, status) as (url, seen), Registry(url, "k") as registry:
         assert registry.get(AGENT) == {"status": 200}
@@ -224,7 +224,7 @@ def test_what_may_be_done_twice_is_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "tries"), [(0, 1), (503, 1), (429, 2)])
-def test_what_would_be_done_twice_is_not(status: int, tries: int) -> None:
+def test_other_requests_are_not_retried_if_they_may_have_been_carried_out(status: int, tries: int) -> None:
     """A policy is not added again; nor what the first try may have decided, or made stale."""
     for call in (
         lambda registry: registry.add_policy(AGENT, policy_name="p", policy_action="block"),
@@ -241,8 +241,8 @@ def test_what_would_be_done_twice_is_not(status: int, tries: int) -> None:
         assert len(seen) == tries
 
 
-def test_an_answer_that_is_none_of_a_registry_is_an_error() -> None:
-    """A page of a proxy, say."""
+def test_an_answer_of_another_server_is_an_error() -> None:
+    """For example, a page of a proxy."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

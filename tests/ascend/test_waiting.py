@@ -1,4 +1,4 @@
-"""The client waits for an approval, at a sidecar whose word the test sets."""
+"""The client waits for an approval at a sidecar whose answers the test sets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,8 +24,8 @@ async def wait(client: AscendClient, approval_id: str, seconds: float) -> Approv
     return await asyncio.to_thread(client.wait_for_approval, approval_id, seconds)
 
 
-async def test_a_final_state_is_told_with_all_that_people_said() -> None:
-    """An approval is truthy, and says who, why and until when."""
+async def test_a_final_state_has_the_answer_of_people() -> None:
+    """An approval is truthy, and has its decider, comment and expiry."""
     bench = Bench()
     bench.put(agent())
     said = {"decided_by": "ann", "comment": "go", "expires_at": NOON}
@@ -37,8 +37,8 @@ async def test_a_final_state_is_told_with_all_that_people_said() -> None:
     assert approval.expires_at.timestamp() == NOON
 
 
-async def test_after_the_time_out_the_client_has_what_is_known() -> None:
-    """Which is not an approval."""
+async def test_after_the_timeout_the_client_returns_the_last_known_state() -> None:
+    """That state is not an approval."""
     bench = Bench()
     bench.put(agent())
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
@@ -50,8 +50,8 @@ async def test_after_the_time_out_the_client_has_what_is_known() -> None:
     assert (bool(approval), approval.state) == (False, ApprovalState.PENDING)
 
 
-async def test_what_nobody_asked_for_is_unknown_at_once() -> None:
-    """With the sidecar's reason, and without waiting for the time-out."""
+async def test_an_unknown_approval_is_reported_at_once() -> None:
+    """With the sidecar's reason, and without waiting for the timeout."""
     async with waiting_client(Bench()) as client:
         approval = await wait(client, "a1", 3600)
     assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)
@@ -59,7 +59,7 @@ async def test_what_nobody_asked_for_is_unknown_at_once() -> None:
 
 
 async def test_without_a_sidecar_nothing_is_approved() -> None:
-    """And nothing is raised."""
+    """The client raises nothing."""
     with AscendClient("", "billing-reader-test", "Test", pdp_address=NOWHERE) as client:
         approval = await wait(client, "a1", 0.3)
     assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)

@@ -1,4 +1,4 @@
-"""Decisions from a sidecar to its store, both real, through restarts, kills and a store that is away."""
+"""Decisions from a real sidecar to a real store, through restarts, kills and outages of the store."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def register(central: Central) -> None:
 
 
 async def decisions(central: Central, count: int) -> list[dict[str, Any]]:
-    """What the store has of the agent, oldest first, once it has so many; nothing of it broken or missing."""
+    """The store's decisions of the agent, oldest first, once there are enough; none is broken or missing."""
 
     async def found() -> Answer:
         return await central.rest.call("GET", f"/api/decisions?agent_id={AGENT}&limit=500")
@@ -87,8 +87,8 @@ def all_bytes(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
 
 
-async def test_decisions_that_were_made_while_the_store_was_away_come_with_its_return(tmp_path: Path) -> None:
-    """Also after the sidecar itself was started anew meanwhile."""
+async def test_decisions_made_during_an_outage_of_the_store_are_sent_afterwards(tmp_path: Path) -> None:
+    """Also if the sidecar was restarted meanwhile."""
     async with store(tmp_path) as central:
         await register(central)
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
@@ -108,7 +108,7 @@ async def test_decisions_that_were_made_while_the_store_was_away_come_with_its_r
     assert [one["sequence"] for one in found] == list(range(1, 43))
 
 
-async def test_a_stop_sends_what_was_decided_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_sends_the_last_decisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits on the disk of a pod that may never come back."""
     monkeypatch.setattr(upload, "DRAIN_SECONDS", BOUND_SECONDS)
     async with store(tmp_path) as central:
@@ -149,7 +149,7 @@ async def ready(address: str) -> None:
 
 
 async def ask_until_it_dies(address: str, answered: list[str]) -> None:
-    """Decision after decision, as fast as they go, until there is no answer."""
+    """Decision after decision, as fast as possible, until there is no answer."""
     action = pb.Action(agent_id=AGENT, action_type="api.read", resource="banking_api", risk_score=10)
     async with stub(address) as sidecar:
         while True:
@@ -161,7 +161,7 @@ async def ask_until_it_dies(address: str, answered: list[str]) -> None:
 
 
 def on_disk(folder: Path) -> dict[int, str]:
-    """The decisions in the log as it lies there, in whole lines, by their sequences."""
+    """The decisions in the log files, from complete lines, by sequence."""
     whole = [line for path in sorted((folder / "sidecar" / "decisions").glob("*.log")) for line in lines_of(path)]
     parts = [line.split(b" ", 2) for line in whole]
     return {int(sequence): json.loads(document)["decision_id"] for sequence, _, document in parts}
@@ -172,7 +172,7 @@ def lines_of(path: Path) -> list[bytes]:
 
 
 async def test_a_sidecar_that_is_killed_under_load_loses_no_decision_that_was_on_the_disk(tmp_path: Path) -> None:
-    """What it lost are the newest alone; after its return the store has the rest, in order, the chain unbroken."""
+    """It loses only the newest; after the restart the store has the others, in order, with an unbroken chain."""
     answered: list[str] = []
     async with store(tmp_path) as central:
         await register(central)
@@ -202,7 +202,7 @@ async def decisions_reach(central: Central, count: int) -> None:
     await eventually_gives(lambda: central.rest.call("GET", path), lambda answer: answer.body["total"] >= count)
 
 
-async def test_a_full_log_that_may_lose_nothing_stops_decisions_until_there_is_room(tmp_path: Path) -> None:
+async def test_a_full_log_that_blocks_stops_decisions_until_there_is_room(tmp_path: Path) -> None:
     """UNAVAILABLE and 503 while it is full; all of it is with the store in the end."""
     async with store(tmp_path) as central:
         await register(central)

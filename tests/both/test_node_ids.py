@@ -1,4 +1,4 @@
-"""A sidecar whose node id is another key's, or whose numbers were sent far ahead: both real, sidecar and store."""
+"""A real sidecar and store: the node id belongs to another key, or sequences far ahead were sent."""
 
 import sqlite3
 from contextlib import closing
@@ -27,7 +27,7 @@ async def decisions_reach(central: Central, count: int) -> None:
     await eventually_gives(found, lambda answer: answer.body["total"] == count)
 
 
-async def test_a_sidecar_whose_numbers_were_sent_far_ahead_goes_on(tmp_path: Path) -> None:
+async def test_a_sidecar_whose_sequences_were_sent_far_ahead_continues(tmp_path: Path) -> None:
     """Its log is numbered on after what an older store took from elsewhere under its node id."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         await register(central)
@@ -45,7 +45,7 @@ async def test_a_sidecar_whose_numbers_were_sent_far_ahead_goes_on(tmp_path: Pat
 async def test_a_sidecar_without_its_node_id_waits_until_an_admin_releases_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It goes on deciding, says why it is cut off, keeps what it decides, and sends that once the id is its own."""
+    """It keeps deciding, logs the reason, keeps its decisions, and sends them once it owns the id."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         await register(central)
         await beside.sidecar.reached(1)
@@ -64,8 +64,8 @@ async def test_a_sidecar_without_its_node_id_waits_until_an_admin_releases_it(
         assert (await beside.samples())["pdp_decisions_refused_total", ()] == 0
 
 
-async def test_a_sidecar_with_another_key_does_not_come_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It tells of the key's file and of the store's reason, and tries again with pauses that grow."""
+async def test_a_sidecar_with_another_key_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It logs the key file and the store's reason, and retries with growing pauses."""
     async with store(tmp_path) as central:
         await register(central)
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:

@@ -1,4 +1,4 @@
-"""Records for the tests of the core, of which only what matters is said."""
+"""Records for the tests of the core; a test names only the fields that matter."""
 
 from typing import Any
 

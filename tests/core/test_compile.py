@@ -1,4 +1,4 @@
-"""What the records become before a decision reads them."""
+"""Compiled records, as decisions read them."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def names(policies: tuple[CompiledPolicy, ...]) -> list[str]:
 
 
 def test_a_policy_meets_only_the_action_types_that_it_names() -> None:
-    """Those of one type and those of any, in one order, however often asked."""
+    """Policies for one type and for any type come in one order, on every call."""
     found = PolicySet(
         [
             policy("any-late", 4),
@@ -47,15 +47,15 @@ def test_a_policy_meets_only_the_action_types_that_it_names() -> None:
         assert names(found.enforcing("database.query")) == ["any-early", "any-late", "prefix"]
 
 
-def test_what_was_merged_for_a_type_is_kept() -> None:
-    """And strangers, of which there may be any number, leave nothing behind."""
+def test_merged_policies_of_a_type_are_cached() -> None:
+    """Unknown action types are not cached, because there may be any number of them."""
     found = PolicySet([policy("read", 1, action_type="read"), policy("any", 2)])
     assert found.enforcing("read") is found.enforcing("read")
     assert found.enforcing("stranger") is found.enforcing("other")
 
 
-def test_no_more_merged_types_are_kept_than_a_bound() -> None:
-    """Beyond it they are merged anew, with the same result."""
+def test_the_cache_of_merged_types_is_bounded() -> None:
+    """Beyond the bound they are merged again, with the same result."""
     types = [f"type-{number}" for number in range(MAX_MERGED + 1)]
     found = PolicySet([policy("all", 1, action_type_in=types), policy("any", 2)])
     first = found.enforcing(types[0])
@@ -67,8 +67,8 @@ def test_no_more_merged_types_are_kept_than_a_bound() -> None:
     assert names(found.enforcing(types[0])) == ["all", "any"]
 
 
-def test_shadows_stand_apart_in_their_order() -> None:
-    """They are never among the enforcing."""
+def test_shadow_policies_are_separate_and_ordered() -> None:
+    """They are never among the enforcing policies."""
     shadows = [
         CompiledPolicy(policy_record(policy_id=name, policy_name=name, priority=priority, mode="shadow"))
         for name, priority in (("b", 2), ("a", 1))
@@ -96,13 +96,13 @@ def test_shadows_stand_apart_in_their_order() -> None:
 def test_a_policy_is_indexed_by_the_types_for_which_it_can_hold(
     conditions: dict[str, Any], action_types: set[str] | None, tests: int
 ) -> None:
-    """What the index answers is not tested again."""
+    """The policy does not test again what the index has checked."""
     compiled = CompiledPolicy(policy_record(conditions=conditions))
     assert compiled.action_types == action_types
     assert len(compiled.tests) == tests
 
 
-def test_a_policy_keeps_what_an_answer_names() -> None:
+def test_a_policy_keeps_the_fields_of_an_answer() -> None:
     """Its id, name, priority, outcome and parameters; and its place in the order."""
     params = {"team": "t"}
     compiled = CompiledPolicy(policy_record(priority=7, policy_action="escalate", action_params=params))
@@ -112,7 +112,7 @@ def test_a_policy_keeps_what_an_answer_names() -> None:
 
 
 def test_a_server_without_governance_has_no_rules() -> None:
-    """With it, it has its three."""
+    """With governance it has all three."""
     rules = {"auto_approve_tools": ["a"], "blocked_tools": ["b"], "tool_risk_overrides": {"c": 1}}
     governed = CompiledServer(server_record(**rules))
     assert (governed.auto_approve_tools, governed.blocked_tools, governed.tool_risk_overrides) == (
@@ -125,7 +125,7 @@ def test_a_server_without_governance_has_no_rules() -> None:
 
 
 def test_an_agent_without_restrictions_has_none() -> None:
-    """None says so, where an empty list in the record does."""
+    """An empty list in the record becomes None."""
     agent = CompiledAgent(agent_record(max_actions_per_hour=None))
     assert (agent.allowed_action_types, agent.allowed_resources, agent.allowed_data_classifications) == (None,) * 3
     assert (agent.capabilities, agent.window, agent.budget_micros) == (None,) * 3
@@ -139,7 +139,7 @@ def test_an_agent_without_restrictions_has_none() -> None:
 
 
 def test_an_agent_with_restrictions_has_them_all() -> None:
-    """As sets, micro-dollars, and the thresholds of its type."""
+    """They are sets, micro-dollars, and the thresholds of its type."""
     agent = CompiledAgent(
         agent_record(
             agent_type="autonomous",
@@ -187,14 +187,14 @@ def test_an_agent_with_other_policies_is_a_copy() -> None:
 
 
 def test_a_budget_is_whole_micro_dollars() -> None:
-    """Down to the last of them."""
+    """The conversion is exact."""
     for dollars, micros in (("0", 0), ("0.000001", 1), ("1000000000", 10**15), ("0.29", 290_000)):
         assert CompiledAgent(agent_record(max_daily_budget_usd=dollars)).budget_micros == micros
 
 
 @given(st.integers(0, 1439), st.integers(0, 1440), st.sets(st.integers(1, 7), min_size=1))
 def test_a_window_holds_each_of_its_minutes(start: int, end: int, days: set[int]) -> None:
-    """Counted forward from the start on each of its days, over midnight where it must, and no other minute."""
+    """Each minute from the start to the end on each of its days, also over midnight, and no other."""
     if start == end:
         return
     clock = [f"{at // 60:02}:{at % 60:02}" for at in (start, end)]
@@ -228,5 +228,5 @@ def test_minutes_of_a_clock() -> None:
     ],
 )
 def test_a_selector_binds_by_tag_and_type(selector: Selector | None, bound: bool) -> None:
-    """One of the tags and one of the types, where any are named."""
+    """It needs one of the tags and one of the types, if it names any."""
     assert binds(selector, AgentType.CUSTOM, {"a", "b"}) is bound

@@ -34,7 +34,7 @@ with_resources = st.builds(Action, st.just("a"), st.just("b"), st.text("ab-\n", 
 def test_a_compiled_condition_holds_when_it_should(
     given: dict[str, Any], action: Action, risk: int, local: LocalTime, missing: bool
 ) -> None:
-    """For every operator, the compiled form answers as `seen` and `holds` do, and `missing` for what is not given."""
+    """For every operator the compiled form agrees with `seen` and `holds`, and returns `missing` without a value."""
     for _, operator, operand in clauses(given):
         seen = operator.seen(action, risk, local, operand)
         expected = missing if seen is MISSING else operator.holds(seen, operand)
@@ -51,8 +51,8 @@ def test_every_operator_of_the_contract_exists() -> None:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=str)
-def test_a_sound_condition_has_no_problems(condition: tuple[str, Any]) -> None:
-    """Every condition that the tests generate is one that the registry takes."""
+def test_a_valid_condition_has_no_problems(condition: tuple[str, Any]) -> None:
+    """The registry accepts every condition that the tests generate."""
     assert problems(dict([condition])) == []
 
 
@@ -177,12 +177,12 @@ TYPE = "an action type (a prefix such as `database.*` goes into `action_type_in`
     ids=lambda value: repr(value)[:80],
 )
 def test_each_fault_of_a_condition_is_named(given: Any, expected: list[str]) -> None:
-    """With its path and all at once; what stands at a boundary is accepted."""
+    """All faults come at once with their paths; boundary values are accepted."""
     assert problems(given) == [message.removesuffix("?") for message in expected]
 
 
 def test_hours_that_wrap_midnight_are_one_clause() -> None:
-    """Each attribute is a clause of its own, and all else one clause an operator."""
+    """Each attribute is a separate clause; every other operator is one clause."""
     given = {"hour_after": 18, "attribute_equals": {"a": 1, "b": 2}, "hour_before": 6, "risk_above": 3}
     assert [(clause.name, clause.operand) for clause in clauses(given)] == [
         ("attribute_equals", ("a", 1)),
@@ -196,7 +196,7 @@ def test_hours_that_wrap_midnight_are_one_clause() -> None:
 
 
 def test_an_attribute_is_found_along_its_path() -> None:
-    """What is not there, or stands below something that is no object, is missing and not null."""
+    """A value that is absent, or below a value that is not an object, is missing and not null."""
     given = {"a": {"b": {"c": 0}}, "n": None, "l": [1]}
     assert attribute(given, "a.b.c") == 0
     assert attribute(given, "a.b") == {"c": 0}
@@ -207,7 +207,7 @@ def test_an_attribute_is_found_along_its_path() -> None:
 
 
 def test_a_prefix_matches_what_is_below_it() -> None:
-    """The dot belongs to it."""
+    """The prefix includes the dot."""
     assert matches_action_type("database.query", "database.*")
     assert not matches_action_type("database", "database.*")
     assert not matches_action_type("databases.query", "database.*")

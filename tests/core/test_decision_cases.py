@@ -1,4 +1,4 @@
-"""Every decision of `cases/*.yaml` by the core and by the reference: the wire's layers stand in the folder above."""
+"""Every decision of `cases/*.yaml` by the core and by the reference: the folder above tests the layers of the wire."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_the_reference_decides_a_case(case: Case) -> None:
 
 
 def test_there_are_at_least_150_cases() -> None:
-    """And no two of one name."""
+    """Their names are unique."""
     names = [case.name for case in load()]
     assert len(names) >= 150
     assert len(set(names)) == len(names)

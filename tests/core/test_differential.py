@@ -1,4 +1,4 @@
-"""The fast path against the reference, over sequences of actions, with counts kept in two ways."""
+"""The fast path against the reference, over sequences of actions, with two ways of counting."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class Duel:
         self.usage, self.history = Usage(), BruteForce()
 
     def decide(self, turn: Turn, action: Action) -> Decision:
-        """Decide both ways, hold the answers and the counts equal, and give the answer."""
+        """Decide both ways, compare the answers and the counts, and return the answer."""
         people = {"approved": turn.approved, "stale": turn.stale}
         decision = decide(self.agent, self.world.state.servers, action, self.usage, self.now, **people)
         situation = Situation(self.record, *self.world.records[1:], action, self.history, self.now, **people)
@@ -60,7 +60,7 @@ class Duel:
         return decision
 
     def _check_withdrawn(self, action: Action, decision: Decision, stale: StaleMode | None) -> None:
-        """An earlier answer is withdrawn by just what blocks in stages 0 to 3, and by data that is too old."""
+        """Exactly a block in stages 0 to 3, or stale data, revokes an earlier answer."""
         found = withdrawn(self.agent, self.world.state.servers, action, self.now, stale=stale)
         if decision.outcome is Outcome.BLOCK and decision.reason in STAGES_0_TO_3:
             assert found == decision
@@ -71,7 +71,7 @@ class Duel:
 
 
 def comparable(answer: Decision | Explanation) -> dict[str, Any]:
-    """What both kinds of answer must agree on."""
+    """The fields that both kinds of answer must share."""
     return {
         "outcome": answer.outcome,
         "reason": answer.reason,

@@ -1,4 +1,4 @@
-"""The kinds of value that a record may hold: what each reads, every fault that it names, and its schema."""
+"""The kinds of value of a record: what each reads, the faults that it reports, and its schema."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -168,7 +168,7 @@ READ: list[tuple[Kind, Any, Any, list[str]]] = [
 def test_a_kind_reads_its_values_and_names_every_fault(
     kind: Kind, value: Any, expected: Any, messages: list[str]
 ) -> None:
-    """What comes back is of the right type even where the value is not."""
+    """The result has the right type even if the value does not."""
     problems = Problems()
     read = kind.read(value, "at", problems)
     assert (read, type(read)) == (expected, type(expected))
@@ -225,8 +225,8 @@ STRING = {"type": "string", "maxLength": 3}
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_a_kind_tells_its_schema(kind: Kind, schema: dict[str, Any]) -> None:
-    """In the words of JSON Schema."""
+def test_a_kind_has_a_json_schema(kind: Kind, schema: dict[str, Any]) -> None:
+    """The schema uses the keywords of JSON Schema."""
     assert kind.schema() == schema
 
 
@@ -234,7 +234,7 @@ FIELDS = {"name": Field(Text(3), required=True, about="What it is"), "on": Field
 
 
 def test_fields_are_read_with_their_defaults() -> None:
-    """What is given is read, and what is not has its default."""
+    """Given fields are read, and missing fields get their defaults."""
     problems = Problems()
     assert read_fields({"name": "a"}, FIELDS, "", problems) == {"name": "a", "on": True}
     assert read_fields({"name": "a", "on": False}, FIELDS, "", problems) == {"name": "a", "on": False}
@@ -257,8 +257,8 @@ def test_unknown_and_missing_fields_are_faults(document: Any, messages: list[str
     assert list(map(str, problems)) == messages
 
 
-def test_a_table_of_fields_tells_its_schema() -> None:
-    """A partial one requires nothing, and none takes what it does not know."""
+def test_a_table_of_fields_has_a_json_schema() -> None:
+    """A partial schema requires no field, and no schema allows unknown fields."""
     properties = {"name": STRING | {"description": "What it is"}, "on": {"type": "boolean"}}
     partial = {"type": "object", "properties": properties, "additionalProperties": False}
     assert schema_of(FIELDS, partial=True) == partial
@@ -266,12 +266,12 @@ def test_a_table_of_fields_tells_its_schema() -> None:
 
 
 def test_a_path_is_joined_with_dots() -> None:
-    """And begins without one."""
+    """It does not begin with a dot."""
     assert (join("", "a"), join("a", "b"), join("a.b", 5)) == ("a", "a.b", "a.b.5")
 
 
 def test_a_value_is_quoted_and_cut_to_fit_a_line() -> None:
-    """Eighty characters at most; text as it is, all else as JSON."""
+    """At most eighty characters; text unchanged, every other value as JSON."""
     assert quote("x" * 80) == f"`{'x' * 80}`"
     assert quote("x" * 81) == f"`{'x' * 77}…`"
     assert quote({"a": None}) == '`{"a": null}`'
@@ -281,7 +281,7 @@ def test_a_value_is_quoted_and_cut_to_fit_a_line() -> None:
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_depth_is_counted_without_recursion(value: Any) -> None:
-    """As a recursive count has it."""
+    """The result equals that of a recursive count."""
 
     def depth(value: Any) -> int:
         if not isinstance(value, dict | list) or not value:
@@ -291,15 +291,15 @@ def test_depth_is_counted_without_recursion(value: Any) -> None:
     assert [depth_exceeds(value, most) for most in range(6)] == [depth(value) > most for most in range(6)]
 
 
-def test_a_zone_is_one_that_the_machine_knows() -> None:
-    """Odd names are no zones, and none of them is an error."""
+def test_only_known_zones_are_accepted() -> None:
+    """Odd names are refused without an exception."""
     assert is_zone("UTC")
     assert is_zone("Asia/Kathmandu")
     assert not any(map(is_zone, ["", "utc/", "/etc/localtime", "a\0b", "x" * 300, "Europe", "../UTC"]))
 
 
 def test_problems_read_as_one_sentence() -> None:
-    """Each with its path, where it has one."""
+    """Each problem with its path, if it has one."""
     problems = [Problem("a.b", "is empty"), Problem("", "is not JSON")]
     for error in (InvalidRecordError(iter(problems)), InvalidActionError(*problems)):
         assert str(error) == "a.b: is empty; is not JSON"

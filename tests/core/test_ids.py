@@ -1,4 +1,4 @@
-"""Decision and approval ids: UUIDs of version 7 that sort by time, each with 64 random bits of its own."""
+"""Decision and approval ids: UUIDs of version 7 that sort by time, each with 64 separate random bits."""
 
 import secrets
 from itertools import pairwise
@@ -39,7 +39,7 @@ def test_ids_are_sorted_while_the_clock_goes_back_by_little(steps: list[float]) 
 
 @given(st.lists(st.floats(0, 4e9), max_size=50))
 def test_ids_are_unique_and_near_the_clock_whatever_it_does(walls: list[float]) -> None:
-    """None is ahead of the clock by more than ten seconds, and none is given twice."""
+    """No id is more than ten seconds ahead of the clock, and no id repeats."""
     ids = DecisionIds(secrets.randbits)
     found = [(wall, ids.next(wall)) for wall in walls]
     assert len({name for _, name in found}) == len(walls)
@@ -48,7 +48,7 @@ def test_ids_are_unique_and_near_the_clock_whatever_it_does(walls: list[float]) 
 
 
 def test_ids_follow_the_clock_again_after_a_jump() -> None:
-    """400 days ahead for a moment, and then right again: the next id is of now."""
+    """After a clock that was 400 days ahead for a moment, the next id has the current time."""
     ids = DecisionIds(secrets.randbits)
     before, ahead, after = ids.next(NOON), ids.next(NOON + 400 * 86_400), ids.next(NOON + 1)
     assert before < after < ahead
@@ -56,8 +56,8 @@ def test_ids_follow_the_clock_again_after_a_jump() -> None:
     assert ids.next(NOON + 2) > after
 
 
-def test_ids_of_a_moment_that_comes_twice_differ() -> None:
-    """The counter begins anew, and the random bits tell them apart."""
+def test_ids_of_a_repeated_moment_differ() -> None:
+    """The counter restarts, and the random bits differ."""
     ids = DecisionIds(secrets.randbits)
     first = [ids.next(NOON) for _ in range(1000)]
     ids.next(NOON + 86_400)
@@ -65,8 +65,8 @@ def test_ids_of_a_moment_that_comes_twice_differ() -> None:
     assert len({*first, *again}) == 2000
 
 
-def test_no_id_tells_of_another() -> None:
-    """Each of a thousand has random bits of its own, and each of the 64 bits is set in some and not in others."""
+def test_no_id_predicts_another() -> None:
+    """A thousand ids have distinct random bits, and each of the 64 bits varies."""
     ids = DecisionIds(secrets.randbits)
     found = [random_bits(ids.next(NOON)) for _ in range(1000)]
     assert len(set(found)) == 1000
@@ -75,7 +75,7 @@ def test_no_id_tells_of_another() -> None:
 
 
 def test_random_bits_are_drawn_for_many_at_once() -> None:
-    """A thousand ids take them four times."""
+    """A thousand ids draw them four times."""
     drawn = []
 
     def draw(count: int) -> int:

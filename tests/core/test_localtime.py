@@ -57,7 +57,7 @@ def test_local_time_is_that_of_the_zone(zone: str, wall: float) -> None:
 @example("UTC", 1_795_132_799.9999998)  # the last float before midnight
 @given(st.sampled_from(ZONES), walls)
 def test_the_next_midnight_is_the_first_instant_of_a_later_date(zone: str, wall: float) -> None:
-    """It lies ahead and at most 49 hours so, on a later date; a second before it the date is not later."""
+    """It is at most 49 hours ahead and on a later date; a second before it the date is not later."""
     midnight = next_midnight(zone, wall)
     assert wall < midnight <= wall + 49 * 3600
     today = local(zone, wall).date()

@@ -1,4 +1,4 @@
-"""The one sentence for people that goes with a decision."""
+"""The message of a decision: one sentence for people."""
 
 import pytest
 
@@ -40,7 +40,7 @@ ACTION = Action("billing", "api.read", "vault", data_classifications=("pii", "se
     ],
 )
 def test_each_reason_has_its_sentence(reason: Reason, sentence: str) -> None:
-    """With the values that made it so."""
+    """It shows the values that caused the decision."""
     assert message(AGENT, ACTION, Decision(Outcome.BLOCK, reason, 85, retry_after=12.345)) == sentence
 
 
@@ -61,13 +61,13 @@ def test_a_policy_is_named_with_what_it_does(outcome: Outcome, does: str) -> Non
 
 
 def test_a_limit_that_never_passes_names_no_wait() -> None:
-    """As a limit of 0."""
+    """A limit of 0, for example."""
     decision = Decision(Outcome.BLOCK, Reason.RATE_LIMIT_EXCEEDED)
     assert message(AGENT, ACTION, decision) == "agent `billing` has reached its rate limit"
 
 
-def test_stale_data_escalates_in_so_many_words() -> None:
-    """Where it does not block."""
+def test_the_message_says_that_stale_data_escalates() -> None:
+    """If the stale mode is escalate."""
     decision = Decision(Outcome.ESCALATE, Reason.REGISTRY_STALE, 85)
     sentence = "the registry data is older than `--max-staleness` allows, so the action is escalated"
     assert message(AGENT, ACTION, decision) == sentence

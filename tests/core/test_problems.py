@@ -1,4 +1,4 @@
-"""What is wrong is told in bounded words, however much of it there is, and reading on stops."""
+"""Problems have bounded size and number, and reading stops at the limit."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -54,8 +54,8 @@ def test_problems_are_bounded_in_number_and_size(read: Callable[[Any], object], 
     assert len(str(error)) < 2_000
 
 
-def test_what_is_not_told_is_counted() -> None:
-    """At least: nobody looked further."""
+def test_problems_beyond_the_limit_are_counted() -> None:
+    """The count is a minimum, because reading stopped."""
     error = faults(records.read_configuration, BODY | {f"unknown_{number}": 1 for number in range(290_000)})
     assert error.problems[0] == Problem("unknown_0", "unknown field")
     assert error.problems[-1] == Problem("", "and at least 289,900 more")
@@ -64,7 +64,7 @@ def test_what_is_not_told_is_counted() -> None:
 
 
 class Watched(dict[str, Any]):
-    """Counts how many of its names are looked at."""
+    """Counts how many of its names are read."""
 
     seen = 0
 
@@ -75,7 +75,7 @@ class Watched(dict[str, Any]):
 
 
 class Counting:
-    """A kind of which nothing is one; counts how often it is asked."""
+    """A kind that accepts no value and counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -89,7 +89,7 @@ class Counting:
 
 
 def test_reading_stops_when_there_are_too_many() -> None:
-    """So that it takes no longer than to read a hundred."""
+    """So it takes no longer than reading a hundred."""
     document = Watched({str(number): 1 for number in range(100_000)})
     read_fields(document, {"on": Field(Flag(), True)}, "", Problems())
     assert document.seen < 200
@@ -99,8 +99,8 @@ def test_reading_stops_when_there_are_too_many() -> None:
     assert max(items.asked, entries.asked) < 200
 
 
-def test_a_large_value_is_not_written_out_to_be_quoted() -> None:
-    """Only as far as the message shows it."""
+def test_quoting_a_large_value_does_not_encode_all_of_it() -> None:
+    """Only the part that the message shows."""
 
     class Endless(list[int]):
         def __iter__(self) -> Iterator[int]:
@@ -111,7 +111,7 @@ def test_a_large_value_is_not_written_out_to_be_quoted() -> None:
 
 
 class Shy(dict[str, Any]):
-    """An object whose members may be counted and not looked at."""
+    """An object whose members may be counted but not read."""
 
     def items(self) -> Any:
         raise AssertionError("looked at")
@@ -119,7 +119,7 @@ class Shy(dict[str, Any]):
     values = items
 
 
-def test_what_is_far_too_large_is_not_looked_at() -> None:
+def test_a_value_that_is_far_too_large_is_not_read() -> None:
     """A value with more members than bytes are allowed is too large, whatever they are."""
     problems = Problems()
     Json(16_384).read(Shy({str(number): 1 for number in range(100_000)}), "at", problems)
@@ -128,14 +128,14 @@ def test_what_is_far_too_large_is_not_looked_at() -> None:
     assert list(map(str, problems)) == ["at: is larger than 16384 bytes", "in: is larger than 16384 bytes"]
 
 
-def test_half_of_a_surrogate_pair_can_be_told() -> None:
-    """No answer can hold it, so it is told by its number."""
+def test_half_of_a_surrogate_pair_is_escaped_in_messages() -> None:
+    """UTF-8 cannot encode it, so the message shows its number."""
     (problem,) = Problems([Problem("at.\ud800", "`\udfff` is wrong")])
     assert problem == Problem("at.\\ud800", "`\\udfff` is wrong")
 
 
-def test_a_problem_is_told_once_and_problems_add_up() -> None:
-    """Also those that another collection counted only."""
+def test_a_problem_is_reported_once_and_problems_add_up() -> None:
+    """Also those that another collection only counted."""
     some = Problems(Problem(str(number), "is wrong") for number in range(100))
     some.append(Problem("0", "is wrong"))
     assert (len(some), some.full) == (100, False)

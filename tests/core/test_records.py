@@ -101,7 +101,7 @@ SERVER_DEFAULTS = {
 
 
 def test_a_record_of_required_fields_has_every_default() -> None:
-    """Those of the contract, in its order."""
+    """The defaults of the contract, in its order."""
     assert list(read_configuration(AGENT).items()) == list(CONFIGURATION_DEFAULTS.items())
     assert list(read_policy_body(POLICY).items()) == list(POLICY_DEFAULTS.items())
     assert list(read_server_body(SERVER).items()) == list(SERVER_DEFAULTS.items())
@@ -110,7 +110,7 @@ def test_a_record_of_required_fields_has_every_default() -> None:
 
 
 def test_a_synced_document_is_a_record() -> None:
-    """With its status, version and policies, whose selector is none for an agent's own."""
+    """With its status, version and policies; an agent's own policies have no selector."""
     agent = read_agent(AGENT | {"status": "active", "version": "1.2.0", "policies": [SYNCED]})
     policy = PolicyRecord(**POLICY_DEFAULTS, policy_id="1", created_at="2026-01-01T00:00:00.000000Z")
     assert agent == AgentRecord(**CONFIGURATION_DEFAULTS, status=Status.ACTIVE, version="1.2.0", policies=(policy,))
@@ -124,7 +124,7 @@ def test_a_synced_document_is_a_record() -> None:
     assert chosen.applies_to == Selector(("eu",), (AgentType.CUSTOM,))
 
 
-def test_values_are_read_into_what_the_core_uses() -> None:
+def test_values_are_converted_to_the_types_of_the_core() -> None:
     """Enums, tuples and decimals."""
     given = {
         "agent_type": "mcp_server",
@@ -447,13 +447,15 @@ def faults(read: Any, document: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("read", "given", "expected"), FAULTS, ids=lambda value: getattr(value, "__name__", repr(value)[:60])
 )
-def test_a_fault_is_named_and_a_boundary_is_not_one(read: Any, given: dict[str, Any], expected: list[str]) -> None:
-    """Beside the required fields, the one field given has just these problems."""
+def test_a_fault_is_reported_and_a_boundary_value_is_accepted(
+    read: Any, given: dict[str, Any], expected: list[str]
+) -> None:
+    """Exactly these problems are reported for the one given field."""
     assert faults(read, MINIMAL[read] | given) == expected
 
 
 def test_all_faults_of_a_document_come_at_once() -> None:
-    """Also those of its policies, each with its place in the list."""
+    """Also the faults of its policies, each with its index in the list."""
     document = {
         "agent_id": "ab",
         "status": "gone",
@@ -479,8 +481,8 @@ def test_all_faults_of_a_document_come_at_once() -> None:
     ]
 
 
-def test_what_a_synced_document_lacks_is_a_fault() -> None:
-    """A status, a version, an id and an age are the store's to give, and policies come as a list."""
+def test_a_synced_document_needs_every_field_of_the_store() -> None:
+    """The store sets the status, version, id and creation time, and policies are a list."""
     assert faults(read_agent, AGENT) == ["status: is required", "version: is required"]
     given = AGENT | {"status": "active", "version": "1.0.0"}
     assert faults(read_agent, given | {"policies": {}}) == ["policies: `{}` is not a list"]
@@ -501,8 +503,8 @@ def test_what_a_synced_document_lacks_is_a_fault() -> None:
     assert faults(read_organisation_policy, SYNCED | {"policy_id": "x", "created_at": "x"}) == []
 
 
-def test_what_a_caller_must_give_is_required() -> None:
-    """A name for the record and one for people, and a policy's action."""
+def test_required_fields_must_be_given() -> None:
+    """The id, the display name, and a policy's action."""
     assert faults(read_configuration, {}) == ["agent_id: is required", "display_name: is required"]
     assert faults(read_policy_body, {}) == ["policy_name: is required", "policy_action: is required"]
     assert faults(read_server_body, {}) == ["server_name: is required"]
@@ -510,12 +512,12 @@ def test_what_a_caller_must_give_is_required() -> None:
 
 @pytest.mark.parametrize("document", [None, [], "x", 5])
 def test_a_document_that_is_no_object_is_a_fault(document: Any) -> None:
-    """Whatever it should have been."""
+    """For every type of record."""
     for read in (read_configuration, read_agent, read_policy_body, read_organisation_policy, read_server):
         assert faults(read, document)[0].endswith("is not an object")
 
 
-def test_one_fault_is_told_once() -> None:
+def test_one_fault_is_reported_once() -> None:
     """Even where two checks find it."""
     found = faults(read_configuration, AGENT | {"time_window_start": "x" * 5, "time_window_end": "x" * 5})
     assert len(found) == len(set(found)) == 3

@@ -43,7 +43,7 @@ def test_no_interval_holds_more_than_the_limit(
 
 @pytest.mark.parametrize(("bucket", "width"), WINDOWS)
 @given(start=starts, waits=st.lists(gaps, max_size=60), limit=st.integers(1, 5))
-def test_what_is_refused_below_the_limit_is_at_most_one_sixtieth(
+def test_at_most_one_sixtieth_is_refused_below_the_limit(
     bucket: int, width: int, start: float, waits: list[float], limit: int
 ) -> None:
     """A refusal means that the limit was reached within the window and one sixtieth of it."""
@@ -58,7 +58,7 @@ def test_what_is_refused_below_the_limit_is_at_most_one_sixtieth(
 
 @given(start=starts, waits=st.lists(gaps, max_size=60))
 def test_counts_are_those_of_the_brute_force(start: float, waits: list[float]) -> None:
-    """In all three windows at every moment, however long the pauses."""
+    """In all three windows at every moment, with pauses of any length."""
     usage, history = Usage(), BruteForce()
     limits = Limits(1000, 1000, 1000)
     for now in moments(start, waits, 30):
@@ -72,7 +72,7 @@ def test_counts_are_those_of_the_brute_force(start: float, waits: list[float]) -
     start=starts, waits=st.lists(gaps, max_size=30), limits=st.builds(Limits, *[st.sampled_from([None, 1, 2, 3])] * 3)
 )
 def test_a_wait_is_exact(start: float, waits: list[float], limits: Limits) -> None:
-    """At the time that it names one more action passes, and at the last moment before it none does."""
+    """At the returned time one more action is admitted, and just before it none is."""
     usage, history = Usage(), BruteForce()
     for now in moments(start, waits, 7):
         wait = history.wait(limits, now)
@@ -86,14 +86,14 @@ def test_a_wait_is_exact(start: float, waits: list[float], limits: Limits) -> No
 
 
 def test_a_limit_of_zero_is_never_passed() -> None:
-    """Neither while nothing was counted nor long after."""
+    """Neither before the first action nor long after."""
     usage = Usage()
     assert usage.wait(Limits(0, None, None), 0.0) == inf
     assert usage.wait(Limits(5, 0, 5), 1e9) == inf
     assert Window(1).wait(0, 5.0) == inf
 
 
-def test_a_lower_limit_waits_for_all_that_is_too_much() -> None:
+def test_a_lowered_limit_waits_until_the_excess_has_expired() -> None:
     """Lowered from 3 to 1, the limit is passed when the last of three actions no longer counts."""
     window = Window(1)
     for second in (100, 110, 120):
@@ -105,7 +105,7 @@ def test_a_lower_limit_waits_for_all_that_is_too_much() -> None:
 
 
 def test_the_longest_wait_counts() -> None:
-    """Of three limits that refuse, the one that refuses longest says how long."""
+    """If three limits refuse, the longest wait is returned."""
     usage = Usage()
     usage.count(86_400.0)
     assert usage.wait(Limits(1, 1, None), 86_400.0) == 61 * 60
@@ -117,14 +117,14 @@ def test_the_longest_wait_counts() -> None:
 @pytest.mark.parametrize("bucket", BUCKET_SECONDS)
 @given(starts)
 def test_a_wait_added_to_now_is_never_a_float_too_short(bucket: int, now: float) -> None:
-    """Whatever is rounded, the sum is the second on which the action's bucket has left the window."""
+    """After rounding, the sum is the second at which the action's bucket leaves the window."""
     window = Window(bucket)
     window.add(int(now))
     assert now + window.wait(1, now) == (int(now) // bucket + 61) * bucket
 
 
 def test_usage_is_idle_after_a_day_and_an_hour() -> None:
-    """Counted from the bucket of the day's window in which it was last looked at."""
+    """Counted from the last used bucket of the day's window."""
     usage = Usage()
     usage.count(86_400.0 + 1439)
     assert not usage.is_idle(86_400.0 + 26 * 3600)
@@ -133,8 +133,8 @@ def test_usage_is_idle_after_a_day_and_an_hour() -> None:
     assert not usage.is_idle(200_000.0 + 25 * 3600)
 
 
-def test_spend_is_that_of_the_day_and_of_the_next_where_the_clock_went_back() -> None:
-    """A new day begins at nothing, and going back over midnight or to yesterday gives no second budget."""
+def test_spend_counts_for_the_day_and_the_next_one_after_the_clock_went_back() -> None:
+    """A new day starts at zero, and a clock that goes back over midnight gives no second budget."""
     usage = Usage()
     assert usage.spent(0) == 0
     usage.spend(10, 5)
@@ -146,8 +146,8 @@ def test_spend_is_that_of_the_day_and_of_the_next_where_the_clock_went_back() ->
     assert [usage.spent(day) for day in (9, 10, 11)] == [10, 11, 1]
 
 
-def test_a_day_far_ahead_is_not_kept_in_force() -> None:
-    """400 days ahead for a moment: today's spend still counts then, and tomorrow begins at nothing."""
+def test_spend_on_a_day_far_ahead_does_not_count_today() -> None:
+    """After a clock that was 400 days ahead for a moment, today's spend still counts and tomorrow starts at zero."""
     usage = Usage()
     usage.spend(10, 7)
     usage.spend(410, 5)
@@ -161,7 +161,7 @@ def test_a_day_far_ahead_is_not_kept_in_force() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, MAX_DAYS), st.integers(0, 9)), max_size=30), st.integers(0, MAX_DAYS))
 def test_spend_is_that_of_the_brute_force(spending: list[tuple[int, int]], day: int) -> None:
-    """In any order of as many days as are kept."""
+    """With the kept days in any order."""
     usage, history = Usage(), BruteForce()
     for spent_on, micros in spending:
         usage.spend(spent_on, micros)
@@ -170,8 +170,8 @@ def test_spend_is_that_of_the_brute_force(spending: list[tuple[int, int]], day: 
 
 
 @given(st.lists(st.integers(0, 100), max_size=60))
-def test_of_many_days_those_last_spent_on_are_kept(days: list[int]) -> None:
-    """No more than eight, so that counters stay bounded whatever the clock does."""
+def test_the_most_recently_charged_days_are_kept(days: list[int]) -> None:
+    """At most eight, so that counters stay bounded even if the clock is wrong."""
     usage = Usage()
     for day in days:
         usage.spend(day, 1)
@@ -180,8 +180,8 @@ def test_of_many_days_those_last_spent_on_are_kept(days: list[int]) -> None:
 
 
 @given(start=starts, waits=st.lists(gaps, max_size=60), later=gaps)
-def test_a_copy_counts_what_the_original_does(start: float, waits: list[float], later: float) -> None:
-    """And no more, once the original goes on."""
+def test_a_copy_has_the_counts_of_the_original(start: float, waits: list[float], later: float) -> None:
+    """Later counts of the original do not reach it."""
     usage, limits = Usage(), Limits(1000, 1000, 1000)
     times = moments(start, waits, 30)
     for now in times:
@@ -202,7 +202,7 @@ def test_a_copy_counts_what_the_original_does(start: float, waits: list[float], 
     boot=st.one_of(st.just(0.0), st.floats(0, 1e6)),
     after=gaps,
 )
-def test_on_another_clock_no_count_ends_earlier_and_none_much_later(
+def test_on_another_clock_no_count_expires_earlier_or_much_later(
     start: float, waits: list[float], rest: float, boot: float, after: float
 ) -> None:
     """What was admitted less than a window ago counts, and what was admitted two buckets before that does not."""
@@ -222,7 +222,7 @@ def test_on_another_clock_no_count_ends_earlier_and_none_much_later(
 
 
 @given(boot=starts, limits=st.builds(Limits, *[st.integers(1, 1_000_000_000)] * 3))
-def test_what_is_not_known_counts_as_used(boot: float, limits: Limits) -> None:
+def test_unknown_usage_counts_as_used_up(boot: float, limits: Limits) -> None:
     """Every limit is full until its window has passed, and the spend of the day and those before it is above any."""
     usage = Usage.unknown(int(boot), 20)
     assert usage.remaining(limits, boot) == (0, 0, 0)

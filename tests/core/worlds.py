@@ -1,4 +1,4 @@
-"""Strategies for records, actions, clocks and histories, from small pools of values on and beside every edge."""
+"""Strategies for records, actions, clocks and histories, with values at and beside every boundary."""
 
 import json
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ ATTRIBUTES: list[dict[str, Any]] = [
 
 
 def some(pool: list[Any], most: int = 3) -> st.SearchStrategy[list[Any]]:
-    """None to several of a pool, none of them twice."""
+    """Zero or more distinct values of a pool."""
     return st.lists(st.sampled_from(pool), max_size=most, unique_by=json.dumps)
 
 

@@ -1,4 +1,4 @@
-"""What every attack has: whom it is against, what it was given, and how it sends bytes that no client would send."""
+"""The common parts of attacks: the target, the findings, and a way to send arbitrary bytes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What an attacker without rights tries against a sidecar and the store: each attack is a function of one table.
+"""Attacks without rights against a sidecar and the store: each is a function in one table.
 
 `python -m tests.hostile.attacks --seconds 2 --seed 7 NAME…` reads a `Target` as JSON from standard input, runs the
 attacks one after the other and prints a `Tally` as JSON: the decisions it was given, and what should not have been.

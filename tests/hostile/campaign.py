@@ -57,10 +57,10 @@ class Account:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     attacks: int = 0
     late_turns: float = 0
-    """Turns of an event loop that came too late: a finding of a long campaign, but no test's on a busy machine."""
+    """Event loop lag that is too long: a finding of a long campaign, but not of a test on a busy machine."""
 
     def find(self, *findings: str) -> None:
-        """Take note, and tell at once: a long campaign is watched."""
+        """Record a finding and print it at once, because people watch a long campaign."""
         self.findings += findings
         for finding in findings:
             logger.warning("%s", finding)

@@ -1,4 +1,4 @@
-"""Sidecars whose wall clock is wrong, by libfaketime in the process."""
+"""Sidecars with a wrong wall clock, set by libfaketime."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ async def restart(installation: Installation, environment: Mapping[str, str]) ->
     await installation.until_ready(http_address)
 
 
-async def test_a_day_in_the_future_takes_no_budget_from_today_and_gives_none_back(tmp_path: Path) -> None:
+async def test_a_clock_in_the_future_does_not_change_todays_budget(tmp_path: Path) -> None:
     """What was spent today still counts after a clock that was 400 days ahead; what was spent then does not."""
     async with installed(tmp_path, sidecars=1) as installation:
         today = await evaluate(installation, SPENDER, estimated_cost_usd=1.0)

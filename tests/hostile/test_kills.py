@@ -39,8 +39,8 @@ async def test_no_kill_gives_a_window_or_a_day_more_than_its_limit(tmp_path: Pat
     assert witness.findings + witness.overruns() + faults == []
 
 
-async def test_a_clean_stop_forgets_nothing(tmp_path: Path) -> None:
-    """A sidecar that is stopped and started goes on with the very counts and the very spend that it had."""
+async def test_a_clean_stop_keeps_every_count(tmp_path: Path) -> None:
+    """A sidecar that is stopped and started has the same counts and the same spend."""
     async with installed(tmp_path, sidecars=1) as installation:
         (grpc_address, http_address), sidecar = installation.sidecar_addresses[0], installation.sidecars[0]
         witness = Witness(grpc_address)

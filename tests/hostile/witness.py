@@ -1,4 +1,4 @@
-"""Honest callers of the sidecars under attack: what they are answered is compared with what must be answered."""
+"""Honest callers of the attacked sidecars: their answers are compared with the expected ones."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Actions as hypothesis makes them, put by gRPC and as JSON."""
+"""Actions from hypothesis, sent by gRPC and as JSON."""
 
 import json
 from typing import Any
@@ -45,7 +45,7 @@ actions: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def by_grpc(action: dict[str, Any]) -> wire.Request:
-    """The request as it comes by gRPC."""
+    """The request as a gRPC message."""
     fields = dict(action)
     message = pb.EvaluateRequest(action=pb.Action(**{name: fields[name] for name in fields if name != "attributes"}))
     if "attributes" in fields:
@@ -54,5 +54,5 @@ def by_grpc(action: dict[str, Any]) -> wire.Request:
 
 
 def by_json(action: dict[str, Any]) -> wire.Request:
-    """The request as it comes to the JSON endpoint."""
+    """The request as JSON."""
     return wire.read_json_request(strict_json.loads(json.dumps({"action": action}).encode()))

@@ -1,4 +1,4 @@
-"""A store that keeps what sidecars report, and answers as a test has it answer, over real gRPC."""
+"""A store over real gRPC that keeps reported decisions and gives the answers that a test sets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

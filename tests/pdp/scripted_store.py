@@ -1,4 +1,4 @@
-"""A store that says what a test has it say, over real gRPC."""
+"""A store over real gRPC that sends the messages of a test's script."""
 
 import asyncio
 import hashlib
@@ -110,5 +110,5 @@ def record(agent_id: str, **fields: Any) -> pb.Record:
 
 
 def gone(agent_id: str) -> pb.Record:
-    """Word that an agent is gone."""
+    """The deletion of an agent."""
     return pb.Record(kind=pb.RECORD_KIND_AGENT, id=agent_id)

@@ -1,4 +1,4 @@
-"""What keeps a sidecar going, and what ends it."""
+"""How a sidecar runs, and what ends it."""
 
 import asyncio
 
@@ -15,8 +15,8 @@ async def failing() -> None:
     raise OSError("the disk is gone")
 
 
-async def test_it_runs_until_it_is_told_to_stop() -> None:
-    """The tasks go on; ending them is the owner's."""
+async def test_it_runs_until_stop_is_set() -> None:
+    """The tasks continue; their owner ends them."""
     stop, task = asyncio.Event(), asyncio.create_task(forever())
     waiting = asyncio.create_task(app.until(stop, [task]))
     stop.set()
@@ -26,13 +26,13 @@ async def test_it_runs_until_it_is_told_to_stop() -> None:
 
 
 async def test_a_task_that_fails_ends_the_program() -> None:
-    """A sidecar that no longer follows its store does not go on as if it did."""
+    """A sidecar that no longer follows its store does not keep running."""
     with pytest.raises(OSError, match="the disk is gone"):
         await app.until(asyncio.Event(), [asyncio.create_task(forever()), asyncio.create_task(failing())])
 
 
 def test_the_clocks_are_read_together() -> None:
-    """Both go on from one reading to the next."""
+    """Both advance from one reading to the next."""
     first, second = app.now(), app.now()
     assert second.boot >= first.boot > 0
     assert second.wall > 1_700_000_000

@@ -1,4 +1,4 @@
-"""Approvals at the sidecar over real gRPC, with the store's word set by the test."""
+"""Approvals at the sidecar over real gRPC, with the store's answers set by the test."""
 
 import asyncio
 import json
@@ -36,8 +36,8 @@ def bench() -> Bench:
     return bench
 
 
-async def test_what_a_person_must_decide_opens_an_approval(bench: Bench) -> None:
-    """The answer names it and when it lapses; the log is told to send it at once, with the action's digest."""
+async def test_a_decision_for_a_person_opens_an_approval(bench: Bench) -> None:
+    """The answer has its id and expiry; the log sends it at once, with the action's digest."""
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request())
     assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
@@ -47,8 +47,8 @@ async def test_what_a_person_must_decide_opens_an_approval(bench: Bench) -> None
     assert bench.log.urgent == 1
 
 
-async def test_a_policy_says_how_long_people_have(bench: Bench) -> None:
-    """And so does an escalation have an approval."""
+async def test_a_policy_sets_the_timeout_of_an_approval(bench: Bench) -> None:
+    """An escalation has an approval too."""
     policy = {"policy_id": "p", "policy_name": "p", "created_at": "2026-01-01T00:00:00.000000Z"}
     rule = {"policy_action": "escalate", "action_params": {"timeout_seconds": 60}}
     bench.put(agent(policies=[policy | rule]))
@@ -67,7 +67,7 @@ async def test_nothing_else_opens_an_approval(bench: Bench) -> None:
 
 
 async def test_an_approval_allows_the_action_once(bench: Bench) -> None:
-    """It is counted and logged; the same approval again leaves the action to a person, and opens nothing."""
+    """It is counted and logged; with the same approval again the action still needs a person, and no approval opens."""
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
         first, second = [await stub.Evaluate(request("a1")) for _ in range(2)]
@@ -80,7 +80,7 @@ async def test_an_approval_allows_the_action_once(bench: Bench) -> None:
     assert [(entry.approval_id, entry.opens) for entry in bench.log.entries] == [("a1", None)] * 2
 
 
-async def test_of_two_requests_at_once_one_is_allowed(bench: Bench) -> None:
+async def test_of_two_concurrent_requests_one_is_allowed(bench: Bench) -> None:
     """Both ask the store under one use id, and the store grants both."""
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
@@ -89,8 +89,8 @@ async def test_of_two_requests_at_once_one_is_allowed(bench: Bench) -> None:
     assert len({asked.use_id for asked in bench.people.asked}) == 1
 
 
-async def test_a_use_whose_answer_was_lost_is_asked_for_again_under_the_same_id(bench: Bench) -> None:
-    """The store may have granted it: the second time the sidecar hears so."""
+async def test_a_use_without_an_answer_is_repeated_under_the_same_id(bench: Bench) -> None:
+    """The store may have granted it; the second call returns that."""
     async with served(bench.service) as stub:
         bench.people.go(present=False)
         lost = await stub.Evaluate(request("a1"))
@@ -102,7 +102,7 @@ async def test_a_use_whose_answer_was_lost_is_asked_for_again_under_the_same_id(
     assert len({asked.use_id for asked in bench.people.asked}) == 1
 
 
-async def test_an_approval_is_not_touched_by_an_action_that_needs_none(bench: Bench) -> None:
+async def test_an_action_that_needs_no_approval_uses_none(bench: Bench) -> None:
     """An allow stays what it is, and a block is a block; the store is not even asked."""
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
@@ -114,7 +114,7 @@ async def test_an_approval_is_not_touched_by_an_action_that_needs_none(bench: Be
 
 
 async def test_an_approval_for_another_action_blocks(bench: Bench) -> None:
-    """It is no decision for a person any more: somebody tries to pass one action off as another."""
+    """A changed action must not pass with the approval of another one."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request("a1"))
@@ -132,10 +132,10 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_an_approval_that_does_not_count_leaves_the_action_as_it_was(
+async def test_an_unusable_approval_does_not_change_the_decision(
     bench: Bench, state: "sync_pb2.ApprovalState | None"
 ) -> None:
-    """The message says what became of it, and no other is opened."""
+    """The message has its state, and no other approval opens."""
     if state is not None:
         bench.people.say("a1", state, decided_by="ann", comment="too much")
     async with served(bench.service) as stub:
@@ -146,8 +146,8 @@ async def test_an_approval_that_does_not_count_leaves_the_action_as_it_was(
     assert bench.log.entries[0].opens is None
 
 
-async def test_with_an_approval_an_idempotency_key_has_an_answer_of_its_own(bench: Bench) -> None:
-    """The one without said to wait; the one with it is remembered too, and the approval is not asked for twice."""
+async def test_with_an_approval_an_idempotency_key_has_a_separate_answer(bench: Bench) -> None:
+    """The answer with the approval is remembered too, and the approval is not used twice."""
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
         first = await stub.Evaluate(request(idempotency_key="k"))
@@ -158,7 +158,7 @@ async def test_with_an_approval_an_idempotency_key_has_an_answer_of_its_own(benc
 
 
 async def test_the_digest_is_that_of_the_whole_action(bench: Bench) -> None:
-    """An approval in use is asked for with the very digest that it was opened with, and any change makes another."""
+    """An approval is used with the digest that it was opened with, and any change gives another digest."""
     attributes = Struct()
     attributes.update({"order": {"id": 7}})
     async with served(bench.service) as stub:
@@ -170,7 +170,7 @@ async def test_the_digest_is_that_of_the_whole_action(bench: Bench) -> None:
     assert [asked.action_sha256 == digest for asked in bench.people.asked] == [True, False]
 
 
-async def test_batches_streams_and_the_json_door_take_approvals(bench: Bench) -> None:
+async def test_batches_streams_and_the_json_endpoint_accept_approvals(bench: Bench) -> None:
     """Each as a single request does."""
     bench.people.granted |= {"a1", "a2", "a3"}
     async with served(bench.service) as stub:
@@ -186,8 +186,8 @@ async def test_batches_streams_and_the_json_door_take_approvals(bench: Bench) ->
     assert (answer["outcome"], answer["reason"], answer["approval_id"]) == ("allow", "APPROVED", None)
 
 
-async def test_the_json_door_tells_the_approval(bench: Bench) -> None:
-    """By id and with the time when it lapses."""
+async def test_the_json_endpoint_returns_the_approval(bench: Bench) -> None:
+    """With its id and its expiry."""
     action = {"agent_id": "billing-reader-test", "action_type": "api.read"} | RISKY
     _, answer = await bench.service.evaluate_json(json.dumps({"action": action}).encode())
     assert answer["approval_id"] == bench.log.entries[0].opens.approval_id
@@ -195,7 +195,7 @@ async def test_the_json_door_tells_the_approval(bench: Bench) -> None:
 
 
 async def test_a_full_log_refuses_decisions_and_touches_no_approval(bench: Bench) -> None:
-    """UNAVAILABLE, which a client takes for a block; an explanation is still given."""
+    """UNAVAILABLE, which a client treats as a block; explanations still work."""
     bench.people.granted.add("a1")
     bench.log.full = True
     async with served(bench.service) as stub:
@@ -208,7 +208,7 @@ async def test_a_full_log_refuses_decisions_and_touches_no_approval(bench: Bench
 
 
 async def updates(stub: object, approval_id: str) -> list[tuple[str, str]]:
-    """What a waiting runtime is told: each state, and the comment with it."""
+    """The updates for a waiting runtime: each state and its comment."""
     call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id=approval_id))
     return [
         (pb.ApprovalState.Name(update.state).removeprefix("APPROVAL_STATE_"), update.comment) async for update in call
@@ -234,14 +234,14 @@ async def test_a_runtime_waits_for_people(bench: Bench) -> None:
 
 @pytest.mark.parametrize("state", ["DENIED", "EXPIRED", "USED"])
 async def test_a_final_state_ends_the_wait(bench: Bench, state: str) -> None:
-    """Also where it was final before the runtime asked."""
+    """Also if it was final before the call."""
     bench.people.say("a1", sync_pb2.ApprovalState.Value(f"APPROVAL_STATE_{state}"), comment="no")
     async with served(bench.service) as stub:
         assert await updates(stub, "a1") == [(state, "no")]
 
 
-async def test_an_approval_of_an_agent_that_is_not_served_here_is_not_told_of(bench: Bench) -> None:
-    """As if nobody had asked for it: neither to who waits, nor to who would use it."""
+async def test_an_approval_of_an_agent_that_is_not_served_here_is_unknown(bench: Bench) -> None:
+    """Both for a caller that waits for it and for one that uses it."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_DENIED, agent_id="ledger-writer-test", comment="secret")
     async with served(bench.service) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -254,15 +254,15 @@ async def test_an_approval_of_an_agent_that_is_not_served_here_is_not_told_of(be
 
 
 async def test_an_approval_of_another_agent_that_is_served_here_blocks(bench: Bench) -> None:
-    """One agent tries to pass with what was given to another."""
+    """One agent tries to use the approval of another."""
     bench.put(agent(), agent("ledger-writer-test"))
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED, agent_id="ledger-writer-test")
     async with served(bench.service) as stub:
         assert told(await stub.Evaluate(request("a1"))) == ("BLOCK", "APPROVAL_MISMATCH")
 
 
-async def test_an_approval_that_was_opened_here_is_not_told_of_once_its_agent_is_gone(bench: Bench) -> None:
-    """Such as one that has lost the tag that the sidecar follows."""
+async def test_an_approval_that_was_opened_here_is_unknown_once_its_agent_is_gone(bench: Bench) -> None:
+    """For example, the agent has lost the tag that the sidecar follows."""
     async with served(bench.service) as stub:
         opened = await stub.Evaluate(request())
         bench.put(agent("ledger-writer-test"))
@@ -273,7 +273,7 @@ async def test_an_approval_that_was_opened_here_is_not_told_of_once_its_agent_is
 
 
 async def test_nothing_is_known_of_an_approval_before_there_is_data() -> None:
-    """UNAVAILABLE: whose agents are served here is not known yet."""
+    """UNAVAILABLE: the served agents are not known yet."""
     bench = Bench()
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
     async with served(bench.service) as stub:
@@ -284,7 +284,7 @@ async def test_nothing_is_known_of_an_approval_before_there_is_data() -> None:
 
 
 async def test_a_wall_clock_that_jumps_ends_no_wait(bench: Bench) -> None:
-    """While the store does not know of the approval yet, its time is that of the boot clock."""
+    """While the store does not know the approval yet, the boot clock counts."""
     async with served(bench.service) as stub:
         opened = await stub.Evaluate(request(idempotency_key="k"))
         bench.now = bench.now._replace(wall=bench.now.wall + 400 * 86_400)
@@ -295,7 +295,7 @@ async def test_a_wall_clock_that_jumps_ends_no_wait(bench: Bench) -> None:
 
 
 async def test_a_wait_goes_on_through_an_outage_of_the_store(bench: Bench) -> None:
-    """Nothing is told twice, and nothing is missed."""
+    """No update is repeated, and none is missed."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
     async with served(bench.service) as stub:
         call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id="a1"))
@@ -307,8 +307,8 @@ async def test_a_wait_goes_on_through_an_outage_of_the_store(bench: Bench) -> No
         assert await call.read() is grpc.aio.EOF
 
 
-async def test_an_approval_whose_record_was_lost_lapses_here(bench: Bench) -> None:
-    """The store never heard of it, so nobody can have approved it."""
+async def test_an_approval_whose_record_was_lost_expires_here(bench: Bench) -> None:
+    """The store never received it, so nobody can have approved it."""
     async with served(bench.service) as stub:
         opened = await stub.Evaluate(request())
         bench.pass_seconds(3600)
@@ -318,8 +318,8 @@ async def test_an_approval_whose_record_was_lost_lapses_here(bench: Bench) -> No
 @pytest.mark.parametrize(
     ("approval_id", "code"), [("", "INVALID_ARGUMENT"), ("a" * 65, "INVALID_ARGUMENT"), ("a1", "NOT_FOUND")]
 )
-async def test_nobody_waits_for_what_was_never_asked(bench: Bench, approval_id: str, code: str) -> None:
-    """The error says so at once."""
+async def test_an_unknown_approval_is_not_waited_for(bench: Bench, approval_id: str, code: str) -> None:
+    """The error comes at once."""
     async with served(bench.service) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await updates(stub, approval_id)

@@ -1,4 +1,4 @@
-"""However much comes in, what the sidecar keeps stays bounded, and nothing that comes in is allowed by mistake."""
+"""The sidecar's memory stays bounded for any input, and no input is allowed by mistake."""
 
 import asyncio
 import gc
@@ -80,7 +80,7 @@ async def test_a_long_stream_leaves_memory_flat(tmp_path: Path) -> None:
     ("agents", "keys"), [(100, 100), pytest.param(10_000, 100, marks=pytest.mark.soak)], ids=["short", "full"]
 )
 def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
-    """The bytes that they count are no fewer than those that Python took for them."""
+    """They count at least the bytes that Python uses for them."""
     bench = Bench()
     bench.put(*(agent(f"agent-number-{number}") for number in range(agents)))
     bound = MIB if agents < 1000 else 64 * MIB
@@ -99,7 +99,7 @@ def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
 
 
 def test_the_newest_answers_are_the_ones_remembered() -> None:
-    """When the bound is reached the oldest give way, and after ten minutes all do, which is no eviction."""
+    """At the bound the oldest are evicted; after ten minutes all expire, which is not an eviction."""
     answers = Answers(max_bytes=2000)
     for number in range(10):
         answers.put("agent", f"key-{number}", b"d", b"a" * 100, float(number))
@@ -112,7 +112,7 @@ def test_the_newest_answers_are_the_ones_remembered() -> None:
 
 
 def test_counters_of_idle_agents_are_forgotten() -> None:
-    """Once a day has gone by without a question, an agent takes no memory; those in use keep their counts."""
+    """After a day without an action an agent takes no memory; agents in use keep their counts."""
     bench = Bench()
     bench.put(*(agent(f"agent-number-{number}", max_actions_per_day=5) for number in range(1000)))
     point = bench.service.point
@@ -133,7 +133,7 @@ def test_counters_of_idle_agents_are_forgotten() -> None:
 
 
 def closed_bench() -> Bench:
-    """An agent that may do nothing, so that whatever is allowed is allowed by mistake."""
+    """An agent that may do nothing, so that every allow is a mistake."""
     bench = Bench()
     bench.put(agent(allowed_action_types=["nothing.at.all"], allowed_resources=["nothing"]))
     return bench
@@ -194,8 +194,8 @@ def _bent(parts: tuple[bytes, int, bytes]) -> bytes:
 
 @settings(max_examples=400, deadline=None)
 @given(messages())
-def test_no_bytes_are_allowed_or_crash(raw: bytes) -> None:
-    """Whatever bytes come, they are refused with a field's name, or decided, and what is closed is blocked."""
+def test_arbitrary_bytes_are_never_allowed_and_never_crash(raw: bytes) -> None:
+    """Any bytes are refused with the name of a field, or decided as a block."""
     try:
         answer = CLOSED.service.point.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw)))
     except InvalidActionError as error:
@@ -207,8 +207,8 @@ def test_no_bytes_are_allowed_or_crash(raw: bytes) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(st.binary(max_size=100), json_requests.map(lambda value: json.dumps(value).encode())))
-def test_no_json_is_allowed_or_crashes(body: bytes) -> None:
-    """Whatever body comes, it is a 400 with a path, or a decision that blocks."""
+def test_arbitrary_json_is_never_allowed_and_never_crashes(body: bytes) -> None:
+    """Any body gets a 400 with a path, or a block."""
     status, answer = asyncio.run(CLOSED.service.evaluate_json(body))
     assert status in (200, 400)
     if status == 200:

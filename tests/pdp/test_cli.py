@@ -64,7 +64,7 @@ async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:
     assert draining.body == {"status": "draining"}
 
 
-async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> None:
+async def test_a_sidecar_keeps_answering_when_its_store_is_killed(tmp_path: Path) -> None:
     """SIGKILL closes the store's sockets and nothing else."""
     database = f"--database=sqlite:///{tmp_path / 'registry.db'}"
     made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
@@ -87,8 +87,8 @@ async def test_a_sidecar_answers_on_when_its_store_is_killed(tmp_path: Path) -> 
         assert await beside.reason(risk_score=10) == "RISK_BELOW_AUTO_APPROVE"
 
 
-async def test_when_the_store_is_killed_each_stale_mode_does_as_it_says(tmp_path: Path) -> None:
-    """Every answer up to the bound is as before, and every answer beyond it is as the mode has it."""
+async def test_each_stale_mode_works_when_the_store_is_killed(tmp_path: Path) -> None:
+    """Up to the bound every answer stays the same, and beyond it every answer follows the mode."""
     database, key_file = f"--database=sqlite:///{tmp_path / 'registry.db'}", tmp_path / "sidecar.key"
     made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
     async with store(tmp_path) as central:
@@ -159,7 +159,7 @@ async def _standing(address: str, standing: str) -> None:
     ],
 )
 async def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, replaced: str, message: str) -> None:
-    """It names the setting and what it may be."""
+    """The line names the setting and its valid values."""
     ended = await run("pdp", *serve_arguments(tmp_path), replaced)
     assert ended.code == 2
     assert ended.err.startswith(message), ended.err
@@ -179,7 +179,7 @@ async def test_a_port_in_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None
 
 
 async def test_every_option_is_an_environment_variable(tmp_path: Path) -> None:
-    """Of two that are given, the option wins."""
+    """If both are given, the option wins."""
     options = dict(part.removeprefix("--").partition("=")[::2] for part in serve_arguments(tmp_path)[1:])
     environment = {f"PDP_{name.upper().replace('-', '_')}": value or "1" for name, value in options.items()}
     async with started("pdp", "serve", **environment) as program:
@@ -190,7 +190,7 @@ async def test_every_option_is_an_environment_variable(tmp_path: Path) -> None:
 
 
 async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
-    """For people in lines, for programs in JSON; a dry run counts nothing."""
+    """It prints lines for people or JSON for programs; a dry run counts nothing."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
@@ -228,14 +228,14 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
         ("null", "it is not a JSON object"),
     ],
 )
-async def test_attributes_that_can_be_misread_are_refused(command: str, attributes: str, why: str) -> None:
-    """As at the sidecar's own JSON door, and before any sidecar is asked."""
+async def test_ambiguous_attributes_are_refused(command: str, attributes: str, why: str) -> None:
+    """As at the sidecar's JSON endpoint, and before a sidecar is called."""
     told = await run("pdp", command, f"--agent={AGENT}", "--action=api.read", f"--attributes={attributes}")
     assert (told.code, told.out) == (2, "")
     assert f"Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): {why}" in told.err
 
 
-async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
+async def test_explain_shows_what_led_to_a_decision(tmp_path: Path) -> None:
     """For people stage by stage with what would allow; for programs the same in JSON; nothing is counted."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
@@ -270,7 +270,7 @@ async def test_explain_tells_what_led_to_a_decision(tmp_path: Path) -> None:
 
 
 async def test_evaluate_without_a_sidecar_is_exit_code_1() -> None:
-    """There is no decision then, and the line says so."""
+    """The line says that there is no decision."""
     asked = ["evaluate", "--agent=agent-a", "--action=api.read", "--timeout=3600"]
     ended = await run("pdp", *asked, PDP_ADDRESS=NOWHERE)
     assert ended.code == 1

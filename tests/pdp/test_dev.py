@@ -35,8 +35,8 @@ async def development(*arguments: str) -> AsyncIterator[dict[str, str]]:
         await process.communicate()
 
 
-async def test_what_is_registered_is_decided_at_once() -> None:
-    """The four answers that the README shows, with the examples as they are."""
+async def test_a_registered_agent_is_decided_at_once() -> None:
+    """The four answers of the README, with the unchanged examples."""
     async with development() as printed:
         registry = Http(printed["registry"], printed["admin key"])
         door = Http(printed["sidecar HTTP"])
@@ -86,7 +86,7 @@ async def test_a_folder_keeps_the_registry_and_its_keys(tmp_path: Path) -> None:
 
 
 async def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
-    """The line names the option, and not what the registry calls it."""
+    """The line names the option, not the registry's setting."""
     async with development() as first:
         for option, name in (("--registry", "registry"), ("--store", "registry gRPC")):
             ended = await run("pdp", "dev", *FREE, f"{option}={first[name]}")

@@ -1,4 +1,4 @@
-"""What Prometheus reads is what happened."""
+"""The metrics that Prometheus reads match what happened."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -37,7 +37,7 @@ def test_decisions_are_counted_by_outcome_and_reason() -> None:
     assert samples(metrics)["pdp_limit_refusals_total", (("limit", "budget"),)] == 1
 
 
-def test_every_outcome_with_every_reason_is_told_apart() -> None:
+def test_every_outcome_with_every_reason_has_a_counter() -> None:
     """No two share a counter."""
     metrics = Metrics()
     for outcome in Outcome:
@@ -48,7 +48,7 @@ def test_every_outcome_with_every_reason_is_told_apart() -> None:
 
 
 def test_agents_are_labels_only_where_they_are_named() -> None:
-    """Ids that callers make up share the empty label, so that nobody can fill the memory."""
+    """Other ids share the empty label, so that callers cannot fill the memory."""
     metrics = Metrics(["agent-a"])
     metrics.decided("agent-a", Outcome.ALLOW, Reason.POLICY_MATCHED, 0.0001)
     for number in range(100):
@@ -73,7 +73,7 @@ def test_durations_fall_into_cumulative_buckets() -> None:
 
 
 def test_malformed_requests_are_counted_by_a_bounded_set_of_fields() -> None:
-    """A path within a field counts for the field, and a name from outside for none."""
+    """A path within a field counts for the field, and an unknown name counts as other."""
     metrics = Metrics()
     for field in ("action.risk_score", "action.attributes.a.b", "action.data_classifications[3]", "dry_run", "évil"):
         metrics.refused(field)
@@ -84,7 +84,7 @@ def test_malformed_requests_are_counted_by_a_bounded_set_of_fields() -> None:
 
 
 def test_in_flight_goes_up_and_down() -> None:
-    """It is a gauge of what goes on now."""
+    """It is a gauge of current decisions."""
     metrics = Metrics()
     metrics.in_flight.inc()
     metrics.in_flight.inc()
@@ -93,7 +93,7 @@ def test_in_flight_goes_up_and_down() -> None:
 
 
 def test_a_watched_gauge_is_read_at_each_scrape() -> None:
-    """Staleness grows without anything happening."""
+    """Staleness grows without an event."""
     metrics, values = Metrics(), iter([1.0, 2.0])
     metrics.watch("pdp_test", "Test", lambda: next(values))
     assert [samples(metrics)["pdp_test", ()] for _ in range(2)] == [1, 2]

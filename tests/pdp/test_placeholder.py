@@ -1,4 +1,4 @@
-"""An organisation policy that cannot be read here restricts rather than goes missing."""
+"""An organisation policy that cannot be parsed still restricts."""
 
 import json
 from typing import Any
@@ -49,22 +49,22 @@ def outcome(state: State, agent_id: str = "billing-reader-test") -> Outcome:
     ],
     ids=str,
 )
-def test_what_cannot_be_read_holds_for_every_action(document: object, expected: Outcome) -> None:
-    """With its own action where that is readable, else it blocks; what restricts nothing is left out."""
+def test_a_placeholder_holds_for_every_action(document: object, expected: Outcome) -> None:
+    """It keeps the policy's action if that is valid, else it blocks; a policy that restricts nothing has none."""
     state, refused = build([*agents(), policy(document)], "epoch", 1)
     assert len(refused) == 1
     assert outcome(state) is expected
 
 
-def test_it_binds_those_whom_its_selector_names() -> None:
-    """If that can be read; the others go on as they were."""
+def test_a_placeholder_binds_the_agents_of_its_selector() -> None:
+    """If the selector is valid; other agents are not affected."""
     document: dict[str, Any] = UNREADABLE | {"applies_to": {"tags": ["payments"]}}
     state, _ = build([*agents(), policy(document)], "epoch", 1)
     assert (outcome(state), outcome(state, "payments-writer-prod")) == (Outcome.ALLOW, Outcome.ESCALATE)
 
 
-def test_it_survives_the_file_on_disk_and_gives_way_to_what_can_be_read() -> None:
-    """A start without the store restricts as much; the next readable state takes its place."""
+def test_a_placeholder_survives_a_restart_until_the_policy_can_be_parsed() -> None:
+    """A start without the store restricts as much; the next valid policy replaces it."""
     state, _ = build([*agents(), policy(UNREADABLE)], "epoch", 1)
     again, refused = build(state.records(), "epoch", 1)
     assert (outcome(again), refused) == (Outcome.ESCALATE, ())
@@ -72,8 +72,8 @@ def test_it_survives_the_file_on_disk_and_gives_way_to_what_can_be_read() -> Non
     assert outcome(after) is Outcome.ALLOW
 
 
-def test_the_last_good_state_comes_before_the_stand_in() -> None:
-    """What was once readable stays in force as it was."""
+def test_the_last_good_state_comes_before_the_placeholder() -> None:
+    """A policy that was valid before stays in force."""
     state, _ = build([*agents(), policy(READABLE)], "epoch", 1)
     after, refused = apply(state, [policy(UNREADABLE)], 2)
     assert (outcome(after), len(refused)) == (Outcome.ALLOW, 1)

@@ -1,4 +1,4 @@
-"""A wrong setting is named, with what it may be."""
+"""The error of a wrong setting names it and its valid values."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def test_one_of_three_subscriptions_is_given(
     ],
 )
 def test_a_wrong_setting_is_named(given: dict[str, Any], changes: dict[str, Any], message: str) -> None:
-    """The text begins with the flag, and says what may stand there."""
+    """The text begins with the flag, and names valid values."""
     with pytest.raises(SettingsError) as refusal:
         Settings.from_text(**given | changes)
     assert str(refusal.value).startswith(message)
@@ -98,13 +98,13 @@ def test_a_wrong_setting_is_named(given: dict[str, Any], changes: dict[str, Any]
 def test_stale_data_blocks_unless_another_mode_is_given(
     given: dict[str, Any], given_mode: str | None, mode: StaleMode
 ) -> None:
-    """Who sets a maximum and no mode gets the strictest."""
+    """A maximum without a mode gets the strictest mode."""
     settings = Settings.from_text(**given, max_staleness=0.5, stale_mode=given_mode)
     assert (settings.max_staleness, settings.stale_mode) == (0.5, mode)
 
 
 def test_paths_to_redact_are_read_from_text(given: dict[str, Any]) -> None:
-    """As many as are given."""
+    """All of them."""
     redact = Settings.from_text(**given, redact=["customer.ssn", "cards.*.number"]).redact
     assert redact({"customer": {"ssn": "1"}, "cards": [{"number": "2"}]}) == {
         "customer": {"ssn": "[redacted]"},
@@ -122,25 +122,25 @@ def test_a_key_file_holds_one_key(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_relative_socket_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sidecar that changes its folder still knows its own socket."""
+    """A sidecar that changes its working directory still finds its socket."""
     monkeypatch.chdir(tmp_path)
     assert address("--listen", "unix:pdp.sock").path == str(tmp_path / "pdp.sock")
 
 
-def test_a_socket_path_that_no_kernel_takes_is_refused() -> None:
+def test_a_socket_path_that_is_too_long_is_refused() -> None:
     """Its length is bounded by the kernel."""
     with pytest.raises(SettingsError, match="is longer than 107 bytes"):
         address("--listen", f"unix:/{'x' * 120}")
 
 
 def test_port_zero_is_any_free_port_where_the_sidecar_listens() -> None:
-    """But no place to connect to."""
+    """But it is refused as an address to connect to."""
     assert host_and_port("--http", "127.0.0.1:0").port == 0
     with pytest.raises(SettingsError):
         host_and_port("--store", "127.0.0.1:0", any_port=False)
 
 
 def test_hosts_are_read_as_a_list_of_names(given: dict[str, Any]) -> None:
-    """However they are written: names have no case."""
+    """Names are case-insensitive."""
     settings = Settings.from_text(**given | {"http_hosts": "PDP.internal, sidecar_1"})
     assert settings.http_hosts == ("pdp.internal", "sidecar_1")

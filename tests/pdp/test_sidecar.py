@@ -1,4 +1,4 @@
-"""A sidecar and its store together: what is registered is decided, with the store there and without it."""
+"""A sidecar and its store: registered agents are decided, with the store and without it."""
 
 import asyncio
 import os
@@ -125,10 +125,8 @@ async def test_a_sidecar_that_starts_without_the_store_serves_the_last_good_stat
 
 
 @pytest.mark.parametrize(("seconds_ahead", "reason"), [(2, "RISK_BELOW_AUTO_APPROVE"), (86_400, "REGISTRY_STALE")])
-async def test_saved_data_from_the_future_is_not_taken_for_fresh(
-    tmp_path: Path, seconds_ahead: float, reason: str
-) -> None:
-    """After a clock that was set back nobody knows how old it is; a small step of NTP makes no doubt."""
+async def test_saved_data_from_the_future_is_stale(tmp_path: Path, seconds_ahead: float, reason: str) -> None:
+    """After the clock was set back its age is unknown; a small step by NTP is tolerated."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         await register(central)
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
@@ -139,7 +137,7 @@ async def test_saved_data_from_the_future_is_not_taken_for_fresh(
         assert await beside.reason(risk_score=10) == reason
 
 
-async def test_a_sidecar_that_was_away_resumes_and_is_live_again(tmp_path: Path) -> None:
+async def test_a_restarted_sidecar_resumes_and_is_live_again(tmp_path: Path) -> None:
     """From the state on disk it takes up just the changes since, and says that its data is live."""
     async with store(tmp_path) as central:
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
@@ -155,7 +153,7 @@ async def test_a_sidecar_that_was_away_resumes_and_is_live_again(tmp_path: Path)
 
 
 async def test_a_damaged_last_good_state_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The sidecar starts without it, is not ready, and answers UNAVAILABLE rather than from doubtful data."""
+    """The sidecar starts without it, is not ready, and answers UNAVAILABLE."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         await register(central)
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
@@ -181,8 +179,8 @@ async def test_the_state_of_another_subscription_is_left_out(tmp_path: Path) -> 
         assert await beside.reason(risk_score=10) == "UNAVAILABLE"
 
 
-async def test_a_sidecar_decides_for_no_other_than_its_named_agents(tmp_path: Path) -> None:
-    """An agent outside the subscription is not registered as far as this sidecar goes."""
+async def test_a_sidecar_decides_only_for_its_named_agents(tmp_path: Path) -> None:
+    """An agent outside the subscription counts as not registered."""
     async with store(tmp_path) as central:
         await register(central)
         await register(central, agent_id="another-agent")
@@ -226,7 +224,7 @@ async def test_a_sidecar_whose_key_is_revoked_serves_on_and_says_so(tmp_path: Pa
 
 
 async def test_a_lost_store_leaves_the_data_cached_and_ageing(tmp_path: Path) -> None:
-    """At once the answers say so, and the probe, which stays 200; the offset of the store's clock is still told."""
+    """Answers and the probe, which stays 200, show it at once; the clock offset is still reported."""
     async with sidecar_of_a_lost_store(tmp_path) as beside:
         ready = await registry_says(beside, "cached")
         first, second = await beside.evaluate(), await beside.evaluate()
@@ -240,7 +238,7 @@ async def test_a_lost_store_leaves_the_data_cached_and_ageing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", list(StaleMode))
 async def test_a_probe_says_stale_in_each_mode(tmp_path: Path, mode: StaleMode) -> None:
-    """Also where the sidecar serves on: that is what the maximum is for then."""
+    """Also in the mode `serve`, where the maximum has no other effect."""
     async with sidecar_of_a_lost_store(tmp_path, max_staleness=1e-3, stale_mode=mode) as beside:
         ready = await registry_says(beside, "stale")
     assert ready.status == 200
@@ -273,14 +271,14 @@ async def sidecar_of_a_lost_store(folder: Path, **changes: Any) -> AsyncIterator
 
 
 async def registry_says(beside: Beside, standing: str) -> Answer:
-    """The first answer of the probe that tells of the registry's data so."""
+    """The first answer of the probe with this status."""
     return await eventually_gives(
         lambda: beside.http.call("GET", "/readyz"), lambda answer: answer.body.get("registry") == standing
     )
 
 
 async def test_health_is_serving_once_data_is_in(tmp_path: Path) -> None:
-    """Before the first snapshot the probes say no, after it yes."""
+    """The probes fail before the first snapshot, and succeed after it."""
     async with sidecar(settings(tmp_path, NOWHERE)) as beside:
         assert await health(beside) == "NOT_SERVING"
         assert (await beside.http.call("GET", "/readyz")).status == 503
@@ -337,7 +335,7 @@ async def test_reflection_is_served_when_switched_on(tmp_path: Path) -> None:
 
 
 async def test_a_second_sidecar_on_the_same_port_does_not_start(tmp_path: Path) -> None:
-    """For two would split the counters; also by another name of the same host."""
+    """Two would split the counters; also under another name of the same host."""
     async with sidecar(settings(tmp_path, NOWHERE)) as beside:
         port = int(beside.sidecar.grpc_address.rpartition(":")[2])
         for host in ("127.0.0.1", "localhost", "0.0.0.0"):
@@ -365,7 +363,7 @@ async def test_a_second_sidecar_on_the_same_socket_or_folder_does_not_start(tmp_
 
 
 async def test_the_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:
-    """A socket on which nobody listens is no reason not to start; one of a foreign program is."""
+    """A socket without a listener is replaced; a socket of another program is an error."""
     path = tmp_path / "pdp.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -410,7 +408,7 @@ async def test_calls_in_flight_are_answered_before_the_stop(tmp_path: Path) -> N
 
 
 async def test_no_call_in_flight_is_cancelled_by_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks one thing after the other has each answered, or is told to ask elsewhere."""
+    """A client that sends call after call gets each answered, or gets UNAVAILABLE."""
     monkeypatch.setattr(calls, "QUIET_SECONDS", 1.0)
     monkeypatch.setattr(calls, "MAX_HOLD_SECONDS", BOUND_SECONDS)
     answered, ended = 0, []
@@ -438,7 +436,7 @@ async def test_no_call_in_flight_is_cancelled_by_a_stop(tmp_path: Path, monkeypa
     assert set(ended) == {grpc.StatusCode.UNAVAILABLE}
 
 
-async def test_a_stream_that_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
+async def test_a_stream_that_outlasts_the_drain_ends_with_unavailable(tmp_path: Path) -> None:
     """It is UNAVAILABLE and not cancelled."""
     async with AsyncExitStack() as life:
         hasty = settings(tmp_path, NOWHERE, drain_seconds=0.1)
@@ -452,7 +450,7 @@ async def test_a_stream_that_outlasts_the_drain_is_told_so(tmp_path: Path) -> No
             assert await call.details() == "the sidecar is stopping: open another stream"
 
 
-async def test_watchers_of_its_health_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_watchers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more is refused, and calls are answered."""
     monkeypatch.setattr(app, "MAX_WATCHERS", 2)
     async with sidecar(settings(tmp_path, NOWHERE)) as beside:

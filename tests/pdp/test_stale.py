@@ -1,4 +1,4 @@
-"""Registry data that the store has not confirmed for too long, at the bench: the clocks stand until they are moved."""
+"""Registry data that the store has not confirmed for too long; the test moves the clocks."""
 
 import json
 
@@ -58,7 +58,7 @@ async def test_staleness_is_computed_as_each_decision_is_made(
 
 
 @in_each_mode
-async def test_a_remembered_allow_is_withdrawn_while_the_data_is_stale(
+async def test_a_remembered_allow_is_revoked_while_the_data_is_stale(
     bench: Bench, mode: StaleMode, outcome: str, reason: str
 ) -> None:
     """A repeat under an idempotency key passes stage 0 like any other request, and is the first answer again later."""
@@ -113,7 +113,7 @@ async def test_an_approval_is_not_spent_on_stale_data(bench: Bench) -> None:
 
 
 async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: Bench) -> None:
-    """What was granted a moment before lets nothing pass."""
+    """An approval granted a moment before does not allow the action."""
     bench.holder.stale_mode = StaleMode.ESCALATE
     bench.people.granted.add("a1")
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
@@ -123,7 +123,7 @@ async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: 
 
 
 async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) -> None:
-    """Where the data went stale after the store was asked: being stale never allows more."""
+    """Also if the data went stale after the approval was used: stale data never allows more."""
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
     bench.holder.stale_mode = StaleMode.ESCALATE
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
@@ -135,7 +135,7 @@ async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) 
 @pytest.mark.parametrize("mode", list(StaleMode))
 @pytest.mark.parametrize("agent_id", ["billing-reader-test", "unknown-agent"])
 async def test_an_explanation_agrees_with_the_decision(bench: Bench, mode: StaleMode, agent_id: str) -> None:
-    """In each mode, also of an agent that is not registered; the first stage is told."""
+    """In each mode, also for an unregistered agent; the first stage is shown."""
     bench.holder.stale_mode = mode
     bench.pass_seconds(BOUND + 1)
     asked = request(risk_score=50)
@@ -157,8 +157,8 @@ async def test_stale_decisions_are_logged_and_counted_by_their_reason(bench: Ben
     assert b'pdp_decisions_total{outcome="block",reason="REGISTRY_STALE"} 1.0' in bench.metrics.text()
 
 
-def test_how_the_data_stands_is_told_in_one_word(bench: Bench) -> None:
-    """The gravest first: a refused key, staleness, and then whether the stream confirms it."""
+def test_the_status_of_the_data_is_one_word(bench: Bench) -> None:
+    """The most severe first: a refused key, staleness, then whether the stream confirms it."""
     holder, boot = bench.holder, bench.now.boot
     assert holder.status(boot) == "live"
     holder.source = Source.CACHED

@@ -1,4 +1,4 @@
-"""What is in force of a record that does not compile here: its last good state, and the status that it gives."""
+"""A record that does not compile: its last good state stays, and its status takes effect."""
 
 import json
 from pathlib import Path
@@ -42,8 +42,8 @@ def decided(state: State) -> tuple[Outcome, Reason]:
 
 @pytest.mark.parametrize("status", ["suspended", "retired", "draft", "quarantined_next_year", "Active", ""])
 @pytest.mark.parametrize("way", ["change", "snapshot"])
-def test_a_status_that_forbids_takes_effect_though_the_record_does_not_compile(status: str, way: str) -> None:
-    """All else stays as it was; the store is told of both."""
+def test_an_inactive_status_takes_effect_even_if_the_record_does_not_compile(status: str, way: str) -> None:
+    """Everything else stays; the store gets a report of both."""
     before = given(default_risk_score=7)
     refused_record = record(agent(AGENT_ID, status=status, default_risk_score=99) | NEWER)
     if way == "change":
@@ -73,7 +73,7 @@ def test_a_status_that_forbids_takes_effect_though_the_record_does_not_compile(s
     ids=lambda document: repr(document)[:30],
 )
 @pytest.mark.parametrize("status", ["active", "suspended"])
-def test_what_gives_no_such_status_leaves_the_last_good_one(document: object, status: str) -> None:
+def test_without_an_inactive_status_the_last_good_one_stays(document: object, status: str) -> None:
     """A record that cannot be read stops no agent, and starts none."""
     state, refused = apply(given(status=status), [record(document)], 2)
     assert decided(state) == (ALLOWED if status == "active" else BLOCKED)
@@ -81,7 +81,7 @@ def test_what_gives_no_such_status_leaves_the_last_good_one(document: object, st
 
 
 def test_a_refused_record_never_activates_again() -> None:
-    """Only one that compiles does."""
+    """Only a record that compiles does."""
     state = given()
     for status, expected in (("active", ALLOWED), ("suspended", BLOCKED), ("active", BLOCKED), ("retired", BLOCKED)):
         state, _ = apply(state, [record(agent(AGENT_ID, status=status) | NEWER)], state.revision + 1)
@@ -112,7 +112,7 @@ def test_without_a_last_good_state_the_agent_is_unknown() -> None:
 
 
 def test_policies_of_the_organisation_still_bind_an_agent_that_is_refused() -> None:
-    """They are linked anew to its last good state."""
+    """They are linked to its last good state again."""
     policy = {
         "policy_id": "pol_1",
         "policy_name": "Stop",
@@ -124,8 +124,8 @@ def test_policies_of_the_organisation_still_bind_an_agent_that_is_refused() -> N
     assert decided(state) == (Outcome.BLOCK, Reason.POLICY_MATCHED)
 
 
-def test_a_fault_with_one_record_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused like one that is not valid."""
+def test_a_bug_with_one_record_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused like an invalid record."""
 
     def fails(_document: object) -> None:
         raise RuntimeError("a fault of ours")
@@ -148,8 +148,8 @@ def test_a_fault_with_one_record_holds_up_no_other(monkeypatch: pytest.MonkeyPat
     ],
     ids=lambda part: repr(part)[:30],
 )
-def test_whatever_a_newer_policy_of_the_organisation_holds_it_restricts(policy_id: str, fields: dict[str, Any]) -> None:
-    """What stands for it compiles, and the other records with it."""
+def test_a_newer_organisation_policy_restricts_with_any_content(policy_id: str, fields: dict[str, Any]) -> None:
+    """The placeholder compiles, and so do the other records."""
     policy = {"policy_action": "block", "created_at": "2026", "policy_name": "New"} | fields | NEWER
     unread = RawRecord(RecordKind.ORGANISATION_POLICY, policy_id, json.dumps(policy).encode())
     state, refused = build([unread, record(agent(AGENT_ID))], "epoch", 1)

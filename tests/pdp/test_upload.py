@@ -1,4 +1,4 @@
-"""Decisions on their way to the store: in order, once each there, whatever the store and the connection do."""
+"""Uploads to the store: each decision once and in order, through faults of the store and the connection."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def entry(number: int) -> Entry:
 
 
 class Sidecar:
-    """The part of a sidecar that sends decisions up."""
+    """The part of a sidecar that uploads decisions."""
 
     def __init__(self, folder: Path, store: ReportedStore, channel: grpc.aio.Channel, **limits: Any) -> None:
         self.store = store
@@ -51,7 +51,7 @@ class Sidecar:
         self._connection.enter_context(self.uplink.connected(self._channel, "owkai_up"))
 
     def disconnect(self) -> None:
-        """It has none any more."""
+        """The subscription has no connection any more."""
         self._connection.close()
 
     def decide(self, numbers: Iterable[int], *, urgent: bool = False) -> None:
@@ -130,10 +130,10 @@ async def test_an_urgent_decision_does_not_wait(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "fault", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL]
 )
-async def test_a_store_that_cannot_take_them_is_asked_again(
+async def test_uploads_to_a_failing_store_are_retried(
     tmp_path: Path, fault: grpc.StatusCode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is lost, and it is told once and not for every try."""
+    """Nothing is lost, and the outage is logged once, not for every try."""
     caplog.set_level(logging.INFO)
     async with sending(tmp_path) as sidecar:
         sidecar.store.faults = [fault] * 5
@@ -148,7 +148,7 @@ async def test_a_store_that_cannot_take_them_is_asked_again(
     ]
 
 
-async def test_an_answer_that_is_lost_leads_to_a_repeat_that_the_store_knows(tmp_path: Path) -> None:
+async def test_after_a_lost_answer_the_store_recognizes_the_repeat(tmp_path: Path) -> None:
     """Sent twice, kept once."""
     async with sending(tmp_path) as sidecar:
         sidecar.store.loses_answer = True
@@ -160,7 +160,7 @@ async def test_an_answer_that_is_lost_leads_to_a_repeat_that_the_store_knows(tmp
 
 
 async def test_a_connection_that_ends_under_a_report_loses_nothing(tmp_path: Path) -> None:
-    """The rest goes over the next one."""
+    """The rest uses the next connection."""
     async with sending(tmp_path) as sidecar:
         sidecar.store.answering.clear()
         sidecar.connect()
@@ -174,10 +174,10 @@ async def test_a_connection_that_ends_under_a_report_loses_nothing(tmp_path: Pat
         assert sidecar.arrived() == list(range(20))
 
 
-async def test_a_record_that_the_store_will_not_have_holds_up_no_other(
+async def test_a_record_that_the_store_refuses_delays_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is laid aside in a file, logged with its sequence, counted, and told of by a gap record."""
+    """It is set aside in a file, logged with its sequence, counted, and replaced by a gap record."""
     async with sending(tmp_path) as sidecar:
         sidecar.store.malformed = lambda record: record.sequence in (3, 700)
         sidecar.decide(range(1000))
@@ -193,8 +193,8 @@ async def test_a_record_that_the_store_will_not_have_holds_up_no_other(
     assert "the store refused record 3 of the decision log: records[0].document: is malformed" in caplog.text
 
 
-async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_other(tmp_path: Path) -> None:
-    """A gap record that is refused leaves none: the log comes to rest, and what follows is sent."""
+async def test_a_refused_gap_record_leads_to_no_other(tmp_path: Path) -> None:
+    """A refused gap record is not replaced: the log settles, and later records are sent."""
     async with sending(tmp_path) as sidecar:
         sidecar.store.malformed = lambda record: record.document.startswith(b'{"gap"') or record.sequence == 3
         sidecar.connect()
@@ -210,8 +210,8 @@ async def test_a_store_that_refuses_gap_records_too_is_not_sent_one_after_the_ot
     assert [line.startswith(b'{"gap"') for line in lines] == [False, True]
 
 
-async def test_a_store_that_keeps_nothing_is_not_pressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer without progress is no reason to ask at once again, nor to believe that anything is kept."""
+async def test_a_store_without_progress_is_not_flooded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer without progress there is a pause, and nothing counts as acknowledged."""
     async with sending(tmp_path) as sidecar:
         with monkeypatch.context() as changed:
             changed.setattr(sidecar.store.kept, "take", lambda records: 0)
@@ -222,8 +222,8 @@ async def test_a_store_that_keeps_nothing_is_not_pressed(tmp_path: Path, monkeyp
         await sidecar.until_arrived(5)
 
 
-async def test_a_store_that_was_put_back_gets_what_comes(tmp_path: Path) -> None:
-    """It sees a jump; what this sidecar deleted in good faith cannot be sent again."""
+async def test_a_restored_store_gets_new_records(tmp_path: Path) -> None:
+    """It sees a jump in the sequences; deleted records cannot be sent again."""
     async with sending(tmp_path) as sidecar:
         sidecar.connect()
         sidecar.decide(range(10))
@@ -235,10 +235,10 @@ async def test_a_store_that_was_put_back_gets_what_comes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("unsent", [0, 3])
-async def test_a_sidecar_whose_folder_was_put_back_loses_no_new_decision(
+async def test_a_sidecar_with_a_restored_folder_loses_no_new_decision(
     tmp_path: Path, unsent: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it decides now is not taken for what it had decided under the same numbers before."""
+    """New decisions do not count as repeats of earlier ones with the same sequences."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     async with sending(tmp_path / "a") as before:
@@ -261,7 +261,7 @@ async def test_a_sidecar_whose_folder_was_put_back_loses_no_new_decision(
 
 
 async def test_the_last_decisions_are_sent_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as go in the time for it, if there is a connection; else they wait for the next life."""
+    """As many as possible in the time, if there is a connection; the others wait for the next start."""
     monkeypatch.setattr(upload, "DRAIN_SECONDS", 3600)
     async with connected_store() as (store, channel):
         sidecar = Sidecar(tmp_path, store, channel)
@@ -278,7 +278,7 @@ async def test_the_last_decisions_are_sent_before_the_end(tmp_path: Path, monkey
 
 
 async def test_a_drain_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that does not answer holds up no stop."""
+    """A store that does not answer does not delay a stop."""
     monkeypatch.setattr(upload, "DRAIN_SECONDS", 0.05)
     async with connected_store() as (store, channel):
         sidecar = Sidecar(tmp_path, store, channel)

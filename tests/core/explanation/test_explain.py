@@ -1,4 +1,4 @@
-"""What an explanation tells: each stage, each policy, and changes that do allow."""
+"""Explanations: each stage, each policy, and changes that would allow the action."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +58,8 @@ def compiled(situation: Situation) -> Decision:
 
 
 @given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
-def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]]) -> None:
-    """The fast path decides each change as the reference did, and no change is told that does not allow."""
+def test_suggested_changes_do_allow(sequence: tuple[World, Now, list[Turn]]) -> None:
+    """The fast path agrees with the reference on each change, and every suggested change allows the action."""
     world, now, turns = sequence
     stale = turns[0].stale
     assert world.records.agent is not None
@@ -77,7 +77,7 @@ def test_what_is_said_to_allow_does_allow(sequence: tuple[World, Now, list[Turn]
 
 
 @given(st.sampled_from(sorted(FOCI)).flatmap(sequences))
-def test_every_stage_and_every_policy_is_told(sequence: tuple[World, Now, list[Turn]]) -> None:
+def test_every_stage_and_every_policy_is_explained(sequence: tuple[World, Now, list[Turn]]) -> None:
     """Thirteen stages, those after the deciding one not reached; every policy that binds, in order; one decides."""
     world, now, turns = sequence
     explanation = explain(world.records, turns[0].action, Usage(), now)
@@ -97,7 +97,7 @@ def test_every_stage_and_every_policy_is_told(sequence: tuple[World, Now, list[T
 
 
 def test_explaining_counts_nothing_and_moves_no_window() -> None:
-    """The usage is as before, also after a look into the future."""
+    """The usage stays the same, even after a change that moves time ahead."""
     [case] = [case for case in load(FOLDER) if "rounded up" in case.name]
     usage, records, step = Usage(), case.records(), case.steps[0]
     usage.count(step.now.boot)
@@ -108,7 +108,7 @@ def test_explaining_counts_nothing_and_moves_no_window() -> None:
 
 @pytest.mark.parametrize(("policies", "most"), [(10, 1000), (500, 100), (7000, 9)])
 def test_the_work_of_an_explanation_is_bounded(policies: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The more policies an agent has, the fewer changes are tried, and the one decision itself always is."""
+    """With more policies fewer changes are tried, but the decision itself is always explained."""
     given = tuple(
         replace(policy_record(), policy_id=str(n), conditions={"risk_above": n % 100, "amount_above": 1000 + n})
         for n in range(policies)

@@ -1,4 +1,4 @@
-"""The changes that are tried: each stands just where it begins to matter, and alters nothing else."""
+"""The tried changes: each is at the nearest value that matters, and changes nothing else."""
 
 from dataclasses import replace
 from math import inf, nextafter
@@ -34,7 +34,7 @@ def risks(given: Situation, reason: Reason = Reason.RISK_NEEDS_APPROVAL) -> dict
     return {what: changed.risk for what, changed in tried(given, reason).items() if what.startswith("risk")}
 
 
-def test_a_lower_risk_stands_on_its_edge() -> None:
+def test_a_lower_risk_is_just_at_the_threshold() -> None:
     """The thresholds come from above, the nearest first, and none that is not below."""
     assert list(risks(situation(risk_score=90)).items()) == [
         ("risk at most 80", 80),
@@ -45,7 +45,7 @@ def test_a_lower_risk_stands_on_its_edge() -> None:
     assert risks(situation(risk_score=29)) == {}
 
 
-def test_the_edges_of_policies_count_in_both_directions() -> None:
+def test_thresholds_of_policies_are_tried_in_both_directions() -> None:
     """Those of every enforcing policy, and of no shadow."""
     policies = (
         policy_record(policy_id="1", conditions={"risk_above": 60}),
@@ -88,7 +88,7 @@ def test_a_risk_stays_within_0_and_100() -> None:
 
 
 def test_the_registry_is_changed_only_where_it_must_be() -> None:
-    """A score in action_risk_scores above the new risk gives way to it, and one at it does not need to."""
+    """A score in action_risk_scores above the new risk is lowered to it; one equal to it is not changed."""
     agent = agent_record(action_risk_scores={"api.read": 29, "other": 99})
     found = tried(situation(agent, risk_score=50), Reason.RISK_NEEDS_APPROVAL)["risk below 30"]
     assert (found.action.risk_score, found.agent.action_risk_scores) == (29, {"api.read": 29, "other": 99})
@@ -100,7 +100,7 @@ def test_the_registry_is_changed_only_where_it_must_be() -> None:
 
 
 def test_a_tools_own_risk_is_changed_at_its_server() -> None:
-    """Other tools keep theirs."""
+    """Other tools keep their risk."""
     server = server_record(tool_risk_overrides={"query": 90, "drop": 99})
     given = situation(mcp_server="db", tool="query")._replace(servers={"db": server, "other": server_record()})
     found = tried(given, Reason.RISK_ABOVE_MAXIMUM)["risk below 30 in tool_risk_overrides of `db`"]
@@ -119,7 +119,7 @@ def amounts(policies: list[dict[str, Any]], amount: float | None) -> list[tuple[
     return [(what, changed.action.amount) for what, changed in found.items() if what.startswith("amount")]
 
 
-def test_an_amount_stands_on_its_edge() -> None:
+def test_an_amount_is_just_beyond_the_bound() -> None:
     """The next float above or below a strict bound, the nearest edge first."""
     assert amounts([{"amount_above": 10}], 5.0) == [("amount above 10", nextafter(10, inf))]
     assert amounts([{"amount_below": 10}], 15.0) == [("amount below 10", nextafter(10, -inf))]
@@ -192,7 +192,7 @@ def test_the_hours_of_policies_are_tried() -> None:
 
 
 def test_a_look_into_the_future_leaves_the_windows_alone() -> None:
-    """Each takes a copy of the usage."""
+    """Each uses a copy of the usage."""
     given = situation(agent_record(max_actions_per_minute=1))
     given.usage.count(0.0)
     [later] = tried(given, Reason.RATE_LIMIT_EXCEEDED).values()
@@ -203,7 +203,7 @@ def test_a_look_into_the_future_leaves_the_windows_alone() -> None:
 
 
 def test_a_registered_server_has_every_default() -> None:
-    """It stands beside the others."""
+    """The other servers stay."""
     found = tried(situation(mcp_server="files"), Reason.MCP_SERVER_NOT_REGISTERED)
     servers = found["MCP server `files` registered"].servers
     assert servers["files"] == server_record(server_name="files", display_name="files")
@@ -238,7 +238,7 @@ def test_at_most_eight_names_are_tried() -> None:
     [("eu", "something-else"), ("something-else", None), (None, "something-else"), ({"a": 1}, "something-else")],
 )
 def test_an_attribute_is_set_without_its_siblings(wanted: Any, other: Any) -> None:
-    """To the value that is asked for, and to another one; what stands around it stays."""
+    """To the expected value, and to another one; the attributes around it stay."""
     policy = policy_record(conditions={"attribute_equals": {"where.region": wanted}})
     given = situation(policies=(policy,), attributes={"where": {"region": "us", "zone": 1}, "n": 2})
     equal, unequal = tried(given, Reason.POLICY_MATCHED, policy).values()
@@ -246,15 +246,15 @@ def test_an_attribute_is_set_without_its_siblings(wanted: Any, other: Any) -> No
     assert unequal.action.attributes == {"where": {"region": other, "zone": 1}, "n": 2}
 
 
-def test_an_attribute_is_set_where_nothing_stood() -> None:
-    """Or where something stood that is no object."""
+def test_a_missing_attribute_is_added() -> None:
+    """Also below a value that is not an object."""
     policy = policy_record(conditions={"attribute_equals": {"a.b": 1}})
     for attributes in ({}, {"a": 5}, {"a": None}):
         equal, _ = tried(situation(attributes=attributes), Reason.POLICY_MATCHED, policy).values()
         assert equal.action.attributes == {"a": {"b": 1}}
 
 
-def test_a_policy_is_left_by_what_it_looks_at() -> None:
+def test_a_policy_is_avoided_by_changing_what_it_checks() -> None:
     """Not by another action type or server; a resource by any other, and by those that are named."""
     policy = policy_record(
         conditions={
@@ -308,13 +308,13 @@ def test_an_allow_counts_only_if_it_nearly_holds_and_comes_first() -> None:
 
 
 def test_before_the_policies_none_of_them_matters() -> None:
-    """What an allow names is no way past a list of the agent's own."""
+    """The conditions of an allow policy do not override the agent's lists."""
     allow = policy_record(policy_action="allow", conditions={"resource_in": ["ledger"]})
     given = situation(agent_record(blocked_resources=["vault"]), (allow,), resource="vault")
     assert list(tried(given, Reason.RESOURCE_BLOCKED)) == ["resource outside blocked_resources"]
 
 
-def test_a_change_reads_as_words() -> None:
+def test_a_change_is_described_in_words() -> None:
     """Without a value, just as what it is; alternatives in one line, and of all else only the nearest."""
     here = situation()
     assert str(Change("MFA verified", "", here)) == "MFA verified"

@@ -1,4 +1,4 @@
-"""What a situation tells of itself, straight from the records."""
+"""The properties of a situation, computed from the records."""
 
 from dataclasses import replace
 
@@ -42,8 +42,8 @@ def test_a_server_governs_where_its_governance_is_enabled() -> None:
     assert [situation.governing for situation in found] == [None, governed, None]
 
 
-def test_dollars_are_told_in_cents_or_to_the_last_micro_dollar() -> None:
-    """Whatever their size."""
+def test_dollars_have_cents_or_six_decimal_places() -> None:
+    """For amounts of any size."""
     micros = (0, 10_000, 9_999, 1_000_000_000_000_000, 12_345_678_901)
     assert list(map(dollars, micros)) == [
         "0.00 USD",
@@ -55,11 +55,11 @@ def test_dollars_are_told_in_cents_or_to_the_last_micro_dollar() -> None:
 
 
 def test_tenths_of_a_second_are_rounded_up() -> None:
-    """So that who waits as long as told has waited long enough."""
+    """So that a caller that waits this long has waited long enough."""
     assert list(map(tenths, (0.0, 0.01, 0.1, 12.34, 61.0))) == [0.0, 0.1, 0.1, 12.4, 61.0]
 
 
-def test_a_stage_tells_what_stands_in_its_way_or_that_nothing_does() -> None:
+def test_a_stage_reports_an_obstacle_or_that_there_is_none() -> None:
     """The status of an agent that is not active, and the absence of any limit."""
     suspended = agent_record(status="suspended")
     free = agent_record(max_actions_per_minute=None, max_actions_per_hour=None, max_actions_per_day=None)

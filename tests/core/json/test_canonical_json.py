@@ -1,4 +1,4 @@
-"""The canonical form: one text for one value, as RFC 8785 has it."""
+"""The canonical form of RFC 8785: one text for each value."""
 
 import json
 import struct
@@ -47,13 +47,13 @@ values = st.recursive(
         ("43143ff3c1cb0959", "1424953923781206.2"),
     ],
 )
-def test_numbers_are_written_as_the_rfc_does(bits: str, text: str) -> None:
+def test_numbers_are_written_as_in_the_rfc(bits: str, text: str) -> None:
     """The samples of its appendix B."""
     (number,) = struct.unpack(">d", bytes.fromhex(bits))
     assert dumps(number).decode() == text
 
 
-def test_a_document_is_written_as_the_rfc_does() -> None:
+def test_a_document_is_written_as_in_the_rfc() -> None:
     """The samples of its sections 3.2.2 and 3.2.3: numbers, escapes, and names by their UTF-16 code units."""
     value = {
         "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
@@ -71,21 +71,21 @@ def test_a_document_is_written_as_the_rfc_does() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [(7500, 7500.0), (0, -0.0), (10**21, 1e21), (2**53 + 1, 2.0**53)])
-def test_a_number_is_the_double_that_it_is(one: float, other: float) -> None:
-    """Whole or not, as whatever type Python holds it."""
+def test_equal_doubles_are_written_equally(one: float, other: float) -> None:
+    """Whole or not, and as an int or a float of Python."""
     assert dumps(one) == dumps(other)
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf, 10**400, {1, 2}, b"x", object(), "\ud800", {"\ud800": 1}, {1: 2}])
-def test_what_json_has_no_word_for_is_refused(value: Any) -> None:
-    """It is an error, and never another value's text."""
+def test_a_value_outside_json_is_refused(value: Any) -> None:
+    """It raises an error instead of writing another value."""
     with pytest.raises((ValueError, TypeError)):
         dumps([value])
 
 
 @given(values)
-def test_what_is_written_reads_back_as_the_same_doubles(value: Any) -> None:
-    """And is written the same again, in no more than 25 characters a number."""
+def test_written_numbers_read_back_as_the_same_doubles(value: Any) -> None:
+    """They are written the same again, in at most 25 characters each."""
     text = dumps(value)
     assert dumps(json.loads(text)) == text
     assert dumps(json.loads(json.dumps(value))) == text
@@ -93,6 +93,6 @@ def test_what_is_written_reads_back_as_the_same_doubles(value: Any) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_double_keeps_its_value_in_25_characters(number: float) -> None:
-    """As `double` has it, too, in JSON as Python writes it."""
+    """Also in Python's JSON, after `double`."""
     assert double(number) == number
     assert max(len(dumps(number)), len(json.dumps(double(number)))) <= 25

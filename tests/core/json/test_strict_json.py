@@ -1,4 +1,4 @@
-"""What is read as JSON, and what is refused."""
+"""Strict JSON: what is accepted, and what is refused."""
 
 import pytest
 
@@ -26,26 +26,26 @@ from pdp.core.json.strict_json import loads
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_two_readers_could_read_as_two_things_is_refused(raw: bytes, message: str) -> None:
-    """A repeated name would be one value to the gate and another to what stands behind it."""
+def test_ambiguous_json_is_refused(raw: bytes, message: str) -> None:
+    """With a duplicate name, the sidecar and the program behind it could read different values."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         loads(raw)
 
 
 @pytest.mark.parametrize("raw", [b'"\\ud800"', b'{"\\uDC00": 1}', b"\xff", b"", b"{", b"{} {}"])
-def test_what_is_no_text_is_refused(raw: bytes) -> None:
-    """Half of a surrogate pair included, which no answer could say back."""
+def test_invalid_text_is_refused(raw: bytes) -> None:
+    """Also half of a surrogate pair, which no answer could contain."""
     with pytest.raises(ValueError):
         loads(raw)
 
 
 @pytest.mark.parametrize("number", [10**308, -(10**308), 2**53 + 1, 2**1023])
 def test_a_whole_number_that_a_double_holds_is_read_exactly(number: int) -> None:
-    """Whoever needs the double makes it one."""
+    """A caller that needs a double converts it."""
     assert loads(str(number).encode()) == number
 
 
-def test_the_rest_is_read() -> None:
+def test_all_other_json_is_accepted() -> None:
     """A whole surrogate pair is one character."""
     assert loads('{"a": [1, 1.5, true, null, "\\ud83d\\ude00", "é"]}'.encode()) == {
         "a": [1, 1.5, True, None, "😀", "é"]

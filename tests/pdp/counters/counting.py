@@ -1,4 +1,4 @@
-"""A sidecar's counters on a machine whose clocks the test moves: stopped, killed, started again, after a reboot too."""
+"""A sidecar's counters on a machine with test clocks: stopped, killed, started again, rebooted."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from tests.given import NOON, agent
 
 
 class Inline:
-    """The thread that does what the disk does, as the test's own; `before` runs before each of its works."""
+    """Runs disk work in the test itself; `before` runs before each piece of work."""
 
     def __init__(self, before: Callable[[], object] = lambda: None) -> None:
         self.before = before
@@ -26,7 +26,7 @@ class Inline:
 
 
 def finish(work: Awaitable[None]) -> None:
-    """Run what waits for nothing, but may let others go first, to its end."""
+    """Run a coroutine to its end; it may yield, but never waits."""
     for waited_for in work.__await__():
         assert waited_for is None
 
@@ -79,7 +79,7 @@ class Machine:
         return next((count for count in range(most) if not self.ask(dollars)), most)
 
     def wait(self) -> float:
-        """For how long the rate limits admit none, as the sidecar tells it."""
+        """The wait of the rate limits, as the sidecar reports it."""
         usage = self.sidecar.counters.of(self.agent_id, self.agent.zone, self.now.boot)
         return usage.wait(self.agent.limits, self.now.boot)
 
@@ -105,14 +105,14 @@ class Machine:
         self.unwritten.clear()
 
     def kill(self) -> None:
-        """End it without a word: what it had not written is lost."""
+        """Kill it: unwritten charges are lost."""
         self.sidecar._file.close()
         for one in self.unwritten:
             self.admitted.remove(one)
         self.unwritten.clear()
 
     def kill_while_writing(self, share: float) -> None:
-        """End it in the middle of a write, of which the disk has a share."""
+        """Kill it during a write, of which the disk has a part."""
         before, place = self.path.read_bytes(), self.path.stat().st_ino
         finish(self.sidecar._flush(Inline()))
         after = self.path.read_bytes()
@@ -123,7 +123,7 @@ class Machine:
         self.kill()
 
     def reboot(self, seconds: float, *, right: bool, early: float = 0.0) -> None:
-        """Start the machine again after so long, and the sidecar on it; perhaps somebody sets the wall clock right."""
+        """Reboot the machine after some time and start the sidecar; the wall clock may be corrected."""
         self.time += seconds
         self.booted, self.boots = self.time - early, self.boots + 1
         self.wrong = 0.0 if right else self.wrong

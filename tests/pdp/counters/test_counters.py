@@ -53,7 +53,7 @@ reboots = st.one_of(
 
 
 def live(machine: Machine, step: tuple[Any, ...]) -> None:
-    """Put one step to the machine."""
+    """Apply one step to the machine."""
     match step:
         case "ask", times, dollars:
             for _ in range(times):
@@ -83,7 +83,7 @@ def live(machine: Machine, step: tuple[Any, ...]) -> None:
 
 
 def check_limits(machine: Machine) -> None:
-    """No interval of true time, and no calendar day, holds more than its limit of what was not lost with a crash."""
+    """No interval of true time and no day exceeds its limit, apart from actions lost in a crash."""
     for width, limit in WIDTHS.items():
         pairs = zip(machine.admitted, machine.admitted[limit:], strict=False)
         assert all(late.at - early.at > width - 1e-3 for early, late in pairs)
@@ -110,29 +110,29 @@ def endure(life: list[tuple[Any, ...]]) -> None:
 
 
 @given(st.lists(steps, max_size=25))
-def test_no_limit_is_passed_whatever_happens(life: list[tuple[Any, ...]]) -> None:
-    """Stopped, killed, killed while writing, rebooted, the wall clock set back and forth: 100 lives."""
+def test_no_limit_is_exceeded_over_restarts(life: list[tuple[Any, ...]]) -> None:
+    """100 runs of stops, kills, kills during a write, reboots, and changes of the wall clock."""
     endure(life)
 
 
 @settings(max_examples=300)
 @given(st.lists(reboots, min_size=5, max_size=15))
-def test_no_limit_is_passed_over_reboots_with_a_clock_that_is_wrong(life: list[tuple[Any, ...]]) -> None:
-    """Set back and forth between them, and right again after some of them."""
+def test_no_limit_is_exceeded_over_reboots_with_a_wrong_clock(life: list[tuple[Any, ...]]) -> None:
+    """The clock is set back and forth between reboots, and corrected after some of them."""
     endure(life)
 
 
 @pytest.mark.soak
 @settings(max_examples=20_000)
 @given(st.lists(steps, max_size=60))
-def test_no_limit_is_passed_whatever_happens_for_long(life: list[tuple[Any, ...]]) -> None:
-    """The same in 20,000 longer lives."""
+def test_no_limit_is_exceeded_over_many_restarts(life: list[tuple[Any, ...]]) -> None:
+    """The same in 20,000 longer runs."""
     endure(life)
 
 
 @given(st.lists(st.tuples(seconds, st.booleans(), st.integers(0, 3)), max_size=30))
 def test_a_clean_stop_loses_nothing(life: list[tuple[float, bool, int]]) -> None:
-    """After each stop and start all counts and spend are those of the brute force, to the last one."""
+    """After each stop and start all counts and spend equal those of the brute force."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         machine, history = Machine(Path(folder), max_daily_budget_usd=1000), BruteForce()
         limits = Limits(1000, 1000, 1000)
@@ -151,7 +151,7 @@ def test_a_clean_stop_loses_nothing(life: list[tuple[float, bool, int]]) -> None
 
 
 @pytest.mark.parametrize("early", [0.0, 5.0, 1_000_000.0])
-def test_after_a_reboot_the_wall_clock_places_what_was_counted(tmp_path: Path, early: float) -> None:
+def test_after_a_reboot_the_wall_clock_gives_the_age_of_counts(tmp_path: Path, early: float) -> None:
     """Of three actions, 40 s before the machine went down for 10 s, none passes for 11 s more, and then all do."""
     machine = Machine(tmp_path, max_actions_per_minute=3)
     assert machine.ask_all() == 3
@@ -165,8 +165,8 @@ def test_after_a_reboot_the_wall_clock_places_what_was_counted(tmp_path: Path, e
     assert machine.ask_all() == 3
 
 
-def test_a_boot_clock_that_shows_more_is_still_another_boots(tmp_path: Path) -> None:
-    """Only the boot's id tells whose it is: a day on the new one is not a day for what was counted on the old one."""
+def test_a_later_boot_clock_of_another_boot_is_not_the_same_clock(tmp_path: Path) -> None:
+    """Only the boot id identifies the clock: a day on the new clock is not a day for the old counts."""
     machine = Machine(tmp_path, max_actions_per_minute=3)
     machine.kill()
     machine.reboot(1, right=True)
@@ -177,8 +177,8 @@ def test_a_boot_clock_that_shows_more_is_still_another_boots(tmp_path: Path) -> 
     assert machine.ask_all() == 0
 
 
-def test_a_clock_set_back_while_the_machine_was_down_makes_counts_last(tmp_path: Path) -> None:
-    """As if no time had gone by, and from then on by the boot clock."""
+def test_a_clock_set_back_during_downtime_keeps_counts_longer(tmp_path: Path) -> None:
+    """No time seems to have passed; after that the boot clock counts."""
     machine = Machine(tmp_path, max_actions_per_minute=3)
     assert machine.ask_all() == 3
     machine.advance(50)
@@ -214,7 +214,7 @@ def test_a_clock_that_was_behind_for_two_boots_makes_no_count_older(tmp_path: Pa
     assert machine.ask_all() == 0
 
 
-def test_a_clock_that_was_far_ahead_for_a_moment_leaves_todays_spend(tmp_path: Path) -> None:
+def test_a_clock_far_ahead_for_a_moment_keeps_todays_spend(tmp_path: Path) -> None:
     """400 days ahead, a restart there, and back: today is spent, and tomorrow is whole."""
     machine = Machine(tmp_path, max_daily_budget_usd=5)
     assert machine.ask_all(1) == 5
@@ -229,10 +229,10 @@ def test_a_clock_that_was_far_ahead_for_a_moment_leaves_todays_spend(tmp_path: P
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "of a release before"])
-def test_a_folder_without_counters_has_nothing_used(
+def test_without_a_counters_file_usage_starts_at_zero(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, is_new: bool
 ) -> None:
-    """One that was used before says so once; the file that comes is for its user alone."""
+    """A used folder logs this once; the new file is private."""
     caplog.set_level("INFO")
     if not is_new:
         (tmp_path / "node-id").touch()
@@ -269,7 +269,7 @@ def test_the_file_stays_bounded_and_holds_what_is_in_memory(tmp_path: Path, monk
 
 
 def told(usage: Usage) -> list[Any]:
-    """All that the usage holds that still counts."""
+    """The counts of the usage that have not expired."""
     copy = usage.copy()
     for window in copy.windows:
         window.total_at(copy.seconds.newest)
@@ -312,7 +312,7 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
         machine.kill()
 
 
-def test_charges_wait_within_bounds_while_the_disk_stands_still() -> None:
+def test_pending_charges_are_bounded_while_the_disk_hangs() -> None:
     """However many there are: two numbers for each second of two minutes, and then one for all before."""
     counters, machine_now = Counters(), NOON
     counters.record()
@@ -329,10 +329,10 @@ def test_charges_wait_within_bounds_while_the_disk_stands_still() -> None:
     assert counters.take() == {}
 
 
-def test_a_disk_that_fails_is_told_once_and_loses_nothing_when_it_is_back(
+def test_a_failing_disk_is_logged_once_and_no_count_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Decisions go on, each failure counts, and one line says that it begins and one that it ends."""
+    """Decisions continue, each failure is counted, and one line is logged at the start and one at the end."""
     machine = Machine(tmp_path, max_actions_per_day=10)
     assert machine.ask()
     machine.advance(1)
@@ -354,10 +354,10 @@ def test_a_disk_that_fails_is_told_once_and_loses_nothing_when_it_is_back(
     assert machine.ask_all() == 5
 
 
-def test_a_folder_that_cannot_be_written_at_the_start_is_no_reason_not_to_start(
+def test_the_sidecar_starts_with_a_folder_that_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It counts in memory, says so, and writes once it can."""
+    """It counts in memory, logs this, and writes as soon as it can."""
     folder = tmp_path / "gone"
     machine = Machine(folder, max_actions_per_minute=3)
     assert machine.sidecar.write_failures == 1

@@ -1,4 +1,4 @@
-"""A file of counters that is not as it was written: said so, and what is not known counts as used."""
+"""A damaged counters file is logged, and unknown usage counts as used up."""
 
 import os
 from collections.abc import Callable
@@ -106,7 +106,7 @@ def used(folder: Path) -> Machine:
 def test_a_damaged_file_counts_as_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    """Each limit until its window has passed, the budget until midnight, and for agents of which nothing was known."""
+    """Each limit until its window has passed and the budget until midnight, also for unknown agents."""
     machine = used(tmp_path)
     spoil(machine.path)
     caplog.clear()
@@ -137,8 +137,8 @@ def test_a_damaged_file_is_kept_aside_for_people(tmp_path: Path, spoil: Callable
     assert read(machine.path).lost_until is not None
 
 
-def test_what_is_not_known_is_not_known_after_a_restart_either(tmp_path: Path) -> None:
-    """Also for agents that had not asked by then, after a kill, and after a reboot."""
+def test_unknown_usage_stays_unknown_after_a_restart(tmp_path: Path) -> None:
+    """Also for agents without an action before it, after a kill, and after a reboot."""
     machine = used(tmp_path)
     truncated(machine.path)
     machine.start()
@@ -168,7 +168,7 @@ def test_the_budget_is_spent_until_midnight_of_the_agents_own_zone(tmp_path: Pat
     assert machine.ask(1)
 
 
-def test_a_last_write_that_was_cut_off_is_no_damage(tmp_path: Path) -> None:
+def test_an_interrupted_last_write_is_not_damage(tmp_path: Path) -> None:
     """Wherever it was cut: what came before it counts, and what was in it may be lost."""
     machine = used(tmp_path)
     data = machine.path.read_bytes()
@@ -201,7 +201,7 @@ def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_without_its_file_nothing_counts_as_used(tmp_path: Path) -> None:
-    """So an operator decides who removes it after a damage, while the sidecar is stopped."""
+    """So an operator can delete a damaged file while the sidecar is stopped."""
     machine = used(tmp_path)
     truncated(machine.path)
     machine.start()

@@ -1,4 +1,4 @@
-"""A store's end of a decision log, slow and obvious: it keeps each sequence once, and looks at the chain."""
+"""A simple store for a decision log: it keeps each sequence once and checks the chain."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ WALL = 1_795_176_000.0
 
 
 class Kept:
-    """What a store has kept of one sidecar's log."""
+    """The records that a store has of one sidecar's log."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -37,11 +37,11 @@ class Kept:
         return self.sequence
 
     def documents(self) -> list[bytes]:
-        """The decisions, without what tells of gaps."""
+        """The decisions, without the gap records."""
         return [record.document for record in self.records if "gap" not in json.loads(record.document)]
 
     def gaps(self) -> list[tuple[int, int]]:
-        """The first and last sequence of every gap that was told."""
+        """The first and last sequence of every gap record."""
         told = [json.loads(record.document).get("gap") for record in self.records]
         return [(gap["first_sequence"], gap["last_sequence"]) for gap in told if gap]
 
@@ -52,7 +52,7 @@ class Kept:
 
 
 def opened(folder: Path, max_bytes: int = 1 << 20, **how: Any) -> DecisionLog:
-    """The log in `folder`, at a clock that stands still."""
+    """The log in `folder`, with a fixed clock."""
     return DecisionLog(folder / "decisions", max_bytes, lambda: WALL, **how)
 
 

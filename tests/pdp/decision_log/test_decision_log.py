@@ -1,4 +1,4 @@
-"""The decision log on disk: in order, whole or told to be lost, within its bound, through crashes and damage."""
+"""The decision log on disk: ordered, complete or with gap records, bounded, through crashes and damage."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ def numbers(store: Kept) -> list[int]:
     return [json.loads(one)["decision_id"] for one in store.documents()]
 
 
-def test_what_is_appended_is_sent_in_order_and_chained(tmp_path: Path) -> None:
+def test_appended_records_are_sent_in_order_and_chained(tmp_path: Path) -> None:
     """From sequence 1 on, each record with the hash of the one before."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(5)))
@@ -38,7 +38,7 @@ def test_what_is_appended_is_sent_in_order_and_chained(tmp_path: Path) -> None:
 
 
 def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> None:
-    """A second life continues where the first one stood, and sends nothing twice."""
+    """A second run continues after the first one, and sends nothing twice."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(3)))
     ship(log, store)
@@ -54,7 +54,7 @@ def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("noted", [b"", b"\0\0\0\0", b"9", b"9 00000000\n", b"4 a9 b"])
 def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path, noted: bytes) -> None:
-    """The store has each once all the same."""
+    """The store still has each record once."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(5)))
     ship(log, store)
@@ -77,7 +77,7 @@ def test_a_batch_is_bounded_in_records_and_bytes(tmp_path: Path) -> None:
 
 
 def test_files_that_are_sent_are_deleted(tmp_path: Path) -> None:
-    """Only the newest stays, for the chain goes on from it."""
+    """Only the newest file stays, because the chain continues from it."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=100) for number in range(40)])
     assert len(files(tmp_path)) > 5
@@ -87,7 +87,7 @@ def test_files_that_are_sent_are_deleted(tmp_path: Path) -> None:
 
 
 def test_files_are_private(tmp_path: Path) -> None:
-    """What agents do is nobody's business but the owner's."""
+    """Only the owner may read what agents do."""
     log = opened(tmp_path)
     append(log, [document(1)])
     log.keep(1)
@@ -97,7 +97,7 @@ def test_files_are_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 300])
-def test_when_it_is_full_the_oldest_give_way_and_a_gap_says_how_many(tmp_path: Path, size: int) -> None:
+def test_a_full_log_drops_the_oldest_records_and_writes_a_gap(tmp_path: Path, size: int) -> None:
     """It stays within its bound; what the store gets and what the gaps name is everything."""
     log, store = opened(tmp_path, SMALL), Kept()
     for number in range(1000):
@@ -112,7 +112,7 @@ def test_when_it_is_full_the_oldest_give_way_and_a_gap_says_how_many(tmp_path: P
     assert store.breaks == 0
 
 
-def test_what_is_sent_does_not_give_way(tmp_path: Path) -> None:
+def test_sent_records_are_not_part_of_a_gap(tmp_path: Path) -> None:
     """A gap begins after what the store has."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=100) for number in range(10)])
@@ -123,8 +123,8 @@ def test_what_is_sent_does_not_give_way(tmp_path: Path) -> None:
     assert min(store.missing()) == 11
 
 
-def test_a_gap_whose_record_gives_way_is_told_again(tmp_path: Path) -> None:
-    """What the store has got since does not hide it."""
+def test_a_gap_whose_record_is_dropped_is_recorded_again(tmp_path: Path) -> None:
+    """Later records at the store do not hide it."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=100) for number in range(300)])
     log.keep(store.take(log.after(log.kept, 1, 1 << 20)))
@@ -135,8 +135,8 @@ def test_a_gap_whose_record_gives_way_is_told_again(tmp_path: Path) -> None:
     assert store.missing() == set(range(1, log.last + 1)) - {record.sequence for record in store.records}
 
 
-def test_a_log_that_must_not_give_way_keeps_all(tmp_path: Path) -> None:
-    """Whoever appends sees how much it holds, and stops."""
+def test_a_log_that_drops_nothing_keeps_all_records(tmp_path: Path) -> None:
+    """The caller sees its size, and stops."""
     log, store = opened(tmp_path, SMALL, drop_oldest=False), Kept()
     append(log, [document(number, size=100) for number in range(1000)])
     assert log.bytes > SMALL
@@ -144,8 +144,8 @@ def test_a_log_that_must_not_give_way_keeps_all(tmp_path: Path) -> None:
     assert numbers(store) == list(range(1000))
 
 
-def test_records_that_were_lost_before_they_came_leave_a_gap(tmp_path: Path) -> None:
-    """They take their sequences, so that the store sees how many it misses."""
+def test_records_lost_before_the_log_leave_a_gap(tmp_path: Path) -> None:
+    """They use sequences, so that the store sees how many are missing."""
     log, store = opened(tmp_path), Kept()
     append(log, [document(0), 3, document(1), 2])
     ship(log, store)
@@ -168,8 +168,8 @@ def disk_full_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_the_disk_does_not_take_is_there_to_try_again(tmp_path: Path) -> None:
-    """A write that fails half way leaves nothing behind, and takes nothing from the items."""
+def test_a_failed_write_can_be_retried(tmp_path: Path) -> None:
+    """A write that fails half way leaves nothing on disk, and removes nothing from the items."""
     log, store = opened(tmp_path), Kept()
     append(log, [document(0)])
     items: deque[bytes | int] = deque(document(number, size=1000) for number in range(1, 4))
@@ -196,7 +196,7 @@ def torn_at_every_byte(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def test_a_torn_last_line_is_cut_off_and_the_chain_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Wherever the write was cut, every whole record is kept, and nothing is called damaged."""
+    """After a cut at any byte every complete record is kept, and nothing counts as damaged."""
     folder = tmp_path / "whole"
     folder.mkdir()
     append(opened(folder), [document(number) for number in range(4)])
@@ -219,10 +219,10 @@ def flipped(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("which", [0, 2, -1], ids=["the oldest", "one within", "the newest"])
 @pytest.mark.parametrize("offset", [3, 250, 500])
-def test_damage_is_told_and_set_aside_and_all_else_is_sent(
+def test_damage_gets_a_gap_and_a_copy_and_the_rest_is_sent(
     tmp_path: Path, which: int, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be trusted any more is in a gap and in a file for people; no sequence is given twice."""
+    """Damaged records are in a gap and in a copied file; no sequence is used twice."""
     append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
     flipped(files(tmp_path)[which], offset)
     log, store = opened(tmp_path, SMALL), Kept()
@@ -238,8 +238,8 @@ def test_damage_is_told_and_set_aside_and_all_else_is_sent(
     assert "is damaged" in caplog.text
 
 
-def test_a_number_that_damage_made_up_is_not_believed(tmp_path: Path) -> None:
-    """Sequences would soon come to their end."""
+def test_a_damaged_sequence_number_is_ignored(tmp_path: Path) -> None:
+    """Otherwise the sequences would soon run out."""
     append(opened(tmp_path), map(document, range(3)))
     with files(tmp_path)[0].open("ab") as file:
         file.write(b"999999999999999999 what\nis this\n")
@@ -249,8 +249,8 @@ def test_a_number_that_damage_made_up_is_not_believed(tmp_path: Path) -> None:
     assert (log.last, store.missing()) == (6, {4, 5})
 
 
-def test_damage_is_told_once(tmp_path: Path) -> None:
-    """A further restart finds the gap, and the record that tells of it."""
+def test_damage_is_recorded_once(tmp_path: Path) -> None:
+    """After another restart the gap and its record are found."""
     append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
     flipped(files(tmp_path)[1], 500)
     append(opened(tmp_path, SMALL), [document(100)])
@@ -261,8 +261,8 @@ def test_damage_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1, -1], ids=["the oldest", "one within", "the newest"])
-def test_a_file_that_goes_while_it_is_needed_is_told(tmp_path: Path, which: int) -> None:
-    """Reading and writing go on with what is left."""
+def test_a_file_deleted_while_in_use_gets_a_gap(tmp_path: Path, which: int) -> None:
+    """Reading and writing continue with the other files."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=50) for number in range(29)])
     files(tmp_path)[which].unlink()
@@ -276,8 +276,8 @@ def test_a_file_that_goes_while_it_is_needed_is_told(tmp_path: Path, which: int)
     assert store.breaks == 0
 
 
-def test_a_file_cut_short_while_it_is_needed_is_told(tmp_path: Path) -> None:
-    """What stood before the cut is sent."""
+def test_a_file_truncated_while_in_use_gets_a_gap(tmp_path: Path) -> None:
+    """The records before the cut are sent."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(10)))
     with files(tmp_path)[0].open("r+b") as file:
@@ -289,7 +289,7 @@ def test_a_file_cut_short_while_it_is_needed_is_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_made_again(tmp_path: Path) -> None:
-    """Whoever deletes it loses what was in it, and no more."""
+    """Only the records in it are lost."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(3)))
     shutil.rmtree(tmp_path / "decisions")
@@ -299,7 +299,7 @@ def test_a_missing_folder_is_made_again(tmp_path: Path) -> None:
     assert store.missing() == {1, 2, 3}
 
 
-def test_a_refused_record_is_laid_aside_and_told(tmp_path: Path) -> None:
+def test_a_refused_record_is_set_aside_and_gets_a_gap(tmp_path: Path) -> None:
     """The next one is sent as if the store had it."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(3)))
@@ -315,7 +315,7 @@ def test_a_refused_record_is_laid_aside_and_told(tmp_path: Path) -> None:
 
 
 def rolled_back(folder: Path, store: Kept) -> DecisionLog:
-    """A log whose folder was put back to where 5 records were, 2 of them sent, after the store had got 20."""
+    """A log whose folder was restored to 5 records, 2 of them sent, after the store had received 20."""
     log = opened(folder, SMALL)
     append(log, [document(number, size=50) for number in range(5)])
     log.keep(store.take(log.after(0, 2, 1 << 20)))
@@ -327,8 +327,8 @@ def rolled_back(folder: Path, store: Kept) -> DecisionLog:
     return opened(folder, SMALL)
 
 
-def test_a_folder_put_back_to_an_older_state_goes_on_after_what_the_store_has(tmp_path: Path) -> None:
-    """Nothing that is decided afterwards is taken for a repeat."""
+def test_a_restored_folder_continues_after_the_records_of_the_store(tmp_path: Path) -> None:
+    """No later decision counts as a repeat."""
     store = Kept()
     log = rolled_back(tmp_path, store)
     append(log, [document(number, size=50) for number in range(100, 110)])
@@ -361,10 +361,10 @@ def killed_after(removals: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.mark.parametrize("removals", [1, 2, 5])
-def test_a_kill_while_files_go_makes_nothing_of_what_is_sent_lost(
+def test_a_kill_during_deletion_marks_no_sent_record_as_lost(
     tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept is noted before the files go: no gap record says that they had to give way."""
+    """The position is noted before the files are deleted, so no gap record covers them."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=50) for number in range(100)])
     assert len(files(tmp_path)) > removals
@@ -380,10 +380,10 @@ def test_a_kill_while_files_go_makes_nothing_of_what_is_sent_lost(
 
 
 @pytest.mark.parametrize("removals", [1, 2, 3])
-def test_a_kill_while_it_numbers_anew_loses_nothing(
+def test_a_kill_during_renumbering_loses_nothing(
     tmp_path: Path, removals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file goes once the position after it is noted."""
+    """Each file is deleted after the position behind it is noted."""
     log, store = opened(tmp_path, SMALL), Kept()
     append(log, [document(number, size=50) for number in range(40)])
     assert len(files(tmp_path)) > removals
@@ -399,8 +399,8 @@ def test_a_kill_while_it_numbers_anew_loses_nothing(
     assert set(numbers(store)) == {*range(40), 200, 1000}
 
 
-def test_a_position_that_cannot_be_noted_removes_nothing_until_it_can(tmp_path: Path) -> None:
-    """The store is told again; the next try notes it."""
+def test_without_a_noted_position_no_file_is_deleted(tmp_path: Path) -> None:
+    """The next call notes it."""
     log = opened(tmp_path, SMALL)
     append(log, [document(number, size=50) for number in range(100)])
     there, kept = files(tmp_path), tmp_path / "decisions" / "kept"
@@ -416,8 +416,8 @@ def test_a_position_that_cannot_be_noted_removes_nothing_until_it_can(tmp_path: 
     assert opened(tmp_path, SMALL).kept == 100
 
 
-def test_a_full_disk_lets_go_of_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the note of it has no room before."""
+def test_a_full_disk_deletes_sent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the note needs the room of a deleted file."""
     log = opened(tmp_path, SMALL)
     append(log, [document(number, size=50) for number in range(100)])
     there, pwrite = len(files(tmp_path)), os.pwrite
@@ -434,8 +434,8 @@ def test_a_full_disk_lets_go_of_what_is_sent(tmp_path: Path, monkeypatch: pytest
     assert opened(tmp_path, SMALL).kept == 100
 
 
-def test_a_record_that_cannot_be_laid_aside_is_told_once(tmp_path: Path) -> None:
-    """However often it is tried."""
+def test_a_record_that_cannot_be_set_aside_gets_one_gap(tmp_path: Path) -> None:
+    """After any number of tries."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(3)))
     record = log.after(0, 1, 1 << 20)[0]
@@ -452,7 +452,7 @@ def test_a_record_that_cannot_be_laid_aside_is_told_once(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["notes.txt", "1.log", "kept.new"])
 def test_other_files_are_left_alone(tmp_path: Path, name: str) -> None:
-    """They are no part of the log."""
+    """They are not part of the log."""
     append(opened(tmp_path), [document(0)])
     (tmp_path / "decisions" / name).write_text("mine")
     log, store = opened(tmp_path), Kept()

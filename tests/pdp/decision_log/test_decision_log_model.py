@@ -1,4 +1,4 @@
-"""The decision log against a slow and obvious model, over random lives of a sidecar."""
+"""The decision log against a slow and obvious model, over random runs of a sidecar."""
 
 import shutil
 import tempfile
@@ -52,7 +52,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(sizes=SIZES, whole=st.integers(0, 3), cut=st.floats(0, 1))
     def crash_while_writing(self, sizes: list[int], whole: int, cut: float) -> None:
-        """The process dies within a write: what was on the disk before it stays, and any part of it may."""
+        """The process dies during a write: earlier data stays on disk, and any part of the write may."""
         writes = self.log.append(self.items(sizes))
         for _ in range(whole):
             self.written |= {record.sequence: record.document for record in next(writes, [])}
@@ -111,7 +111,7 @@ class Lives(RuleBasedStateMachine):
 
 
 class MoreLives(Lives):
-    """The same, for as long as there is patience."""
+    """The same, for longer."""
 
 
 Lives.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
@@ -128,9 +128,9 @@ def unflushed() -> Iterator[None]:
 
 
 class TestLives(Lives.TestCase):  # type: ignore[misc]  # Hypothesis makes the class at run time
-    """Whatever happens, each record that was on the disk is sent as it was, or told to be lost."""
+    """Each record that was on disk is sent unchanged, or covered by a gap record."""
 
 
 @pytest.mark.soak
 class TestMoreLives(MoreLives.TestCase):  # type: ignore[misc]  # likewise
-    """Likewise, in longer and more lives."""
+    """The same, in more and longer runs."""

@@ -1,4 +1,4 @@
-"""Decisions as lines for whoever reads standard output, at no cost for anything else."""
+"""Decisions as lines on standard output, which delay nothing else."""
 
 import errno
 import os
@@ -36,8 +36,8 @@ def test_each_document_is_a_line(pipe: tuple[int, int], monkeypatch: pytest.Monk
     assert echo.dropped == 0
 
 
-async def test_a_reader_that_does_not_read_costs_a_bounded_buffer(pipe: tuple[int, int]) -> None:
-    """What does not fit is counted; the rest comes when it reads."""
+async def test_a_reader_that_does_not_read_uses_a_bounded_buffer(pipe: tuple[int, int]) -> None:
+    """Dropped lines are counted; the rest comes when it reads."""
     echo = Echo(pipe[1], max_bytes=1 << 20)
     for _ in range(300):
         echo.put([b"x" * 9_999])
@@ -51,8 +51,8 @@ async def test_a_reader_that_does_not_read_costs_a_bounded_buffer(pipe: tuple[in
     echo.close()
 
 
-async def test_a_reader_that_is_gone_is_told_once(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
-    """And what it misses is counted."""
+async def test_a_closed_pipe_is_logged_once(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
+    """The missed lines are counted."""
     echo = Echo(pipe[1])
     os.close(pipe[0])
     echo.put([b"one", b"two"])
@@ -65,7 +65,9 @@ async def test_a_reader_that_is_gone_is_told_once(pipe: tuple[int, int], caplog:
     ]
 
 
-async def test_what_comes_as_the_reader_goes_is_counted(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lines_written_as_the_reader_closes_are_counted(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where writing fails between the look at the room and the place in the queue."""
     failing = threading.Event()
 
@@ -89,8 +91,8 @@ async def test_what_comes_as_the_reader_goes_is_counted(pipe: tuple[int, int], m
     echo.close()
 
 
-def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
-    """As that of a terminal can be, by the doing of another program."""
+def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int]) -> None:
+    """Another program can make a terminal non-blocking."""
     os.set_blocking(pipe[1], False)
     echo = Echo(pipe[1])
     echo.put([b"x" * 200_000])

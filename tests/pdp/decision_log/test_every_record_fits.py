@@ -1,4 +1,4 @@
-"""Every action that may be asked has a record that fits the log, and that the store takes."""
+"""Every action that is accepted has a record that fits the log and that the store accepts."""
 
 import asyncio
 import hashlib
@@ -68,7 +68,7 @@ def test_the_largest_action_of_each_kind_by_grpc(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FILLINGS)
 def test_the_largest_action_of_each_kind_by_json(kind: str) -> None:
-    """Likewise."""
+    """The same by JSON."""
     filling = FILLINGS[kind]
     size = largest(lambda size: by_json(filling(size)))
     status, _ = asyncio.run(BENCH.service.evaluate_json(body(filling(size))))
@@ -88,7 +88,7 @@ def test_the_largest_action_of_each_kind_by_json(kind: str) -> None:
 def test_any_action_that_is_decided_has_a_record(
     fillings: list[tuple[str, int]], action: dict[str, Any], redact: Redaction
 ) -> None:
-    """Whatever is mixed with whatever, by either endpoint."""
+    """For any mix of fields, by either endpoint."""
     attributes = {
         f"{place}{name}": value
         for place, (kind, size) in enumerate(fillings)
@@ -112,7 +112,7 @@ async def test_the_largest_actions_over_a_real_connection() -> None:
             check(last_entry(bench), EVERYTHING)
 
 
-def test_a_batch_of_records_is_one_that_the_store_takes() -> None:
+def test_the_store_accepts_the_largest_batch_of_records() -> None:
     """A record more than the sidecar's bound may be in it."""
     assert MAX_BATCH_BYTES + MAX_DOCUMENT_BYTES <= MAX_BYTES
 

@@ -1,4 +1,4 @@
-"""A decision as it is written down: every field, canonical, and without what was redacted."""
+"""A decision as a record: every field, canonical, and redacted."""
 
 import json
 from typing import Any
@@ -75,7 +75,7 @@ def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
     }
 
 
-def test_what_was_not_given_is_null_or_empty() -> None:
+def test_missing_fields_are_null_or_empty() -> None:
     """No field is left out."""
     action = json.loads(document(entry(Action("billing-agent-prod", "api.read")), NOTHING))["action"]
     assert set(action) == set(json.loads(document(entry(FULL), NOTHING))["action"])

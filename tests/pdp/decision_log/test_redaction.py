@@ -1,4 +1,4 @@
-"""What a path names stays out of the decision log, and nothing else does."""
+"""The decision log redacts what a path names, and nothing else."""
 
 import copy
 from typing import Any
@@ -45,7 +45,7 @@ def test_a_path_names_a_value_and_all_within_it(path: str, changes: dict[str, An
 
 
 def test_a_key_with_dots_in_it_is_reached_by_the_same_path() -> None:
-    """Whoever hides `customer.ssn` means it however it is written."""
+    """The path `customer.ssn` matches both spellings."""
     found = redacted("customer.ssn")
     assert found["customer"]["ssn"] == found["customer.ssn"] == HIDDEN
     assert Redaction.of(["a.b.c"])({"a.b": {"c": 1, "d": 2}, "a": {"b.c": 3}}) == {
@@ -61,7 +61,7 @@ def test_a_star_hides_every_attribute() -> None:
 
 
 def test_several_paths_hide_each_its_own() -> None:
-    """They do not stand in each other's way."""
+    """They do not affect each other."""
     found = redacted("customer.ssn", "customer.address.zip", "scores.0")
     assert found["customer"] == {"ssn": HIDDEN, "name": "Ada", "address": {"city": "Rome", "zip": HIDDEN}}
     assert found["scores"] == [HIDDEN, 2, 3]
@@ -81,7 +81,7 @@ def test_without_paths_everything_stays(value: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "a" * 1025])
-def test_what_is_no_path_is_refused(path: str) -> None:
+def test_an_invalid_path_is_refused(path: str) -> None:
     """With what it should be."""
     with pytest.raises(BadPathError, match=r"is not a dotted path|is longer than 1024"):
         Redaction.of([path])

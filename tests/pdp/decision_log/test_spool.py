@@ -1,4 +1,4 @@
-"""Decisions on their way to the disk: soon there, bounded in memory, and never lost without a word."""
+"""Decisions are soon on disk, bounded in memory, and never lost without a gap record."""
 
 import asyncio
 import json
@@ -107,8 +107,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROOM_SECONDS", BOUND_SECONDS)
 
 
-async def test_what_is_appended_is_on_the_disk_soon(tmp_path: Path) -> None:
-    """In the order in which it was decided, redacted, and whoever sends it is told."""
+async def test_an_appended_decision_is_soon_on_disk(tmp_path: Path) -> None:
+    """In the order of decisions, redacted, and the sender is notified."""
     kit = Kit(tmp_path, redact=Redaction.of(["ssn"]))
     async with running(kit.spool):
         kit.decide(range(3), attributes={"ssn": "1"})
@@ -121,7 +121,7 @@ async def test_what_is_appended_is_on_the_disk_soon(tmp_path: Path) -> None:
     assert json.loads(store.documents()[0])["action"]["attributes"] == {"ssn": "[redacted]"}
 
 
-async def test_appending_does_no_more_than_to_remember(tmp_path: Path) -> None:
+async def test_appending_only_queues_the_decision(tmp_path: Path) -> None:
     """The decision does not wait for the disk."""
     kit = Kit(tmp_path)
     kit.decide(range(100))
@@ -147,8 +147,8 @@ async def test_a_decision_is_counted_wherever_it_waits(tmp_path: Path) -> None:
         assert kit.metric("pdp_spool_records") == 5
 
 
-async def test_what_a_stop_leaves_in_its_hands_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the disk hangs for so long that nobody waits for it any more."""
+async def test_decisions_left_at_a_stop_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the disk hangs for longer than the stop waits."""
     kit = Kit(tmp_path)
     with held(kit.spool):
         work = asyncio.create_task(kit.spool.run())
@@ -162,7 +162,7 @@ async def test_what_a_stop_leaves_in_its_hands_is_told(tmp_path: Path, caplog: p
 
 
 async def test_an_urgent_decision_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all before it, and whoever sends it is told to hurry."""
+    """Together with all before it, and the sender is notified at once."""
     monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
     kit = Kit(tmp_path)
     async with running(kit.spool):
@@ -181,7 +181,7 @@ async def test_the_last_decisions_are_written_at_the_end(tmp_path: Path, monkeyp
     assert numbers(kit.shipped()) == list(range(5))
 
 
-async def test_the_end_leaves_nobody_at_the_log(tmp_path: Path) -> None:
+async def test_after_the_end_no_thread_uses_the_log(tmp_path: Path) -> None:
     """What its thread has in hand is done by then, also where nobody waits for it any more: the next life begins."""
     kit, disk = Kit(tmp_path), threading.Event()
     keeping = kit.spool._thread.submit(lambda: (disk.wait(), kit.log.keep(1)))
@@ -190,7 +190,7 @@ async def test_the_end_leaves_nobody_at_the_log(tmp_path: Path) -> None:
     assert keeping.done()
 
 
-async def test_memory_is_bounded_and_the_oldest_give_way_with_a_gap(tmp_path: Path) -> None:
+async def test_memory_is_bounded_and_the_oldest_are_dropped_with_a_gap(tmp_path: Path) -> None:
     """As when the disk is slower than the decisions; what is lost is counted in the log itself."""
     kit = Kit(tmp_path, max_bytes=10 * ENTRY_BYTES)
     kit.decide(range(25))
@@ -203,7 +203,7 @@ async def test_memory_is_bounded_and_the_oldest_give_way_with_a_gap(tmp_path: Pa
 
 
 @pytest.mark.parametrize("door", ["grpc", "json"])
-async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: str) -> None:
+async def test_large_attributes_count_by_their_size(tmp_path: Path, door: str) -> None:
     """A bound in records would be none in bytes."""
     attributes = {"text": "x" * 10_000}
     if door == "grpc":
@@ -217,7 +217,7 @@ async def test_large_attributes_count_for_what_they_are(tmp_path: Path, door: st
     assert 0 < len(numbers(kit.shipped())) < 20
 
 
-async def test_much_at_once_is_written_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_burst_is_written_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a burst does not reach the bound."""
     monkeypatch.setattr(module, "FLUSH_SECONDS", 3600)
     kit = Kit(tmp_path, max_bytes=80 * ENTRY_BYTES)
@@ -244,7 +244,7 @@ def mended(folder: Path, spool: Spool) -> None:
 
 
 async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Decisions wait in memory; each failure is counted, and told once."""
+    """Decisions wait in memory; each failure is counted, and the outage is logged once."""
     kit = Kit(tmp_path)
     async with running(kit.spool):
         broken(tmp_path)
@@ -262,7 +262,7 @@ async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
 
 
 async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> None:
-    """The newest stay, and a gap tells how many did not."""
+    """The newest stay, and a gap record counts the others."""
     kit = Kit(tmp_path, max_bytes=10_000)
     async with running(kit.spool):
         broken(tmp_path)
@@ -277,8 +277,8 @@ async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> Non
     assert len(store.missing()) > 20
 
 
-async def test_what_could_not_be_written_is_told_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With how many decisions that are."""
+async def test_unwritten_decisions_are_logged_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The line has their number."""
     kit = Kit(tmp_path)
     broken(tmp_path)
     async with running(kit.spool):
@@ -286,7 +286,7 @@ async def test_what_could_not_be_written_is_told_at_the_end(tmp_path: Path, capl
     assert "the decision log could not be written before the stop: 7 decisions are lost" in caplog.text
 
 
-async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_when_there_is_room(
+async def test_a_log_that_drops_nothing_refuses_when_full_and_continues_with_room(
     tmp_path: Path,
 ) -> None:
     """`full` is true before a decision that would not fit, and nothing is lost."""
@@ -313,8 +313,8 @@ async def test_a_log_that_must_not_give_way_refuses_when_it_is_full_and_goes_on_
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 
-async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_path: Path) -> None:
-    """Once memory holds as much as it may."""
+async def test_a_log_that_drops_nothing_refuses_while_the_disk_fails(tmp_path: Path) -> None:
+    """As soon as memory is full."""
     kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     made = 0
     async with running(kit.spool):
@@ -329,8 +329,8 @@ async def test_a_log_that_must_not_give_way_refuses_while_the_disk_fails(tmp_pat
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 
-async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(tmp_path: Path) -> None:
-    """It is full before anything has to give way, also where nobody waits and one decision is larger than the bound."""
+async def test_a_log_that_drops_nothing_loses_no_decision_of_a_burst(tmp_path: Path) -> None:
+    """It is full before anything is dropped, even if no caller waits and one decision is larger than the bound."""
     kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     kit.decide(range(7))
     kit.decide([7], attributes={"text": "x" * 100_000})
@@ -343,8 +343,8 @@ async def test_a_log_that_must_not_give_way_loses_nothing_of_what_comes_at_once(
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 
-async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_memory(tmp_path: Path) -> None:
-    """However much that is: it was admitted."""
+async def test_a_log_that_drops_nothing_keeps_decisions_while_the_disk_fails(tmp_path: Path) -> None:
+    """All of them, because they were admitted."""
     kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
         broken(tmp_path)
@@ -357,7 +357,7 @@ async def test_a_log_that_must_not_give_way_keeps_what_a_failing_disk_leaves_in_
     assert numbers(kit.shipped()) == list(range(5))
 
 
-async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> None:
+async def test_decisions_held_by_the_thread_count_too(tmp_path: Path) -> None:
     """Until it is on the disk."""
     kit = Kit(tmp_path, drop_oldest=False, max_bytes=10 * ENTRY_BYTES)
     async with running(kit.spool):
@@ -373,8 +373,8 @@ async def test_what_the_thread_has_in_hand_takes_room_too(tmp_path: Path) -> Non
         assert (kit.spool.crowded, kit.spool.full) == (False, False)
 
 
-async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path) -> None:
-    """Many at once: each looks again, so that they do not all come in at once."""
+async def test_callers_that_wait_for_room_continue_when_there_is_room(tmp_path: Path) -> None:
+    """Each of many callers checks again, so that they do not all continue at once."""
     kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     most = 0
 
@@ -394,8 +394,8 @@ async def test_whoever_waits_for_room_goes_on_once_there_is_some(tmp_path: Path)
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 
-async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
-    """There decisions go on at once, and the oldest records give way, or none is made."""
+async def test_no_caller_waits_for_a_failing_disk(tmp_path: Path) -> None:
+    """Decisions continue at once and the oldest records are dropped, or decisions are refused."""
     kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     async with running(kit.spool):
         broken(tmp_path)
@@ -413,7 +413,7 @@ async def test_nobody_waits_for_a_disk_that_fails(tmp_path: Path) -> None:
 
 
 async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a disk that hangs no caller is held for ever, and after one waited in vain, none until it works again."""
+    """A hanging disk delays a caller for a bounded time, and then no other caller until it works again."""
     monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
     kit = Kit(tmp_path, max_bytes=20 * ENTRY_BYTES)
     kit.decide(range(15))
@@ -428,7 +428,7 @@ async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("drop_oldest", [True, False])
-async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path, drop_oldest: bool) -> None:
+async def test_every_action_of_a_large_batch_has_a_record(tmp_path: Path, drop_oldest: bool) -> None:
     """A thousand of them, more than may wait in memory, on a disk that works: none is lost and none refused."""
     kit = Kit(tmp_path, drop_oldest=drop_oldest, max_bytes=4 << 20)
     bench = Bench(kit.spool)
@@ -444,7 +444,7 @@ async def test_one_batch_of_large_actions_leaves_each_its_record(tmp_path: Path,
     assert kit.metric("pdp_decisions_dropped_total") == 0
 
 
-async def test_a_log_that_gives_way_is_never_full(tmp_path: Path) -> None:
+async def test_a_log_that_drops_the_oldest_is_never_full(tmp_path: Path) -> None:
     """It makes room itself."""
     kit = Kit(tmp_path, log_bytes=64_000)
     async with running(kit.spool):
@@ -460,14 +460,14 @@ async def test_a_log_that_gives_way_is_never_full(tmp_path: Path) -> None:
     [
         ({"attributes": {"x": object()}}, "decision 1 cannot be made a record"),
         ({"resource": "\ud800"}, "decision 1 cannot be made a record"),
-        ({"resource": "x" * (1 << 20)}, "bytes, too many to be logged"),
+        ({"resource": "x" * (1 << 20)}, "bytes, which is too large for the log"),
     ],
     ids=["no JSON", "no UTF-8", "too large"],
 )
-async def test_a_decision_that_cannot_be_written_down_is_told_and_holds_up_no_other(
+async def test_a_decision_without_a_record_is_logged_and_delays_no_other(
     tmp_path: Path, fields: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No request leads here; if one ever does, the log says that it lacks a record."""
+    """No known request causes this; if one does, a gap record shows it."""
     kit = Kit(tmp_path)
     async with running(kit.spool):
         kit.decide([0])
@@ -479,10 +479,10 @@ async def test_a_decision_that_cannot_be_written_down_is_told_and_holds_up_no_ot
     assert told in caplog.text
 
 
-async def test_what_the_last_life_left_damaged_is_told_without_a_decision(
+async def test_damage_from_the_last_run_is_recorded_without_a_decision(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store hears of it as soon as there is a connection."""
+    """The store gets the gap record as soon as there is a connection."""
     caplog.set_level(logging.CRITICAL)
     kit = Kit(tmp_path)
     async with running(kit.spool):

@@ -1,4 +1,4 @@
-"""A person can tell whether a decision log is what was written."""
+"""`verify` shows whether a decision log is as it was written."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def test_a_log_as_it_was_written_is_whole(log: Path) -> None:
     assert verify(log) == (["29 records, all as they were written"], True)
 
 
-def test_a_gap_that_the_log_tells_of_is_no_fault(tmp_path: Path) -> None:
-    """What gave way is told."""
+def test_a_recorded_gap_is_not_a_fault(tmp_path: Path) -> None:
+    """The dropped records are listed."""
     append(opened(tmp_path), [document(0), 3, document(1)])
     assert verify(tmp_path / "decisions") == (
         ["2 to 4 were dropped", "3 records, all as they were written"],
@@ -40,7 +40,7 @@ def test_a_gap_that_the_log_tells_of_is_no_fault(tmp_path: Path) -> None:
     )
 
 
-def test_a_line_that_is_being_written_is_no_fault(log: Path) -> None:
+def test_an_incomplete_last_line_is_not_a_fault(log: Path) -> None:
     """The sidecar may be running."""
     with max(log.glob("*.log")).open("ab") as file:
         file.write(b"30 00")
@@ -79,7 +79,7 @@ def test_a_file_that_does_not_begin_as_it_was_written_is_found(log: Path) -> Non
     assert verify(log).lines[0] == f"`{paths[1].name}`: its first line is not what was written"
 
 
-async def test_the_command_tells_by_its_exit_code(log: Path) -> None:
+async def test_the_exit_code_shows_the_result(log: Path) -> None:
     """0: whole, 1: not what was written, 2: there is no log."""
     whole = await run("pdp", "verify-log", f"--data-dir={log.parent}")
     changed(files(log.parent)[0], b'"decision_id": 3,', b'"decision_id": 4,')

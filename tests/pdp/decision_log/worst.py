@@ -1,4 +1,4 @@
-"""The actions whose records are the largest, and the registry whose answers are."""
+"""The actions with the largest records, and the registry with the largest answers."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ NAMES = {name: "\1" * most for name, most in wire.MAX_CHARACTERS.items() if name
 KEY = "\1" * wire.MAX_KEY_CHARACTERS
 
 Filling = Callable[[int], dict[str, Any]]
-"""An action's fields, the larger the number is."""
+"""An action's fields; a larger number makes them larger."""
 
 
 def nested(levels: int, inner: Any) -> Any:
@@ -55,7 +55,7 @@ BY_GRPC_ALONE: dict[str, Filling] = {"NULs": lambda size: {"attributes": {"\0": 
 
 
 def message(fields: dict[str, Any], **beside: Any) -> bytes:
-    """The request as it comes by gRPC."""
+    """The request as a gRPC message."""
     request = pb.EvaluateRequest(action=pb.Action(agent_id=AGENT, action_type="api.read"), **beside)
     for name, value in fields.items():
         if name == "attributes":
@@ -68,7 +68,7 @@ def message(fields: dict[str, Any], **beside: Any) -> bytes:
 
 
 def body(fields: dict[str, Any], **beside: Any) -> bytes:
-    """The request as it comes to the JSON endpoint."""
+    """The request as JSON."""
     action = {"agent_id": AGENT, "action_type": "api.read"} | fields
     return json.dumps({"action": action} | beside, ensure_ascii=False).encode()
 

@@ -51,7 +51,7 @@ class Client:
         return await self.status()
 
     async def rest(self) -> bytes:
-        """What comes until the server has closed."""
+        """All bytes until the server closes."""
         async with asyncio.timeout(BOUND_SECONDS):
             try:
                 return await self._reader.read()
@@ -103,8 +103,8 @@ async def port(limits: Limits = PATIENT, app: ASGIApp | None = None) -> AsyncIte
                 await client.close()
 
 
-async def test_a_connection_that_says_nothing_is_closed() -> None:
-    """Without a word: there is no request that an answer could be to."""
+async def test_a_silent_connection_is_closed() -> None:
+    """Without an answer, because there is no request."""
     async with port(Limits(head_seconds=0.05)) as here:
         assert await (await here.connect()).rest() == b""
 
@@ -112,8 +112,8 @@ async def test_a_connection_that_says_nothing_is_closed() -> None:
 @pytest.mark.parametrize(
     "raw", ["G", f"GET / {HEAD}", f"GET / {HEAD}\r\nGET / {HEAD}"], ids=["a byte", "head", "later"]
 )
-async def test_half_a_head_is_given_up(raw: str) -> None:
-    """With 408, however many requests came before it on the connection."""
+async def test_an_incomplete_head_times_out(raw: str) -> None:
+    """With 408, after any number of earlier requests on the connection."""
     async with port(Limits(head_seconds=0.05, idle_seconds=3600)) as here:
         client = await here.connect()
         await client.send(raw)
@@ -123,8 +123,8 @@ async def test_half_a_head_is_given_up(raw: str) -> None:
         assert await client.rest() == b""
 
 
-async def test_a_head_that_comes_byte_by_byte_is_given_up_all_the_same() -> None:
-    """Each byte of it brings no more time."""
+async def test_a_head_that_arrives_byte_by_byte_times_out_too() -> None:
+    """A byte does not extend the time."""
     async with port(Limits(head_seconds=0.2)) as here:
         client = await here.connect()
 
@@ -138,8 +138,8 @@ async def test_a_head_that_comes_byte_by_byte_is_given_up_all_the_same() -> None
         dripping.cancel()
 
 
-async def test_half_a_body_is_given_up() -> None:
-    """With 408, in the application's stead."""
+async def test_an_incomplete_body_times_out() -> None:
+    """With 408, instead of the application's answer."""
     async with port(Limits(body_seconds=0.05)) as here:
         client = await here.connect()
         await client.send(f"POST / {HEAD}content-length: 10\r\n\r\n12345")
@@ -147,7 +147,7 @@ async def test_half_a_body_is_given_up() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_body_that_nobody_asked_for_is_not_waited_for() -> None:
+async def test_an_unread_body_is_not_waited_for() -> None:
     """The request has its answer, and the connection ends with the time for the body."""
     async with port(Limits(body_seconds=0.05, idle_seconds=3600), answering(_nothing)) as here:
         client = await here.connect()
@@ -173,7 +173,7 @@ async def test_a_connection_is_kept_between_two_requests() -> None:
         assert await client.rest() == b""
 
 
-async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+async def test_an_answer_that_is_not_read_times_out() -> None:
     """Its connection is closed before all of it is sent."""
 
     asked = asyncio.Event()
@@ -192,8 +192,8 @@ async def test_an_answer_that_nobody_reads_is_given_up() -> None:
         assert len(await client.rest()) < 32 << 20
 
 
-async def test_the_connection_that_has_kept_silent_longest_gives_way() -> None:
-    """However many there are, a newcomer is answered; those that came later stay."""
+async def test_the_longest_silent_connection_is_closed_first() -> None:
+    """A new connection is always answered; later silent ones stay."""
     async with port(Limits(connections=3, head_seconds=3600, idle_seconds=3600)) as here:
         first, second, third = [await here.connect() for _ in range(3)]
         for client in (first, second, third):
@@ -207,7 +207,7 @@ async def test_the_connection_that_has_kept_silent_longest_gives_way() -> None:
 
 
 async def test_any_number_of_silent_connections_leaves_room() -> None:
-    """For probes and for what is asked, one after the other."""
+    """For probes and for other requests, one after the other."""
     async with port(Limits(connections=20, head_seconds=3600, body_seconds=3600)) as here:
         for number in range(200):
             silent = await here.connect()
@@ -217,8 +217,8 @@ async def test_any_number_of_silent_connections_leaves_room() -> None:
                     assert await (await here.connect()).get(path) == 200
 
 
-async def test_probes_have_room_of_their_own() -> None:
-    """When as many requests are being answered as may, one more is 503, and a probe is not."""
+async def test_probes_have_reserved_room() -> None:
+    """At the limit of requests one more gets 503, but a probe does not."""
     going = asyncio.Event()
     busy = asyncio.Semaphore(0)
 
@@ -252,8 +252,8 @@ BADLY_FRAMED = {
 
 
 @pytest.mark.parametrize("raw", BADLY_FRAMED.values(), ids=BADLY_FRAMED.keys())
-async def test_what_is_badly_framed_is_refused_and_closed(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """With 400; what follows on the connection is no request, and the log has no word of it."""
+async def test_a_badly_framed_request_is_refused_and_closed(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """With 400; later bytes are not a request, and nothing is logged."""
     async with port() as here:
         client = await here.connect()
         await client.send(raw)
@@ -263,7 +263,7 @@ async def test_what_is_badly_framed_is_refused_and_closed(raw: bytes, caplog: py
     assert not caplog.records
 
 
-async def test_a_body_in_pieces_is_taken() -> None:
+async def test_a_body_in_pieces_is_accepted() -> None:
     """Chunks of a usual size, and a few small ones."""
     async with port() as here:
         client = await here.connect()
@@ -297,7 +297,7 @@ async def test_a_stop_as_a_connection_arrives_leaves_no_traceback(caplog: pytest
     assert caplog.records == []
 
 
-async def test_a_stop_answers_what_is_under_way_and_waits_for_nobody_else() -> None:
+async def test_a_stop_answers_open_requests_and_waits_for_nothing_else() -> None:
     """Neither for silent connections nor for half a request."""
     going = asyncio.Event()
     asked = asyncio.Event()
@@ -341,8 +341,8 @@ asyncio.run(main())
 """
 
 
-async def test_a_server_without_file_descriptors_goes_on() -> None:
-    """Those that keep silent give way; it says so once, where asyncio logs a traceback a thousand times a second."""
+async def test_a_server_without_file_descriptors_keeps_running() -> None:
+    """Silent connections are closed; it logs one line, where asyncio logs a thousand tracebacks a second."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -367,7 +367,7 @@ async def test_a_server_without_file_descriptors_goes_on() -> None:
     assert told.decode().splitlines() == ["connections have to wait: Too many open files"]
 
 
-def test_connections_leave_file_descriptors_for_what_else_there_is() -> None:
+def test_connections_leave_file_descriptors_for_other_uses() -> None:
     """At most a part of those that the process may have, of which it takes all that the system grants."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))

@@ -1,4 +1,4 @@
-"""The HTTP port over real HTTP: the JSON door, the probes, and what it refuses."""
+"""The HTTP port over real HTTP: the JSON endpoint, the probes, and refused requests."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def call(bench: Bench, method: str, path: str, body: object = None, **how:
         return await caller.call(method, path, body)
 
 
-async def test_one_repeat_too_many_is_told_when_to_come_again(bench: Bench) -> None:
+async def test_a_key_that_is_repeated_too_often_gets_retry_after(bench: Bench) -> None:
     """429, with the seconds until the key is free in `Retry-After`."""
     async with port(bench) as caller:
         asked = json.dumps({"action": ACTION, "idempotency_key": "k"}).encode()
@@ -64,7 +64,7 @@ async def test_one_repeat_too_many_is_told_when_to_come_again(bench: Bench) -> N
     assert refused.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_json_door_decides(bench: Bench) -> None:
+async def test_the_json_endpoint_decides(bench: Bench) -> None:
     """With the names of the contract, in lower case where they are values."""
     answer = await call(bench, "POST", "/v1/evaluate", {"action": ACTION})
     assert answer.status == 200
@@ -82,7 +82,7 @@ async def test_a_malformed_action_names_every_field(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nan", b"\xff", b"[" * 100_000])
-async def test_what_is_no_request_is_a_problem(bench: Bench, body: bytes) -> None:
+async def test_an_invalid_request_is_a_problem(bench: Bench, body: bytes) -> None:
     """Whatever the bytes, the answer is 400 and never a decision."""
     answer = await call(bench, "POST", "/v1/evaluate", body)
     assert answer.status == 400
@@ -97,7 +97,7 @@ async def test_a_body_above_the_bound_is_refused_unread(bench: Bench) -> None:
         assert (await caller.call("GET", "/healthz")).status == 200
 
 
-async def test_a_body_that_never_comes_is_given_up(bench: Bench) -> None:
+async def test_a_body_that_never_arrives_times_out(bench: Bench) -> None:
     """A client that promises a body and sends none gets 408."""
     async with port(bench, limits=Limits(body_seconds=0.05)) as caller:
         reader, writer = await asyncio.open_connection(*caller.address.split(":"))
@@ -108,8 +108,8 @@ async def test_a_body_that_never_comes_is_given_up(bench: Bench) -> None:
         await writer.wait_closed()
 
 
-async def test_a_client_that_goes_away_leaves_no_trace(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """Half a body and then nothing is no error of the sidecar's."""
+async def test_a_client_that_disconnects_is_not_an_error(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A disconnect within a body is not logged as an error."""
     async with port(bench) as caller:
         _, writer = await asyncio.open_connection(*caller.address.split(":"))
         writer.write(b'POST /v1/evaluate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\n{"a"')
@@ -121,7 +121,7 @@ async def test_a_client_that_goes_away_leaves_no_trace(bench: Bench, caplog: pyt
 
 
 async def test_the_probes(bench: Bench) -> None:
-    """Alive is always yes; ready says why not."""
+    """`/healthz` always succeeds; `/readyz` gives the reason if it fails."""
     ready = Answer(200, {"status": "ready", "registry": "live", "staleness": 0.0})
     assert await call(bench, "GET", "/readyz") == ready
     assert await call(bench, "GET", "/readyz", not_ready="draining") == Answer(503, {"status": "draining"})
@@ -135,13 +135,13 @@ async def test_other_paths_and_methods_are_problems(bench: Bench, method: str, p
     assert (answer.status, answer.body["status"]) == (status, status)
 
 
-async def test_without_registry_data_the_door_is_unavailable() -> None:
+async def test_without_registry_data_the_endpoint_is_unavailable() -> None:
     """503, and never a decision."""
     answer = await call(Bench(), "POST", "/v1/evaluate", {"action": ACTION})
     assert (answer.status, answer.body["title"]) == (503, "No decision now")
 
 
-def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+def test_a_port_in_use_is_a_wrong_setting() -> None:
     """In one line, with the address."""
     with http_listener("--http", Address("127.0.0.1", 0)) as first:
         host, port = first.getsockname()
@@ -194,7 +194,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json"])
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
-async def test_what_a_web_page_sends_is_refused(bench: Bench, headers: dict[str, str], content_type: str) -> None:
+async def test_requests_of_web_pages_are_refused(bench: Bench, headers: dict[str, str], content_type: str) -> None:
     """Whatever its content type, and nothing is counted."""
     async with port(bench) as caller:
         answer = await caller.call("POST", "/v1/evaluate", {"action": ACTION}, headers | {"content-type": content_type})
@@ -215,13 +215,13 @@ OWN = [
 
 
 @pytest.mark.parametrize("headers", OWN, ids=str)
-async def test_what_a_program_sends_is_answered(bench: Bench, headers: dict[str, str]) -> None:
+async def test_requests_of_programs_are_answered(bench: Bench, headers: dict[str, str]) -> None:
     """By an address of the machine, by localhost, by a name of the setting; also as `curl -d` sends it."""
     async with port(bench, hosts=("pdp.internal",)) as caller:
         assert (await caller.call("POST", "/v1/evaluate", {"action": ACTION}, headers)).status == 200
 
 
-async def test_probes_and_metrics_keep_to_the_hosts_too(bench: Bench) -> None:
+async def test_probes_and_metrics_check_the_host_too(bench: Bench) -> None:
     """Prometheus and the kubelet call by IP address; a page that has rebound its name reads nothing."""
     async with port(bench) as caller:
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -230,7 +230,7 @@ async def test_probes_and_metrics_keep_to_the_hosts_too(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-def test_an_address_that_is_not_this_machines_is_a_wrong_setting(host: str) -> None:
-    """Whether it resolves or not."""
+def test_an_address_of_another_machine_is_a_wrong_setting(host: str) -> None:
+    """If it resolves, and if it does not."""
     with pytest.raises(SettingsError, match="`--http`: cannot"):
         http_listener("--http", Address(host, 0))

@@ -1,4 +1,4 @@
-"""One action is one action, whatever endpoint it comes by."""
+"""An action is the same by every endpoint."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def test_an_action_has_one_digest_and_one_decision_by_both_endpoints(action: dic
     ],
 )
 def test_equal_numbers_make_equal_actions(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """However they are written, and by either endpoint."""
+    """In any notation, and by either endpoint."""
     asked = {"agent_id": AGENT, "action_type": "api.read"}
     reads = [read(asked | fields) for read in (by_grpc, by_json) for fields in (one, other)]
     assert len({wire.digest(request.action) for request in reads}) == 1
@@ -101,6 +101,6 @@ async def test_a_retry_by_the_other_endpoint_gets_the_first_answer() -> None:
 
 
 def test_a_policy_on_a_number_that_no_double_holds_holds_for_its_double() -> None:
-    """Else the same action would be blocked by one endpoint, and pass by the other."""
+    """Otherwise one endpoint would block the action and the other would allow it."""
     asked = {"agent_id": AGENT, "action_type": "api.read", "attributes": {"account": 2**53 + 1}}
     assert {decided(read(asked))[2] for read in (by_grpc, by_json)} == {"large"}

@@ -1,4 +1,4 @@
-"""The doors of the decision point over real gRPC: batches, streams, dry runs, idempotency keys, faults."""
+"""The endpoints of the decision point over real gRPC: batches, streams, dry runs, idempotency keys, faults."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ async def test_a_stream_answers_each_request_under_its_number_and_key(bench: Ben
     assert answers[1].result.error.field == "action.amount"
 
 
-async def test_bytes_that_are_no_message_end_no_stream(bench: Bench) -> None:
+async def test_malformed_messages_do_not_end_a_stream(bench: Bench) -> None:
     """They are answered with an error under their position in the stream."""
     async with listening(bench.service) as address, grpc.aio.insecure_channel(address) as channel:
         call = channel.stream_stream("/pdp.v1.PolicyDecisionPoint/EvaluateStream")
@@ -115,7 +115,7 @@ async def test_a_dry_run_counts_nothing(bench: Bench) -> None:
 
 
 async def test_a_repeated_key_gets_its_first_answer_and_counts_nothing(bench: Bench) -> None:
-    """The answer is the same to the byte, the decision id included, and at the JSON door too."""
+    """The answer is the same to the byte, the decision id included, and at the JSON endpoint too."""
     async with served(bench.service) as stub:
         first = await stub.Evaluate(request(idempotency_key="k", attributes=Struct()))
         again = await stub.Evaluate(request(idempotency_key="k"))
@@ -126,7 +126,7 @@ async def test_a_repeated_key_gets_its_first_answer_and_counts_nothing(bench: Be
         assert (await stub.Evaluate(request())).rate_remaining.minute == 3
 
 
-async def test_a_repeat_leaves_a_record_that_says_so(bench: Bench) -> None:
+async def test_a_repeat_writes_a_record_of_the_repeat(bench: Bench) -> None:
     """With an id of its own, the decision that it repeats, no charge, and no approval to open."""
     async with served(bench.service) as stub:
         fields = {"idempotency_key": "k", "risk_score": 50, "estimated_cost_usd": 2.5}
@@ -139,8 +139,8 @@ async def test_a_repeat_leaves_a_record_that_says_so(bench: Bench) -> None:
     assert (records[1]["cost_micros"], records[1]["opens"], bench.log.urgent) == (0, None, 1)
 
 
-async def test_a_repeat_is_checked_again_for_what_forbids(bench: Bench) -> None:
-    """Suspended, unknown, outside the lists or the time: a block of its own, until nothing forbids it any more."""
+async def test_a_repeat_is_checked_against_the_current_rules(bench: Bench) -> None:
+    """If the agent is suspended or unknown, or the lists or the time window forbid it, it is blocked for that long."""
     changes = [
         ({"status": "suspended"}, pb.REASON_AGENT_NOT_ACTIVE),
         ({"allowed_action_types": ["x.y"]}, pb.REASON_ACTION_NOT_ALLOWED),
@@ -179,7 +179,7 @@ async def test_a_repeat_is_checked_again_for_what_forbids(bench: Bench) -> None:
     assert len({entry.answer.decision_id for entry in blocks}) == 9
 
 
-async def test_what_waits_for_a_person_is_not_repeated_for_a_suspended_agent(bench: Bench) -> None:
+async def test_a_pending_answer_is_not_repeated_for_a_suspended_agent(bench: Bench) -> None:
     """And with the approval that was given, nothing is allowed again after a suspension."""
     async with served(bench.service) as stub:
         asked = await stub.Evaluate(request(idempotency_key="k", risk_score=50))
@@ -194,8 +194,8 @@ async def test_what_waits_for_a_person_is_not_repeated_for_a_suspended_agent(ben
     assert len(bench.people.asked) == 1
 
 
-async def test_a_block_is_repeated_as_it_is(bench: Bench) -> None:
-    """Also where something else would block it now: it is no less a block."""
+async def test_a_block_is_repeated_unchanged(bench: Bench) -> None:
+    """Also if another rule would block it now."""
     async with served(bench.service) as stub:
         bench.put(agent(allowed_action_types=["x.y"]))
         first = await stub.Evaluate(request(idempotency_key="k"))
@@ -204,7 +204,7 @@ async def test_a_block_is_repeated_as_it_is(bench: Bench) -> None:
 
 
 async def test_a_key_is_repeated_a_hundred_times_and_no_more(bench: Bench) -> None:
-    """RESOURCE_EXHAUSTED for a call, in a batch and in a stream, 429 at the JSON door; after ten minutes it is new."""
+    """RESOURCE_EXHAUSTED in a call, batch or stream, 429 at the JSON endpoint; after ten minutes the key is new."""
     body = {"action": {"agent_id": "billing-reader-test", "action_type": "api.read", "risk_score": 10}}
     body["idempotency_key"] = "k"
     async with served(bench.service) as stub:
@@ -242,7 +242,7 @@ async def test_a_key_with_another_action_is_refused(bench: Bench) -> None:
 
 
 async def test_keys_of_two_agents_are_two_keys(bench: Bench) -> None:
-    """An agent cannot be answered with another's decision."""
+    """An agent never gets another agent's decision."""
     bench.put(agent(), agent("ledger-writer-test"))
     async with served(bench.service) as stub:
         one = await stub.Evaluate(request(idempotency_key="k"))
@@ -268,7 +268,7 @@ async def test_a_fault_inside_a_decision_blocks_and_the_next_one_works(
 
 
 async def test_before_the_first_sync_there_is_no_decision() -> None:
-    """UNAVAILABLE for a call, an error in a stream, 503 at the JSON door."""
+    """UNAVAILABLE for a call, an error in a stream, 503 at the JSON endpoint."""
     bench = Bench()
     async with served(bench.service) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -363,7 +363,7 @@ async def test_a_request_at_its_bound_is_decided(bench: Bench, fields: dict[str,
 
 
 async def test_an_action_without_a_message_lacks_its_agent(bench: Bench) -> None:
-    """An empty JSON object is told what it lacks, all of it."""
+    """An empty JSON object gets every missing field reported."""
     status, problem = await bench.service.evaluate_json(b'{"action": {"colour": 1}, "dry": true}')
     assert status == 400
     assert {error["path"] for error in problem["errors"]} == {
@@ -392,13 +392,13 @@ WHOLE = '{"action": {"agent_id": "billing-reader-test", "action_type": "api.read
     ],
     ids=lambda body: repr(body)[:20],
 )
-async def test_what_is_no_request_is_refused_at_the_json_door(bench: Bench, body: bytes) -> None:
-    """It is a 400 with a problem, whatever it is."""
+async def test_an_invalid_request_is_refused_at_the_json_endpoint(bench: Bench, body: bytes) -> None:
+    """It gets a 400 with a problem."""
     status, problem = await bench.service.evaluate_json(body)
     assert (status, bool(problem["errors"])) == (400, True)
 
 
-def test_every_field_of_an_action_has_a_place_in_its_digest() -> None:
+def test_every_field_of_an_action_is_in_its_digest() -> None:
     """Two actions that differ in one field are two actions for an idempotency key."""
     plain = Action("agent", "api.read")
     others = {
@@ -416,7 +416,7 @@ def test_every_field_of_an_action_has_a_place_in_its_digest() -> None:
 
 
 async def test_an_explanation_is_that_of_the_decision_and_counts_nothing(bench: Bench) -> None:
-    """It carries the answer that `Evaluate` would give, every stage, and what would allow."""
+    """It has the answer of `Evaluate`, every stage, and what would allow the action."""
     async with served(bench.service) as stub:
         explained = await stub.Explain(pb.ExplainRequest(action=request(risk_score=85).action))
         answer = await stub.Evaluate(request(risk_score=85))
@@ -451,7 +451,7 @@ async def test_an_explanation_reads_the_same_on_both_sides_of_the_wire(bench: Be
 
 
 async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
-    """Flow control bounds what waits for it; once it reads on, every request has its answer."""
+    """Flow control bounds the queue; when it reads again, every request gets its answer."""
     bench.put(agent())
     sent = 5_000
     answered = 0
@@ -465,7 +465,7 @@ async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
 
 
 async def test_a_cancelled_stream_leaves_counts_and_metrics_equal(bench: Bench) -> None:
-    """What was counted against the limit is just what the metrics say was decided."""
+    """The counts against the limit equal the decisions in the metrics."""
     bench.put(agent(max_actions_per_minute=1_000_000))
     async with served(bench.service, SMALL_WINDOW) as stub:
         call = stub.EvaluateStream(iter_of(stream_request(0) for _ in range(10_000)))
@@ -514,8 +514,8 @@ class Turning(Kept):
             await asyncio.sleep(0)
 
 
-async def test_a_batch_lets_others_have_their_turn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two of its requests the event loop does what else there is, as soon as its time is up."""
+async def test_a_batch_lets_other_tasks_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of its requests the event loop runs other tasks, as soon as its time is up."""
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
     log = Turning()
     crowded = Bench(log)
@@ -529,7 +529,7 @@ async def test_a_batch_lets_others_have_their_turn(bench: Bench, monkeypatch: py
 
 
 async def test_a_large_action_is_read_beside_the_event_loop(bench: Bench) -> None:
-    """By whatever call it comes; its attributes are decoded there too, and it is decided like any other."""
+    """By every call; its attributes are decoded there too, and it is decided like any other action."""
     large = request(attributes=Struct(fields={"text": {"string_value": "x" * 10_000}}))
     reading = bench.service._reading
     async with served(bench.service) as stub:
@@ -573,7 +573,7 @@ async def test_a_request_too_large_in_a_batch_or_a_stream_has_its_own_error(benc
     assert {result.error.field for result in results} == {"action", ""}
 
 
-async def test_streams_have_a_bound_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_have_a_separate_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more is refused, other calls are answered, and a stream that ends makes room."""
     monkeypatch.setattr(service, "MAX_STREAMS", 3)
     async with served(bench.service) as stub:
@@ -596,7 +596,7 @@ async def test_an_idle_stream_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch
         assert await stream.details() == "nothing came for 0.05 s: open another stream"
 
 
-async def test_a_stream_whose_answers_nobody_reads_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_whose_answers_are_not_read_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its place no longer than an idle one."""
     monkeypatch.setattr(service, "STREAM_IDLE_SECONDS", 0.2)
     monkeypatch.setattr(service, "CLOSE_SECONDS", 0.05)
@@ -607,7 +607,7 @@ async def test_a_stream_whose_answers_nobody_reads_ends(bench: Bench, monkeypatc
     assert decisions(bench) < 5_000
 
 
-async def test_a_stream_that_is_open_as_the_sidecar_stops_is_told_so(bench: Bench) -> None:
+async def test_an_open_stream_ends_with_unavailable_when_the_sidecar_stops(bench: Bench) -> None:
     """UNAVAILABLE, where gRPC would say that it is cancelled."""
     async with served(bench.service) as stub:
         stream = await opened(stub)
@@ -616,8 +616,8 @@ async def test_a_stream_that_is_open_as_the_sidecar_stops_is_told_so(bench: Benc
         assert await stream.details() == "the sidecar is stopping: open another stream"
 
 
-async def test_explanations_wait_in_a_line_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as may wait; one more is refused, and decisions go on."""
+async def test_explanations_have_a_separate_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its bound an explanation is refused, and decisions continue."""
     monkeypatch.setattr(service, "MAX_EXPLANATIONS", 2)
     explain = pb.ExplainRequest(action=request().action)
     async with served(bench.service) as stub:

@@ -1,4 +1,4 @@
-"""The last good state on disk: whole, private, and refused when a single bit is wrong."""
+"""The last good state on disk: complete, private, and refused if a single bit is wrong."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Kept:
         self.failures += 1
 
     async def save(self, *states: State, complete: bool = True) -> None:
-        """Offers these states in a row, and closes."""
+        """Queues these states in a row, and closes."""
         running = asyncio.create_task(self.last_good.run())
         for state in states:
             self.last_good.offer(state, complete=complete)
@@ -41,7 +41,7 @@ class Kept:
         await running
 
     def load(self) -> Saved | None:
-        """What a sidecar that starts here finds."""
+        """The state that a sidecar loads at its start."""
         return self.last_good.load()
 
 
@@ -61,7 +61,7 @@ def state(revision: int = 7, agents: int = 2) -> State:
     return build(records, "epoch-1", revision)[0]
 
 
-async def test_what_was_saved_is_loaded(kept: Kept) -> None:
+async def test_a_saved_state_is_loaded(kept: Kept) -> None:
     """Every record, byte for byte, with epoch, revision, completeness, and when the store confirmed it last."""
     before = state()
     await kept.save(before, complete=False)
@@ -73,7 +73,7 @@ async def test_what_was_saved_is_loaded(kept: Kept) -> None:
 
 
 async def test_a_state_never_looks_newer_than_it_is(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From when it has its name it has the time at which the store confirmed it: a crash can come at any moment."""
+    """The file has its confirmation time before it gets its name, because a crash can come at any moment."""
     replace, times = Path.replace, []
 
     def seen(path: Path, target: Path) -> Path:
@@ -86,15 +86,15 @@ async def test_a_state_never_looks_newer_than_it_is(kept: Kept, monkeypatch: pyt
 
 
 async def test_a_state_without_records_is_a_state(kept: Kept) -> None:
-    """An empty registry is data, and not the lack of it."""
+    """An empty registry is registry data."""
     await kept.save(build([], "epoch-1", 1)[0])
     saved = kept.load()
     assert saved is not None
     assert saved.records == []
 
 
-async def test_nothing_saved_is_nothing_loaded(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
-    """A first start is no cause for a warning."""
+async def test_without_a_saved_state_none_is_loaded(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    """A first start logs no warning."""
     assert kept.load() is None
     assert not [record for record in caplog.records if record.name.startswith("pdp")]
 
@@ -120,14 +120,14 @@ async def test_a_file_that_was_cut_off_is_refused(kept: Kept, caplog: pytest.Log
 
 
 async def test_the_state_of_another_subscription_is_left_out(kept: Kept, tmp_path: Path) -> None:
-    """Its owner may not decide for these agents any more."""
+    """The sidecar may no longer decide for these agents."""
     await kept.save(state())
     assert Kept(tmp_path, Subscription(agents=("agent-a",))).load() is None
     assert Kept(tmp_path, Subscription()).load() is None
     assert Kept(tmp_path, Subscription(agents=("agent-a", "agent-b"))).load() is not None
 
 
-async def test_nobody_else_can_read_it(kept: Kept) -> None:
+async def test_the_file_is_private(kept: Kept) -> None:
     """The file's mode is 0600, whatever the umask."""
     mask = os.umask(0)
     try:
@@ -137,8 +137,8 @@ async def test_nobody_else_can_read_it(kept: Kept) -> None:
     assert kept.path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_of_states_that_come_fast_the_newest_is_written(kept: Kept) -> None:
-    """None in between has to be."""
+async def test_of_states_in_quick_succession_the_newest_is_written(kept: Kept) -> None:
+    """Those in between may be skipped."""
     await kept.save(*(state(revision) for revision in range(1, 200)))
     saved = kept.load()
     assert saved is not None
@@ -159,7 +159,7 @@ async def test_each_state_is_written_while_it_runs(kept: Kept, monkeypatch: pyte
 async def test_a_state_that_cannot_be_written_is_counted_and_the_one_before_stays(
     kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full or broken disk costs the newest state on it, and nothing else."""
+    """A full or broken disk loses the newest state, and nothing else."""
     await kept.save(state(1))
     obstacle = kept.path.with_name("last-good.new")
     obstacle.mkdir()
@@ -172,8 +172,8 @@ async def test_a_state_that_cannot_be_written_is_counted_and_the_one_before_stay
     assert saved.revision == 1
 
 
-async def test_what_a_crash_left_beside_it_is_no_obstacle(kept: Kept) -> None:
-    """A half-written file from before is overwritten."""
+async def test_a_temporary_file_of_a_crash_is_overwritten(kept: Kept) -> None:
+    """A half-written file is replaced."""
     kept.path.with_name("last-good.new").write_bytes(b"half")
     await kept.save(state(3))
     saved = kept.load()
@@ -190,7 +190,7 @@ def test_the_node_id_stays_the_same(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
-    """A second one is told so; the folder is free again after the first."""
+    """A second user gets an error; the folder is free again after the first."""
     folder = tmp_path / "new" / "folder"
     with (
         locked_folder(folder),
@@ -209,7 +209,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
     yield path
 
 
-def test_a_folder_that_cannot_be_is_a_wrong_setting(file: Path) -> None:
-    """A file stands where it should be."""
+def test_a_folder_that_cannot_be_created_is_a_wrong_setting(file: Path) -> None:
+    """There is a file with its name."""
     with pytest.raises(SettingsError, match="`--data-dir`: cannot use"), locked_folder(file):
         pass

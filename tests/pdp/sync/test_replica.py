@@ -1,4 +1,4 @@
-"""Building a large state aside."""
+"""Building a large state in a thread."""
 
 import gc
 import json
@@ -12,7 +12,7 @@ from tests.given import agent
 
 
 async def test_a_large_state_is_built_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the collector runs again afterwards, also when the building fails."""
+    """The garbage collector runs again afterwards, even if building fails."""
     records = [RawRecord(RecordKind.AGENT, name, json.dumps(agent(name)).encode()) for name in ("agent-a", "agent-b")]
     small, _ = await replica.build_in_thread(records, "epoch", 1)
     monkeypatch.setattr(replica, "MANY_RECORDS", 2)

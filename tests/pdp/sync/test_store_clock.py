@@ -1,4 +1,4 @@
-"""What the store's messages tell of its clocks."""
+"""The store's clocks, from its messages."""
 
 from math import inf, isnan, nan
 
@@ -28,8 +28,8 @@ class Kit:
         return pb.Heartbeat(sent_at=self.now.wall + self.store_ahead, uptime=self.now.boot + 4000)
 
 
-def test_until_the_store_has_told_its_time_the_offset_is_unknown() -> None:
-    """NaN, and a store that tells none leaves it so; its messages count as sent when they are read."""
+def test_the_offset_is_unknown_until_the_store_sends_its_time() -> None:
+    """It is NaN, also for a store that sends no time; its messages count as sent when they are read."""
     kit = Kit()
     assert isnan(kit.store.offset)
     kit.pass_seconds(10)
@@ -38,7 +38,7 @@ def test_until_the_store_has_told_its_time_the_offset_is_unknown() -> None:
 
 
 def test_the_offset_is_by_how_much_the_store_is_ahead() -> None:
-    """Behind, it is negative; the latest message counts."""
+    """It is negative if the store is behind; the latest message counts."""
     kit = Kit()
     for ahead in (0.0, 2.5, -7200.0):
         kit.store_ahead = ahead
@@ -46,8 +46,8 @@ def test_the_offset_is_by_how_much_the_store_is_ahead() -> None:
         assert kit.store.offset == ahead
 
 
-def test_heartbeats_that_waited_count_from_when_they_were_sent() -> None:
-    """A process that stood still for a minute reads what came in its first seconds: old news, and the same offset."""
+def test_delayed_heartbeats_count_from_when_they_were_sent() -> None:
+    """A process that was suspended for a minute reads old messages first: they count as old, and the offset stays."""
     kit = Kit()
     assert kit.stream.heard(kit.beat()) == START.boot
     waiting = []
@@ -62,7 +62,7 @@ def test_heartbeats_that_waited_count_from_when_they_were_sent() -> None:
 
 
 def test_a_jump_of_either_wall_clock_makes_no_message_late() -> None:
-    """When a message was sent is reckoned by clocks that never jump."""
+    """The time of sending is computed from clocks that never jump."""
     kit = Kit()
     kit.stream.heard(kit.beat())
     for jump in (-3600.0, 7200.0):
@@ -72,7 +72,7 @@ def test_a_jump_of_either_wall_clock_makes_no_message_late() -> None:
 
 
 def test_another_stream_may_be_to_another_store() -> None:
-    """Whose uptime is another."""
+    """That store has another uptime."""
     kit = Kit()
     kit.stream.heard(kit.beat())
     kit.pass_seconds(1)
@@ -81,7 +81,7 @@ def test_another_stream_may_be_to_another_store() -> None:
 
 @pytest.mark.parametrize("uptime", [nan, inf, -inf, -1.0, 0.0])
 @pytest.mark.parametrize("sent_at", [nan, inf, 0.0])
-def test_times_that_can_be_none_are_left_out(sent_at: float, uptime: float) -> None:
+def test_invalid_times_are_ignored(sent_at: float, uptime: float) -> None:
     """They make no data look fresher than the message, nor the offset a number."""
     kit = Kit()
     kit.stream.heard(kit.beat())
@@ -89,8 +89,8 @@ def test_times_that_can_be_none_are_left_out(sent_at: float, uptime: float) -> N
     assert kit.store.offset == 0.0
 
 
-def test_a_large_offset_is_warned_of_once_and_its_end_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Around the bound it is not said again and again."""
+def test_a_large_offset_and_its_end_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    """An offset near the bound does not repeat the line."""
     caplog.set_level("INFO")
     kit = Kit()
     steps = [MAX_OFFSET_SECONDS, -6.0, -7.0, 4.9, 6.0, 2.6, 2.4, 1.0, 3.0, 7200.0]

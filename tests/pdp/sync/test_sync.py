@@ -26,7 +26,7 @@ QUICK = Timing(
 )
 """A stream ends only where its script says so, however long this machine pauses."""
 IMPATIENT = replace(QUICK, dead_after=0.2)
-"""Here it may end earlier on a slow machine, so a script goes by what the sidecar says that it has."""
+"""Here it may end earlier on a slow machine, so a script follows the sidecar's acknowledgements."""
 NOW = Now(1_800_000_000.0, 5000.0)
 ALL = Subscription()
 
@@ -115,7 +115,7 @@ async def test_a_snapshot_then_each_change_from_one_revision_to_the_next() -> No
     assert len(sidecar.store.lines) == 1
 
 
-async def test_hello_tells_who_asks_for_what_with_which_key() -> None:
+async def test_hello_has_the_node_the_subscription_and_the_key() -> None:
     """The first has no epoch and no revision; the key is in the metadata."""
     async with following(steady, subscription=Subscription(agents=("agent-a", "agent-b"))) as sidecar:
         await eventually(lambda: sidecar.revision == 5)
@@ -129,7 +129,7 @@ async def test_hello_tells_who_asks_for_what_with_which_key() -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [(6, 7), (4, 5), (4, 6), (5, 5), (5, 4)], ids=["gap", "repeat", "overlap", "still", "reversal"]
 )
-async def test_what_does_not_follow_is_never_applied(before: int, after: int) -> None:
+async def test_a_change_out_of_order_is_never_applied(before: int, after: int) -> None:
     """A gap, a repeat or a reversal leads to a stream that begins with a snapshot."""
 
     async def broken(line: Line) -> None:
@@ -169,7 +169,7 @@ async def test_after_a_break_it_resumes_from_its_revision() -> None:
 
 
 async def test_a_resumed_stream_without_changes_confirms_what_is_in_force() -> None:
-    """Data from the disk is live as soon as the store says that nothing has changed."""
+    """Data from disk is live as soon as the store confirms that nothing has changed."""
     async with following(ending, resuming) as sidecar:
         await eventually(lambda: sidecar.revision == 5)
         current = sidecar.holder.current
@@ -204,7 +204,7 @@ async def test_a_new_epoch_replaces_everything() -> None:
     ],
     ids=["other epoch", "earlier revision"],
 )
-async def test_a_resume_from_what_cannot_be_is_refused(welcome: pb.Welcome) -> None:
+async def test_an_impossible_resume_is_refused(welcome: pb.Welcome) -> None:
     """A store that resumes in another epoch, or before the sidecar's revision, is asked for a snapshot."""
 
     async def wrong(line: Line) -> None:
@@ -250,7 +250,7 @@ async def test_a_snapshot_whose_checksum_is_wrong_is_not_put_in_force() -> None:
     assert [set(state.agents) for state, _ in sidecar.states] == [{"agent-a"}]
 
 
-async def test_a_record_that_does_not_compile_keeps_its_last_good_state_and_is_refused_upward() -> None:
+async def test_a_record_that_does_not_compile_keeps_its_last_good_state_and_is_reported() -> None:
     """The others of the same change take effect; the refusal names the field; a later good one heals it."""
 
     async def script(line: Line) -> None:
@@ -273,8 +273,8 @@ async def test_a_record_that_does_not_compile_keeps_its_last_good_state_and_is_r
     assert b'pdp_refused_records_total{kind="agent"} 1.0' in sidecar.metrics.text()
 
 
-async def test_a_record_of_an_unknown_kind_is_refused_upward() -> None:
-    """A store that is newer than the sidecar learns that its records have no effect here."""
+async def test_a_record_of_an_unknown_kind_is_reported() -> None:
+    """A newer store learns that its records have no effect here."""
 
     async def script(line: Line) -> None:
         await line.snapshot(5, record("agent-a"))
@@ -291,8 +291,8 @@ async def test_a_record_of_an_unknown_kind_is_refused_upward() -> None:
     assert sidecar.states[-1][1] is False
 
 
-async def test_a_stream_that_falls_silent_is_given_up() -> None:
-    """Without a heartbeat the stream is dead, though nobody closed it; the state in force stays."""
+async def test_a_silent_stream_is_closed() -> None:
+    """Without a heartbeat the stream counts as dead, even if it is open; the state in force stays."""
 
     async def silent(line: Line) -> None:
         if line.hello.revision:
@@ -305,8 +305,8 @@ async def test_a_stream_that_falls_silent_is_given_up() -> None:
         assert sidecar.agents() == {"agent-a"}
 
 
-async def test_a_store_that_tells_of_a_revision_and_never_sends_it_is_asked_for_a_snapshot() -> None:
-    """A change that got lost at the store shows in the heartbeats."""
+async def test_a_store_that_reports_a_revision_without_sending_it_is_asked_for_a_snapshot() -> None:
+    """The heartbeats reveal a change that the store lost."""
 
     async def losing(line: Line) -> None:
         if line.hello.revision:
@@ -331,14 +331,14 @@ async def test_heartbeats_go_up_with_the_revision_in_force() -> None:
         await eventually(lambda: sum(one.heartbeat.revision == 5 for one in line.heard) >= 3)
 
 
-async def test_when_the_store_ends_the_stream_the_next_one_comes_at_once() -> None:
-    """A clean end is no failure: it waits for no back-off, which here would be longer than the test may take."""
+async def test_after_a_clean_end_the_next_stream_opens_at_once() -> None:
+    """A clean end is not a failure, so there is no back-off, which would be longer than the test."""
     patient = replace(QUICK, backoff_first=1e6, backoff_most=1e6)
     async with following(ending, resuming, timing=patient) as sidecar:
         await eventually(lambda: len(sidecar.store.lines) == 2)
 
 
-async def test_a_refused_key_is_said_clearly_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_key_is_logged_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     """A key that is allowed later lets the sidecar in."""
 
     async def refusing(line: Line) -> None:
@@ -381,7 +381,7 @@ async def test_data_is_live_only_while_a_stream_confirms_it() -> None:
 
 
 async def test_a_stream_that_is_silent_for_a_while_stays_live() -> None:
-    """It is dead after its time and not before, however old the data is by the clock."""
+    """It is dead only after its time, even if the data is old by the clock."""
 
     async def silent(line: Line) -> None:
         await line.snapshot(5, record("agent-a"))
@@ -396,7 +396,7 @@ async def test_a_stream_that_is_silent_for_a_while_stays_live() -> None:
 
 
 async def test_a_heartbeat_confirms_what_the_store_held_when_it_was_sent() -> None:
-    """One that waited while this process stood still does not make the data fresh."""
+    """A heartbeat that waited while this process was suspended does not make the data fresh."""
 
     async def script(line: Line) -> None:
         await line.send(welcome=pb.Welcome(epoch="e1", revision=5, uptime=100, sent_at=NOW.wall))
@@ -427,8 +427,8 @@ async def test_the_offset_of_the_stores_clock_is_measured() -> None:
         assert sidecar.holder.source is Source.LIVE
 
 
-async def test_a_refused_key_is_known_until_the_store_takes_one_again(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said once however often it is tried, and a store that is away meanwhile does not change it."""
+async def test_a_refused_key_is_known_until_the_store_accepts_a_key(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once for any number of tries, and an outage of the store does not change it."""
     caplog.set_level("INFO")
     again = asyncio.Event()
 
@@ -461,8 +461,8 @@ async def test_a_refused_key_is_known_until_the_store_takes_one_again(caplog: py
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
-async def test_a_store_that_is_away_or_busy_refuses_no_key(code: grpc.StatusCode) -> None:
-    """Only UNAUTHENTICATED says so."""
+async def test_an_unreachable_or_busy_store_is_not_a_refused_key(code: grpc.StatusCode) -> None:
+    """Only UNAUTHENTICATED means a refused key."""
 
     async def failing(line: Line) -> None:
         await line.context.abort(code, "not now")
@@ -472,7 +472,7 @@ async def test_a_store_that_is_away_or_busy_refuses_no_key(code: grpc.StatusCode
         assert not sidecar.holder.key_revoked
 
 
-async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_does_not_end_the_subscription(caplog: pytest.LogCaptureFixture) -> None:
     """A state that cannot be handed on is logged, and the store is asked again."""
     async with scripted(steady) as (store, address):
         metrics, faults = Metrics(), iter([OSError("once")])
@@ -494,7 +494,7 @@ async def test_a_fault_in_the_sidecar_does_not_end_the_subscription(caplog: pyte
 
 
 async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
-    """A rotated key is picked up without a restart; a file that is away for a moment is waited for."""
+    """A rotated key is used without a restart; a missing file is retried."""
     path = tmp_path / "key"
     path.write_text("owkai_first\n")
 
@@ -521,7 +521,7 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
 
 
 async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
-    """Also while its call to a store that is not there is being set up, when gRPC loses the cancellation."""
+    """Also while its call to a missing store is being set up, when gRPC loses the cancellation."""
     replica = Replica(Holder(), Metrics(), lambda *_: None)
     node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
     timing = Timing(backoff_first=0.001, backoff_most=0.002)

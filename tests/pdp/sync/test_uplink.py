@@ -1,4 +1,4 @@
-"""Calls up to the store: over the connection that there is, and told apart when there is none."""
+"""Calls to the store over the current connection, and their errors without one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ USE = pb.UseApprovalRequest(approval_id="a-1")
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long this machine pauses, the store's word is waited for."""
+    """The store's answer is awaited even if this machine pauses."""
     monkeypatch.setattr(module, "USE_SECONDS", 3600)
 
 
@@ -28,7 +28,7 @@ async def states(watch: AsyncIterator[pb.Approval]) -> list[int]:
 
 
 async def test_calls_go_over_the_connection_under_its_key() -> None:
-    """Each of the three."""
+    """Each of the three calls."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
         with uplink.connected(channel, "owkai_up"):
@@ -39,7 +39,7 @@ async def test_calls_go_over_the_connection_under_its_key() -> None:
     assert (store.keys, store.node_ids) == ({"Bearer owkai_up"}, {"node-1"})
 
 
-async def test_without_a_connection_the_store_is_away() -> None:
+async def test_without_a_connection_the_store_is_unreachable() -> None:
     """At once, before the first one and after the last."""
     uplink = Uplink()
     async with connected_store() as (_, channel):
@@ -50,8 +50,8 @@ async def test_without_a_connection_the_store_is_away() -> None:
             await call
 
 
-async def test_here_returns_once_there_is_a_connection() -> None:
-    """And waits while there is none."""
+async def test_wait_connected_returns_once_there_is_a_connection() -> None:
+    """It waits while there is none."""
     uplink = Uplink()
     waiting = asyncio.create_task(uplink.wait_connected())
     await asyncio.sleep(0)
@@ -64,8 +64,8 @@ async def test_here_returns_once_there_is_a_connection() -> None:
 
 
 @pytest.mark.parametrize("call", ["report", "use_approval", "watch_approval"])
-async def test_a_connection_that_ends_under_a_call_is_the_store_away(call: str) -> None:
-    """The caller is told, and is not cancelled."""
+async def test_a_connection_that_ends_during_a_call_makes_the_store_unreachable(call: str) -> None:
+    """The caller gets an error, and is not cancelled."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
@@ -85,8 +85,8 @@ async def test_a_connection_that_ends_under_a_call_is_the_store_away(call: str) 
         store.answering.set()
 
 
-async def test_a_channel_that_is_closed_already_is_the_store_away() -> None:
-    """Whoever holds it has not come to say so."""
+async def test_a_closed_channel_makes_the_store_unreachable() -> None:
+    """Its owner has not left the `connected` block yet."""
     uplink = Uplink()
     async with connected_store() as (_, channel):
         with uplink.connected(channel, "owkai_up"):
@@ -98,7 +98,7 @@ async def test_a_channel_that_is_closed_already_is_the_store_away() -> None:
 
 
 async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
-    """It is not told that the store is away."""
+    """It does not get `StoreUnreachableError`."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
@@ -122,10 +122,10 @@ async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
         (grpc.StatusCode.UNIMPLEMENTED, StoreUnreachableError, StoreUnreachableError),
     ],
 )
-async def test_what_the_store_says_is_told(
+async def test_errors_of_the_store_have_their_types(
     code: grpc.StatusCode, of_report: type[Exception], of_approval: type[Exception]
 ) -> None:
-    """What it would say again is told apart from what passes."""
+    """Permanent errors differ from temporary ones."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
         with uplink.connected(channel, "owkai_up"):
@@ -150,7 +150,7 @@ async def test_taking_an_approval_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_watch_that_is_left_ends_at_the_store() -> None:
-    """No stream is left open for nobody."""
+    """No unused stream stays open."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
@@ -162,8 +162,8 @@ async def test_a_watch_that_is_left_ends_at_the_store() -> None:
         store.answering.set()
 
 
-async def test_a_cancellation_that_grpc_loses_is_none_of_the_stores() -> None:
-    """A call that fails while it is cancelled ends whoever awaits it, and does not seem to be an outage."""
+async def test_a_cancellation_that_grpc_loses_is_not_an_outage() -> None:
+    """A call that fails while it is cancelled cancels its caller, and does not look like an outage."""
 
     async def losing() -> None:
         try:
