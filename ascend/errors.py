@@ -71,6 +71,6 @@ def refusal(status: int, answer: dict[str, Any], retry_after: str | None) -> Reg
     problems = [Problem(str(one.get("path", "")), str(one.get("message", ""))) for one in answer.get("errors", ())]
     listed = "; ".join(f"{path}: {message}" if path else message for path, message in problems)
     detail = listed or answer.get("detail") or answer.get("title") or "no detail"
-    kind = _TYPES.get(status, Unavailable if status >= 500 else RegistryError)
+    error_type = _TYPES.get(status, Unavailable if status >= 500 else RegistryError)
     seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-    return kind(f"the registry answered {status}: {detail}", status, problems, seconds)
+    return error_type(f"the registry answered {status}: {detail}", status, problems, seconds)

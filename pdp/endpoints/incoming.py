@@ -43,11 +43,11 @@ class Reading:
             return await asyncio.to_thread(read)
 
 
-def parse(kind: type[Message], raw: bytes) -> Message:
-    """A message of `kind`, or `InvalidActionError`; an action is its only large part."""
+def parse(message_type: type[Message], raw: bytes) -> Message:
+    """A message of this type, or `InvalidActionError`; an action is its only large part."""
     if len(raw) > MAX_REQUEST_BYTES:
         raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
-    return wire.parse(kind, raw)
+    return wire.parse(message_type, raw)
 
 
 def read_request(message: pb.EvaluateRequest) -> wire.Request:
@@ -84,12 +84,12 @@ def split_batch(raw: bytes) -> list[bytes]:
     raise InvalidActionError(Problem("requests", f"has more than {MAX_BATCHED} items"))
 
 
-def _field(raw: bytes, kind: int, position: int) -> tuple[int, int]:
+def _field(raw: bytes, wire_type: int, position: int) -> tuple[int, int]:
     """The start and end of a field's value."""
-    if kind == 0:
+    if wire_type == 0:
         return position, _varint(raw, position)[1]
-    size = _FIXED_BYTES.get(kind)
-    if kind == 2:
+    size = _FIXED_BYTES.get(wire_type)
+    if wire_type == 2:
         size, position = _varint(raw, position)
     if size is None or size > len(raw) - position:
         raise _NOT_A_BATCH

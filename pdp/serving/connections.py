@@ -16,7 +16,7 @@ class Wait(Enum):
     HEAD = "the head of a request"
     BODY = "the body of a request"
     NEXT = "another request"
-    READER = "somebody to read the answer"
+    READER = "a reader of the answer"
     END = "the end of a connection that the server has closed"
 
 

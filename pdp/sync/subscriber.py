@@ -292,16 +292,16 @@ async def _snapshot(messages: Down) -> tuple[Records, int]:
 
 async def _next(messages: Down, *expected: str) -> pb.StoreMessage:
     async for message in messages:
-        kind = message.WhichOneof("message")
-        if kind in expected:
+        name = message.WhichOneof("message")
+        if name in expected:
             return message
-        if kind != "heartbeat":
-            raise OutOfOrderError(f"`{kind}` came in place of `{' or '.join(expected)}`")
+        if name != "heartbeat":
+            raise OutOfOrderError(f"`{name}` came in place of `{' or '.join(expected)}`")
     raise BrokenStreamError(f"the store closed the stream before `{' or '.join(expected)}`")
 
 
 def _refusal_message(one: Refusal) -> pb.Refusal:
-    kind: Any = one.kind  # the stub wants the enum's wrapper, which a kind yet to come does not have
+    kind: Any = one.kind  # the stub wants the enum's wrapper, which an unknown kind does not have
     return pb.Refusal(kind=kind, id=one.id, problems=one.problems[:MAX_PROBLEMS])
 
 
