@@ -125,11 +125,11 @@ def rewritten(page: str, dev: Dev) -> str:
     """A page with what its commands print now."""
 
     def block(match: re.Match[str]) -> str:
-        told = [
+        output = [
             f"$ {command.text}\n{printed(command, dev) if runs(command) else command.shown}"
             for command in commands(f"```console\n{match[0]}```\n")
         ]
-        return "".join(told)
+        return "".join(output)
 
     return BLOCK.sub(block, page)
 

@@ -95,11 +95,11 @@ class Case:
 
     def hold(self, answers: list[Answer]) -> None:
         """Compare the answers to the steps, in the form of the JSON endpoint, with the expected ones."""
-        told = [
-            {name: _told(answer, name) for name in step.expected}
+        found = [
+            {name: _value_of(answer, name) for name in step.expected}
             for answer, step in zip(answers, self.steps, strict=True)
         ]
-        assert told == [
+        assert found == [
             {name: pytest.approx(value) if name == "retry_after" else value for name, value in step.expected.items()}
             for step in self.steps
         ]
@@ -194,7 +194,7 @@ def _known(given: dict[str, Any], names: set[str], where: object) -> None:
     assert given.keys() <= names, f"{where}: {given.keys() - names} is not known"
 
 
-def _told(answer: Answer, name: str) -> object:
+def _value_of(answer: Answer, name: str) -> object:
     """What an answer says under the short name of a case."""
     if name == "policy":
         return answer["policy"] and answer["policy"]["name"]

@@ -1,4 +1,4 @@
-"""Ports of this machine for programs that are told theirs."""
+"""Free ports of this machine for programs with fixed ports."""
 
 import socket
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ FINANCIAL: dict[str, Any] = json.loads((EXAMPLES / "financial-agent.json").read_
 HIGH_VALUE: dict[str, Any] = json.loads((EXAMPLES / "high-value-policy.json").read_text())
 AGENT = FINANCIAL["agent_id"]
 QUICK = Timing(heartbeat=0.2, dead_after=BOUND_SECONDS, backoff_first=0.05, backoff_most=0.2)
-"""A connection that is given up for a pause is soon there again, but what is asked meanwhile is not answered."""
+"""A connection that closes during a pause is soon open again, but calls fail in between."""
 
 
 class Answer(NamedTuple):

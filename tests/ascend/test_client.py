@@ -421,7 +421,7 @@ def recording(
             with lock:
                 requests.append(request)
             if isinstance(answer, grpc.StatusCode):
-                context.abort(answer, "as told")
+                context.abort(answer, "as the test says")
             return answer
 
     with futures.ThreadPoolExecutor(2) as threads:

@@ -1,4 +1,4 @@
-"""Approvals and the decision log whole: a real store and a real sidecar, people over REST, the runtime over gRPC."""
+"""Approvals and the decision log end to end: a real store and sidecar, people over REST, the runtime over gRPC."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ PAYMENT = AgentAction(action_type="transaction.process", resource="banking_api",
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sidecar takes its store to be away because the machine pauses."""
+    """A pause of the machine does not make the store seem unreachable."""
     monkeypatch.setattr("pdp.sync.uplink.USE_SECONDS", BOUND_SECONDS)
 
 
@@ -76,7 +76,7 @@ async def decide(central: Central, approval_id: str, how: str, comment: str) -> 
 
 
 async def test_an_approved_action_passes_once(central: Central, runtime: Runtime) -> None:
-    """From the question over people's word to the allow; then the approval is used up."""
+    """From the first decision and the approval to the allow; then the approval is used up."""
     held = await runtime.ask()
     assert (held.outcome, held.reason) == ("require_approval", "POLICY_MATCHED")
     approval = await shown(central, held.approval_id)
@@ -94,7 +94,7 @@ async def test_an_approved_action_passes_once(central: Central, runtime: Runtime
 
 
 async def test_a_denied_action_does_not_pass(central: Central, runtime: Runtime) -> None:
-    """And its runtime hears why."""
+    """Its runtime gets the comment."""
     held = await runtime.ask()
     waiting = asyncio.create_task(runtime.wait(held))
     await decide(central, held.approval_id, "deny", "paid already")
@@ -105,8 +105,8 @@ async def test_a_denied_action_does_not_pass(central: Central, runtime: Runtime)
     assert again.message.endswith("paid already")
 
 
-async def test_a_changed_action_is_no_approved_one(central: Central, runtime: Runtime) -> None:
-    """It blocks, and the approval is still there for the action that it was given for."""
+async def test_a_changed_action_is_not_approved(central: Central, runtime: Runtime) -> None:
+    """It is blocked, and the approval stays usable for its action."""
     held = await runtime.ask()
     await decide(central, held.approval_id, "approve", "checked")
     larger = AgentAction(action_type="transaction.process", resource="banking_api", amount=15000.01)
@@ -114,8 +114,10 @@ async def test_a_changed_action_is_no_approved_one(central: Central, runtime: Ru
     assert (await runtime.ask(approval_id=held.approval_id)).reason == "APPROVED"
 
 
-async def test_an_approval_holds_at_the_next_pods_sidecar(tmp_path: Path, central: Central, beside: Beside) -> None:
-    """The one that asked may be gone by then."""
+async def test_an_approval_is_valid_at_the_sidecar_of_the_next_pod(
+    tmp_path: Path, central: Central, beside: Beside
+) -> None:
+    """The first pod may be gone by then."""
     first = Runtime(beside)
     held = await first.ask()
     await decide(central, held.approval_id, "approve", "checked")
@@ -129,8 +131,8 @@ async def test_an_approval_holds_at_the_next_pods_sidecar(tmp_path: Path, centra
         second.close()
 
 
-async def test_what_was_asked_while_the_store_was_away_reaches_it_later(tmp_path: Path) -> None:
-    """Decisions go on, the request waits on disk, and the runtime's wait lives through it."""
+async def test_an_approval_opened_during_an_outage_reaches_the_store_later(tmp_path: Path) -> None:
+    """Decisions continue, the request waits on disk, and the runtime's wait survives the outage."""
     folder = tmp_path / "central"
     folder.mkdir()
     async with AsyncExitStack() as stack:
@@ -152,7 +154,7 @@ async def test_what_was_asked_while_the_store_was_away_reaches_it_later(tmp_path
 
 
 async def test_every_decision_is_in_the_registry(central: Central, runtime: Runtime) -> None:
-    """With its action, its answer and what it took; a repeated key is one decision, a dry run says that it is one."""
+    """With its action, answer and cost; a repeated key is one decision, and a dry run is marked."""
     began = time.monotonic()
     allowed = await runtime.ask(AgentAction(action_type="api.read", resource="banking_api", risk_score=10))
     kept, repeated = [await runtime.ask(idempotency_key="k") for _ in range(2)]

@@ -32,7 +32,7 @@ async def register(central: Central) -> None:
 
 
 class Process:
-    """A sidecar as a process, and questions to it."""
+    """A sidecar as a process, and calls to it."""
 
     def __init__(self, program: Running, stub: PolicyDecisionPointStub, http: Http) -> None:
         self.program = program
@@ -82,7 +82,7 @@ def counted(folder: Path) -> int:
     return 0 if usage is None else usage.hours.total
 
 
-async def test_a_clean_stop_remembers_all(tmp_path: Path) -> None:
+async def test_a_clean_stop_keeps_every_count(tmp_path: Path) -> None:
     """7.50 of 10 dollars, a stop at once, and the next action knows that 2.50 are left, and of every action."""
     async with store(tmp_path) as central:
         await register(central)
@@ -99,7 +99,7 @@ async def test_a_clean_stop_remembers_all(tmp_path: Path) -> None:
 
 
 async def test_a_kill_forgets_nothing_that_was_written(tmp_path: Path) -> None:
-    """Who can crash its sidecar has its limits all the same."""
+    """An agent that crashes its sidecar does not reset its limits."""
     async with store(tmp_path) as central:
         await register(central)
         async with serving(tmp_path, central) as one:
@@ -115,8 +115,8 @@ async def test_a_kill_forgets_nothing_that_was_written(tmp_path: Path) -> None:
             assert (await one.spend(0)).reason == pb.REASON_RATE_LIMIT_EXCEEDED
 
 
-async def test_a_damaged_file_is_told_and_blocks(tmp_path: Path) -> None:
-    """One line in the log, a metric, and no action of an agent with limits, until somebody removes the file."""
+async def test_a_damaged_file_is_logged_and_blocks(tmp_path: Path) -> None:
+    """One line in the log, a metric, and no action of an agent with limits, until the file is deleted."""
     async with store(tmp_path) as central:
         await register(central)
         async with serving(tmp_path, central) as one:
@@ -127,8 +127,8 @@ async def test_a_damaged_file_is_told_and_blocks(tmp_path: Path) -> None:
         path.write_bytes(data[: len(data) // 2])
         async with serving(tmp_path, central) as one:
             assert (await one.spend(0)).reason == pb.REASON_RATE_LIMIT_EXCEEDED
-            told = [line for line in one.program.lines if "counters" in line["message"]]
-            assert [line["level"] for line in told] == ["error"]
+            lines = [line for line in one.program.lines if "counters" in line["message"]]
+            assert [line["level"] for line in lines] == ["error"]
             assert "pdp_counters_damaged_total 1.0" in (await one.http.call("GET", "/metrics")).body
             assert await one.program.stopped() == 0
         assert path.with_suffix(".damaged").stat().st_size == len(data) // 2
@@ -141,10 +141,10 @@ async def spend(beside: Beside, dollars: float) -> pb.EvaluateResponse:
     return await beside.evaluate(risk_score=10, estimated_cost_usd=dollars)
 
 
-async def test_another_boot_is_told_and_forgets_nothing(
+async def test_another_boot_is_logged_and_keeps_every_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The wall clock places what was counted before."""
+    """The wall clock gives the age of earlier counts."""
     caplog.set_level("INFO")
     async with store(tmp_path) as central:
         await register(central)
@@ -159,7 +159,7 @@ async def test_another_boot_is_told_and_forgets_nothing(
 
 
 async def test_a_change_of_limits_or_policies_and_a_resync_leave_the_counters(tmp_path: Path) -> None:
-    """What was used counts against what is allowed now."""
+    """Earlier usage counts against the new limits."""
     path = f"/api/agents/registry/{AGENT}"
     async with store(tmp_path) as central:
         await register(central)

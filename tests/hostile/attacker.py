@@ -71,10 +71,10 @@ class Attacker:
 
             async def call(method: str, raw: bytes, metadata: Any = ()) -> grpc.StatusCode:
                 code, details = await _status(channel, method, raw, metadata)
-                is_told = (
+                has_reason = (
                     code not in FORBIDDEN_CODES or "RST_STREAM" in details or details == "Internal error from Core"
                 )
-                self.tally.saw(is_told, f"{method} answered {code.name}, {details}, to {raw[:80]!r}")
+                self.tally.saw(has_reason, f"{method} answered {code.name}, {details}, to {raw[:80]!r}")
                 return code
 
             yield call

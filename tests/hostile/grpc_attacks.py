@@ -118,7 +118,7 @@ async def repeats(attack: Attacker) -> None:
 
 
 async def suspended_actions(attack: Attacker) -> None:
-    """Actions of a suspended agent, by each endpoint and with approvals that nobody gave."""
+    """Actions of a suspended agent, by each endpoint and with invented approvals."""
     async with attack.sidecar() as stub:
         while attack.goes_on:
             request = action(SUSPENDED)
@@ -136,6 +136,6 @@ async def guessed_approvals(attack: Attacker) -> None:
             try:
                 call = stub.WaitForApproval(pdp_pb.WaitForApprovalRequest(approval_id=approval_id), timeout=5)
                 update = await call.read()
-                attack.tally.saw(update is grpc.aio.EOF, "an approval that nobody asked for was told of")
+                attack.tally.saw(update is grpc.aio.EOF, "an unknown approval was reported")
             except grpc.aio.AioRpcError as error:
                 attack.tally.saw(error.code() not in FORBIDDEN_CODES, f"waiting: {error.code().name}")

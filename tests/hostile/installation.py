@@ -198,7 +198,7 @@ class Installation:
             await self.until_ready(http_address)
 
     def target(self, number: int = 0) -> Target:
-        """What an attacker of one sidecar is told."""
+        """The knowledge of an attacker of one sidecar."""
         grpc_address, http_address = self.sidecar_addresses[number]
         intruder = self.key("sidecar", "intruder", "--agents", INTRUDER)
         viewer = self.key("viewer", "viewer")

@@ -135,7 +135,7 @@ class Witness:
 
 
 async def administer(installation: Installation, witnesses: list[Witness]) -> None:
-    """Suspend and activate the toggled agent in turn, until cancelled; the witnesses are told what is certain."""
+    """Suspend and activate the toggled agent in turn, until cancelled; the witnesses learn its certain state."""
     path = f"/api/agents/registry/{TOGGLED}"
     while True:
         status, _ = await installation.admin.answer("POST", f"{path}/suspend", {"reason": "test"})

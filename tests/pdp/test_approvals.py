@@ -23,7 +23,7 @@ def request(approval_id: str = "", **fields: object) -> pb.EvaluateRequest:
     return pb.EvaluateRequest(action=pb.Action(**action), approval_id=approval_id, **beside)
 
 
-def told(answer: pb.EvaluateResponse) -> tuple[str, str]:
+def summary(answer: pb.EvaluateResponse) -> tuple[str, str]:
     """Outcome and reason, without their prefixes."""
     outcome, reason = pb.Outcome.Name(answer.outcome), pb.Reason.Name(answer.reason)
     return outcome.removeprefix("OUTCOME_"), reason.removeprefix("REASON_")
@@ -40,7 +40,7 @@ async def test_a_decision_for_a_person_opens_an_approval(bench: Bench) -> None:
     """The answer has its id and expiry; the log sends it at once, with the action's digest."""
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request())
-    assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
+    assert summary(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert answer.approval_expires_at.ToSeconds() == NOON + 3600
     entry = bench.log.entries[0]
     assert entry.opens == (answer.approval_id, wire.digest(entry.action), 3600)
@@ -71,10 +71,10 @@ async def test_an_approval_allows_the_action_once(bench: Bench) -> None:
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
         first, second = [await stub.Evaluate(request("a1")) for _ in range(2)]
-    assert (*told(first), first.message) == ("ALLOW", "APPROVED", "`ann` approved it: checked")
+    assert (*summary(first), first.message) == ("ALLOW", "APPROVED", "`ann` approved it: checked")
     assert first.rate_remaining.minute == 99
     assert not first.approval_id
-    assert told(second) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
+    assert summary(second) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert second.message.endswith("; approval `a1` has been used")
     assert second.approval_id == "a1"
     assert [(entry.approval_id, entry.opens) for entry in bench.log.entries] == [("a1", None)] * 2
@@ -85,7 +85,7 @@ async def test_of_two_concurrent_requests_one_is_allowed(bench: Bench) -> None:
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
         answers = await asyncio.gather(*(stub.Evaluate(request("a1")) for _ in range(8)))
-    assert sorted(told(answer)[0] for answer in answers) == ["ALLOW"] + ["REQUIRE_APPROVAL"] * 7
+    assert sorted(summary(answer)[0] for answer in answers) == ["ALLOW"] + ["REQUIRE_APPROVAL"] * 7
     assert len({asked.use_id for asked in bench.people.asked}) == 1
 
 
@@ -98,7 +98,7 @@ async def test_a_use_without_an_answer_is_repeated_under_the_same_id(bench: Benc
         bench.people.granted.add("a1")
         found = await stub.Evaluate(request("a1"))
     assert lost.message.endswith("; the store is unreachable, so approval `a1` cannot be used now")
-    assert (told(lost)[0], told(found)[0]) == ("REQUIRE_APPROVAL", "ALLOW")
+    assert (summary(lost)[0], summary(found)[0]) == ("REQUIRE_APPROVAL", "ALLOW")
     assert len({asked.use_id for asked in bench.people.asked}) == 1
 
 
@@ -106,10 +106,10 @@ async def test_an_action_that_needs_no_approval_uses_none(bench: Bench) -> None:
     """An allow stays what it is, and a block is a block; the store is not even asked."""
     bench.people.granted.add("a1")
     async with served(bench.service) as stub:
-        assert told(await stub.Evaluate(request("a1", risk_score=1))) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE")
+        assert summary(await stub.Evaluate(request("a1", risk_score=1))) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE")
         blocked = await stub.Evaluate(request("a1", agent_id="unknown-agent"))
-        assert told(blocked) == ("BLOCK", "AGENT_NOT_REGISTERED")
-        assert told(await stub.Evaluate(request("a1", dry_run=True)))[0] == "REQUIRE_APPROVAL"
+        assert summary(blocked) == ("BLOCK", "AGENT_NOT_REGISTERED")
+        assert summary(await stub.Evaluate(request("a1", dry_run=True)))[0] == "REQUIRE_APPROVAL"
     assert not bench.people.asked
 
 
@@ -118,7 +118,7 @@ async def test_an_approval_for_another_action_blocks(bench: Bench) -> None:
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request("a1"))
-    assert told(answer) == ("BLOCK", "APPROVAL_MISMATCH")
+    assert summary(answer) == ("BLOCK", "APPROVAL_MISMATCH")
     assert answer.rate_remaining.minute == 100
 
 
@@ -140,7 +140,7 @@ async def test_an_unusable_approval_does_not_change_the_decision(
         bench.people.say("a1", state, decided_by="ann", comment="too much")
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request("a1"))
-    assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
+    assert summary(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert answer.message.endswith(f"; {STATES[state]}")
     assert answer.approval_id == "a1"
     assert bench.log.entries[0].opens is None
@@ -152,7 +152,7 @@ async def test_with_an_approval_an_idempotency_key_has_a_separate_answer(bench: 
     async with served(bench.service) as stub:
         first = await stub.Evaluate(request(idempotency_key="k"))
         approved, again = [await stub.Evaluate(request("a1", idempotency_key="k")) for _ in range(2)]
-    assert (told(first)[0], told(approved)[0]) == ("REQUIRE_APPROVAL", "ALLOW")
+    assert (summary(first)[0], summary(approved)[0]) == ("REQUIRE_APPROVAL", "ALLOW")
     assert approved == again
     assert len(bench.people.asked) == 1
 
@@ -181,8 +181,8 @@ async def test_batches_streams_and_the_json_endpoint_accept_approvals(bench: Ben
         await call.done_writing()
     action = {"agent_id": "billing-reader-test", "action_type": "api.read"} | RISKY
     _, answer = await bench.service.evaluate_json(json.dumps({"action": action, "approval_id": "a3"}).encode())
-    assert [told(result.response)[0] for result in batch.results] == ["REQUIRE_APPROVAL", "ALLOW"]
-    assert told(streamed.result.response) == ("ALLOW", "APPROVED")
+    assert [summary(result.response)[0] for result in batch.results] == ["REQUIRE_APPROVAL", "ALLOW"]
+    assert summary(streamed.result.response) == ("ALLOW", "APPROVED")
     assert (answer["outcome"], answer["reason"], answer["approval_id"]) == ("allow", "APPROVED", None)
 
 
@@ -249,7 +249,7 @@ async def test_an_approval_of_an_agent_that_is_not_served_here_is_unknown(bench:
         answer = await stub.Evaluate(request("a1"))
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
     assert refusal.value.details() == "approval `a1` is unknown"
-    assert told(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
+    assert summary(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert answer.message.endswith("; approval `a1` is unknown")
 
 
@@ -258,7 +258,7 @@ async def test_an_approval_of_another_agent_that_is_served_here_blocks(bench: Be
     bench.put(agent(), agent("ledger-writer-test"))
     bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED, agent_id="ledger-writer-test")
     async with served(bench.service) as stub:
-        assert told(await stub.Evaluate(request("a1"))) == ("BLOCK", "APPROVAL_MISMATCH")
+        assert summary(await stub.Evaluate(request("a1"))) == ("BLOCK", "APPROVAL_MISMATCH")
 
 
 async def test_an_approval_that_was_opened_here_is_unknown_once_its_agent_is_gone(bench: Bench) -> None:

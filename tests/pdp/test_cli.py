@@ -196,7 +196,7 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
         await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
         target = f"--target={beside.sidecar.grpc_address}"
         common = ["evaluate", target, "--timeout=3600", f"--agent={AGENT}", "--resource=banking_api"]
-        told = await run("pdp", *common, "--action=api.read", "--risk=10", "--dry-run")
+        output = await run("pdp", *common, "--action=api.read", "--risk=10", "--dry-run")
         as_json = await run("pdp", *common, "--action=api.read", "--risk=85", "--json")
         full = await run(
             "pdp", *common, "--action=api.read", "--amount=3.5", "--cost=0.25", "--mcp-server=files", "--tool=rm",
@@ -205,9 +205,9 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
         )  # fmt: skip
         malformed = await run("pdp", *common, "--action=api.read", "--amount=nan")
         not_json = await run("pdp", *common, "--action=api.read", "--attributes=[1]")
-    assert told.code == 0
-    assert told.out.startswith("allow · RISK_BELOW_AUTO_APPROVE\n")
-    assert "100 this minute" in told.out
+    assert output.code == 0
+    assert output.out.startswith("allow · RISK_BELOW_AUTO_APPROVE\n")
+    assert "100 this minute" in output.out
     answer = json.loads(as_json.out)
     assert (answer["outcome"], answer["reason"]) == ("escalate", "RISK_ABOVE_MAXIMUM")
     assert json.loads(full.out)["reason"] == "MCP_SERVER_NOT_REGISTERED"
@@ -230,9 +230,9 @@ async def test_evaluate_asks_a_sidecar(tmp_path: Path) -> None:
 )
 async def test_ambiguous_attributes_are_refused(command: str, attributes: str, why: str) -> None:
     """As at the sidecar's JSON endpoint, and before a sidecar is called."""
-    told = await run("pdp", command, f"--agent={AGENT}", "--action=api.read", f"--attributes={attributes}")
-    assert (told.code, told.out) == (2, "")
-    assert f"Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): {why}" in told.err
+    output = await run("pdp", command, f"--agent={AGENT}", "--action=api.read", f"--attributes={attributes}")
+    assert (output.code, output.out) == (2, "")
+    assert f"Invalid value for '--attributes' (env var: 'PDP_ATTRIBUTES'): {why}" in output.err
 
 
 async def test_explain_shows_what_led_to_a_decision(tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ async def test_explain_shows_what_led_to_a_decision(tmp_path: Path) -> None:
         action = [f"--agent={AGENT}", "--action=transaction.process", "--resource=banking_api", "--amount=15000"]
         target = f"--target={beside.sidecar.grpc_address}"
         action.append("--timeout=3600")
-        told = await run("pdp", "explain", target, *action)
+        output = await run("pdp", "explain", target, *action)
         as_json = await run("pdp", "explain", target, *action, "--json")
         malformed = await run("pdp", "explain", target, "--agent=x", "--action=api.read")
         counted = await beside.evaluate(risk_score=10)
-    assert told.code == 0
-    assert "require_approval" in told.out
-    assert "amount_above" in told.out
+    assert output.code == 0
+    assert "require_approval" in output.out
+    assert "amount_above" in output.out
     explanation = json.loads(as_json.out)
     assert explanation["decision"]["reason"] == "POLICY_MATCHED"
     policy = explanation["policies"][0]

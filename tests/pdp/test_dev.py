@@ -62,13 +62,13 @@ async def test_a_registered_agent_is_decided_at_once() -> None:
         registry.close()
         door.close()
         asked = ["evaluate", f"--agent={AGENT}", "--action=api.read", "--timeout=3600"]
-        told = await run("pdp", *asked, PDP_TARGET=printed["sidecar gRPC"])
+        output = await run("pdp", *asked, PDP_TARGET=printed["sidecar gRPC"])
     assert answers == [
         ("allow", "RISK_BELOW_AUTO_APPROVE"),
         ("escalate", "RISK_ABOVE_MAXIMUM"),
         ("block", "RESOURCE_BLOCKED"),
     ]
-    assert told.out.startswith("block · RESOURCE_NOT_ALLOWED\n")
+    assert output.out.startswith("block · RESOURCE_NOT_ALLOWED\n")
 
 
 async def test_a_folder_keeps_the_registry_and_its_keys(tmp_path: Path) -> None:

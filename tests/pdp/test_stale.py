@@ -36,7 +36,7 @@ def request(risk_score: int = 10, **beside: object) -> pb.EvaluateRequest:
     return pb.EvaluateRequest(action=pb.Action(**ACTION, risk_score=risk_score), **beside)
 
 
-def told(answer: pb.EvaluateResponse) -> tuple[str, str, float]:
+def summary(answer: pb.EvaluateResponse) -> tuple[str, str, float]:
     """Outcome, reason and staleness."""
     names = pb.Outcome.Name(answer.outcome), pb.Reason.Name(answer.reason)
     return names[0].removeprefix("OUTCOME_"), names[1].removeprefix("REASON_"), answer.staleness
@@ -50,11 +50,11 @@ async def test_staleness_is_computed_as_each_decision_is_made(
     bench.holder.stale_mode = mode
     async with served(bench.service) as stub:
         bench.pass_seconds(BOUND)
-        assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", BOUND)
+        assert summary(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", BOUND)
         bench.pass_seconds(0.125)
-        assert told(await stub.Evaluate(request())) == (outcome, reason, BOUND + 0.125)
+        assert summary(await stub.Evaluate(request())) == (outcome, reason, BOUND + 0.125)
         bench.holder.confirm(bench.now.boot)
-        assert told(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", 0.0)
+        assert summary(await stub.Evaluate(request())) == ("ALLOW", "RISK_BELOW_AUTO_APPROVE", 0.0)
 
 
 @in_each_mode
@@ -66,7 +66,7 @@ async def test_a_remembered_allow_is_revoked_while_the_data_is_stale(
     async with served(bench.service) as stub:
         first = await stub.Evaluate(request(idempotency_key="k"))
         bench.pass_seconds(BOUND + 1)
-        assert told(await stub.Evaluate(request(idempotency_key="k")))[:2] == (outcome, reason)
+        assert summary(await stub.Evaluate(request(idempotency_key="k")))[:2] == (outcome, reason)
         bench.holder.confirm(bench.now.boot)
         again = await stub.Evaluate(request(idempotency_key="k"))
     assert again.decision_id == first.decision_id
@@ -81,18 +81,18 @@ async def test_a_jump_of_the_wall_clock_makes_nothing_stale_or_fresh(bench: Benc
     """Only the boot clock counts."""
     bench.now = Now(bench.now.wall + 1e6, bench.now.boot)
     async with served(bench.service) as stub:
-        assert told(await stub.Evaluate(request()))[:2] == ("ALLOW", "RISK_BELOW_AUTO_APPROVE")
+        assert summary(await stub.Evaluate(request()))[:2] == ("ALLOW", "RISK_BELOW_AUTO_APPROVE")
         bench.now = Now(bench.now.wall - 2e6, bench.now.boot + BOUND + 1)
-        assert told(await stub.Evaluate(request()))[:2] == ("BLOCK", "REGISTRY_STALE")
+        assert summary(await stub.Evaluate(request()))[:2] == ("BLOCK", "REGISTRY_STALE")
 
 
 async def test_a_stale_escalation_opens_no_approval(bench: Bench) -> None:
-    """None could let the action pass while the data is stale, and once it is fresh the action is decided anew."""
+    """An approval cannot allow the action while the data is stale, and with fresh data it is decided again."""
     bench.holder.stale_mode = StaleMode.ESCALATE
     bench.pass_seconds(BOUND + 1)
     async with served(bench.service) as stub:
         answer = await stub.Evaluate(request(risk_score=50))
-    assert told(answer)[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert summary(answer)[:2] == ("ESCALATE", "REGISTRY_STALE")
     assert not answer.approval_id
     assert [entry.opens for entry in bench.log.entries] == [None]
     assert answer.rate_remaining.minute == 99
@@ -108,8 +108,8 @@ async def test_an_approval_is_not_spent_on_stale_data(bench: Bench) -> None:
         assert not bench.people.asked
         bench.holder.confirm(bench.now.boot)
         fresh = await stub.Evaluate(request(risk_score=50, approval_id="a1"))
-    assert told(stale)[:2] == ("ESCALATE", "REGISTRY_STALE")
-    assert told(fresh)[:2] == ("ALLOW", "APPROVED")
+    assert summary(stale)[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert summary(fresh)[:2] == ("ALLOW", "APPROVED")
 
 
 async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: Bench) -> None:
@@ -119,7 +119,7 @@ async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: 
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
     given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
-    assert told(bench.service.point.evaluate(asked, given))[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert summary(bench.service.point.evaluate(asked, given))[:2] == ("ESCALATE", "REGISTRY_STALE")
 
 
 async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) -> None:
@@ -129,7 +129,7 @@ async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) 
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
     given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
-    assert told(bench.service.point.evaluate(asked, given))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
+    assert summary(bench.service.point.evaluate(asked, given))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
 
 
 @pytest.mark.parametrize("mode", list(StaleMode))
@@ -143,7 +143,7 @@ async def test_an_explanation_agrees_with_the_decision(bench: Bench, mode: Stale
     async with served(bench.service) as stub:
         explained = await stub.Explain(pb.ExplainRequest(action=asked.action))
         answer = await stub.Evaluate(asked)
-    assert told(explained.decision) == told(answer)
+    assert summary(explained.decision) == summary(answer)
     assert explained.stages[0].stage == "registry data"
     assert "older than allowed" in explained.stages[0].detail
 

@@ -141,8 +141,8 @@ async def test_uploads_to_a_failing_store_are_retried(
         sidecar.decide(range(10))
         await sidecar.until_arrived(10)
         assert sidecar.arrived() == list(range(10))
-    told = [record.message for record in caplog.records if record.name == "pdp.upload"]
-    assert told == [
+    messages = [record.message for record in caplog.records if record.name == "pdp.upload"]
+    assert messages == [
         f"cannot send decisions to the store, so they wait on disk: {fault.name}: as the test has it",
         "decisions are sent to the store again",
     ]

@@ -40,13 +40,13 @@ def test_an_explanation_says_why_and_what_would_allow(case: Case) -> None:
     """The fact that the case states."""
     for step, explanation in zip(case.steps, explanations(case), strict=True):
         deciding = [stage.detail for stage in explanation.stages if stage.verdict is Verdict.DECIDED]
-        told = {
+        details = {
             "outcome": explanation.outcome.name.lower(),
             "reason": explanation.reason.name,
             "detail": deciding[-1],
             "would_allow": list(explanation.would_allow),
         }
-        assert {name: told[name] for name in step.expected} == step.expected
+        assert {name: details[name] for name in step.expected} == step.expected
 
 
 def compiled(situation: Situation) -> Decision:
@@ -73,7 +73,7 @@ def test_suggested_changes_do_allow(sequence: tuple[World, Now, list[Turn]]) -> 
         if then.outcome is Outcome.ALLOW:
             allowed.add(change.what)
     if allowed:
-        assert all(told.startswith(tuple(allowed)) for told in explanation.would_allow)
+        assert all(change.startswith(tuple(allowed)) for change in explanation.would_allow)
 
 
 @given(st.sampled_from(sorted(FOCI)).flatmap(sequences))

@@ -221,8 +221,8 @@ def test_data_may_be_added_as_well_as_left_out() -> None:
         "with data classification `public`": ("internal", "public"),
         "with data classification `open`": ("internal", "open"),
     }
-    told = merged(change for change in changes(given, Reason.RISK_NEEDS_APPROVAL, None) if "data" in change.what)
-    assert told == ["with data classification `public` or `open`"]
+    texts = merged(change for change in changes(given, Reason.RISK_NEEDS_APPROVAL, None) if "data" in change.what)
+    assert texts == ["with data classification `public` or `open`"]
 
 
 def test_at_most_eight_names_are_tried() -> None:
@@ -318,7 +318,7 @@ def test_a_change_is_described_in_words() -> None:
     """Without a value, just as what it is; alternatives in one line, and of all else only the nearest."""
     here = situation()
     assert str(Change("MFA verified", "", here)) == "MFA verified"
-    told = merged(
+    texts = merged(
         [
             Change("risk", "below 30", here),
             Change("tool", "`a`", here, True),
@@ -328,4 +328,4 @@ def test_a_change_is_described_in_words() -> None:
             Change("MFA verified", "", here),
         ]
     )
-    assert told == ["risk below 30", "tool `a` or `b`", "MFA verified"]
+    assert texts == ["risk below 30", "tool `a` or `b`", "MFA verified"]

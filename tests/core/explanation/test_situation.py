@@ -63,13 +63,13 @@ def test_a_stage_reports_an_obstacle_or_that_there_is_none() -> None:
     """The status of an agent that is not active, and the absence of any limit."""
     suspended = agent_record(status="suspended")
     free = agent_record(max_actions_per_minute=None, max_actions_per_hour=None, max_actions_per_day=None)
-    told = [
+    details = [
         {
             stage.stage: stage.detail
             for stage in walk(Situation(agent, (), {}, Action("a", "b"), Usage(), Now(0.0, 0.0))).stages
         }
         for agent in (suspended, free)
     ]
-    assert told[0]["agent"] == "`some-agent` is suspended, not active"
-    assert told[1]["agent"] == "`some-agent` is active"
-    assert told[1]["rate limit"] == "no rate limit is set"
+    assert details[0]["agent"] == "`some-agent` is suspended, not active"
+    assert details[1]["agent"] == "`some-agent` is active"
+    assert details[1]["rate limit"] == "no rate limit is set"

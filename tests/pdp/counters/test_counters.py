@@ -238,8 +238,8 @@ def test_without_a_counters_file_usage_starts_at_zero(
         (tmp_path / "node-id").touch()
     machine = Machine(tmp_path, max_actions_per_minute=3)
     assert machine.ask_all() == 3
-    told = [] if is_new else [f"there are no counters in `{machine.path}`, so usage starts at zero"]
-    assert [record.message for record in caplog.records] == told
+    expected = [] if is_new else [f"there are no counters in `{machine.path}`, so usage starts at zero"]
+    assert [record.message for record in caplog.records] == expected
     assert machine.path.stat().st_mode & 0o777 == 0o600
 
 
@@ -265,10 +265,12 @@ def test_the_file_stays_bounded_and_holds_what_is_in_memory(tmp_path: Path, monk
     assert len(places) > 1
     assert machine.path.stat().st_size < 3 << 20
     saved = read(machine.path).usage
-    assert {name: told(one) for name, one in saved.items()} == {name: told(one) for name, one in counters.usage.items()}
+    assert {name: current_counts(one) for name, one in saved.items()} == {
+        name: current_counts(one) for name, one in counters.usage.items()
+    }
 
 
-def told(usage: Usage) -> list[Any]:
+def current_counts(usage: Usage) -> list[Any]:
     """The counts of the usage that have not expired."""
     copy = usage.copy()
     for window in copy.windows:
@@ -306,8 +308,8 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
 
         finish(machine.sidecar._rewrite(Inline(before)))
         finish(machine.sidecar._flush(Inline()))
-        assert {name: told(one) for name, one in read(machine.path).usage.items()} == {
-            name: told(one) for name, one in counters.usage.items()
+        assert {name: current_counts(one) for name, one in read(machine.path).usage.items()} == {
+            name: current_counts(one) for name, one in counters.usage.items()
         }
         machine.kill()
 

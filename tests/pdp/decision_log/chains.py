@@ -42,8 +42,8 @@ class Kept:
 
     def gaps(self) -> list[tuple[int, int]]:
         """The first and last sequence of every gap record."""
-        told = [json.loads(record.document).get("gap") for record in self.records]
-        return [(gap["first_sequence"], gap["last_sequence"]) for gap in told if gap]
+        gaps = [json.loads(record.document).get("gap") for record in self.records]
+        return [(gap["first_sequence"], gap["last_sequence"]) for gap in gaps if gap]
 
     def missing(self) -> set[int]:
         """Every sequence that a gap names and that never came."""

@@ -182,7 +182,7 @@ async def test_the_last_decisions_are_written_at_the_end(tmp_path: Path, monkeyp
 
 
 async def test_after_the_end_no_thread_uses_the_log(tmp_path: Path) -> None:
-    """What its thread has in hand is done by then, also where nobody waits for it any more: the next life begins."""
+    """The thread has finished its work by then, even if the stop no longer waits for it."""
     kit, disk = Kit(tmp_path), threading.Event()
     keeping = kit.spool._thread.submit(lambda: (disk.wait(), kit.log.keep(1)))
     threading.Timer(0.1, disk.set).start()
@@ -255,10 +255,10 @@ async def test_a_disk_that_fails_is_tried_again(tmp_path: Path, caplog: pytest.L
         mended(tmp_path, kit.spool)
         await kit.until_written(10)
     assert numbers(kit.shipped()) == list(range(10))
-    told = [record.message for record in caplog.records if record.name == "pdp.decision_log.spool"]
-    assert len(told) == 2
-    assert told[0].startswith("cannot write the decision log: [Errno")
-    assert told[1] == "the decision log can be written again"
+    messages = [record.message for record in caplog.records if record.name == "pdp.decision_log.spool"]
+    assert len(messages) == 2
+    assert messages[0].startswith("cannot write the decision log: [Errno")
+    assert messages[1] == "the decision log can be written again"
 
 
 async def test_while_the_disk_fails_memory_is_bounded_too(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ async def test_a_log_that_drops_the_oldest_is_never_full(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "logged"),
     [
         ({"attributes": {"x": object()}}, "decision 1 cannot be made a record"),
         ({"resource": "\ud800"}, "decision 1 cannot be made a record"),
@@ -465,7 +465,7 @@ async def test_a_log_that_drops_the_oldest_is_never_full(tmp_path: Path) -> None
     ids=["no JSON", "no UTF-8", "too large"],
 )
 async def test_a_decision_without_a_record_is_logged_and_delays_no_other(
-    tmp_path: Path, fields: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, fields: dict[str, Any], logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No known request causes this; if one does, a gap record shows it."""
     kit = Kit(tmp_path)
@@ -476,7 +476,7 @@ async def test_a_decision_without_a_record_is_logged_and_delays_no_other(
     store = kit.shipped()
     assert numbers(store) == [0, 2]
     assert store.missing() == {2}
-    assert told in caplog.text
+    assert logged in caplog.text
 
 
 async def test_damage_from_the_last_run_is_recorded_without_a_decision(

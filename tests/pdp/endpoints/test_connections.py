@@ -361,10 +361,10 @@ async def test_a_server_without_file_descriptors_keeps_running() -> None:
                 assert await silent.get() == 200
     finally:
         process.stdin.close()
-        _, told = await process.communicate()
+        _, output = await process.communicate()
         for client in here.clients:
             await client.close()
-    assert told.decode().splitlines() == ["connections have to wait: Too many open files"]
+    assert output.decode().splitlines() == ["connections have to wait: Too many open files"]
 
 
 def test_connections_leave_file_descriptors_for_other_uses() -> None:

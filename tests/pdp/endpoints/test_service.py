@@ -211,14 +211,14 @@ async def test_a_key_is_repeated_a_hundred_times_and_no_more(bench: Bench) -> No
         batch = pb.EvaluateBatchRequest(requests=[request(idempotency_key="k")] * 102)
         results = (await stub.EvaluateBatch(batch)).results
         assert len({result.response.decision_id for result in results[:101]}) == 1
-        told = "idempotency_key: was repeated 100 times; use another key, or this one again in 600.0 s"
-        refusal = pb.EvaluateError(code=8, field="idempotency_key", message=told)
+        message = "idempotency_key: was repeated 100 times; use another key, or this one again in 600.0 s"
+        refusal = pb.EvaluateError(code=8, field="idempotency_key", message=message)
         assert results[101].error == refusal
         (streamed,) = [one async for one in stub.EvaluateStream(iter_of([stream_request(1, idempotency_key="k")]))]
         assert streamed.result.error == refusal
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stub.Evaluate(request(idempotency_key="k"))
-        assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, told)
+        assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, message)
         bench.pass_seconds(590)
         status, problem = await bench.service.evaluate_json(json.dumps(body).encode())
         assert (status, problem["status"], problem["retry_after"]) == (429, 429, 10.0)
@@ -444,10 +444,12 @@ async def test_an_explanation_reads_the_same_on_both_sides_of_the_wire(bench: Be
         "policy_action": "block",
     }
     bench.put(agent(policies=[policy], max_actions_per_minute=0))
-    question = bench.service.point.evaluation(Action("billing-reader-test", "api.read", amount=200.0))
-    told = explain(question.state.uncompiled("billing-reader-test"), question.action, question.usage, question.now)
-    assert render(explaining.read(explaining.explained(question))) == render(told)
-    assert "Large" in render(told)
+    evaluation = bench.service.point.evaluation(Action("billing-reader-test", "api.read", amount=200.0))
+    expected = explain(
+        evaluation.state.uncompiled("billing-reader-test"), evaluation.action, evaluation.usage, evaluation.now
+    )
+    assert render(explaining.read(explaining.explained(evaluation))) == render(expected)
+    assert "Large" in render(expected)
 
 
 async def test_a_slow_reader_holds_back_the_decisions(bench: Bench) -> None:
