@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What the agent must do with the action."""
+    """The answer to an action: the agent must follow it."""
 
     ALLOW = "allow"
     REQUIRE_APPROVAL = "require_approval"

@@ -21,7 +21,7 @@ _INTERNAL_ERROR = "the sidecar failed to decide, so the action is blocked"
 
 
 def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> str:
-    """Why an action was decided as it was, in one sentence."""
+    """The reason for a decision, in one sentence."""
     if decision.reason is Reason.REGISTRY_STALE:
         return _stale(decision)
     if agent is not None:

@@ -52,7 +52,7 @@ SERVER_NAME = Text(
 SERVER_URL = Text(2048)
 
 MAX_POLICIES = 10_000
-"""Of one agent."""
+"""The limit for one agent."""
 
 
 def _check_agent(values: Mapping[str, Any], path: str, problems: Problems) -> None:
@@ -132,7 +132,7 @@ CONFIGURATION: dict[str, Field] = {
     "alert_recipients": Field(ListOf(EMAIL, 64), (), about="Alert by mail"),
     "webhook_url": Field(OrNull(HTTPS), None, about="Alert by signed webhook"),
 }
-"""What a caller of the registry may write of an agent."""
+"""The fields of an agent that a caller of the registry may write."""
 
 PARAMS: dict[str, Field] = {
     "approvers": Field(ListOf(NAME, 64)),
@@ -157,7 +157,7 @@ POLICY_BODY: dict[str, Field] = {
         about="Whether a condition holds if the action lacks the value that it checks",
     ),
 }
-"""What a caller of the registry may write of a policy."""
+"""The fields of a policy that a caller of the registry may write."""
 
 SELECTOR: dict[str, Field] = {
     "tags": Field(TAGS, (), about="Agents with one of these tags; empty: any"),
@@ -177,7 +177,7 @@ SERVER_BODY: dict[str, Field] = {
     "blocked_tools": Field(NAMES, ()),
     "tool_risk_overrides": Field(MapOf(NAME, SCORE, 4096), {}),
 }
-"""What a caller of the registry may write of an MCP server."""
+"""The fields of an MCP server that a caller of the registry may write."""
 
 POLICY: dict[str, Field] = POLICY_BODY | {
     "policy_id": Field(Text(64, 1), required=True),
@@ -200,7 +200,7 @@ SERVER_KIND = ObjectOf(SERVER_BODY, _check_server)
 
 
 def read_configuration(document: Any) -> dict[str, Any]:
-    """What a caller sent to register an agent, every default filled in, as the values of an `AgentRecord`."""
+    """The body of a request to register an agent, with defaults, as the values of an `AgentRecord`."""
     return _read(document, AGENT_BODY_KIND)
 
 
@@ -212,7 +212,7 @@ def read_agent(document: Any) -> AgentRecord:
 
 
 def read_policy_body(document: Any) -> dict[str, Any]:
-    """What a caller sent to add a policy to an agent, defaults filled in."""
+    """The body of a request to add a policy to an agent, with defaults."""
     return _read(document, POLICY_BODY_KIND)
 
 
@@ -222,7 +222,7 @@ def read_policy(document: Any) -> PolicyRecord:
 
 
 def read_organisation_policy_body(document: Any) -> dict[str, Any]:
-    """What a caller sent to add an organisation policy: the body of a policy, and `applies_to`."""
+    """The body of a request to add an organisation policy: that of a policy, and `applies_to`."""
     return _read(document, ORGANISATION_POLICY_BODY_KIND)
 
 
@@ -234,7 +234,7 @@ def read_organisation_policy(document: Any) -> PolicyRecord:
 
 
 def read_server_body(document: Any) -> dict[str, Any]:
-    """What a caller sent to add an MCP server, defaults filled in."""
+    """The body of a request to add an MCP server, with defaults."""
     return _read(document, SERVER_KIND)
 
 

@@ -29,7 +29,7 @@ MAX_ASIDE = 16
 MAX_REFUSED_BYTES = 16 << 20
 
 Item = bytes | int
-"""What is appended: a document, or the number of records that were lost in its place."""
+"""An item to append: a document, or the number of records that were lost in its place."""
 
 logger = logging.getLogger(__name__)
 

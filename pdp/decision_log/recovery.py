@@ -1,4 +1,4 @@
-"""What a decision log finds on disk: intact, torn, damaged and lost records."""
+"""Recovery of a decision log: finds intact, torn, damaged and lost records on disk."""
 
 from collections.abc import Iterator
 from pathlib import Path

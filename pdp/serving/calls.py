@@ -62,7 +62,7 @@ class Draining(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
     async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
-        """Stop the server; calls under way get `seconds` to end, and are then cancelled."""
+        """Stop the server; open calls get `seconds` to end, and are then cancelled."""
         self._going.clear()
         try:
             await self._until_quiet()

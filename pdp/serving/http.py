@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from pdp.serving.accepting import Accepting
 from pdp.serving.connections import Connections, Limits
 from pdp.serving.protocol import HttpConnection
-from pdp.serving.requests import Room
+from pdp.serving.requests import RequestLimit
 
 DATE_SECONDS = 1.0
 
@@ -25,7 +25,7 @@ async def serving(
 ) -> AsyncIterator[None]:
     """Serves `app` on a listening socket; at the end open requests get `stop_seconds` to finish."""
     config = uvicorn.Config(
-        Room(app, limits.requests),
+        RequestLimit(app, limits.requests),
         lifespan="off",
         log_config=None,
         access_log=False,

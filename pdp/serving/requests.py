@@ -11,7 +11,7 @@ PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Paths that are answered regardless of the number of other requests."""
 
 
-class Room:
+class RequestLimit:
     """Answers 503 beyond `max_requests` concurrent requests; probes do not count."""
 
     def __init__(self, app: ASGIApp, max_requests: int) -> None:

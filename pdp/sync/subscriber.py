@@ -34,7 +34,7 @@ MAX_QUEUED = 256
 MAX_REFUSALS = 100
 MAX_PROBLEMS = 20
 
-# A pool of its own, so that a new channel connects at once and not when gRPC's own back-off allows it.
+# A separate pool, so that a new channel connects at once instead of waiting for gRPC's own back-off.
 CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

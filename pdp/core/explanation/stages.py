@@ -16,7 +16,7 @@ WEEKDAYS = ("", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturda
 
 
 class Ruling(NamedTuple):
-    """What a stage decided."""
+    """The decision of a stage."""
 
     outcome: Outcome
     reason: Reason
@@ -24,7 +24,7 @@ class Ruling(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a stage found, in words, and its ruling if it decides."""
+    """The finding of a stage in words, and its ruling if it decides."""
 
     detail: str
     ruling: Ruling | None = None
