@@ -52,7 +52,7 @@ class Timing:
 
     heartbeat: float = 1.0
     dead_after: float = 5.0
-    snapshot_most: float = 300.0
+    snapshot_timeout: float = 300.0
     settled_after: float = 5.0
     backoff_first: float = 0.5
     backoff_most: float = 30.0
@@ -175,7 +175,7 @@ class _Stream:
 
     async def _catch_up(self, messages: Down) -> None:
         self._metrics.sync_state("catching_up")
-        async with asyncio.timeout(self._timing.snapshot_most):
+        async with asyncio.timeout(self._timing.snapshot_timeout):
             welcome = (await _next(messages, "welcome")).welcome
             self._replica.key_accepted()
             self._note_newest(welcome)

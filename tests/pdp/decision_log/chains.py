@@ -66,9 +66,9 @@ def append(log: DecisionLog, items: Iterable[bytes | int]) -> list[Record]:
     return [record for records in log.append(deque(items)) for record in records]
 
 
-def ship(log: DecisionLog, store: Kept, most: int = 1000) -> None:
+def ship(log: DecisionLog, store: Kept, max_records: int = 1000) -> None:
     """Sends everything."""
-    while records := log.after(log.kept, most, 1 << 20):
+    while records := log.after(log.kept, max_records, 1 << 20):
         log.keep(store.take(records))
 
 

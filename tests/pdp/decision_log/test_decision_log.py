@@ -29,7 +29,7 @@ def test_appended_records_are_sent_in_order_and_chained(tmp_path: Path) -> None:
     """From sequence 1 on, each record with the hash of the one before."""
     log, store = opened(tmp_path), Kept()
     append(log, map(document, range(5)))
-    ship(log, store, most=2)
+    ship(log, store, max_records=2)
     append(log, map(document, range(5, 8)))
     ship(log, store)
     assert numbers(store) == list(range(8))

@@ -22,7 +22,7 @@ from tests.pdp.scripted_store import Line, Script, ScriptedStore, gone, record, 
 from tests.waiting import eventually
 
 QUICK = Timing(
-    heartbeat=0.02, dead_after=3600, snapshot_most=3600, settled_after=0.0, backoff_first=0.01, backoff_most=0.02
+    heartbeat=0.02, dead_after=3600, snapshot_timeout=3600, settled_after=0.0, backoff_first=0.01, backoff_most=0.02
 )
 """A stream ends only where its script says so, however long this machine pauses."""
 IMPATIENT = replace(QUICK, dead_after=0.2)
