@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pdp import logs
 from pdp.core.fields import quote_path
 from pdp.core.json import strict_json
-from pdp.settings import LOG_FORMATS, LOG_FULL, LOG_LEVELS, STALE_MODES, Settings, SettingsError, address
+from pdp.serving import logs
+from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address
 
 if TYPE_CHECKING:
     from pdp.ask import Told
@@ -108,8 +108,8 @@ def cli() -> None:
 @option("--log-full", default="drop", type=click.Choice(LOG_FULL), help="Then drop the oldest, or refuse to decide.")
 @option("--log-decisions", is_flag=True, help="Print each decision as a line of JSON.")
 @option("--redact", multiple=True, metavar="PATH", help="Attribute to keep out of the log, as cards.*.number.")
-@option("--log-level", default="info", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
-@option("--log-format", default="plain", type=click.Choice(LOG_FORMATS), help="Lines for people, or JSON.")
+@option("--log-level", default="info", type=click.Choice(logs.LEVELS), help="Least level that is logged.")
+@option("--log-format", default="plain", type=click.Choice(logs.FORMATS), help="Lines for people, or JSON.")
 def serve(log_level: str, log_format: str, **given: Any) -> None:
     """Run a sidecar."""
     from pdp import app
@@ -125,7 +125,7 @@ def serve(log_level: str, log_format: str, **given: Any) -> None:
 @option("--store", default="127.0.0.1:50052", metavar="HOST:PORT", help="gRPC address of the registry.")
 @option("--listen", default="127.0.0.1:50051", metavar="unix:PATH|HOST:PORT", help="gRPC address of the sidecar.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="HTTP address of the sidecar.")
-@option("--log-level", default="warning", type=click.Choice(LOG_LEVELS), help="Least level that is logged.")
+@option("--log-level", default="warning", type=click.Choice(logs.LEVELS), help="Least level that is logged.")
 def dev(log_level: str, **given: Any) -> None:
     """Run a registry and a sidecar in one process; what is registered is active at once."""
     try:

@@ -14,8 +14,6 @@ from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
 from pdp.serving import addresses
 from pdp.serving.addresses import Address, BadAddressError
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMATS = ("plain", "json")
 LOG_FULL = ("drop", "block")
 STALE_MODES = tuple(mode.value for mode in StaleMode)
 MAX_STALENESS_SECONDS = 30 * 86_400

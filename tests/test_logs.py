@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import pdp.logs
-import registry_store.logs
+from pdp.serving import logs
 
 HOSTILE = "n\n2026-11-28 12:00:00,000 INFO pdp.sync.subscriber: all is well\r\x1b[2J\x85\u2028\u202e\x00\ud800"
 LOG = logging.Logger("of no parent")
@@ -16,12 +15,12 @@ LOG = logging.Logger("of no parent")
 ESCAPED = "n\\n2026-11-28 12:00:00,000 INFO pdp.sync.subscriber: all is well\\r\\x1b[2J\\x85\\u2028\\u202e\\x00\\ud800"
 
 
-@pytest.fixture(params=[pdp.logs.Plain, registry_store.logs.Plain], ids=["pdp", "registry_store"])
-def lines(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """What a log in the plain form of one of the programs has come to."""
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What a log in the plain format has come to."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
-    handler.setFormatter(request.param())
+    handler.setFormatter(logs.Plain())
     LOG.addHandler(handler)
     yield written
     LOG.removeHandler(handler)
@@ -50,6 +49,6 @@ def test_a_traceback_is_indented(lines: io.StringIO) -> None:
 def test_json_is_one_line_as_well() -> None:
     """JSON escapes by itself."""
     record = logging.makeLogRecord({"msg": "sidecar %s", "args": (HOSTILE,)})
-    line = pdp.logs.JsonLines().format(record)
+    line = logs.JsonLines().format(record)
     assert line.isprintable()
     assert json.loads(line)["message"] == f"sidecar {HOSTILE}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pdp.core.printable import printable
+from pdp.serving.printable import printable
 from registry_store.access import keys as api_keys
 from registry_store.access.keys import Pepper, Role
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, plainly

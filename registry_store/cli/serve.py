@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from registry_store import logs
+from pdp.serving import logs
 from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
 from registry_store.database.migrate import migrated, opened
 from registry_store.journal import epochs
@@ -45,10 +45,18 @@ MAX_DAYS = 36_500
     metavar="DAYS",
     help="What each agent did by the minute is deleted after so long.",
 )
+@option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True, help="Lowest level to log.")
+@option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="plain",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
 @plainly
-def serve(**settings: Any) -> None:
+def serve(log_level: str, log_format: str, **settings: Any) -> None:
     """Run the store until SIGTERM or SIGINT; then drain and stop."""
-    logs.configure()
+    logs.configure(log_level, log_format)
     asyncio.run(_serve(Settings(**settings)))
 
 

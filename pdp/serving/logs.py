@@ -1,6 +1,6 @@
-"""How the sidecar logs: one line an event on standard error, plain for people or JSON for machines.
+"""How both programs log: one line an event on standard error, plain for people or JSON for machines.
 
-What comes from outside cannot break a line, and so cannot pass for an entry of its own; tracebacks are set in.
+Text from outside cannot break a line, and so cannot pass for an entry of its own; tracebacks are indented.
 """
 
 import json
@@ -9,9 +9,13 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from pdp.core.printable import indented, printable
+from pdp.serving.printable import indented, printable
 
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("plain", "json")
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NOISY = ("uvicorn", "asyncio", "alembic", "sqlalchemy")
+"""Libraries of which only warnings are logged."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -48,9 +52,9 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str, form: str) -> None:
-    """Sends every log line from `level` up to standard error, as `plain` or `json`."""
+    """Send every log line from `level` up to standard error, in the format `plain` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
