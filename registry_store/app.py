@@ -133,7 +133,7 @@ async def _store(settings: Settings, database: Database) -> Store:
         approval_feed.wake()
 
     database.on_commit = wake
-    notifications = None if database.is_sqlite else Notifications(database.url, wake)
+    notifications = None if database.is_sqlite else Notifications(database, wake)
     return Store(
         settings,
         database,

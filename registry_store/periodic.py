@@ -11,9 +11,8 @@ Act = Callable[[asyncio.Event], Awaitable[float]]
 """Gives the seconds until the next time; the event says that the end has come, and it raises nothing."""
 
 
-async def by_the_clock(act: Callable[[datetime], Awaitable[None]], seconds: float, doing: str) -> None:
-    """Act on the time now, wait and act anew until cancelled; what fails is logged as a failure of `doing` that."""
-    attempts = Attempts(doing)
+async def by_the_clock(act: Callable[[datetime], Awaitable[None]], seconds: float, attempts: Attempts) -> None:
+    """Act on the time now, wait and act anew until cancelled; `attempts` logs what fails."""
     while True:
         try:
             await act(datetime.now(UTC))

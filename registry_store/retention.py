@@ -7,6 +7,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.database import listing
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
 from registry_store.decisions import decisions, usage
 from registry_store.journal import revisions
@@ -23,7 +24,8 @@ Delete = Callable[[AsyncSession, int], Awaitable[int]]
 
 async def run(database: Database, retention: Retention) -> None:
     """Tidy up each minute, until cancelled; several stores on one database may."""
-    await by_the_clock(partial(tidy, database, retention), PERIOD_SECONDS, "tidying up the database")
+    attempts = Attempts("deleting what is too old", database.outage)
+    await by_the_clock(partial(tidy, database, retention), PERIOD_SECONDS, attempts)
 
 
 async def tidy(database: Database, retention: Retention, now: datetime) -> None:

@@ -116,7 +116,7 @@ class Authentication:
         self._failures = Failures(most_failures)
         self._lookup = _Lookup(database)
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._saving = Attempts("saving when keys were last used")
+        self._saving = Attempts("saving when keys were last used", database.outage)
         self._used: dict[str, datetime] = {}
         self._unsaved: dict[str, datetime] = {}
         self.revoked = asyncio.Event()

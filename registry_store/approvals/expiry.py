@@ -5,6 +5,7 @@ from functools import partial
 
 from registry_store.approvals import approvals, lists
 from registry_store.approvals.approvals import ApprovalState
+from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
 from registry_store.journal.activity import Actor
 from registry_store.metrics import Metrics
@@ -17,7 +18,8 @@ BATCH = 500
 
 async def run(database: Database, metrics: Metrics) -> None:
     """Mark what has expired each second, until cancelled; several stores on one database may."""
-    await by_the_clock(partial(tick, database, metrics), PERIOD_SECONDS, "marking approvals that have expired")
+    attempts = Attempts("marking approvals that have expired", database.outage)
+    await by_the_clock(partial(tick, database, metrics), PERIOD_SECONDS, attempts)
 
 
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:

@@ -67,7 +67,7 @@ class ApprovalFeed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._attempts = Attempts("reading the approvals that are watched")
+        self._attempts = Attempts("reading the approvals that are watched", database.outage)
         self._wake = asyncio.Event()
         self._watches: dict[str, set[Watch]] = {}
         self._standings: dict[str, Standing] = {}

@@ -30,7 +30,7 @@ class Checkpointer:
     def __init__(self, database: Database, file: CheckpointFile) -> None:
         self._database = database
         self._file = file
-        self._attempts = Attempts("taking checkpoints of the activity log")
+        self._attempts = Attempts("taking checkpoints of the activity log", database.outage)
         self.fault: Fault | None = None
 
     @property

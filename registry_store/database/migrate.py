@@ -13,7 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, func, select
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from registry_store.database.transactions import FAILURES, Database, keep_private, make_private, reason_of
+from registry_store.database.failures import FAILURES, reason_of
+from registry_store.database.transactions import Database, keep_private, make_private
 from registry_store.errors import StartError
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
-from sqlalchemy import URL
+from sqlalchemy import select
 
 from registry_store.database.attempts import Attempts
-from registry_store.database.transactions import CHANNEL, FAILURES, connect
+from registry_store.database.failures import FAILURES
+from registry_store.database.transactions import CHANNEL, Database, connect
 
 CHECK_SECONDS = 5.0
 RETRY_SECONDS = 1.0
@@ -17,10 +18,11 @@ CLOSE_SECONDS = 1.0
 class Notifications:
     """Calls `wake` after each commit of any store; while `heard` is false there is but polling."""
 
-    def __init__(self, url: URL, wake: Callable[[], None]) -> None:
-        self._url = url
+    def __init__(self, database: Database, wake: Callable[[], None]) -> None:
+        self._database = database
         self._wake = wake
-        self._attempts = Attempts("hearing of other stores' commits, which are found by polling meanwhile,")
+        doing = "listening for commits of other stores (polling finds them meanwhile)"
+        self._attempts = Attempts(doing, database.outage)
         self.heard = False
 
     async def run(self) -> None:
@@ -29,11 +31,18 @@ class Notifications:
             try:
                 await self._listen()
             except Exception as error:
+                await self._find_outage()
                 self._attempts.failed(error)
             await asyncio.sleep(RETRY_SECONDS)
 
+    async def _find_outage(self) -> None:
+        """Ask whether the database is away, or this connection alone: an outage is logged once for the whole store."""
+        with suppress(Exception):
+            async with self._database.reading() as session:
+                await session.execute(select(1))
+
     async def _listen(self) -> None:
-        connection = await connect(self._url)
+        connection = await connect(self._database.url)
         try:
             lost = asyncio.Event()
             connection.add_termination_listener(lambda _: lost.set())

@@ -10,22 +10,13 @@ from typing import Any, TypeVar
 import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from registry_store.database.failures import is_conflict, reason_of
+from registry_store.database.outages import Outage
 from registry_store.database.tables import Base, Meta, Written
 
-FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What the database and the way to it raise; whatever else is raised is a fault of this program."""
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.InternalClientError)
-"""What a lost or overloaded database raises; the operating system's errors come from connecting to it, and the driver's
-own from a connection that was cut off at a bad moment."""
-CONFLICTS = ("40001", "40P01")
-"""SQLSTATEs of a serialisation failure and a deadlock: the same transaction may pass the next time."""
-UNAVAILABLE_STATES = (*CONFLICTS, "08", "25006", "53", "55P03", "57")
-"""How SQLSTATEs begin that blame the server: lost, read-only after a failover, exhausted, locked for long, stopping."""
 TRIES = 5
 
 CHANNEL = "registry_store"
@@ -59,6 +50,7 @@ class Database:
 
     def __init__(self, url: URL, *, patient: bool = False) -> None:
         self.url = url
+        self.outage = Outage()
         self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._reader = _sqlite(url, "BEGIN", pool_size=8)
@@ -78,8 +70,9 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session that sees the database at one moment, however long it reads."""
-        async with AsyncSession(self._reader, expire_on_commit=False) as session:
-            yield session
+        with self.outage.watched():
+            async with AsyncSession(self._reader, expire_on_commit=False) as session:
+                yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
@@ -88,17 +81,19 @@ class Database:
         SQLite holds off other writers by `BEGIN IMMEDIATE`, PostgreSQL by the lock on the row of `meta`. What is
         checked inside therefore still holds when it is written. On PostgreSQL the commit wakes every store.
         """
-        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-            locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
-            yield session
-            del locked
+        with self.outage.watched():
+            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+                locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
+                yield session
+                del locked
         self.on_commit()
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[AsyncSession]:
         """A session that writes what has no revision and no entry in the log: on PostgreSQL it holds up no writer."""
-        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        with self.outage.watched():
+            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
 
     def _lock(self) -> Select[Any]:
         if self.is_sqlite:
@@ -120,24 +115,12 @@ def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | s
 async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
     """What `work`, a whole transaction, gives; while it fails by a conflict with others it is run anew, a few times."""
     trying = AsyncRetrying(
-        retry=retry_if_exception(_is_conflict),
+        retry=retry_if_exception(is_conflict),
         stop=stop_after_attempt(TRIES),
         wait=wait_random_exponential(multiplier=0.02, max=0.5),
         reraise=True,
     )
     return await trying(work, *arguments)
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Whether the database, and not the statement, is at fault."""
-    if isinstance(error, DBAPIError) and (error.connection_invalidated or _state(error).startswith(UNAVAILABLE_STATES)):
-        return True
-    return isinstance(error, UNAVAILABLE)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why the database fails, in one line and without the statement and its values."""
-    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
@@ -172,14 +155,6 @@ def keep_private(path: str) -> None:
         with suppress(FileNotFoundError):
             if one.stat().st_mode & 0o777 != 0o600:
                 one.chmod(0o600)
-
-
-def _is_conflict(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and _state(error) in CONFLICTS
-
-
-def _state(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> AsyncEngine:

@@ -15,7 +15,7 @@ from pdp.core.errors import InvalidRecordError
 from registry_store.access import keys
 from registry_store.access.keys import Caller, Role
 from registry_store.database.attempts import Attempts
-from registry_store.database.transactions import is_unavailable
+from registry_store.database.failures import is_unavailable
 from registry_store.errors import NotAllowedError, NotAuthenticatedError, NotFoundError, TooManyFailuresError
 from registry_store.store import Store
 
@@ -124,7 +124,8 @@ class OpenStreams:
 
     async def watch_keys(self) -> None:
         """End the streams of keys that are revoked or expire, until cancelled."""
-        revoked, attempts = self._store.authentication.revoked, Attempts("checking the keys of open streams")
+        revoked = self._store.authentication.revoked
+        attempts = Attempts("checking the keys of open streams", self._store.database.outage)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(KEY_CHECK_SECONDS):

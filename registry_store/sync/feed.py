@@ -57,7 +57,7 @@ class Feed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._attempts = Attempts("reading the newest changes")
+        self._attempts = Attempts("reading the newest changes", database.outage)
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._steps: deque[Step] = deque()

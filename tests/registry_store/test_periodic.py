@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
+from registry_store.database.attempts import Attempts
+from registry_store.database.outages import Outage
 from registry_store.periodic import by_the_clock, repeated
 from tests.waiting import eventually
 
@@ -75,7 +77,7 @@ async def test_what_is_done_by_the_clock_goes_on_after_failures(
         if len(times) < 9:
             raise error
 
-    task = asyncio.create_task(by_the_clock(act, 0, "counting"))
+    task = asyncio.create_task(by_the_clock(act, 0, Attempts("counting", Outage())))
     await eventually(lambda: len(times) > 10)
     task.cancel()
     told = [record for record in caplog.records if record.name == "registry_store.database.attempts"]

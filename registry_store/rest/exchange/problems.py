@@ -1,7 +1,5 @@
 """Errors as `application/problem+json` (RFC 9457)."""
 
-import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
@@ -12,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems, bounded_text
-from registry_store.database.transactions import FAILURES, is_unavailable, reason_of
+from registry_store.database.failures import FAILURES, is_unavailable
 from registry_store.errors import (
     ConflictError,
     LapsedKeyError,
@@ -24,13 +22,9 @@ from registry_store.errors import (
     TooManyFailuresError,
 )
 
-logger = logging.getLogger(__name__)
-
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL_CHARACTERS = 1024
 RETRY_SECONDS = 1
-TOLD_SECONDS = 10.0
-"""Between two lines in the log at least on requests that the database fails, however many those are."""
 STATUSES: Mapping[type[RegistryError], int] = {
     NotAuthenticatedError: 401,
     NotAllowedError: 403,
@@ -59,7 +53,6 @@ def problem(
 
 def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     """Make every error of the application a problem; `allowed` tells the methods that a path has."""
-    told_at = -TOLD_SECONDS
 
     @app.exception_handler(InvalidRecordError)
     async def invalid_record(_request: Request, error: InvalidRecordError) -> Response:
@@ -89,10 +82,6 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     async def database_error(_request: Request, error: Exception) -> Response:
         if not is_unavailable(error):
             raise error
-        nonlocal told_at
-        if time.monotonic() - told_at > TOLD_SECONDS:
-            told_at = time.monotonic()
-            logger.warning("the database is out of reach: %s", reason_of(error))
         return problem(503, "the database is out of reach", headers={"Retry-After": str(RETRY_SECONDS)})
 
     for failure in FAILURES:

@@ -1,4 +1,4 @@
-"""While PostgreSQL is away the log says so once, and once that it is back."""
+"""When PostgreSQL goes the log says so in one line, and in one more when it is back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 
 from registry_store.database import notifications, transactions
+from registry_store.database.attempts import Attempts
+from registry_store.database.outages import Outage
+from registry_store.errors import NotFoundError
 from registry_store.settings import Settings
 from tests.postgresql import Cluster
 from tests.registry_store.approving import opened, sidecar
@@ -33,8 +38,7 @@ PERIODS = (
     "audit.checkpointer.EVERY_SECONDS",
     "access.authentication.SAVE_SECONDS",
 )
-MAX_LINES = 5
-"""Of a kind: of the connections that were cut off, one may be found so after another has worked."""
+BACK = "the database is back after "
 
 
 def stop(cluster: Cluster, _name: str) -> Callable[[], None]:
@@ -51,18 +55,18 @@ def refuse(cluster: Cluster, name: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("go_away", [stop, refuse])
-async def test_an_outage_is_two_lines_for_each_kind_of_work(
+async def test_an_outage_is_two_lines(
     own: tuple[Cluster, Settings],
     tmp_path: Path,
     go_away: Callable[[Cluster, str], Callable[[], None]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """However often the work is tried and however many ask meanwhile; there is no traceback, and each line is one."""
+    """For the whole store, however much is tried and asked meanwhile; no library adds a line or a traceback."""
     cluster, settings = own
     for period in PERIODS:
         monkeypatch.setattr(f"registry_store.{period}", 0.02)
-    monkeypatch.setattr("registry_store.rest.exchange.problems.TOLD_SECONDS", 3600.0, raising=False)
+    monkeypatch.setattr("registry_store.database.outages.SETTLED_SECONDS", 2.0)
     tried, really = Counter[str](), transactions.connect
 
     async def connect(url: URL, *, patient: bool = False) -> object:
@@ -90,14 +94,65 @@ async def test_an_outage_is_two_lines_for_each_kind_of_work(
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             await in_thread(come_back)
             await eventually_gives(lambda: in_thread(admin.get, REGISTRY), lambda answer: answer.status == 200)
-            await eventually(lambda: has_all_back(caplog.messages))
+            await eventually(lambda: BACK in caplog.text)
     told = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in told if record.exc_info or "\n" in record.getMessage()] == []
-    lines = Counter(record.getMessage().partition(" failed: ")[0] for record in told)
-    assert max(lines.values()) <= MAX_LINES, lines
+    gone, back = (record.getMessage() for record in told)
+    assert gone.startswith("the database is out of reach: ")
+    assert back.startswith(BACK)
+    assert not any(record.exc_info or "\n" in record.getMessage() for record in told)
 
 
-def has_all_back(said: list[str]) -> bool:
-    """Whether all work that was said to fail is said to work again."""
-    failing = {line.partition(" failed: ")[0] for line in said if " failed: " in line}
-    return failing == {line.removesuffix(" works again") for line in said if line.endswith(" works again")}
+class Clock:
+    """A clock that the test sets."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def transaction(outage: Outage, error: Exception | None = None) -> None:
+    """One transaction, which works or fails by this error."""
+    with suppress(Exception), outage.watched():
+        if error is not None:
+            raise error
+
+
+def test_the_database_is_back_once_nothing_fails_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Some connections work before others do: until five seconds have passed without a failure nothing is said."""
+    clock = Clock()
+    outage = Outage(clock)
+    steps: list[tuple[float, Exception | None]] = [
+        (100, None), (101, OSError("gone")), (102, OSError("again")), (110, None), (111, OSError("one more")),
+        (112, None), (116.9, None), (117, None), (118, None),
+    ]  # fmt: skip
+    for clock.now, error in steps:
+        transaction(outage, error)
+    assert caplog.messages == ["the database is out of reach: gone", "the database is back after 11.0 s"]
+
+
+def test_what_is_no_outage_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault, a refusal or a conflict of two transactions says nothing of the database."""
+    outage, conflict = Outage(), Exception()
+    conflict.sqlstate = "40001"  # type: ignore[attr-defined]
+    for error in (ValueError("a fault"), NotFoundError("no agent"), DBAPIError("", None, conflict)):
+        transaction(outage, error)
+        assert not outage.covers(error)
+    assert not caplog.messages
+
+
+def test_a_job_says_what_the_outage_does_not_explain(caplog: pytest.LogCaptureFixture) -> None:
+    """While the database is away its failures are part of that; a full disk and a fault are told all the same."""
+    outage = Outage()
+    attempts = Attempts("taking checkpoints", outage)
+    attempts.failed(OSError("disk full"))
+    attempts.worked()
+    transaction(outage, OSError("gone"))
+    attempts.failed(OSError("gone"))
+    attempts.failed(ValueError("wrong"))
+    assert caplog.messages == [
+        "taking checkpoints failed: disk full",
+        "taking checkpoints works again",
+        "the database is out of reach: gone",
+        "a fault while taking checkpoints",
+    ]

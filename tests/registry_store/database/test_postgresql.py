@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from registry_store.cli import main
 from registry_store.database import migrate, transactions
 from registry_store.database.notifications import Notifications
+from registry_store.database.transactions import Database
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster
@@ -95,12 +96,14 @@ async def test_listening_ends_although_its_connection_takes_long_to_close(
 ) -> None:
     """A store that stops waits for no answer of its database, and does not take its absence for another outage."""
     monkeypatch.setattr("registry_store.database.notifications.CLOSE_SECONDS", 0.0)
-    listening = Notifications(settings.url(), lambda: None)
+    database = Database(settings.url())
+    listening = Notifications(database, lambda: None)
     task = asyncio.create_task(listening.run())
     await eventually(lambda: listening.heard)
     task.cancel()
     await eventually(task.done)
     assert task.cancelled()
+    await database.close()
 
 
 async def test_a_deadlock_is_retried_and_the_change_is_made_once(
