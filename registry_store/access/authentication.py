@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, or_, select, update
 
 from registry_store.access import keys
 from registry_store.access.keys import Caller, Pepper
+from registry_store.access.refusals import RefusedKeys
 from registry_store.database.attempts import Attempts
 from registry_store.database.tables import Key
 from registry_store.database.transactions import Database
@@ -114,6 +115,7 @@ class Authentication:
         self._database = database
         self._pepper = pepper
         self._failures = Failures(most_failures)
+        self._refused = RefusedKeys()
         self._lookup = _Lookup(database)
         self._known: OrderedDict[str, None] = OrderedDict()
         self._saving = Attempts("saving when keys were last used", database.outage)
@@ -127,9 +129,11 @@ class Authentication:
         mark = self._pepper.hash(text)
         try:
             found = await self._found(text, mark, now)
-        except LapsedKeyError:  # no guess
+        except LapsedKeyError as error:  # no guess
+            self._refused.note(source, f"{error}: `{keys.id_of(text)}`", now.timestamp())
             raise
-        except NotAuthenticatedError:
+        except NotAuthenticatedError as error:
+            self._refused.note(source, str(error), now.timestamp())
             self._count(network(source), now.timestamp())
             raise
         self._remember(mark, found.key_id, now)

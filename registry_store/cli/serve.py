@@ -1,6 +1,7 @@
 """`serve`, `migrate` and `new-epoch`: the store itself, its database's schema, and its database restored."""
 
 import asyncio
+import logging
 import signal
 from typing import Any
 
@@ -11,6 +12,8 @@ from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, optio
 from registry_store.database.migrate import migrated, opened
 from registry_store.journal import epochs
 from registry_store.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 MAX_DAYS = 36_500
 
@@ -96,4 +99,11 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as store:
         click.echo(f"registry-store: http {store.http_address} grpc {store.grpc_address}")
+        logger.info(
+            "listening for HTTP on %s, for gRPC on %s",
+            store.http_address,
+            store.grpc_address,
+            extra={"http": store.http_address, "grpc": store.grpc_address},
+        )
         await stop.wait()
+        logger.info("stopping")

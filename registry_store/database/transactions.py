@@ -19,6 +19,8 @@ from registry_store.database.tables import Base, Meta, Written
 
 TRIES = 5
 
+ON_COMMIT = "on_commit"
+"""Where `session.info` of a writing transaction holds a list of functions that are called once it is committed."""
 CHANNEL = "registry_store"
 """PostgreSQL tells every commit of a writer on it."""
 
@@ -86,6 +88,8 @@ class Database:
                 locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
                 yield session
                 del locked
+        for done in session.info.get(ON_COMMIT, ()):
+            done()
         self.on_commit()
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Activity, Meta
+from registry_store.database.transactions import ON_COMMIT
 from registry_store.documents import Document, canonical, instant, to_json
 from registry_store.journal.revisions import meta
+
+logger = logging.getLogger(__name__)
 
 GENESIS = "0" * 64
 STATES = ("previous_state", "new_state")
@@ -64,6 +68,7 @@ async def append(
     same = _same_of_all(actor, activity_type, description, previous, new)
     for entry in _chained(await meta(session), same, [subject]):
         session.add(Activity(**same, **entry))
+    _log_on_commit(session, actor, activity_type, [subject])
 
 
 async def append_all(
@@ -77,8 +82,9 @@ async def append_all(
     new: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an entry for each subject, in their order, of a change that is the same for all of them."""
-    same = _same_of_all(actor, activity_type, description, previous, new)
-    await insert_all(session, Activity, same, _chained(await meta(session), same, subjects))
+    same, listed = _same_of_all(actor, activity_type, description, previous, new), list(subjects)
+    await insert_all(session, Activity, same, _chained(await meta(session), same, listed))
+    _log_on_commit(session, actor, activity_type, listed)
 
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
@@ -123,6 +129,49 @@ def digest(entry: Activity) -> str:
     columns = _columns(entry)
     del columns["hash"]
     return _digest(columns)
+
+
+@dataclass(slots=True)
+class _Logged:
+    """What one transaction does to subjects in the same way, as its log line tells it."""
+
+    actor: Actor
+    activity_type: str
+    first: Subject
+    subjects: int = 0
+
+    def log(self) -> None:
+        actor, first = self.actor, self.first
+        logger.info(
+            "%s: %s `%s`%s, by `%s` via %s",
+            self.activity_type,
+            first.kind,
+            first.id,
+            f" and {self.subjects - 1} more" if self.subjects > 1 else "",
+            actor.name,
+            actor.via,
+            extra={
+                "activity_type": self.activity_type,
+                "subject_kind": first.kind,
+                "subject_id": first.id,
+                "subjects": self.subjects,
+                "performed_by": actor.name,
+                "performed_via": actor.via,
+                "key_id": actor.key_id,
+            },
+        )
+
+
+def _log_on_commit(session: AsyncSession, actor: Actor, activity_type: str, subjects: Sequence[Subject]) -> None:
+    """Log the change once it is committed: one line, however many subjects; no states, which the activity log keeps."""
+    if not subjects:
+        return
+    lines: dict[tuple[Actor, str], _Logged] = session.info.setdefault("logged", {})
+    line = lines.get((actor, activity_type))
+    if line is None:
+        line = lines[actor, activity_type] = _Logged(actor, activity_type, subjects[0])
+        session.info.setdefault(ON_COMMIT, []).append(line.log)
+    line.subjects += len(subjects)
 
 
 def _same_of_all(

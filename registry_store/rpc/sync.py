@@ -5,8 +5,8 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -153,12 +153,16 @@ class _Stream:
 
     async def run(self, seconds: float) -> None:
         """Serve the subscriber for at most so long; returns at a clean end, else raises `Ended`."""
-        self._store.sidecars.connected(self._sidecar)
+        with _logged(self._sidecar, self._store.sidecars.connected(self._sidecar)):
+            await self._run(seconds)
+
+    async def _run(self, seconds: float) -> None:
         tasks = [asyncio.create_task(work) for work in (self._listen(), self._beat(), self._follow())]
         try:
             done, _ = await asyncio.wait([*tasks, self._end], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
+            self._sidecar.rotated = not done
         finally:
             self._sidecar.connected = False
             self._end.cancel()
@@ -280,6 +284,33 @@ class _Stream:
         now = time.time()
         for committed_at in self._sidecar.acknowledged(message.revision, refused):
             self._store.metrics.propagation_seconds.observe(max(0.0, now - committed_at))
+
+
+@contextmanager
+def _logged(sidecar: Sidecar, before: Sidecar | None) -> Iterator[None]:
+    """Log that the sidecar comes and goes; its stream's scheduled end, and its return from that, only for debugging."""
+    extra = {"node_id": sidecar.node_id, "key_id": sidecar.key_id, "key_name": sidecar.key_name}
+    level = logging.DEBUG if before is not None and before.rotated else logging.INFO
+    came = "sidecar `%s` connected: key `%s`, version `%s`, %s"
+    scope = _scope(sidecar.subscription)
+    logger.log(level, came, sidecar.node_id, sidecar.key_name, sidecar.software_version, scope, extra=extra)
+    why = "it closed the stream, or the store stops"
+    try:
+        yield
+    except BaseException as error:
+        why = str(error) or "the connection is lost"
+        raise
+    finally:
+        if sidecar.rotated:
+            logger.debug("sidecar `%s` disconnected: scheduled rotation", sidecar.node_id, extra=extra)
+        else:
+            logger.info("sidecar `%s` disconnected: %s", sidecar.node_id, why, extra=extra)
+
+
+def _scope(subscription: Subscription) -> str:
+    if subscription.agent_ids is not None:
+        return f"{len(subscription.agent_ids)} agents"
+    return "all agents" if subscription.tags is None else f"agents of {len(subscription.tags)} tags"
 
 
 class _SnapshotGate:

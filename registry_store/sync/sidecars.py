@@ -41,6 +41,8 @@ class Sidecar:
     connected_at: datetime
     last_heard_at: datetime
     connected: bool = True
+    rotated: bool = False
+    """Whether the store ended the stream at its scheduled end: the sidecar is expected back at once."""
     sent_revision: int = 0
     acknowledged_revision: int = 0
     refusals: dict[tuple[RecordKind, str], Refusal] = field(default_factory=dict)
@@ -74,8 +76,11 @@ class Sidecars:
     def __init__(self) -> None:
         self._by_node: dict[str, Sidecar] = {}
 
-    def connected(self, sidecar: Sidecar) -> None:
-        """Take in a sidecar whose stream begins; what its node refused before is kept until it acknowledges."""
+    def connected(self, sidecar: Sidecar) -> Sidecar | None:
+        """Take in a sidecar whose stream begins; what its node refused before is kept until it acknowledges.
+
+        Returns what was known of its node before.
+        """
         previous = self._by_node.pop(sidecar.node_id, None)
         if previous is not None:
             sidecar.refusals = previous.refusals
@@ -83,6 +88,7 @@ class Sidecars:
         self._by_node[sidecar.node_id] = sidecar
         if len(self._by_node) > MAX_REMEMBERED:
             del self._by_node[next(iter(self._by_node))]
+        return previous
 
     def page(self, limit: int, offset: int) -> tuple[list[Sidecar], int]:
         """Sidecars by node id, and how many there are."""
