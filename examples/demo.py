@@ -252,6 +252,7 @@ def start_store(stack: ExitStack, folder: Path, database: str, key: str) -> tupl
 def start_sidecar(stack: ExitStack, folder: Path, sync_address: str, key: str) -> str:
     """Starts a sidecar on a Unix socket; returns its address."""
     key_file = folder / "sidecar.key"
+    key_file.touch(0o600)
     key_file.write_text(key)
     address = f"unix:{folder / 'pdp.sock'}"
     options = (

@@ -86,6 +86,7 @@ async def _key(central: registry_store.app.RunningStore, path: Path, role: str) 
 
 def _write_private(path: Path, text: str) -> None:
     with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)  # also where the file is there already
         file.write(text)
 
 

@@ -11,7 +11,7 @@ from pdp.core.fields import quote, quote_path
 from pdp.core.model import StaleMode
 from pdp.core.records import AGENT_ID, TAGS
 from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
-from pdp.serving import addresses
+from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import Address, BadAddressError
 
 LOG_FULL = ("drop", "block")
@@ -164,10 +164,9 @@ def host_and_port(setting: str, text: str, *, any_port: bool = True, what: str =
 def read_key(path: Path) -> str:
     """The API key in the file at `path`; read anew for each connection, so that a rotated key is picked up."""
     try:
-        with path.open("rb") as file:
-            key = file.read(MAX_KEY_BYTES + 1).strip()
-    except OSError as error:
-        raise SettingsError("--key-file", f"cannot read {quote_path(path)}: {error.strerror}") from error
+        key = secret_files.read(path)
+    except secret_files.SecretFileError as error:
+        raise SettingsError("--key-file", str(error)) from error
     if not key or len(key) > MAX_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
         raise SettingsError("--key-file", f"{quote_path(path)} does not hold one API key and nothing else")
     return key.decode()

@@ -19,7 +19,6 @@ from pdp.serving.http import serving
 from registry_store import retention
 from registry_store.access import keys
 from registry_store.access.authentication import Authentication
-from registry_store.access.keys import Pepper
 from registry_store.approvals import expiry
 from registry_store.approvals.watching import ApprovalFeed
 from registry_store.audit.checkpointer import Checkpointer
@@ -37,7 +36,7 @@ from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
 from registry_store.rpc.reports import DecisionReports
 from registry_store.rpc.sync import PACE, Pace, RegistrySync
-from registry_store.settings import Settings, host_and_port, load_pepper, load_secret
+from registry_store.settings import Settings, host_and_port, load_secret
 from registry_store.store import Store
 from registry_store.sync.feed import Feed
 from registry_store.sync.sidecars import Sidecars
@@ -122,9 +121,8 @@ async def running(
 
 
 async def _store(settings: Settings, database: Database) -> Store:
-    pepper = Pepper(load_pepper(settings.pepper_path()))
     async with database.writing() as session:
-        await pepper.check(session)
+        pepper = await keys.pepper_of(session, settings.pepper_path())
     feed, approval_feed, sidecars = Feed(database), ApprovalFeed(database), Sidecars()
     await feed.read()
 
@@ -155,7 +153,7 @@ def checkpoint_webhook(settings: Settings) -> Webhook | None:
         raise StartError("`--checkpoint-url` requires `--checkpoint-file`")
     if settings.webhook_secret_file is None:
         raise StartError("`--checkpoint-url` requires `--webhook-secret-file`")
-    secret = load_secret("webhook-secret-file", settings.webhook_secret_file)
+    secret = load_secret("--webhook-secret-file", settings.webhook_secret_file)
     webhook = Webhook(settings.checkpoint_url, secret, settings.webhook_private)
     webhook.check("checkpoint-url")
     return webhook

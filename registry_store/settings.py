@@ -1,8 +1,6 @@
 """Every setting of the store."""
 
-import os
 import secrets
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from pdp.serving import addresses
+from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import MAX_PORT, Address, BadAddressError
 from registry_store.errors import StartError
 
@@ -58,7 +56,7 @@ class Settings:
             return self.pepper_file
         url = self.url()
         if url.get_backend_name() != "sqlite" or not url.database:
-            raise StartError("pepper-file: is required with PostgreSQL; a file of 32 random bytes or more, mode 0600")
+            raise StartError("`--pepper-file` is required with PostgreSQL; a file that is missing is made")
         return Path(f"{url.database}.pepper")
 
     def retention(self) -> Retention:
@@ -95,52 +93,40 @@ def host_and_port(setting: str, text: str) -> Address:
         raise StartError(f"{setting}: {error}") from None
 
 
-def load_pepper(path: Path) -> bytes:
-    """The pepper in the file; a file that is missing is made, with mode 0600."""
-    return load_secret("pepper-file", path)
+def load_pepper(path: Path, *, is_new: bool) -> bytes:
+    """The pepper in the file; one that is missing is made, with mode 0600, but only for a database that `is_new`."""
+    if not is_new and not path.exists():
+        raise StartError(
+            f"`--pepper-file`: `{path.absolute()}` does not exist; it must hold the pepper of the keys in this database"
+        )
+    return load_secret("--pepper-file", path)
 
 
-def load_secret(setting: str, path: Path) -> bytes:
-    """The secret in the file that this setting names; a file that is missing is made, with mode 0600."""
-    try:
-        return _read_secret(setting, path)
-    except FileNotFoundError:
-        pass
-    try:
-        _write_secret(path)
-    except OSError as error:
-        raise StartError(f"{setting}: `{path}` cannot be written: {error.strerror}") from None
-    return _read_secret(setting, path)
+def load_secret(flag: str, path: Path) -> bytes:
+    """The secret in the file that this flag names; a file that is missing is made, with mode 0600."""
+    if not path.exists():
+        try:
+            with suppress(FileExistsError):  # another program that starts at the same time has made it
+                secret_files.write_new(path, secrets.token_hex(SECRET_BYTES).encode())
+        except OSError as error:
+            raise StartError(f"`{flag}`: cannot write `{path}`: {error.strerror}") from None
+    return read_secret(flag, path)
 
 
-def _write_secret(path: Path) -> None:
-    """Make the file, whole at once, unless another program that starts at the same time has made it."""
-    # `mkstemp` makes the file with mode 0600.
-    descriptor, written = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(SECRET_BYTES).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(written, path)
-    finally:
-        Path(written).unlink()
-
-
-def _read_secret(setting: str, path: Path) -> bytes:
-    try:
-        secret = path.read_bytes().strip()
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StartError(f"{setting}: `{path}` cannot be read: {error.strerror}") from None
+def read_secret(flag: str, path: Path) -> bytes:
+    """The secret in the file that this flag names, of 32 bytes or more; `StartError` where there is none."""
+    secret = read_private(flag, path)
     if len(secret) < SECRET_BYTES:
-        raise StartError(f"{setting}: `{path}` holds less than {SECRET_BYTES} bytes")
-    if mode & 0o007:
-        raise StartError(f"{setting}: `{path}` is open to every user of this machine; make its mode 0600")
+        raise StartError(f"`{flag}`: `{path}` holds less than {SECRET_BYTES} bytes")
     return secret
+
+
+def read_private(flag: str, path: Path) -> bytes:
+    """What the file that this flag names holds; `StartError` where other users can read it too."""
+    try:
+        return secret_files.read(path)
+    except secret_files.SecretFileError as error:
+        raise StartError(f"`{flag}`: {error}") from None
 
 
 _BAD_PORT = f"database: the port is not a number from 1 to {MAX_PORT}"

@@ -119,6 +119,7 @@ async def store(folder: Path, grpc_address: str = "127.0.0.1:0") -> AsyncIterato
     )
     async with registry_store.app.running(settings, PATIENT) as running:
         key_file = folder / "sidecar.key"
+        key_file.touch(0o600)
         key_file.write_text(await running.create_key("sidecar", "test"))
         rest = Http(running.http_address, await running.create_key("admin", "test"))
         try:
@@ -131,6 +132,7 @@ def settings(folder: Path, store_address: str, **changes: Any) -> Settings:
     """The settings of a sidecar on free ports that keeps its state in `folder`, for all agents."""
     key_file = folder / "sidecar.key"
     if not key_file.exists():
+        key_file.touch(0o600)
         key_file.write_text("owkai_none")
     values: dict[str, Any] = {
         "store": host_and_port("--store", store_address),

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -21,6 +22,7 @@ from registry_store.errors import ConflictError, LapsedKeyError, NotAuthenticate
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 from registry_store.journal.revisions import meta
+from registry_store.settings import load_pepper
 
 PREFIX = "owkai"
 MAX_GROUPS = 64
@@ -91,6 +93,16 @@ class Pepper:
         row.pepper_check = row.pepper_check or mark
         if not hmac.compare_digest(row.pepper_check, mark):
             raise StartError("the pepper is not the one that the keys in this database were hashed with")
+
+
+async def pepper_of(session: AsyncSession, path: Path) -> Pepper:
+    """The pepper in the file, to which the database is bound; the file is made only where the database has none yet.
+
+    `StartError` where it is missing or another one.
+    """
+    pepper = Pepper(load_pepper(path, is_new=not (await meta(session)).pepper_check))
+    await pepper.check(session)
+    return pepper
 
 
 async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor) -> tuple[Key, str]:

@@ -14,6 +14,7 @@ from registry_store.gitops import folder as folders
 from registry_store.gitops.folder import FolderError
 from registry_store.gitops.plan import SIGNS, Plan, Step, plan, present
 from registry_store.gitops.remote import RefusedError, Remote
+from registry_store.settings import read_private
 
 COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}
@@ -71,11 +72,13 @@ def export(folder: Path, url: str, key_file: Path | None) -> None:
 
 @contextmanager
 def _remote(url: str, key_file: Path | None) -> Iterator[Remote]:
-    key = key_file.read_text().strip() if key_file else os.environ.get("REGISTRY_STORE_KEY")
+    key = os.environ.get("REGISTRY_STORE_KEY")
+    if key_file is not None:
+        key = read_private("--key-file", key_file).decode(errors="replace")
     if not key:
-        raise StartError("key-file: is needed, or a key in REGISTRY_STORE_KEY")
+        raise StartError("`--key-file` or `REGISTRY_STORE_KEY` is required, and must not be empty")
     if not url.startswith(("http://", "https://")):
-        raise StartError(f"url: `{url}` is not an http or https URL")
+        raise StartError(f"`--url`: `{url}` is not an http or https URL")
     with closing(Remote(url, key)) as remote:
         yield remote
 
@@ -101,7 +104,7 @@ def _agreed(*, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise StartError("yes: is needed where nobody can be asked")
+        raise StartError("`--yes` is required when stdin is not a terminal")
     return click.confirm("apply?")
 
 

@@ -1,19 +1,22 @@
 """`keys create`, `keys list`, `keys revoke`: API keys, on the database itself."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pdp.serving import secret_files
 from pdp.serving.printable import printable
 from registry_store.access import keys as api_keys
-from registry_store.access.keys import Pepper, Role
-from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, option, plainly
+from registry_store.access.keys import Role
+from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
 from registry_store.database.migrate import opened
 from registry_store.database.tables import Key
-from registry_store.settings import Settings, load_pepper
+from registry_store.errors import StartError
+from registry_store.settings import Settings
 
 
 @click.group()
@@ -26,23 +29,31 @@ def keys() -> None:
 @PEPPER_FILE
 @option("--role", type=click.Choice([role.value for role in Role]), required=True)
 @option("--name", required=True, help="Who holds the key; the activity log shows it.")
-@option("--agent-id", help="Of role agent alone: the agent that it is.")
-@option("--group", multiple=True, help="Of role approver alone: a group whose approvals it decides; may be repeated.")
-@option("--agents", metavar="ID,…", help="Of role sidecar alone: the agents that it may sync and report of.")
-@option("--tags", metavar="TAG,…", help="Of role sidecar alone: it may do so for agents with one of these tags.")
+@option("--agent-id", help="The agent that uses the key; only with role agent.")
+@option("--group", multiple=True, help="A group whose approvals the key decides; only with role approver. Repeatable.")
+@option("--agents", metavar="ID,…", help="The agents that the sidecar may sync and report on; only with role sidecar.")
+@option("--tags", metavar="TAG,…", help="The same for agents with one of these tags; only with role sidecar.")
 @option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
+@click.option("--out", type=file(), help="Write the key to this new file, mode 0600, and do not print it.")
 @plainly
 def create(
+    *,
     database: str,
     pepper_file: Path | None,
     group: tuple[str, ...],
     agents: str | None,
     tags: str | None,
+    out: Path | None,
     **body: str | None,
 ) -> None:
-    """Create a key and print it, alone; it cannot be read again."""
+    """Create a key and print it, or write it to a file; it cannot be read again."""
     lists = {"groups": group, "agents": _names(agents), "tags": _names(tags)}
-    click.echo(asyncio.run(_create(Settings(database, pepper_file=pepper_file), body | lists)))
+    settings = Settings(database, pepper_file=pepper_file)
+    if out is None:
+        click.echo(asyncio.run(_create(settings, body | lists, lambda _: None)))
+        return
+    _create_in(out, settings, body | lists)
+    click.echo(f"key written to `{out}`")
 
 
 @keys.command("list")
@@ -76,11 +87,37 @@ def _scope(key: Key) -> str:
     return f"  (tags {', '.join(key.tags)})" if key.tags else ""
 
 
-async def _create(settings: Settings, body: dict[str, Any]) -> str:
-    pepper = Pepper(load_pepper(settings.pepper_path()))
+def _create_in(out: Path, settings: Settings, body: dict[str, Any]) -> None:
+    """Create a key and write it to a new file, before the key is committed: never one without the other."""
+    kept = False
+
+    def keep(text: str) -> None:
+        nonlocal kept
+        _write(out, text)
+        kept = True
+
+    try:
+        asyncio.run(_create(settings, body, keep))
+    except BaseException:
+        if kept:
+            out.unlink(missing_ok=True)
+        raise
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        secret_files.write_new(out, f"{text}\n".encode())
+    except FileExistsError:
+        raise StartError(f"`--out`: `{out}` exists already, and is not overwritten") from None
+    except OSError as error:
+        raise StartError(f"`--out`: cannot write `{out}`: {error.strerror}") from None
+
+
+async def _create(settings: Settings, body: dict[str, Any], keep: Callable[[str], None]) -> str:
     async with opened(settings.url()) as database, database.writing() as session:
-        await pepper.check(session)
+        pepper = await api_keys.pepper_of(session, settings.pepper_path())
         _, text = await api_keys.create(session, pepper, body, actor())
+        keep(text)
     return text
 
 

@@ -12,8 +12,7 @@ from registry_store.audit.checkpoints import CheckpointError, Signer, read_file,
 from registry_store.audit.verify import exported, verify_database, verify_export
 from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, plainly
 from registry_store.database.migrate import opened
-from registry_store.errors import StartError
-from registry_store.settings import Settings, load_pepper
+from registry_store.settings import Settings, read_secret
 
 UNSIGNED = "a log that was cut or written anew, and the database's note of its end with it, needs --checkpoint-file"
 
@@ -55,9 +54,7 @@ def _chain(settings: Settings, checkpoint_file: Path | None) -> Chain:
     if checkpoint_file is None:
         return Chain()
     path = settings.pepper_path()
-    if not path.exists():  # to make one here would only call every line wrong
-        raise StartError(f"pepper-file: `{path}` does not exist")
-    signer = Signer(signing_key(Pepper(load_pepper(path))))
+    signer = Signer(signing_key(Pepper(read_secret("--pepper-file", path))))  # a new one would call every line wrong
     checkpoints = read_file(checkpoint_file, signer)
     return Chain(signed=(signed for checkpoint in checkpoints for signed in checkpoint.signed()))
 

@@ -25,6 +25,7 @@ NOWHERE = "127.0.0.1:1"
 def serve_arguments(folder: Path, store_address: str = NOWHERE) -> list[str]:
     key_file = folder / "sidecar.key"
     if not key_file.exists():
+        key_file.touch(0o600)
         key_file.write_text("owkai_none")
     return [
         "serve",
@@ -93,6 +94,7 @@ async def test_each_stale_mode_works_when_the_store_is_killed(tmp_path: Path) ->
     made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
+    key_file.touch(0o600)
     key_file.write_text(made.out)
     fresh = ("allow", "RISK_BELOW_AUTO_APPROVE")
     modes = {"serve": fresh, "escalate": ("escalate", "REGISTRY_STALE"), "block": ("block", "REGISTRY_STALE")}

@@ -13,6 +13,7 @@ from pdp.settings import Settings, SettingsError, Subscription, address, host_an
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, Any]:
     key_file = tmp_path / "key"
+    key_file.touch(0o600)
     key_file.write_text("owkai_secret\n")
     return {
         "store": "store.internal:50052",
@@ -116,6 +117,7 @@ def test_paths_to_redact_are_read_from_text(given: dict[str, Any]) -> None:
 def test_a_key_file_holds_one_key(tmp_path: Path, content: bytes) -> None:
     """Anything else is a wrong setting, and its content is not shown."""
     path = tmp_path / "key"
+    path.touch(0o600)
     path.write_bytes(content)
     with pytest.raises(SettingsError, match="does not hold one API key and nothing else"):
         read_key(path)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def taken() -> Iterator[str]:
         (["--database", "sqlite:////nowhere/registry.db"], ["database", "unable to open"]),
         (["--database", f"sqlite:///{__file__}"], ["database", "not a database"]),
         (["--database", "postgresql://a:secret@127.0.0.1:1/x"], ["pepper-file", "required"]),
-        (["--pepper-file", "/nowhere/pepper"], ["pepper-file", "cannot be written"]),
+        (["--pepper-file", "/nowhere/pepper"], ["--pepper-file", "cannot write"]),
     ],
 )
 def test_what_keeps_the_store_from_starting_is_one_line(
@@ -124,7 +125,44 @@ def test_a_pepper_open_to_everyone_is_refused(tmp_path: Path) -> None:
     pepper.write_text("x" * 64)
     pepper.chmod(0o644)
     ended = run("keys", "create", "--role", "admin", "--name", "x", "--pepper-file", pepper)
-    assert (ended.exit_code, "0600" in ended.stderr) == (2, True)
+    assert ended.exit_code == 2
+    said = f"`--pepper-file`: other users can read `{pepper}` (mode 0644): run `chmod 600 {pepper}`"
+    assert ended.stderr == f"registry-store: {said}\n"
+
+
+def test_a_key_can_be_written_to_a_new_file(tmp_path: Path) -> None:
+    """Of mode 0600, and printed nowhere; a file that is there is left as it is, and then no key is made."""
+    database, out = f"--database=sqlite:///{tmp_path / 'registry.db'}", tmp_path / "admin.key"
+    create = ("keys", "create", "--role", "admin", "--name", "root", database, "--out", out)
+    first = run(*create)
+    assert (first.exit_code, first.stdout) == (0, f"key written to `{out}`\n")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    key = out.read_text()
+    assert key.startswith("owkai_")
+    again = run(*create)
+    assert (again.exit_code, again.stderr) == (
+        2,
+        f"registry-store: `--out`: `{out}` exists already, and is not overwritten\n",
+    )
+    nowhere = run(*create[:-1], tmp_path / "nowhere" / "key")
+    assert (nowhere.exit_code, "`--out`: cannot write" in nowhere.stderr) == (2, True)
+    assert out.read_text() == key
+    assert len(run("keys", "list", database).stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [("keys", "create", "--role", "admin", "--name", "x"), ("serve",)], ids=" ".join)
+def test_a_pepper_that_is_missing_is_not_replaced(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Where the database has keys the message says which file is missing, and none is made."""
+    database, pepper = f"--database=sqlite:///{tmp_path / 'registry.db'}", tmp_path / "registry.db.pepper"
+    assert run("keys", "create", "--role", "admin", "--name", "root", database).exit_code == 0
+    pepper.rename(tmp_path / "moved")
+    ended = run(*command, database)
+    assert ended.exit_code == 2
+    assert ended.stderr == (
+        f"registry-store: `--pepper-file`: `{pepper}` does not exist; "
+        "it must hold the pepper of the keys in this database\n"
+    )
+    assert not pepper.exists()
 
 
 def test_migrating_twice_is_harmless_and_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -185,5 +223,5 @@ def test_programs_that_start_at_once_share_one_pepper(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for number in range(100):
             path = tmp_path / f"pepper-{number}"
-            assert len(set(pool.map(load_pepper, [path] * 8))) == 1
+            assert len(set(pool.map(partial(load_pepper, is_new=True), [path] * 8))) == 1
     assert len(list(tmp_path.iterdir())) == 100

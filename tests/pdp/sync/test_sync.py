@@ -496,6 +496,7 @@ async def test_an_internal_error_does_not_end_the_subscription(caplog: pytest.Lo
 async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
     """A rotated key is used without a restart; a missing file is retried."""
     path = tmp_path / "key"
+    path.touch(0o600)
     path.write_text("owkai_first\n")
 
     async def ending(line: Line) -> None:

@@ -139,7 +139,7 @@ class Log:
         return in_own_loop(attempt())
 
     def signed(self) -> Chain:
-        signer = Signer(signing_key(Pepper(load_pepper(self.settings.pepper_path()))))
+        signer = Signer(signing_key(Pepper(load_pepper(self.settings.pepper_path(), is_new=False))))
         checkpoints = read_file(self.checkpoints, signer)
         return Chain(signed=(signed for checkpoint in checkpoints for signed in checkpoint.signed()))
 

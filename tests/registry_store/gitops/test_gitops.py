@@ -60,6 +60,7 @@ class Repository:
         return self.run("export", "-f", str(folder), key=self.store.key("viewer"))
 
     def run(self, *arguments: str, key: str | None) -> Result:
+        self.key_file.touch(0o600)
         self.key_file.write_text(f"{key}\n")
         where = ("--url", f"http://{self.admin.address}", "--key-file", str(self.key_file))
         return CliRunner().invoke(main, [*arguments, *where])
@@ -292,12 +293,13 @@ def test_what_changed_since_the_plan_is_not_overwritten(
         (["--url", "ftp://x"], "`ftp://x` is not an http or https URL"),
         (["--url", "http://127.0.0.1:1"], "`http://127.0.0.1:1` does not answer"),
         (["-f", "/nowhere"], "`/nowhere` is not a folder"),
-        ([], "yes: is needed where nobody can be asked"),
+        ([], "`--yes` is required when stdin is not a terminal"),
     ],
 )
 def test_what_keeps_it_from_applying_is_one_line(repository: Repository, arguments: list[str], words: str) -> None:
     """Exit code 2, and nothing is done."""
     repository.write(SERVER)
+    repository.key_file.touch(0o600)
     repository.key_file.write_text(str(repository.admin.key))
     where = ["-f", str(repository.folder), "--url", f"http://{repository.admin.address}"]
     ended = CliRunner().invoke(main, ["apply", *where, "--key-file", str(repository.key_file), *arguments])
@@ -313,7 +315,7 @@ def test_a_key_that_may_not_is_told_so(repository: Repository) -> None:
     assert (refused.exit_code, "role viewer" in refused.stderr) == (2, True)
     repository.key_file.write_text("")
     where = ["--url", f"http://{repository.admin.address}", "-f", str(repository.folder)]
-    assert "key-file: is needed" in CliRunner().invoke(main, ["apply", *where]).stderr
+    assert "`--key-file` or `REGISTRY_STORE_KEY` is required" in CliRunner().invoke(main, ["apply", *where]).stderr
     found = CliRunner().invoke(main, ["apply", "--dry-run", *where], env={"REGISTRY_STORE_KEY": repository.admin.key})
     assert found.exit_code == 1
 
