@@ -22,6 +22,7 @@ def application(store: Store) -> FastAPI:
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
         redirect_slashes=False,  # a redirected request would be another one than the client sent
+        openapi_url=None,  # it and the pages are routes of our own, as strict as the others
         docs_url=None,
         redoc_url=None,
     )

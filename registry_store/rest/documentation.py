@@ -8,19 +8,27 @@ from pathlib import Path
 import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
+
+from registry_store.rest.exchange.routing import Strict
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"
 ASSETS_PATH = "/docs/assets"
 
-_router = APIRouter(include_in_schema=False)
+_router = APIRouter(include_in_schema=False, route_class=Strict)
 
 
 def install(app: FastAPI) -> None:
     """Serve the page and what it needs."""
     app.include_router(_router)
     app.mount(ASSETS_PATH, StaticFiles(directory=ASSETS))
+
+
+@_router.api_route("/openapi.json", methods=["GET", "HEAD"])
+async def openapi(request: Request) -> JSONResponse:
+    """The description of the interface."""
+    return JSONResponse(request.app.openapi())
 
 
 @_router.get("/docs")

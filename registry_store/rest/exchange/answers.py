@@ -146,7 +146,7 @@ _ERRORS = {
     409: "The record's present state forbids it",
     412: "Changed since the ETag in If-Match",
     413: "The body is larger than this route takes: 1 MiB, or 9 MiB for a declaration; or it has too many values",
-    422: "Every bad field with its path",
+    422: "Every bad field or parameter with its path",
     429: "Too many wrong keys came from there",
     503: "The database is out of reach",
 }

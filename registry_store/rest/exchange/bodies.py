@@ -29,7 +29,8 @@ async def read_json(request: Request, max_bytes: int = MAX_BYTES, most_values: i
     try:
         return strict_json.loads(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(strict_json.loads, raw)
     except ValueError as error:
-        raise HTTPException(400, f"the body is not JSON: {str(error).lower()}") from None
+        said = str(error)
+        raise HTTPException(400, f"the body is not JSON: {said[:1].lower()}{said[1:]}") from None
 
 
 async def read_reason(request: Request) -> str:

@@ -93,4 +93,4 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
 
 
 def _of_parameter(location: Sequence[object], message: str) -> Problem:
-    return Problem(".".join(map(str, location[1:])), message.lower())
+    return Problem(".".join(map(str, location[1:])), message[:1].lower() + message[1:])

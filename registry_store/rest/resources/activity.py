@@ -14,9 +14,10 @@ from registry_store.journal.activity import Filter
 from registry_store.records import agents
 from registry_store.rest.exchange.access import Reader, ReaderOrAgent, check_sees, reading, store_of
 from registry_store.rest.exchange.answers import AgentId, Limit, Moment, Offset, Word, gives, page
+from registry_store.rest.exchange.routing import Strict
 from registry_store.rest.exchange.schemas import TEXT, page_of, ref
 
-router = APIRouter(tags=["activity"])
+router = APIRouter(tags=["activity"], route_class=Strict)
 
 JSON_LINES = "application/x-ndjson"
 BATCH = 500

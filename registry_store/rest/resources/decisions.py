@@ -10,9 +10,10 @@ from registry_store.decisions.decisions import MAX_COUNTED, Filter
 from registry_store.errors import NotFoundError
 from registry_store.rest.exchange.access import ReaderOrAgent, reading, seen_by, sees
 from registry_store.rest.exchange.answers import Limit, Moment, RecordId, Word, answer, gives, page
+from registry_store.rest.exchange.routing import Strict
 from registry_store.rest.exchange.schemas import COUNT, FLAG, page_of, ref
 
-router = APIRouter(prefix="/api/decisions", tags=["decisions"])
+router = APIRouter(prefix="/api/decisions", tags=["decisions"], route_class=Strict)
 
 MAX_OFFSET = 10_000
 

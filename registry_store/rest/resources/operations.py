@@ -10,9 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pdp.core.fields import Schema
 from registry_store.rest.exchange.access import store_of
 from registry_store.rest.exchange.problems import MEDIA_TYPE, problem
+from registry_store.rest.exchange.routing import Strict
 from registry_store.rest.exchange.schemas import COUNT, record, ref
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=Strict)
 
 MAX_DATABASE_AGE_SECONDS = 5
 
@@ -30,7 +31,7 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/healthz", responses=_tells("The process answers", status={"const": "ok"}))
-async def healthz() -> JSONResponse:
+async def healthz(request: Request) -> JSONResponse:
     """Whether the process answers."""
     return JSONResponse({"status": "ok"})
 

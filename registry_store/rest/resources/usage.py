@@ -11,10 +11,11 @@ from registry_store.documents import Document, to_json
 from registry_store.records import agents
 from registry_store.rest.exchange.access import ReaderOrAgent, check_sees, reading, store_of
 from registry_store.rest.exchange.answers import AgentId, Limit, Offset, gives, page
+from registry_store.rest.exchange.routing import Strict
 from registry_store.rest.exchange.schemas import MOMENT, TEXT, USAGE, or_null, page_of, ref
 from registry_store.sync import sidecars
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(tags=["usage"], route_class=Strict)
 
 LAST_SEEN = or_null(MOMENT) | {"description": "When a sidecar that decides for it was last heard; null: never"}
 ANSWER = page_of("sidecars", ref("Sidecar"), agent_id=TEXT, last_seen=LAST_SEEN, **USAGE)

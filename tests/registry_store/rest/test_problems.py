@@ -1,7 +1,10 @@
 """Every error is a problem, with the headers that its status needs."""
 
+import re
+
 import pytest
 
+from registry_store.rest.table import routes
 from tests.registry_store.serving import Rest, Served
 
 REGISTRY = "/api/agents/registry"
@@ -78,3 +81,52 @@ def test_a_401_says_how_to_authenticate(store: Served) -> None:
     """With the header that RFC 9110 asks for."""
     answer = store.rest(None).get("/api/keys")
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def queried(path: str) -> str:
+    """A route's path with something in place of its parameters."""
+    return re.sub(r"\{\w+\}", "some-agent-prod", path)
+
+
+ROUTES = [(route.method, queried(route.path)) for route in routes()]
+PAGES = [("GET", "/docs"), ("GET", "/openapi.json")]
+
+
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, *PAGES], ids=" ".join)
+def test_an_unknown_parameter_is_refused_on_every_route(admin: Rest, method: str, path: str) -> None:
+    """422 that names it, as an unknown field of a body is named, before anything is read or changed."""
+    answer = admin.call(method, f"{path}?colour=red", {})
+    assert (answer.status, answer.body["errors"]) == (422, [{"path": "colour", "message": "unknown parameter"}])
+
+
+def test_every_bad_parameter_is_named_at_once(admin: Rest) -> None:
+    """Unknown, repeated and wrong ones; a parameter that is repeated is not taken from either place."""
+    answer = admin.get(f"{REGISTRY}?colour=red&tag=a&tag=b&limit=0&%00=1&colour=blue")
+    assert (answer.status, answer.body["detail"]) == (422, "not valid: 4 of the parameters")
+    assert {error["path"]: error["message"] for error in answer.body["errors"]} == {
+        "colour": "unknown parameter",
+        "tag": "is given more than once",
+        "\x00": "unknown parameter",
+        "limit": "input should be greater than or equal to 1",
+    }
+
+
+def test_a_message_shows_a_value_as_it_was_given(admin: Rest) -> None:
+    """Not in lower case."""
+    answer = admin.get("/api/activity?since=Noon")
+    assert answer.body["errors"] == [
+        {"path": "since", "message": "value error, `Noon` is not a time as 2030-01-31T12:00:00Z"}
+    ]
+
+
+def test_the_key_is_checked_before_the_parameters(store: Served) -> None:
+    """Whoever has no key learns nothing of them."""
+    assert store.rest(None).get("/api/keys?colour=red").status == 401
+
+
+def test_many_or_long_parameters_are_refused_in_a_short_answer(admin: Rest) -> None:
+    """More than any route has are not read; a name is cut to fit a line."""
+    answer = admin.get(f"/api/keys?{'a&' * 10_000}")
+    assert (answer.status, answer.body["errors"]) == (422, [{"path": "", "message": "more than 50 query parameters"}])
+    (error,) = admin.get(f"/api/keys?{'x' * 10_000}=1").body["errors"]
+    assert error == {"path": "x" * 77 + "…", "message": "unknown parameter"}
