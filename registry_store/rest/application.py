@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry_store.metrics import Metrics
 from registry_store.rest import documentation
 from registry_store.rest.exchange import problems
-from registry_store.rest.openapi import described
+from registry_store.rest.openapi import TAGS, described
 from registry_store.rest.table import ROUTERS, allowed
 from registry_store.store import Store
 
@@ -21,6 +21,8 @@ def application(store: Store) -> FastAPI:
         title="registry-store",
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
+        generate_unique_id_function=lambda route: route.name,  # each has a name of its own
+        openapi_tags=TAGS,
         redirect_slashes=False,  # a redirected request would be another one than the client sent
         openapi_url=None,  # it and the pages are routes of our own, as strict as the others
         docs_url=None,

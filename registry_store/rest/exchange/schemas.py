@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
+from pdp.core.interface import ACTION, ANSWER, POLICY
 from pdp.core.model import Outcome, Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store.access.keys import KEY_BODY
+from registry_store.approvals import requests
 from registry_store.approvals.approvals import ApprovalState
 from registry_store.decisions.reports import DECISION
 from registry_store.records import declarations, policies
@@ -35,6 +37,11 @@ def record(fields: Mapping[str, Field], **state: Schema) -> Schema:
     """An answer with every one of these fields and of `state`; later releases may add members."""
     properties = body(fields)["properties"] | state
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def written(members: Mapping[str, Schema], *checked: str) -> Schema:
+    """An object as sidecars write it, of which the store checks only so many members; a sidecar may write others."""
+    return {"type": "object", "properties": dict(members), "required": list(checked)}
 
 
 def ref(name: str) -> Schema:
@@ -91,8 +98,8 @@ APPROVAL = record(
     outcome={"type": "string", "enum": ["require_approval", "escalate"]},
     reason=TEXT,
     message=TEXT,
-    policy=or_null({"type": "object"}) | {"description": "id, name and priority of the policy that asked for it"},
-    action={"type": "object", "description": "What the agent wants to do, some attributes redacted"},
+    policy=or_null(ref("PolicyReference")) | {"description": "The policy that asked for it; null: none did"},
+    action=ref("Action") | {"description": "What the agent wants to do, some attributes redacted"},
     action_sha256=TEXT | {"description": "Of the canonical action: of no other action is it an approval"},
     approvers=TEXTS | {"description": "Keys or groups that may decide; with `team` null and none here: any approver"},
     team=or_null(TEXT),
@@ -146,6 +153,9 @@ ENTRY = record(
 DECISIONS_TODAY = record({}, **{outcome.name.lower(): COUNT for outcome in Outcome})
 DECISION_RECORD = record(
     DECISION,
+    action=ref("Action") | {"description": "As the request gave it, attributes redacted"},
+    answer=ref("Answer") | {"description": "As the runtime got it"},
+    opens=or_null(record(requests.OPENS)) | {"description": "The approval that it opened; null: none"},
     node_id=TEXT | {"description": "The sidecar that decided"},
     sequence=COUNT | {"description": "Its place in the sidecar's log"},
     received_at=MOMENT,
@@ -205,6 +215,9 @@ COMPONENTS: dict[str, Schema] = {
     "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
     "Approval": APPROVAL,
     "Decision": DECISION_RECORD,
+    "Action": written(ACTION, "agent_id"),
+    "Answer": written(ANSWER, "outcome"),
+    "PolicyReference": written(POLICY["properties"]),
     "Activity": ENTRY,
     "Sidecar": SIDECAR,
     "Node": NODE,

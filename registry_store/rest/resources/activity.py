@@ -31,7 +31,7 @@ Before = Annotated[
     "/api/agents/registry/{agent_id}/activity",
     responses=gives(404, 422, about="A page of entries", schema=page_of("activities", ref("Activity"), agent_id=TEXT)),
 )
-async def list_of_agent(
+async def list_agent_activity(
     request: Request,
     agent_id: AgentId,
     caller: ReaderOrAgent,
@@ -52,7 +52,7 @@ async def list_of_agent(
 @router.get(
     "/api/activity", responses=gives(422, about="A page of entries", schema=page_of("activities", ref("Activity")))
 )
-async def list_all(
+async def list_activity(
     request: Request,
     _caller: Reader,
     *,
@@ -78,7 +78,7 @@ async def list_all(
     responses=gives(422)
     | {200: {"description": "An entry a line, oldest first", "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )
-async def export(
+async def export_activity(
     request: Request,
     _caller: Reader,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only entries after this sequence")] = 0,

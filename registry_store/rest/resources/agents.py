@@ -43,7 +43,7 @@ BODY = (400, 413, 422)
     openapi_extra=takes(CONFIGURATION, example=examples.AGENT),
     responses=gives(*BODY, 409, status=201, schema=ref("AgentWithWarnings")),
 )
-async def register(request: Request, caller: AdminOrAgent) -> JSONResponse:
+async def register_agent(request: Request, caller: AdminOrAgent) -> JSONResponse:
     """Register an agent: a draft, until an admin activates it."""
     body = await read_json(request)
     _check_own(caller, body)
@@ -74,7 +74,7 @@ async def list_agents(
 
 
 @router.get("/{agent_id}", responses=gives(404, 422, schema=ref("Agent")))
-async def read(request: Request, agent_id: AgentId, caller: ReaderOrAgent) -> JSONResponse:
+async def read_agent(request: Request, agent_id: AgentId, caller: ReaderOrAgent) -> JSONResponse:
     """Read an agent."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
@@ -86,7 +86,7 @@ async def read(request: Request, agent_id: AgentId, caller: ReaderOrAgent) -> JS
     openapi_extra=takes(CHANGE_BODY, partial=True, tagged=True, example=examples.CHANGE),
     responses=gives(*BODY, 404, 409, 412, schema=ref("AgentWithWarnings")),
 )
-async def change(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def change_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Change the fields that are sent; what bears on security makes the next version."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -101,7 +101,7 @@ async def change(request: Request, agent_id: AgentId, caller: Admin) -> JSONResp
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives(*BODY, 404, 412, schema=ref("Agent")),
 )
-async def retire(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def retire_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Retire an agent for good; nothing is erased."""
     return await _set_status(request, agent_id, caller, Status.RETIRED)
 
@@ -111,7 +111,7 @@ async def retire(request: Request, agent_id: AgentId, caller: Admin) -> JSONResp
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
-async def activate(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def activate_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Let a draft or suspended agent act."""
     return await _set_status(request, agent_id, caller, Status.ACTIVE)
 
@@ -121,7 +121,7 @@ async def activate(request: Request, agent_id: AgentId, caller: Admin) -> JSONRe
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
-async def suspend(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def suspend_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Block every action of an active agent, until it is activated again."""
     return await _set_status(request, agent_id, caller, Status.SUSPENDED)
 

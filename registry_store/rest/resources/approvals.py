@@ -58,7 +58,7 @@ async def list_approvals(
 
 
 @router.get("/{approval_id}", responses=gives(404, 422, schema=ref("Approval")))
-async def read(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+async def read_approval(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
     """Read an approval: the action that it is for, whose it is to decide, and what became of it."""
     async with reading(request) as session:
         approval = await approvals.get(session, approval_id)
@@ -72,7 +72,7 @@ async def read(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -
     openapi_extra=takes(APPROVE_BODY, optional=True, tagged=True, example=examples.APPROVE),
     responses=gives(*DECIDING, schema=ref("Approval")),
 )
-async def approve(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
+async def approve_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
     """Let the agent do this action, once, within the approval's time-out from now."""
     comment = read_values(await read_optional_json(request), APPROVE_BODY)["comment"]
     async with writing(request, caller) as (session, actor):
@@ -86,7 +86,7 @@ async def approve(request: Request, approval_id: RecordId, caller: Approver) -> 
     openapi_extra=takes(DENY_BODY, tagged=True, example=examples.DENY),
     responses=gives(*DECIDING, schema=ref("Approval")),
 )
-async def deny(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
+async def deny_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
     """Refuse this action, with the reason that the agent is told."""
     comment = read_values(await read_json(request), DENY_BODY)["comment"]
     async with writing(request, caller) as (session, actor):

@@ -55,7 +55,7 @@ async def list_decisions(
 
 
 @router.get("/{decision_id}", responses=gives(404, 422, schema=ref("Decision")))
-async def read(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+async def read_decision(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
     """Read a decision: the action, the answer, and from which sidecar it came."""
     async with reading(request) as session:
         decision = await decisions.get(session, decision_id)

@@ -32,7 +32,7 @@ async def list_declarations(request: Request, _caller: Reader, limit: Limit = 50
 
 
 @router.get("/{agent_id}", responses=gives(404, 422, schema=ref("Declaration")))
-async def read(request: Request, agent_id: AgentId, _caller: Reader) -> JSONResponse:
+async def read_declaration(request: Request, agent_id: AgentId, _caller: Reader) -> JSONResponse:
     """Read an agent with all of its policies."""
     async with reading(request) as session:
         return answer(await declarations.document(session, await agents.get(session, agent_id)))
@@ -44,7 +44,7 @@ async def read(request: Request, agent_id: AgentId, _caller: Reader) -> JSONResp
     responses=gives(400, 409, 412, 413, 422, schema=ref("Declaration"))
     | gives(status=201, about="Registered", schema=ref("Declaration")),
 )
-async def apply(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def apply_declaration(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Make the agent and its policies just this, in one transaction; `If-None-Match: *` only registers."""
     body = _with_id(await read_json(request, policies.MAX_BYTES + MAX_BYTES, MAX_VALUES), agent_id)
     wanted = await asyncio.to_thread(declarations.read, body)  # of megabytes: other callers shall not wait

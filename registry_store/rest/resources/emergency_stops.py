@@ -12,7 +12,7 @@ from registry_store.rest.exchange.bodies import read_json
 from registry_store.rest.exchange.routing import Retried
 from registry_store.rest.exchange.schemas import page_of, ref
 
-router = APIRouter(prefix="/api/agents", tags=["emergency stop"], route_class=Retried)
+router = APIRouter(prefix="/api/agents", tags=["emergency stops"], route_class=Retried)
 
 STOPS = page_of("stops", ref("EmergencyStop"))
 AGENTS = {"allOf": [ref("EmergencyStop"), page_of("agent_ids", {"type": "string"})]}
@@ -23,7 +23,7 @@ AGENTS = {"allOf": [ref("EmergencyStop"), page_of("agent_ids", {"type": "string"
     openapi_extra=takes(STOP_BODY, example=examples.EMERGENCY_STOP),
     responses=gives(400, 413, 422, about="The stop, and what this request did", schema=ref("Stopped")),
 )
-async def stop(request: Request, caller: Admin) -> JSONResponse:
+async def stop_agents(request: Request, caller: Admin) -> JSONResponse:
     """Suspend every active agent that each part of the selector takes in.
 
     The same selector again widens the stop that is in force, and is harmless. Agents that are activated later are
@@ -41,7 +41,7 @@ async def stop(request: Request, caller: Admin) -> JSONResponse:
     openapi_extra=takes(RELEASE_BODY, example=examples.RELEASE),
     responses=gives(400, 404, 413, 422, about="The stop, and what this request did", schema=ref("Released")),
 )
-async def release(request: Request, caller: Admin) -> JSONResponse:
+async def release_emergency_stop(request: Request, caller: Admin) -> JSONResponse:
     """Activate what a stop suspended, but for agents on which a person decided since or that another stop keeps."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -53,7 +53,9 @@ async def release(request: Request, caller: Admin) -> JSONResponse:
 @router.get(
     "/emergency-stops", responses=gives(422, about="A page of stops: those in force, then the newest", schema=STOPS)
 )
-async def list_stops(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
+async def list_emergency_stops(
+    request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0
+) -> JSONResponse:
     """List emergency stops."""
     async with reading(request) as session:
         rows, total = await emergency_stops.page(session, limit, offset)
@@ -63,7 +65,7 @@ async def list_stops(request: Request, _caller: Reader, limit: Limit = 50, offse
 @router.get(
     "/emergency-stops/{stop_id}", responses=gives(404, 422, about="The stop, and a page of its agents", schema=AGENTS)
 )
-async def read(
+async def read_emergency_stop(
     request: Request, stop_id: RecordId, _caller: Reader, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
     """Read an emergency stop, and which agents it keeps, or kept, suspended."""

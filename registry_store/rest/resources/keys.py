@@ -32,7 +32,7 @@ router = APIRouter(prefix="/api/keys", tags=["keys"], route_class=Retried)
     openapi_extra=takes(keys.KEY_BODY, example=examples.KEY),
     responses=gives(400, 413, 422, status=201, about="The key", schema=ref("NewKey")),
 )
-async def create(request: Request, caller: Admin) -> JSONResponse:
+async def create_key(request: Request, caller: Admin) -> JSONResponse:
     """Create a key; this answer alone shows it."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -49,14 +49,14 @@ async def list_keys(request: Request, _caller: Admin, limit: Limit = 50, offset:
 
 
 @router.get("/{key_id}", responses=gives(404, 422, schema=ref("Key")))
-async def read(request: Request, key_id: RecordId, _caller: Admin) -> JSONResponse:
+async def read_key(request: Request, key_id: RecordId, _caller: Admin) -> JSONResponse:
     """Read what a key is: whose, of which role, until when, and when it was last used."""
     async with reading(request) as session:
         return answer(_document(request, await keys.get(session, key_id)))
 
 
 @router.delete("/{key_id}", openapi_extra=if_match(), responses=gives(404, 412, 422, schema=ref("Key")))
-async def revoke(request: Request, key_id: RecordId, caller: Admin) -> JSONResponse:
+async def revoke_key(request: Request, key_id: RecordId, caller: Admin) -> JSONResponse:
     """Revoke a key: it opens nothing from now on, and open streams under it end."""
     async with writing(request, caller) as (session, actor):
         check_match(request, _document(request, await keys.get(session, key_id)))

@@ -33,7 +33,7 @@ BODY = (400, 413, 422)
     openapi_extra=takes(SERVER_BODY, example=examples.MCP_SERVER),
     responses=gives(*BODY, 409, status=201, schema=ref("McpServer")),
 )
-async def add(request: Request, caller: Admin) -> JSONResponse:
+async def add_mcp_server(request: Request, caller: Admin) -> JSONResponse:
     """Add an MCP server."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -44,7 +44,7 @@ async def add(request: Request, caller: Admin) -> JSONResponse:
 @router.get(
     "", responses=gives(422, about="A page of MCP servers, by name", schema=page_of("servers", ref("McpServer")))
 )
-async def list_servers(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
+async def list_mcp_servers(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
     """List MCP servers."""
     async with reading(request) as session:
         rows, total = await mcp_servers.page(session, limit, offset)
@@ -52,7 +52,7 @@ async def list_servers(request: Request, _caller: Reader, limit: Limit = 50, off
 
 
 @router.get("/{server_name}", responses=gives(404, 422, schema=ref("McpServer")))
-async def read(request: Request, server_name: RecordId, _caller: Reader) -> JSONResponse:
+async def read_mcp_server(request: Request, server_name: RecordId, _caller: Reader) -> JSONResponse:
     """Read an MCP server."""
     async with reading(request) as session:
         return answer(mcp_servers.document(await mcp_servers.get(session, server_name)))
@@ -63,7 +63,7 @@ async def read(request: Request, server_name: RecordId, _caller: Reader) -> JSON
     openapi_extra=takes(SERVER_BODY, partial=True, tagged=True, example=examples.MCP_SERVER_CHANGE),
     responses=gives(*BODY, 404, 412, schema=ref("McpServer")),
 )
-async def change(request: Request, server_name: RecordId, caller: Admin) -> JSONResponse:
+async def change_mcp_server(request: Request, server_name: RecordId, caller: Admin) -> JSONResponse:
     """Change the fields that are sent."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -79,7 +79,7 @@ async def change(request: Request, server_name: RecordId, caller: Admin) -> JSON
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives_nothing(*BODY, 404, 412, about="Removed"),
 )
-async def remove(request: Request, server_name: RecordId, caller: Admin) -> Response:
+async def remove_mcp_server(request: Request, server_name: RecordId, caller: Admin) -> Response:
     """Remove an MCP server: actions that name it are blocked from then on."""
     reason = await read_reason(request)
     async with writing(request, caller) as (session, actor):

@@ -31,13 +31,13 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/healthz", responses=_tells("The process answers", status={"const": "ok"}))
-async def healthz(request: Request) -> JSONResponse:
+async def check_alive(request: Request) -> JSONResponse:
     """Whether the process answers."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz", responses=_tells("Requests may come", status={"const": "ready"}, revision=COUNT) | NOT_READY)
-async def readyz(request: Request) -> JSONResponse:
+async def check_ready(request: Request) -> JSONResponse:
     """Whether requests should come here."""
     store = store_of(request)
     if not store.ready:
@@ -48,6 +48,6 @@ async def readyz(request: Request) -> JSONResponse:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
+async def read_metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(store_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)

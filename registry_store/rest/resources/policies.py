@@ -23,7 +23,7 @@ from registry_store.rest.exchange.bodies import REASON_BODY, read_json, read_rea
 from registry_store.rest.exchange.routing import Retried
 from registry_store.rest.exchange.schemas import TEXT, page_of, ref
 
-of_agent = APIRouter(prefix="/api/agents/registry/{agent_id}/policies", tags=["policies"], route_class=Retried)
+of_agent = APIRouter(prefix="/api/agents/registry/{agent_id}/policies", tags=["agent policies"], route_class=Retried)
 of_organisation = APIRouter(prefix="/api/agents/policies", tags=["organisation policies"], route_class=Retried)
 
 BODY = (400, 413, 422)
@@ -35,7 +35,7 @@ BODY = (400, 413, 422)
     openapi_extra=takes(policies.BODY_OF_AGENT, example=examples.POLICY),
     responses=gives(*BODY, 404, 409, status=201, schema=ref("Policy")),
 )
-async def add_to_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def add_agent_policy(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Add a policy to an agent."""
     return await _add(request, agent_id, caller)
 
@@ -49,7 +49,7 @@ async def add_to_agent(request: Request, agent_id: AgentId, caller: Admin) -> JS
         schema=page_of("policies", ref("Policy"), agent_id=TEXT),
     ),
 )
-async def list_of_agent(
+async def list_agent_policies(
     request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
     """List an agent's policies."""
@@ -61,7 +61,7 @@ async def list_of_agent(
 
 
 @of_agent.get("/{policy_id}", responses=gives(404, 422, schema=ref("Policy")))
-async def read_of_agent(
+async def read_agent_policy(
     request: Request, agent_id: AgentId, policy_id: RecordId, caller: ReaderOrAgent
 ) -> JSONResponse:
     """Read an agent's policy."""
@@ -74,7 +74,7 @@ async def read_of_agent(
     openapi_extra=takes(policies.BODY_OF_AGENT, partial=True, tagged=True, example=examples.POLICY_CHANGE),
     responses=gives(*BODY, 404, 409, 412, schema=ref("Policy")),
 )
-async def change_of_agent(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> JSONResponse:
+async def change_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> JSONResponse:
     """Change the fields that are sent of an agent's policy."""
     return await _change(request, agent_id, policy_id, caller)
 
@@ -85,7 +85,7 @@ async def change_of_agent(request: Request, agent_id: AgentId, policy_id: Record
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives_nothing(*BODY, 404, 409, 412, about="Removed"),
 )
-async def remove_from_agent(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> Response:
+async def remove_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> Response:
     """Remove an agent's policy."""
     return await _remove(request, agent_id, policy_id, caller)
 
@@ -96,7 +96,7 @@ async def remove_from_agent(request: Request, agent_id: AgentId, policy_id: Reco
     openapi_extra=takes(policies.BODY_OF_ORGANISATION, example=examples.ORGANISATION_POLICY),
     responses=gives(*BODY, 409, status=201, schema=ref("OrganisationPolicy")),
 )
-async def add(request: Request, caller: Admin) -> JSONResponse:
+async def add_organisation_policy(request: Request, caller: Admin) -> JSONResponse:
     """Add a policy that binds every agent of its selector."""
     return await _add(request, None, caller)
 
@@ -109,7 +109,9 @@ async def add(request: Request, caller: Admin) -> JSONResponse:
         schema=page_of("policies", ref("OrganisationPolicy")),
     ),
 )
-async def list_all(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
+async def list_organisation_policies(
+    request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0
+) -> JSONResponse:
     """List the organisation's policies."""
     async with reading(request) as session:
         rows, total = await policies.page(session, None, limit, offset)
@@ -117,7 +119,7 @@ async def list_all(request: Request, _caller: Reader, limit: Limit = 50, offset:
 
 
 @of_organisation.get("/{policy_id}", responses=gives(404, 422, schema=ref("OrganisationPolicy")))
-async def read(request: Request, policy_id: RecordId, _caller: Reader) -> JSONResponse:
+async def read_organisation_policy(request: Request, policy_id: RecordId, _caller: Reader) -> JSONResponse:
     """Read a policy of the organisation."""
     return await _read(request, None, policy_id)
 
@@ -127,7 +129,7 @@ async def read(request: Request, policy_id: RecordId, _caller: Reader) -> JSONRe
     openapi_extra=takes(policies.BODY_OF_ORGANISATION, partial=True, tagged=True, example=examples.POLICY_CHANGE),
     responses=gives(*BODY, 404, 409, 412, schema=ref("OrganisationPolicy")),
 )
-async def change(request: Request, policy_id: RecordId, caller: Admin) -> JSONResponse:
+async def change_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> JSONResponse:
     """Change the fields that are sent of a policy of the organisation."""
     return await _change(request, None, policy_id, caller)
 
@@ -138,7 +140,7 @@ async def change(request: Request, policy_id: RecordId, caller: Admin) -> JSONRe
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
     responses=gives_nothing(*BODY, 404, 412, about="Removed"),
 )
-async def remove(request: Request, policy_id: RecordId, caller: Admin) -> Response:
+async def remove_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> Response:
     """Remove a policy of the organisation."""
     return await _remove(request, None, policy_id, caller)
 

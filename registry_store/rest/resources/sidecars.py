@@ -28,7 +28,7 @@ async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, of
     openapi_extra=takes(nodes.RELEASE_BODY, optional=True, example=examples.RELEASE_NODE),
     responses=gives(400, 404, 413, 422, about="Whose it is now", schema=ref("Node")),
 )
-async def release(request: Request, node_id: RecordId, caller: Admin) -> JSONResponse:
+async def release_node_id(request: Request, node_id: RecordId, caller: Admin) -> JSONResponse:
     """Give a sidecar's node id to the keys of another name, or to the next key that uses it.
 
     A node id belongs to the keys of the name that first used it; a new key of that name needs no release.

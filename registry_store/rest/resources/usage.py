@@ -25,7 +25,7 @@ ANSWER = page_of("sidecars", ref("Sidecar"), agent_id=TEXT, last_seen=LAST_SEEN,
     "/api/agents/registry/{agent_id}/usage",
     responses=gives(404, 422, about="What is known, and a page of the sidecars that serve it", schema=ANSWER),
 )
-async def read(
+async def read_agent_usage(
     request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
     """Show an agent's counts and spend, as sidecars reported them, and the sidecars of this store that serve it."""

@@ -40,7 +40,7 @@ async def list_versions(
 
 
 @router.get("/versions/{version}", responses=gives(404, 422, schema=ref("VersionWithConfiguration")))
-async def read(request: Request, agent_id: AgentId, version: RecordId, caller: ReaderOrAgent) -> JSONResponse:
+async def read_version(request: Request, agent_id: AgentId, version: RecordId, caller: ReaderOrAgent) -> JSONResponse:
     """Read a version with the whole configuration that it stores."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
@@ -51,7 +51,7 @@ async def read(request: Request, agent_id: AgentId, version: RecordId, caller: R
 
 
 @router.get("/versions/{version}/diff/{other}", responses=gives(404, 422, schema=ref("VersionDifference")))
-async def diff(
+async def compare_versions(
     request: Request, agent_id: AgentId, version: RecordId, other: RecordId, caller: ReaderOrAgent
 ) -> JSONResponse:
     """Show each field whose value differs between two versions."""
@@ -69,7 +69,7 @@ async def diff(
     openapi_extra=takes(agents.ROLLBACK_BODY, tagged=True, example=examples.ROLLBACK),
     responses=gives(400, 413, 422, 404, 409, 412, schema=ref("Agent")),
 )
-async def roll_back(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
+async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Make a stored version active again, with its configuration."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):

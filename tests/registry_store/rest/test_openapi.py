@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from registry_store.rest.resources import operations
+from registry_store.rest.table import routes
 from registry_store.settings import Settings
 from tests.registry_store.approving import opened, record
 from tests.registry_store.reporting import Log, decision, report
@@ -198,6 +200,47 @@ def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest, m
     ):
         schema = document["paths"][shown]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         _compare(admin.get(path).body, schema, document)
+
+
+def test_a_person_can_tell_the_operations_apart(admin: Rest) -> None:
+    """Each has a name and a summary of its own, and one tag, which is described."""
+    document = admin.get("/openapi.json").body
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    for told in ("operationId", "summary"):
+        assert len({operation[told] for operation in operations}) == len(operations) == len(list(routes()))
+    assert {operation["operationId"] for operation in operations} > {"read_agent", "read_version", "list_mcp_servers"}
+    described = [tag["name"] for tag in document["tags"] if tag["description"]]
+    assert sorted(described) == sorted({tag for operation in operations for tag in operation["tags"]})
+    assert {len(operation["tags"]) for operation in operations} == {1}
+
+
+def test_an_action_and_an_answer_are_described_member_by_member(store: Served, admin: Rest) -> None:
+    """Records as sidecars write them have just these members, and each is of its type."""
+    document = admin.get("/openapi.json").body
+    blocked, asked = decision("block", agent_id="typed-agent-prod"), record(agent_id="typed-agent-prod")
+    report(store, blocked, asked)
+    schemas = document["components"]["schemas"]
+    for one in (blocked, asked):
+        shown = admin.get(f"/api/decisions/{one['decision_id']}").body
+        assert shown["action"].keys() == schemas["Action"]["properties"].keys()
+        assert shown["answer"].keys() == schemas["Answer"]["properties"].keys()
+        for name, value in (("Decision", shown), ("Approval", _approval(admin, shown))):
+            if value is not None:
+                validator(document, name).validate(value)
+    wrong = blocked["answer"] | {"reason": "BECAUSE"}
+    assert not validator(document, "Answer").is_valid(wrong)
+
+
+def validator(document: Any, name: str) -> jsonschema_rs.Validator:
+    """What tells whether a value is as the document describes a component."""
+    reference = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    return jsonschema_rs.Draft202012Validator(reference)
+
+
+def _approval(admin: Rest, shown: Any) -> Any:
+    if shown["opens"] is None:
+        return None
+    return admin.get(f"/api/approvals/{shown['opens']['approval_id']}").body
 
 
 def _turn(method: str, path: str) -> tuple[int, int]:
