@@ -183,6 +183,8 @@ class Activity(Base):
         Index("ix_activity_type", "activity_type", "sequence"),
         Index("ix_activity_performed_by", "performed_by", "sequence"),
         Index("ix_activity_timestamp", "timestamp", "sequence"),
+        Index("ix_activity_subject_kind", "subject_kind", "sequence"),
+        Index("ix_activity_subject_id", "subject_id", "sequence"),
     )
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -291,6 +293,11 @@ class Approval(Base):
     use_id: Mapped[str | None]
 
 
+def _index_of_given(name: str, column: str) -> Index:
+    given = text(f"{column} IS NOT NULL")
+    return Index(name, column, "decision_id", sqlite_where=given, postgresql_where=given)
+
+
 class Decision(Base):
     """A decision that a sidecar made; of an agent that nobody registered as well."""
 
@@ -299,6 +306,13 @@ class Decision(Base):
         Index("ix_decisions_agent", "agent_id", "decision_id"),
         Index("ix_decisions_agent_outcome", "agent_id", "outcome", "decision_id"),
         Index("ix_decisions_outcome", "outcome", "decision_id"),
+        Index("ix_decisions_reason", "reason", "decision_id"),
+        _index_of_given("ix_decisions_policy", "policy_id"),
+        _index_of_given("ix_decisions_tool", "tool"),
+        _index_of_given("ix_decisions_shadow_allow", "shadow_allow"),
+        _index_of_given("ix_decisions_shadow_require_approval", "shadow_require_approval"),
+        _index_of_given("ix_decisions_shadow_block", "shadow_block"),
+        _index_of_given("ix_decisions_shadow_escalate", "shadow_escalate"),
         Index("ix_decisions_received", "received_at"),
     )
 
@@ -309,6 +323,15 @@ class Decision(Base):
     sequence: Mapped[int]
     agent_id: Mapped[str]
     outcome: Mapped[str]
+    reason: Mapped[str | None]
+    policy_id: Mapped[str | None]
+    """Of the policy that decided."""
+    tool: Mapped[str | None]
+    shadow_allow: Mapped[int | None]
+    """1 where a shadow policy would have had this outcome, else null, as the next three: they are in no index then."""
+    shadow_require_approval: Mapped[int | None]
+    shadow_block: Mapped[int | None]
+    shadow_escalate: Mapped[int | None]
     dry_run: Mapped[bool]
     decided_at: Mapped[datetime]
     received_at: Mapped[datetime]

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.approvals import approvals
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.transactions import inserting
-from registry_store.decisions import ids, usage
+from registry_store.decisions import filters, usage
+from registry_store.decisions.filters import Filter
 from registry_store.decisions.reports import MAX_SEQUENCE, Gap, Report
 from registry_store.decisions.reports import Decision as Reported
 from registry_store.documents import instant
@@ -47,17 +48,6 @@ class Received:
     """Sequences of the records that do not follow from what was kept before."""
     opened: list[str] = field(default_factory=list)
     """States of the approvals that were opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which decisions a list shows; None: any. `since` is included, `until` and `before` (a decision id) are not."""
-
-    agent_id: str | None = None
-    outcome: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +88,7 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> Page:
     """A page of decisions."""
-    conditions = _conditions(wanted)
+    conditions = list(filters.conditions(wanted))
     found = select(Decision.decision_id).where(*conditions).limit(MAX_COUNTED + 1).subquery()
     total = await session.scalar(select(func.count()).select_from(found)) or 0
     newest_first = select(Decision).where(*conditions).order_by(Decision.decision_id.desc())
@@ -173,6 +163,7 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
             "decided_at": entry.content.decided_at,
             "received_at": at,
             "document": entry.content.written,
+            **filters.columns(entry.content.document),
         }
         for entry in report.entries
         if isinstance(entry.content, Reported)
@@ -208,18 +199,3 @@ def _follow(log: DecisionLog, report: Report, new: Set[str]) -> Received:
             received.breaks.append(entry.sequence)
     received.sequence = log.sequence
     return received
-
-
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if wanted.agent_id is not None:
-        found.append(Decision.agent_id == wanted.agent_id)
-    if wanted.outcome is not None:
-        found.append(Decision.outcome == wanted.outcome)
-    if wanted.since is not None:
-        found.append(Decision.decision_id >= ids.first(wanted.since))
-    if wanted.until is not None:
-        found.append(Decision.decision_id < ids.first(wanted.until))
-    if wanted.before is not None:
-        found.append(Decision.decision_id < wanted.before)
-    return found

@@ -40,6 +40,8 @@ class Filter:
     agent_id: str | None = None
     activity_type: str | None = None
     performed_by: str | None = None
+    subject_kind: str | None = None
+    subject_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     before: int | None = None
@@ -222,7 +224,13 @@ def _columns(entry: Activity) -> Document:
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    for column in (Activity.agent_id, Activity.activity_type, Activity.performed_by):
+    for column in (
+        Activity.agent_id,
+        Activity.activity_type,
+        Activity.performed_by,
+        Activity.subject_kind,
+        Activity.subject_id,
+    ):
         if (value := getattr(wanted, column.key)) is not None:
             found.append(column == value)
     if wanted.since is not None:

@@ -59,6 +59,10 @@ async def list_activity(
     agent_id: Word = None,
     activity_type: Annotated[Word, Query(alias="type")] = None,
     performed_by: Word = None,
+    subject_kind: Annotated[
+        Word, Query(description="Only entries on such a record: `agent`, `policy`, `key` …")
+    ] = None,
+    subject_id: Annotated[Word, Query(description="Only entries on the record of this id")] = None,
     since: Annotated[Moment, Query(description="Only entries of this time or later")] = None,
     until: Annotated[Moment, Query(description="Only entries of before this time")] = None,
     before: Before = None,
@@ -66,7 +70,7 @@ async def list_activity(
     offset: Offset = 0,
 ) -> JSONResponse:
     """List what was done in the whole registry, newest first."""
-    wanted = Filter(agent_id, activity_type, performed_by, since, until, before)
+    wanted = Filter(agent_id, activity_type, performed_by, subject_kind, subject_id, since, until, before)
     async with reading(request) as session:
         rows, total = await activity.page(session, wanted, limit, offset)
     return page("activities", [activity.document(row) for row in rows], total, limit, offset)

@@ -4,9 +4,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, WithJsonSchema
 
+from pdp.core.fields import quote
+from pdp.core.model import Reason
 from registry_store.decisions import decisions, ids
-from registry_store.decisions.decisions import MAX_COUNTED, Filter
+from registry_store.decisions.decisions import MAX_COUNTED
+from registry_store.decisions.filters import Filter
 from registry_store.errors import NotFoundError
 from registry_store.rest.exchange.access import ReaderOrAgent, reading, seen_by, sees
 from registry_store.rest.exchange.answers import Limit, Moment, RecordId, Word, answer, gives, page
@@ -17,7 +21,20 @@ router = APIRouter(prefix="/api/decisions", tags=["decisions"], route_class=Stri
 
 MAX_OFFSET = 10_000
 
+
+def _check_reason(name: str | None) -> str | None:
+    if name is not None and name not in Reason.__members__:
+        raise ValueError(f"{quote(name)} is not a reason of a decision")
+    return name
+
+
 OutcomeName = Literal["allow", "require_approval", "block", "escalate"]
+ReasonName = Annotated[
+    str | None,
+    AfterValidator(_check_reason),
+    WithJsonSchema({"type": "string", "enum": list(Reason.__members__)}),
+    Query(description="Only decisions for this reason"),
+]
 Offset = Annotated[
     int, Query(ge=0, le=MAX_OFFSET, description="How many to leave out; further back leads `before`, at any depth")
 ]
@@ -38,6 +55,12 @@ async def list_decisions(
     *,
     agent_id: Word = None,
     outcome: OutcomeName | None = None,
+    reason: ReasonName = None,
+    policy: Annotated[Word, Query(description="Only decisions by the policy of this id")] = None,
+    tool: Word = None,
+    shadow: Annotated[
+        OutcomeName | None, Query(description="Only decisions for which a shadow policy would have had this outcome")
+    ] = None,
     since: Annotated[Moment, Query(description="Only decisions of this millisecond or later")] = None,
     until: Annotated[Moment, Query(description="Only decisions of before this millisecond")] = None,
     before: Before = None,
@@ -45,7 +68,7 @@ async def list_decisions(
     offset: Offset = 0,
 ) -> JSONResponse:
     """List the decisions that sidecars reported, newest first; an agent's key lists its own agent's."""
-    wanted = Filter(seen_by(caller, agent_id), outcome, since, until, before)
+    wanted = Filter(seen_by(caller, agent_id), outcome, reason, policy, tool, shadow, since, until, before)
     async with reading(request) as session:
         found = await decisions.page(session, wanted, limit, offset)
         missing, breaks = await decisions.faults(session)

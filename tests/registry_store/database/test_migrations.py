@@ -11,6 +11,7 @@ from registry_store.database import migrate
 from registry_store.database.tables import Base
 from registry_store.database.transactions import Database
 from registry_store.settings import Settings
+from tests.registry_store.decisions.test_decision_lists import answered
 from tests.registry_store.reporting import Log, decision, report
 from tests.registry_store.serving import Rest, Served, served
 
@@ -97,6 +98,23 @@ async def test_a_key_that_is_bound_opens_nothing_below_the_revision_that_knows_o
         assert [one["revoked_at"] is None for one in shown] == [True, False, False]
         assert {(one["agents"], one["tags"]) for one in shown} == {(None, None)}
         assert store.sql("SELECT node_id, owner, sequence FROM decision_logs") == [("node-1", None, 1)]
+
+
+async def test_decisions_that_came_before_the_filters_are_found_by_them(settings: Settings) -> None:
+    """The way up fills from the documents what a store of the newest revision writes as they come."""
+    names = "decision_id, reason, policy_id, tool, shadow_allow, shadow_block, shadow_escalate"
+    columns = f"SELECT {names} FROM decisions ORDER BY decision_id"
+    with served(settings) as store:
+        report(store, *answered())
+        before = store.sql(columns)
+    assert [len(set(column)) for column in zip(*before, strict=True)] == [len(before), 4, 3, 2, 1, 2, 2]
+    await move(settings, "0007")
+    await move(settings, "head")
+    with served(settings) as store:
+        assert store.sql(columns) == before
+        assert (
+            Rest(store.running.http_address, store.key("admin")).get("/api/decisions?shadow=block").body["total"] == 1
+        )
 
 
 async def test_the_way_down_ends_with_nothing(settings: Settings) -> None:

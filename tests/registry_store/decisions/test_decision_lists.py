@@ -71,7 +71,16 @@ def test_times_divide_the_list(admin: Rest, listed: list[dict[str, Any]]) -> Non
 
 def test_a_list_refuses_what_it_cannot_do(admin: Rest) -> None:
     """An outcome, a time or an id that is none, and an offset so far that leaving out would take long."""
-    for query in ("outcome=maybe", "since=noon", "before=x", "offset=10001", "limit=501", "agent_id=%00"):
+    for query in (
+        "outcome=maybe",
+        "since=noon",
+        "before=x",
+        "offset=10001",
+        "limit=501",
+        "agent_id=%00",
+        "reason=BECAUSE",
+        "shadow=maybe",
+    ):
         answer = admin.get(f"/api/decisions?{query}")
         assert (answer.status, [error["path"] for error in answer.body["errors"]]) == (422, [query.partition("=")[0]])
     assert admin.get("/api/decisions/00000000-0000-7000-8000-000000000000").status == 404
@@ -126,7 +135,61 @@ def test_a_time_is_a_place_among_the_ids(moment: datetime, digits: str) -> None:
     assert re.fullmatch(ids.PATTERN, bound)
 
 
+POLICY = {"id": "pol_listed", "name": "Review", "priority": 10}
+SHADOW = [{"policy": POLICY, "outcome": outcome} for outcome in ("block", "escalate", "block")]
+ANSWERED: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"reason": "RISK_BELOW_AUTO_APPROVE"}, {}),
+    ({"reason": "POLICY_MATCHED", "policy": POLICY}, {"tool": "drop_table"}),
+    ({"reason": "MCP_TOOL_BLOCKED", "shadow": SHADOW}, {"tool": "drop_table"}),
+    ({"reason": "POLICY_MATCHED", "policy": POLICY | {"id": "pol_other"}, "shadow": SHADOW[1:2]}, {"tool": "x" * 300}),
+    # What no sidecar of ours writes is kept, and found by nothing of it.
+    ({"reason": 7, "policy": "none", "shadow": {"outcome": "block"}}, {"tool": ["drop_table"]}),
+    ({"reason": "R" * 3000, "policy": {"id": "p" * 3000}, "shadow": [7, "block", {"outcome": []}]}, {"tool": None}),
+)
+
+
+def answered() -> list[dict[str, Any]]:
+    """A decision for each entry of `ANSWERED`, of one agent."""
+    said = [decision(agent_id="answered-prod", action={"action_type": "x", **action}) for _, action in ANSWERED]
+    for one, (answer, _) in zip(said, ANSWERED, strict=True):
+        one["answer"] |= answer
+    return said
+
+
+FOUND = {
+    "reason=POLICY_MATCHED": [1, 3],
+    "reason=RISK_BELOW_AUTO_APPROVE": [0],
+    "policy=pol_listed": [1],
+    "tool=drop_table": [1, 2],
+    "shadow=block": [2],
+    "shadow=escalate": [2, 3],
+    "shadow=allow": [],
+    "reason=POLICY_MATCHED&shadow=escalate": [3],
+    "tool=drop_table&policy=pol_listed&outcome=allow": [1],
+    f"tool={'x' * 256}": [],
+}
+"""Which of `ANSWERED` a filter finds."""
+
+
+def test_what_was_answered_is_found(store: Served, admin: Rest) -> None:
+    """By reason, policy, tool and shadow verdict, alone and together; whatever a sidecar writes there is kept."""
+    said = answered()
+    report(store, *said)
+    for query, places in FOUND.items():
+        body = admin.get(f"/api/decisions?agent_id=answered-prod&{query}").body
+        shown = [one["decision_id"] for one in body["decisions"]]
+        assert (shown, body["total"]) == ([said[place]["decision_id"] for place in reversed(places)], len(places)), (
+            query
+        )
+    assert admin.get("/api/decisions?agent_id=answered-prod").body["total"] == len(said)
+
+
 FILTERS = {
+    "reason=RISK_BELOW_AUTO_APPROVE": "ix_decisions_reason",
+    "policy=pol_listed&since=2026-01-01T00:00:00Z": "ix_decisions_policy",
+    "tool=drop_table": "ix_decisions_tool",
+    "shadow=block&until=2030-01-01T00:00:00Z": "ix_decisions_shadow_block",
+    "shadow=require_approval": "ix_decisions_shadow_require_approval",
     "since=2026-01-01T00:00:00Z": "decisions_pkey|sqlite_autoindex_decisions_1",
     "agent_id=listed-0-prod&since=2026-01-01T00:00:00Z": "ix_decisions_agent",
     "outcome=block&until=2030-01-01T00:00:00Z": "ix_decisions_outcome",
@@ -141,9 +204,12 @@ def test_a_list_can_be_read_from_one_index(store: Served, listed: list[dict[str,
         assert store.rest().get(f"/api/decisions?{query}&limit=2").status == 200
     assert len(seen) == 2
     for statement, parameters in seen:
-        plan = explained(store, statement, parameters)
+        plan = explained(store, statement, parameters, FILTERS[query])
         assert re.search(rf"\b({FILTERS[query]})\b", plan), plan
         assert not re.search("Sort|B-TREE|Seq Scan|SCAN decisions$", plan, re.MULTILINE), plan
+
+
+_INDEXES = "SELECT indexname FROM pg_indexes WHERE tablename = 'decisions' AND indexname LIKE 'ix_%'"
 
 
 @contextmanager
@@ -160,13 +226,17 @@ def selects(store: Served) -> Iterator[list[tuple[str, Any]]]:
     event.remove(engine, "before_cursor_execute", note)
 
 
-def explained(store: Served, statement: str, parameters: Any) -> str:
+def explained(store: Served, statement: str, parameters: Any, index: str) -> str:
     """The database's plan for a statement, where the table is too large to be walked through."""
     database = store.running._store.database
 
     async def work() -> str:
-        async with database._reader.connect() as connection:
+        async with database.engine.connect() as connection:
             if not database.is_sqlite:
+                # Of a small table one index is as good as another: is this one enough by itself?
+                for (other,) in await connection.exec_driver_sql(_INDEXES):
+                    if not re.fullmatch(index, other):
+                        await connection.exec_driver_sql(f"DROP INDEX {other}")
                 for way in ("seqscan", "bitmapscan", "sort"):
                     await connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
             explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"

@@ -1,0 +1,77 @@
+"""What decisions can be listed by: the columns that are taken from their documents, and the conditions on them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement
+
+from registry_store.database.tables import Decision
+from registry_store.decisions import ids
+
+MAX_CHARACTERS = 256
+"""Of a reason, a policy's id and a tool; no sidecar writes longer ones, and no index could hold them."""
+
+SHADOWS = {
+    "allow": Decision.shadow_allow,
+    "require_approval": Decision.shadow_require_approval,
+    "block": Decision.shadow_block,
+    "escalate": Decision.shadow_escalate,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which decisions a list shows; None: any. `since` is included, `until` and `before` (a decision id) are not.
+
+    `policy_id` is that of the policy that decided, `shadow` an outcome that a shadow policy would have had.
+    """
+
+    agent_id: str | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    policy_id: str | None = None
+    tool: str | None = None
+    shadow: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: str | None = None
+
+
+def columns(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a decision that are looked for, from its document, of which no more is checked than its outcome."""
+    action, answer = document["action"], document["answer"]
+    policy, shadows = answer.get("policy"), _outcomes(answer.get("shadow"))
+    return {
+        "reason": _text(answer.get("reason")),
+        "policy_id": _text(policy.get("id")) if isinstance(policy, Mapping) else None,
+        "tool": _text(action.get("tool")),
+        **{column.key: 1 if outcome in shadows else None for outcome, column in SHADOWS.items()},
+    }
+
+
+def conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    """What a decision that the list shows fulfils."""
+    for column in (Decision.agent_id, Decision.outcome, Decision.reason, Decision.policy_id, Decision.tool):
+        if (value := getattr(wanted, column.key)) is not None:
+            yield column == value
+    if wanted.shadow is not None:
+        yield SHADOWS[wanted.shadow] == 1
+    if wanted.since is not None:
+        yield Decision.decision_id >= ids.first(wanted.since)
+    if wanted.until is not None:
+        yield Decision.decision_id < ids.first(wanted.until)
+    if wanted.before is not None:
+        yield Decision.decision_id < wanted.before
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_CHARACTERS else None
+
+
+def _outcomes(verdicts: Any) -> list[Any]:
+    """The outcomes of a list of verdicts, whatever they are."""
+    if not isinstance(verdicts, list):
+        return []
+    return [verdict.get("outcome") for verdict in verdicts if isinstance(verdict, Mapping)]
