@@ -15,7 +15,8 @@ from pdp.attributes import Attributes, TooDeepError, doubles, plain
 from pdp.core.compile import CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
-from pdp.core.fields import Field, quote, read_fields
+from pdp.core.fields import Field, Schema, quote, read_fields, schema_of
+from pdp.core.interface import ACTION
 from pdp.core.json import canonical_json
 from pdp.core.json.canonical_json import double
 from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
@@ -106,6 +107,15 @@ def read_json_request(document: Any) -> Request:
         estimated_cost_micros=None if cost is None else _micros(cost),
     )
     return Request(action, **request)
+
+
+def request_schema() -> Schema:
+    """The JSON Schema of what `read_json_request` reads."""
+    action = schema_of(_ACTION)
+    for name, schema in action["properties"].items():
+        schema["description"] = ACTION[name]["description"]
+    request = schema_of(_REQUEST)
+    return request | {"properties": request["properties"] | {"action": action}}
 
 
 def read_action(message: pb.Action) -> Action:

@@ -1,6 +1,6 @@
-"""The HTTP port: the JSON door, the probes and the metrics."""
+"""The HTTP port: the JSON endpoint, the probes and metrics, and the pages about them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from math import ceil
 from typing import Any
 
@@ -11,10 +11,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from pdp.core.errors import InvalidActionError, Problem
+from pdp.core.fields import join
 from pdp.endpoints.origins import OwnOrigins
-from pdp.endpoints.service import DecisionService
+from pdp.endpoints.pages import Pages
+from pdp.endpoints.service import DecisionService, invalid_request
 from pdp.metrics import Metrics
+from pdp.serving.pages import html_answer
+from pdp.serving.parameters import problems_of
 from pdp.serving.requests import problem, read_body
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY_BYTES = 512 * 1024
 """An action of 64 KiB with each of its bytes written as six (`\\u0061`), and what stands beside it."""
@@ -32,6 +39,15 @@ def application(
         status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES))
         return _json(answer, status)
 
+    async def root(request: Request) -> Response:
+        return pages.about(request.headers.get("accept", ""))
+
+    async def openapi(_request: Request) -> Response:
+        return Response(pages.document, media_type="application/json")
+
+    async def docs(_request: Request) -> Response:
+        return html_answer(pages.docs)
+
     async def exposition(_request: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -44,14 +60,31 @@ def application(
             return _json({"status": reason}, 503)
         return _json({"status": "ready"} | service.registry())
 
+    pages = Pages()
     routes = [
-        Route("/v1/evaluate", evaluate, methods=["POST"]),
-        Route("/metrics", exposition),
-        Route("/healthz", alive),
-        Route("/readyz", ready),
+        Route("/", _strict(root)),
+        Route("/v1/evaluate", _strict(evaluate), methods=["POST"]),
+        Route("/openapi.json", _strict(openapi)),
+        Route("/docs", _strict(docs)),
+        Route("/metrics", _strict(exposition)),
+        Route("/healthz", _strict(alive)),
+        Route("/readyz", _strict(ready)),
     ]
     routed = Starlette(routes=routes, exception_handlers={HTTPException: _problem, ClientDisconnect: _gone})
     return OwnOrigins(routed, hosts)
+
+
+def _strict(answer: Endpoint) -> Endpoint:
+    """The endpoint, which takes no query parameters: one is refused as an unknown field is."""
+
+    async def strict(request: Request) -> Response:
+        query = request.scope["query_string"]
+        if not query or not (found := problems_of(query, ())):
+            return await answer(request)
+        problems = [Problem(join("", name), message) for name, message in found]
+        return _json(invalid_request(InvalidActionError(*problems)), 400)
+
+    return strict
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Response:

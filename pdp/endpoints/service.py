@@ -105,8 +105,7 @@ class DecisionService:
             return 200, wire.answer_json(await self._decide(request))
         except InvalidActionError as error:
             self._metrics.refused(error.problems[0].path)
-            problems = [problem._asdict() for problem in error.problems]
-            return 400, _problem(400, "Invalid request", str(error)) | {"errors": problems}
+            return 400, invalid_request(error)
         except UnavailableError as error:
             self._metrics.unavailable()
             return 503, _problem(503, "No decision now", str(error))
@@ -299,6 +298,12 @@ def _parsed(raw: bytes) -> wire.Request:
 
 def _parsed_action(raw: bytes) -> Action:
     return wire.read_action(incoming.parse(pb.ExplainRequest, raw).action)
+
+
+def invalid_request(error: InvalidActionError) -> dict[str, Any]:
+    """The problem (RFC 9457) that tells of a malformed request, every fault by its path."""
+    problems = [problem._asdict() for problem in error.problems]
+    return _problem(400, "Invalid request", str(error)) | {"errors": problems}
 
 
 def _problem(status: int, title: str, detail: str) -> dict[str, Any]:

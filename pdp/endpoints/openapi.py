@@ -1,0 +1,133 @@
+"""The description of the HTTP port: OpenAPI 3.1, made once from the tables that requests and answers are made by."""
+
+from importlib.metadata import version
+from typing import Any
+
+from pdp import wire
+from pdp.core.fields import Schema
+from pdp.core.interface import ANSWER
+
+TEXT: Schema = {"type": "string"}
+PROBLEM: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "retry_after": {"type": "number", "description": "Seconds until the idempotency key is free"},
+        "errors": {
+            "type": "array",
+            "items": {"type": "object", "required": ["path", "message"], "properties": {"path": TEXT, "message": TEXT}},
+        },
+    },
+}
+EXAMPLE = {
+    "action": {
+        "agent_id": "finance-transaction-processor-prod",
+        "action_type": "transaction.process",
+        "resource": "banking_api",
+        "amount": 250.0,
+    },
+    "dry_run": True,
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole description."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pdp",
+            "version": version("agent-pdp"),
+            "description": "The policy decision point beside an agent, asked before each action",
+        },
+        "tags": [
+            {"name": "decisions", "description": "Ask before each action"},
+            {"name": "operations", "description": "Probes and metrics"},
+        ],
+        "paths": {
+            "/v1/evaluate": {"post": _EVALUATE},
+            "/healthz": {"get": _operation("check_alive", "Whether the process answers", "operations", _LIFE)},
+            "/readyz": {"get": _operation("check_ready", "Whether it should get requests", "operations", _READINESS)},
+            "/metrics": {"get": _operation("read_metrics", "Metrics for Prometheus", "operations", _METRICS)},
+        },
+        "components": {
+            "schemas": {
+                "Request": wire.request_schema(),
+                "Answer": {"type": "object", "properties": ANSWER, "required": list(ANSWER)},
+                "Problem": PROBLEM,
+            }
+        },
+    }
+
+
+def _operation(name: str, about: str, tag: str, responses: dict[str, Any]) -> dict[str, Any]:
+    common = {"400": _problem("A field or query parameter is wrong: each by its path"), "403": _problem(_FORBIDDEN)}
+    summary = name.replace("_", " ").capitalize()
+    return {
+        "operationId": name,
+        "summary": summary,
+        "description": about,
+        "tags": [tag],
+        "responses": responses | common,
+    }
+
+
+def _status(*values: str) -> Schema:
+    status: Schema = {"type": "string", "enum": list(values)} if values else TEXT
+    return {"type": "object", "required": ["status"], "properties": {"status": status}}
+
+
+def _json(about: str, schema: Schema) -> dict[str, Any]:
+    return {"description": about, "content": {"application/json": {"schema": schema}}}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _problem(about: str) -> dict[str, Any]:
+    return {"description": about, "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+
+
+_FORBIDDEN = "A web page of another origin asks, or the host is not one of this sidecar"
+_READY: Schema = {
+    "type": "object",
+    "required": ["status", "registry", "staleness"],
+    "properties": {
+        "status": {"type": "string", "enum": ["ready"]},
+        "registry": TEXT | {"description": "How its registry data stands with the store"},
+        "staleness": {"type": "number", "description": "Seconds since the store last confirmed that data"},
+    },
+}
+_READINESS: dict[str, Any] = {
+    "200": _json("Ready", _READY),
+    "503": {
+        "description": "Not now: `status` says why",
+        "content": {"application/problem+json": {"schema": _status()}},
+    },
+}
+_LIFE: dict[str, Any] = {"200": _json("It does", _status("alive"))}
+_METRICS: dict[str, Any] = {
+    "200": {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}}
+}
+_EVALUATE: dict[str, Any] = _operation(
+    "evaluate",
+    "Decide one action. Every answer that is not a 200 is no permission.",
+    "decisions",
+    {
+        "200": _json("The decision", _ref("Answer")),
+        "408": _problem("The body did not come in time"),
+        "413": _problem("The body is larger than 512 KiB"),
+        "429": _problem("The idempotency key was repeated too often")
+        | {"headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}},
+        "503": _problem("No decision now: there is no registry data yet, or too many requests are being answered"),
+    },
+) | {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _ref("Request"), "example": EXAMPLE}},
+    }
+}
