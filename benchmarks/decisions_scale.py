@@ -44,11 +44,14 @@ NUMBERS = {
 # One decision per second up to now; the older half was received 80 days ago; the first agent is never blocked.
 FILL = """
 INSERT INTO decisions
-    (decision_id, node_id, sequence, agent_id, outcome, dry_run, decided_at, received_at, document)
+    (decision_id, node_id, sequence, agent_id, outcome, reason, policy_id, tool, shadow_block,
+    dry_run, decided_at, received_at, document)
 {numbers}, timed AS (SELECT n, {now} - ({decisions} - n) * 1000 AS ms FROM numbers)
 SELECT {id}, 'node-0', n, 'agent-' || n % {agents} || '-prod',
     CASE WHEN n % {agents} = 0 OR n % 20 < 18 THEN 'allow' WHEN n % 20 = 18 THEN 'block' ELSE 'escalate' END,
-    dry_run, decided_at,
+    CASE WHEN n % 10000 = 1 THEN 'MCP_TOOL_BLOCKED' ELSE 'RISK_BELOW_AUTO_APPROVE' END,
+    CASE WHEN n % 10 = 0 THEN 'pol_' || n % 500 END, CASE WHEN n % 4 = 0 THEN 'tool-' || n % 50 END,
+    CASE WHEN n % 7 = 0 THEN 1 END, dry_run, decided_at,
     CASE WHEN n <= {decisions} / 2 THEN {old} ELSE received_at END, document
 FROM timed, decisions
 """
@@ -121,6 +124,16 @@ def requests() -> dict[str, Callable[[Filled, int], None]]:
         "list by outcome": list_("outcome=escalate"),
         "list by agent and outcome": list_("agent_id=agent-7-prod&outcome=allow"),
         "list by agent and outcome, none": list_("agent_id=agent-0-prod&outcome=block"),
+        "list by reason": list_("reason=RISK_BELOW_AUTO_APPROVE"),
+        "list by rare reason": list_("reason=MCP_TOOL_BLOCKED"),
+        "list by agent and rare reason, none": list_("agent_id=agent-7-prod&reason=MCP_TOOL_BLOCKED"),
+        "list by agent and reason": list_("agent_id=agent-7-prod&reason=RISK_BELOW_AUTO_APPROVE"),
+        "list by outcome and rare reason": list_("outcome=allow&reason=MCP_TOOL_BLOCKED"),
+        "list by policy": list_("policy=pol_10"),
+        "list by tool": list_("tool=tool-4"),
+        "list by tool and outcome": list_("tool=tool-4&outcome=block"),
+        "list by shadow verdict": list_("shadow=block"),
+        "list by shadow verdict and outcome": list_("shadow=block&outcome=allow"),
         "list of the last hour": list_(f"since={hour_ago}"),
         "list by agent and outcome until then": list_(f"agent_id=agent-7-prod&outcome=allow&until={hour_ago}"),
         "read": lambda filled, _: check(filled.admin.get(f"/api/decisions/{newest(filled)}")),

@@ -76,7 +76,7 @@ def test_an_agents_key_reads_its_own_activity(store: Served, admin: Rest) -> Non
 
 
 def test_the_organisations_activity_is_filtered(store: Served, admin: Rest) -> None:
-    """By agent, type, actor, time and sequence."""
+    """By agent, type, actor, subject, time and sequence."""
     admin.register("filtered-agent-prod")
     admin.post("/api/agents/mcp/servers", {"server_name": "filtered-server"})
     everything = admin.get("/api/activity").body
@@ -91,6 +91,9 @@ def test_the_organisations_activity_is_filtered(store: Served, admin: Rest) -> N
 
     assert found("type=server_added") == ["filtered-server"]
     assert found("agent_id=filtered-agent-prod") == ["filtered-agent-prod"]
+    assert found("subject_id=filtered-server") == ["filtered-server"]
+    assert found("subject_kind=agent&subject_id=filtered-server") == []
+    assert found("subject_kind=mcp_server&type=server_added") == ["filtered-server"]
     assert found("performed_by=nobody") == []
     assert found(f"since={newest['timestamp']}") == ["filtered-server"]
     assert "filtered-server" not in found(f"until={newest['timestamp']}")

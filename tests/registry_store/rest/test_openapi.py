@@ -1,5 +1,6 @@
 """The interface's own description: schemathesis holds the store to it, and its examples work as printed."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -229,6 +230,23 @@ def test_an_action_and_an_answer_are_described_member_by_member(store: Served, a
                 validator(document, name).validate(value)
     wrong = blocked["answer"] | {"reason": "BECAUSE"}
     assert not validator(document, "Answer").is_valid(wrong)
+
+
+@pytest.mark.parametrize("accept", ["text/html,application/xml;q=0.9,*/*;q=0.8", "application/json", "*/*"])
+def test_the_root_says_what_this_is(store: Served, accept: str) -> None:
+    """Without a key; to a browser as a page without scripts, to all others as JSON; every link leads somewhere."""
+    anybody = store.rest(None)
+    answer = anybody.get("/", accept=accept)
+    assert answer.status == 200
+    if accept.startswith("text/html"):
+        links = re.findall('href="([^"]+)"', answer.body)
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+        assert "<script" not in answer.body
+    else:
+        links = list(answer.body["links"])
+        assert answer.body["name"] == "registry-store"
+    assert links == ["/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"]
+    assert {anybody.get(link).status for link in links} == {200}
 
 
 def validator(document: Any, name: str) -> jsonschema_rs.Validator:

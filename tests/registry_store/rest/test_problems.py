@@ -30,7 +30,7 @@ def test_a_405_names_every_method_of_the_path(admin: Rest, method: str, path: st
     assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/api", f"{REGISTRY}/", "/api/approval", f"{REGISTRY}/a/b/c"])
+@pytest.mark.parametrize("path", ["/api", "//", f"{REGISTRY}/", "/api/approval", f"{REGISTRY}/a/b/c"])
 def test_a_path_that_is_none_is_a_404(admin: Rest, path: str) -> None:
     """Never a redirect: what is sent to a slash too many is not sent again."""
     answer = admin.get(path)
@@ -89,7 +89,7 @@ def queried(path: str) -> str:
 
 
 ROUTES = [(route.method, queried(route.path)) for route in routes()]
-PAGES = [("GET", "/docs"), ("GET", "/openapi.json")]
+PAGES = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
 
 
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, *PAGES], ids=" ".join)
