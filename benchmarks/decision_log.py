@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 
 from pdp import wire
 from pdp.app import SWITCH_SECONDS
-from pdp.core.model import Action, Now, RecordKind, Source
+from pdp.core.action import Action
+from pdp.core.model import Now, RecordKind, Source
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.record import Entry, document
 from pdp.decision_log.redaction import NOTHING

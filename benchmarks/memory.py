@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.decision_log import NullLog
 from pdp import wire
-from pdp.core.model import Action, Now, RecordKind, Source
+from pdp.core.action import Action
+from pdp.core.model import Now, RecordKind, Source
 from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build

@@ -1,5 +1,6 @@
 """What `pdp evaluate` and `pdp explain` put to a sidecar, and how they tell the answer."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -56,42 +57,16 @@ class Question(NamedTuple):
                 raise NoAnswerError(error) from error
 
 
-def action(
-    *,
-    agent: str,
-    action: str,
-    resource: str,
-    resource_id: str,
-    risk: int | None,
-    amount: float | None,
-    cost: float | None,
-    data_classification: tuple[str, ...],
-    mcp_server: str,
-    tool: str,
-    environment: str,
-    attributes: dict[str, Any],
-    mfa_verified: bool,
-) -> pb.Action:
-    """The action that the options describe; `SettingsError` for attributes that no message can hold."""
-    message = pb.Action(
-        agent_id=agent,
-        action_type=action,
-        resource=resource,
-        resource_id=resource_id,
-        risk_score=risk,
-        amount=amount,
-        estimated_cost_usd=cost,
-        data_classifications=data_classification,
-        mcp_server=mcp_server,
-        tool=tool,
-        environment=environment,
-        mfa_verified=mfa_verified,
-    )
-    try:
-        if attributes:
-            ParseDict(attributes, message.attributes)
-    except (ParseError, ValueError) as error:
-        raise SettingsError("--attributes", str(error)) from error
+def action(fields: Mapping[str, Any]) -> pb.Action:
+    """The action of these fields; `SettingsError` for an object that no message can hold."""
+    objects = {name: value for name, value in fields.items() if isinstance(value, dict)}
+    message = pb.Action(**{name: value for name, value in fields.items() if name not in objects})
+    for name, value in objects.items():
+        try:
+            if value:
+                ParseDict(value, getattr(message, name))
+        except (ParseError, ValueError) as error:
+            raise SettingsError(f"--{name}", str(error)) from error
     return message
 
 

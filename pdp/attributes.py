@@ -32,17 +32,6 @@ def plain(message: Struct, depth: int = 100) -> dict[str, Any]:
     return {name: _plain_value(value, depth) for name, value in sorted(message.fields.items())}
 
 
-def doubles(value: Any) -> Any:
-    """A JSON value with its numbers as a Struct would hold them."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return double(value)
-    if isinstance(value, Mapping):
-        return {name: doubles(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [doubles(inner) for inner in value]
-    return value
-
-
 def _plain_value(value: Value, depth: int) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "string_value":

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pdp.core.action import FIELDS, Held, kind_of
 from pdp.core.fields import quote_path
 from pdp.core.json import strict_json
+from pdp.core.kinds import Flag, Json, ListOf, Number, Whole
 from pdp.serving import logs
 from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address
 
@@ -40,30 +42,49 @@ def json_object(_context: click.Context, _option: click.Parameter, text: str) ->
     return found
 
 
+FLAGS = {
+    "agent_id": "--agent",
+    "action_type": "--action",
+    "risk_score": "--risk",
+    "estimated_cost_usd": "--cost",
+    "data_classifications": "--data-classification",
+}
+"""Of the fields whose flag is not their name."""
+
+
 def describes_action(function: Function) -> Function:
-    """The options of a command that puts one action to a sidecar."""
+    """The options of a command that puts one action to a sidecar: its fields, and where and how to ask."""
+    for name, field in reversed(FIELDS.items()):
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        function = option(flag, name, required=field.required, help=f"{field.about}.", **_value(name))(function)
     for one in reversed(
         (
             option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar."),
             option("--timeout", default=5.0, type=click.FloatRange(0, 3600, min_open=True), help="In seconds."),
             option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON."),
-            option("--agent", required=True, help="Id of the agent."),
-            option("--action", required=True, help="Type of the action, as transaction.process."),
-            option("--resource", default="", help="What it acts on."),
-            option("--resource-id", default="", help="Which one of it."),
-            option("--risk", type=click.IntRange(0, 100), help="The runtime's risk score."),
-            option("--amount", type=float, help="Amount of the transaction."),
-            option("--cost", type=float, help="Estimated cost in US dollars."),
-            option("--data-classification", multiple=True, help="May be given several times."),
-            option("--mcp-server", default="", help="Name of the MCP server."),
-            option("--tool", default="", help="Name of its tool."),
-            option("--environment", default="", help="As production."),
-            option("--attributes", default="{}", callback=json_object, metavar="JSON", help="An object."),
-            option("--mfa-verified", is_flag=True, help="The person behind it has passed MFA."),
         )
     ):
         function = one(function)
     return function
+
+
+def _value(name: str) -> dict[str, Any]:
+    """How click reads the value of a field."""
+    kind = kind_of(name)
+    inner = kind.kind if isinstance(kind, Held) else kind
+    match inner:
+        case Flag():
+            return {"is_flag": True}
+        case Whole():
+            return {"type": click.IntRange(inner.low, inner.high)}
+        case Number():
+            return {"type": float}
+        case ListOf():
+            return {"multiple": True}
+        case Json():
+            return {"default": "{}", "callback": json_object, "metavar": "JSON"}
+        case _:
+            return {} if FIELDS[name].required else {"default": ""}
 
 
 def main() -> None:
@@ -146,7 +167,7 @@ def evaluate(target: str, timeout: float, as_json: bool, **given: Any) -> int:
     from pdp import ask
 
     beside = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
-    question = ask.Question(_address(target), timeout, ask.action(**given))
+    question = ask.Question(_address(target), timeout, ask.action(given))
     return _tell(lambda: question.evaluate(**beside), as_json)
 
 
@@ -156,7 +177,7 @@ def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
     """Ask a sidecar why it would decide as it does, stage by stage; counts nothing."""
     from pdp import ask
 
-    question = ask.Question(_address(target), timeout, ask.action(**action))
+    question = ask.Question(_address(target), timeout, ask.action(action))
     return _tell(question.explain, as_json)
 
 

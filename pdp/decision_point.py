@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from pdp import wire
 from pdp.approvals import ApprovalUse, UseStatus
+from pdp.core.action import AGENT_ID, Action
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
@@ -16,8 +17,7 @@ from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
-from pdp.core.model import Action, Now, Outcome, Reason, StaleMode
-from pdp.core.records import AGENT_ID
+from pdp.core.model import Now, Outcome, Reason, StaleMode
 from pdp.core.usage import Usage
 from pdp.counters.counters import Counters
 from pdp.decision_log.record import Entry, Opens

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from pdp.core.amounts import tenths
+from pdp.core.messages import tenths
 
 REMEMBERED_SECONDS = 600.0
 MAX_REPEATS = 100

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from pdp.core.action import FIELDS, REQUEST
 from pdp.core.model import Outcome, Reason
 from pdp.serving import lag
 
@@ -20,13 +21,7 @@ DURATION_BUCKETS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
 )  # fmt: skip
 SYNC_STATES = ("disconnected", "catching_up", "live")
-REQUEST_FIELDS = frozenset(
-    {
-        "action", "agent_id", "action_type", "resource", "resource_id", "risk_score", "amount",
-        "estimated_cost_usd", "data_classifications", "mcp_server", "tool", "environment", "attributes",
-        "mfa_verified", "idempotency_key", "approval_id", "dry_run",
-    }
-)  # fmt: skip
+REQUEST_FIELDS = FIELDS.keys() | REQUEST.keys()
 _REASONS = max(Reason) + 1
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import quote, quote_path
 from pdp.core.model import StaleMode
-from pdp.core.records import AGENT_ID, TAGS
+from pdp.core.records import TAGS
 from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
 from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import Address, BadAddressError

@@ -27,8 +27,9 @@ import pytest
 import yaml
 
 from pdp import wire
+from pdp.core.action import FIELDS, Action
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Action, Now, RecordKind, StaleMode
+from pdp.core.model import Now, RecordKind, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.state import RawRecord, State, build
 
@@ -38,10 +39,7 @@ NOON = "2026-11-20T12:00:00Z"
 BOOT = 864_000.0
 """Ten days: on a bucket of every window, so that waits are round."""
 
-ACTION = {
-    *("agent_id", "action_type", "resource", "resource_id", "risk_score", "amount", "estimated_cost_usd"),
-    *("data_classifications", "mcp_server", "tool", "environment", "attributes", "mfa_verified"),
-}
+ACTION = set(FIELDS)
 EXPECTED = {"risk", "policy", "shadow", "mfa_required", "params", "retry_after", "remaining", "budget_left"}
 EXPECTED |= {"detail", "would_allow"}
 TIMING = {"at", "after", "wall_jump", "times", "dry_run", "approved", "stale"}

@@ -12,12 +12,12 @@ from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
+from pdp.core.action import Action
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Kind, join, quote
 from pdp.core.json.equality import json_equal
 from pdp.core.kinds import Json, ListOf, MapOf, Number, OneOf, Text, Whole
 from pdp.core.localtime import LocalTime
-from pdp.core.model import Action
 
 Test = Callable[[Action, int, LocalTime], bool]
 """A compiled condition: (action, effective risk, local time) → whether it holds."""

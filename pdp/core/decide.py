@@ -6,10 +6,11 @@
 from collections.abc import Mapping
 from math import inf
 
+from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
 from pdp.core.decision import Decision
 from pdp.core.localtime import LocalTime, local_time, next_midnight
-from pdp.core.model import Action, Now, Outcome, Reason, StaleMode
+from pdp.core.model import Now, Outcome, Reason, StaleMode
 from pdp.core.usage import Usage
 
 Servers = Mapping[str, CompiledServer]

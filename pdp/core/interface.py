@@ -1,6 +1,7 @@
 """An action and an answer as JSON: the members of each, as JSON Schemas, as both programs describe them."""
 
-from pdp.core.fields import Schema
+from pdp.core.action import FIELDS
+from pdp.core.fields import Schema, schema_of
 from pdp.core.model import Outcome, Reason
 
 
@@ -23,26 +24,7 @@ POLICY = _object(
     priority={"type": "integer", "description": "Policies with a lower one are evaluated first"},
 )
 
-ACTION: dict[str, Schema] = {
-    "agent_id": _text("Which agent wants to act"),
-    "action_type": _text("What it wants to do", examples=["transaction.process"]),
-    "resource": _text("On what; empty: not given", examples=["banking_api"]),
-    "resource_id": _text("On which one of these; empty: not given"),
-    "risk_score": _or_null("integer", "By the runtime's own judgement; null: not given", minimum=0, maximum=100),
-    "amount": _or_null("number", "The amount that it is about; null: not given", minimum=0),
-    "estimated_cost_usd": _or_null("number", "What the action costs, for the budget; null: not given", minimum=0),
-    "data_classifications": {
-        "type": "array",
-        "items": {"type": "string"},
-        "description": "Of the data that it touches",
-        "examples": [["pii"]],
-    },
-    "mcp_server": _text("The MCP server whose tool it calls; empty: none"),
-    "tool": _text("The tool that it calls; empty: none"),
-    "environment": _text("Where the agent runs; empty: not given", examples=["prod"]),
-    "attributes": {"type": "object", "description": "Whatever else policies look at"},
-    "mfa_verified": {"type": "boolean", "description": "Whether a person has just confirmed it by MFA"},
-}
+ACTION: dict[str, Schema] = schema_of(FIELDS)["properties"]
 """The members of an action, each of which the record of a decision has."""
 
 ANSWER: dict[str, Schema] = {

@@ -1,12 +1,13 @@
 """The message of a decision: one sentence for people."""
 
 from collections.abc import Callable
+from math import ceil
 
-from pdp.core.amounts import tenths
+from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent
 from pdp.core.decision import Decision
 from pdp.core.fields import quote
-from pdp.core.model import Action, Outcome, Reason
+from pdp.core.model import Outcome, Reason
 
 Sentence = Callable[[CompiledAgent, Action, Decision], str]
 
@@ -77,3 +78,13 @@ _SENTENCES: dict[Reason, Sentence] = {
     Reason.APPROVAL_MISMATCH: lambda g, a, d: "the approval was given for another action",
     Reason.INTERNAL_ERROR: lambda g, a, d: _INTERNAL_ERROR,
 }
+
+
+def dollars(micros: int) -> str:
+    """An amount in US dollars: to the cent, or to six places if it has fractions of a cent."""
+    return f"{micros / 1_000_000:.2f} USD" if micros % 10_000 == 0 else f"{micros / 1_000_000:.6f} USD"
+
+
+def tenths(seconds: float) -> float:
+    """Seconds to one decimal place, rounded up: a caller that waits this long has waited long enough."""
+    return ceil(seconds * 10) / 10

@@ -1,7 +1,7 @@
-"""What is decided about (an action), and by what (agent, policy and server records)."""
+"""The records that a decision is made by (agent, policy, server), and the enums that it uses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
@@ -105,28 +105,6 @@ class Transport(Enum):
     HTTP = "http"
     SSE = "sse"
     STREAMABLE_HTTP = "streamable_http"
-
-
-@dataclass(slots=True)
-class Action:
-    """What an agent wants to do. Empty text: not given. Costs are in whole micro-dollars.
-
-    `attributes` is read only when a policy asks for one, so a shell may pass a mapping that decodes lazily.
-    """
-
-    agent_id: str
-    action_type: str
-    resource: str = ""
-    resource_id: str = ""
-    risk_score: int | None = None
-    amount: float | None = None
-    estimated_cost_micros: int | None = None
-    data_classifications: tuple[str, ...] = ()
-    mcp_server: str = ""
-    tool: str = ""
-    environment: str = ""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    mfa_verified: bool = False
 
 
 class Now(NamedTuple):

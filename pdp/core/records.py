@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdp.core import conditions
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import Field, Kind, join, quote
 from pdp.core.kinds import Choice, Dollars, Flag, Json, ListOf, MapOf, Number, ObjectOf, OrNull, Text, Whole, Zone
@@ -28,12 +29,6 @@ from pdp.core.model import (
     Transport,
 )
 
-AGENT_ID = Text(
-    64,
-    3,
-    r"[a-zA-Z0-9][a-zA-Z0-9\-_]{2,63}",
-    "3 to 64 letters, digits, - and _ that start with a letter or digit",
-)
 NAME = Text(256, 1)
 PROSE = Text(4096)
 TAGS = ListOf(Text(128, 1), 64)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pdp import wire
 from pdp.attributes import Attributes
-from pdp.core.model import Action
+from pdp.core.action import Action, action_json, texts_of
 from pdp.decision_log.redaction import Redaction
 from pdp.v1 import decision_pb2 as pb
 
@@ -47,7 +47,7 @@ def weight(entry: Entry) -> int:
     (`\\u0001`), the worst attribute is a null in a list that is redacted, two bytes on the wire.
     """
     action, attributes = entry.action, entry.action.attributes
-    texts = (*wire.texts_of(action), *action.data_classifications, entry.idempotency_key, entry.approval_id)
+    texts = (*texts_of(action), entry.idempotency_key, entry.approval_id)
     size = FRAME_BYTES + TEXT_GROWTH * (sum(map(len, texts)) + entry.answer.ByteSize()) + len(texts) * 3
     if isinstance(attributes, Attributes):
         return size + ATTRIBUTE_GROWTH * attributes.byte_size
@@ -64,7 +64,7 @@ def document(entry: Entry, redact: Redaction) -> bytes:
         "dry_run": entry.dry_run,
         "idempotency_key": entry.idempotency_key,
         "approval_id": entry.approval_id,
-        "action": wire.action_json(entry.action) | {"attributes": redact(entry.action.attributes)},
+        "action": action_json(entry.action) | {"attributes": redact(entry.action.attributes)},
         "answer": wire.answer_json(entry.answer),
         "cost_micros": entry.cost_micros,
         "opens": None if entry.opens is None else _opens(entry.opens),

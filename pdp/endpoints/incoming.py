@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pdp import wire
+from pdp.core.action import MAX_ACTION_BYTES
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.json import strict_json
 from pdp.v1 import decision_pb2 as pb
 
-MAX_REQUEST_BYTES = wire.MAX_ACTION_BYTES + 8 * 1024
+MAX_REQUEST_BYTES = MAX_ACTION_BYTES + 8 * 1024
 """The size of an action, and of the keys and numbers beside it."""
 MAX_BATCHED = 1000
 SMALL_BYTES = 4096
@@ -46,7 +47,7 @@ class Reading:
 def parse(message_type: type[Message], raw: bytes) -> Message:
     """A message of this type, or `InvalidActionError`; an action is its only large part."""
     if len(raw) > MAX_REQUEST_BYTES:
-        raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
+        raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
     return wire.parse(message_type, raw)
 
 
@@ -60,7 +61,7 @@ def read_request(message: pb.EvaluateRequest) -> wire.Request:
 def read_json(body: bytes) -> wire.Request:
     """The request in a JSON text, or `InvalidActionError` with every field that is wrong."""
     if len(body.translate(None, _OTHER_BYTES)) > MAX_REQUEST_BYTES:
-        raise InvalidActionError(Problem("action", f"is larger than {wire.MAX_ACTION_BYTES} bytes"))
+        raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
     try:
         document = strict_json.loads(body)
     except ValueError as error:

@@ -14,9 +14,10 @@ import grpc
 
 from pdp import wire
 from pdp.approvals import Approvals, Store, TooManyWaitingError
+from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
-from pdp.core.model import Action, Now
+from pdp.core.model import Now
 from pdp.counters.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.endpoints import incoming
@@ -216,7 +217,7 @@ class DecisionService:
     async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             if len(raw) > incoming.MAX_REQUEST_BYTES:
-                raise InvalidActionError(Problem("approval_id", f"is longer than {wire.MAX_ID_CHARACTERS} characters"))
+                raise InvalidActionError(Problem("approval_id", f"is longer than {MAX_ID_CHARACTERS} characters"))
             approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
             async with aclosing(self.approvals.wait(approval_id)) as updates:
                 while (update := await self._unless_stopping(updates)) is not None:

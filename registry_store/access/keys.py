@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, read_fields
 from pdp.core.kinds import Choice, ListOf, Moment, OrNull
-from pdp.core.records import AGENT_ID, NAME, TAGS
+from pdp.core.records import NAME, TAGS
 from registry_store.database.tables import Key
 from registry_store.documents import Document, instant, to_json
 from registry_store.errors import ConflictError, LapsedKeyError, NotAuthenticatedError, NotFoundError, StartError

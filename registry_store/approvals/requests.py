@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import Problems
 from pdp.core.fields import Field, join, read_fields
 from pdp.core.kinds import Json, OrNull, Text, Whole
-from pdp.core.records import AGENT_ID, PARAMS
+from pdp.core.records import PARAMS
 from registry_store.documents import Document
 
 ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")

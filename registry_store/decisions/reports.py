@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, quote, read_fields
 from pdp.core.json import strict_json
 from pdp.core.json.measures import depth_exceeds
 from pdp.core.kinds import Choice, Flag, Moment, Number, OrNull, Text, Whole
 from pdp.core.model import Outcome
-from pdp.core.records import AGENT_ID
 from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Written

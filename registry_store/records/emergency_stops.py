@@ -9,11 +9,12 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.fields import Field
 from pdp.core.kinds import Choice, Flag, ListOf, Text
 from pdp.core.model import AgentType, Status
-from pdp.core.records import AGENT_ID, PROSE, TAGS
+from pdp.core.records import PROSE, TAGS
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Agent, AgentTag, EmergencyStop, StoppedAgent
 from registry_store.documents import Document, canonical, read_values, to_json

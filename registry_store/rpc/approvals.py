@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import grpc
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import quote
 from pdp.core.kinds import Text
-from pdp.core.records import AGENT_ID
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.approvals import approvals

@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncGenerator
 
+from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.kinds import Text
 from pdp.core.model import RecordKind
-from pdp.core.records import AGENT_ID, TAGS
+from pdp.core.records import TAGS
 from registry_store.sync.nodes import NODE_ID
 from registry_store.sync.sidecars import MAX_PROBLEM, MAX_PROBLEMS, MAX_REFUSALS, MAX_REFUSED_ID, Refusal
 from registry_store.sync.subscriptions import Record, Subscription

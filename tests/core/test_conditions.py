@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdp.core.action import Action
 from pdp.core.conditions import (
     MISSING,
     OPERATORS,
@@ -16,7 +17,6 @@ from pdp.core.conditions import (
 )
 from pdp.core.errors import Problems
 from pdp.core.localtime import LocalTime
-from pdp.core.model import Action
 from tests.core.worlds import ATTRIBUTES, CONDITIONS, actions
 
 local_times = st.builds(LocalTime, st.integers(0, 23), st.just(0), st.integers(1, 7), st.just(0))

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from pdp.core.action import Action
 from pdp.core.decide import charge, decide, withdrawn
 from pdp.core.decision import Decision
 from pdp.core.explanation.explain import Explanation, walk
 from pdp.core.explanation.situation import Situation, local_at
 from pdp.core.explanation.stages import limits_of
-from pdp.core.model import Action, Now, Outcome, Reason, StaleMode
+from pdp.core.model import Now, Outcome, Reason, StaleMode
 from pdp.core.usage import Usage
 from tests.core.worlds import AGENT_ID, FOCI, Turn, World, sequences
 from tests.history import BruteForce, settle

@@ -2,10 +2,11 @@
 
 import pytest
 
+from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent, CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.messages import message
-from pdp.core.model import Action, Outcome, Reason
+from pdp.core.model import Outcome, Reason
 from tests.core.records import agent_record, policy_record
 
 AGENT = CompiledAgent(agent_record(agent_id="billing", status="suspended"))

@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from pdp.core.action import Action
 from pdp.core.errors import InvalidRecordError
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Action, Now, RecordKind, StaleMode
+from pdp.core.model import Now, RecordKind, StaleMode
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.state import RawRecord, State, build
 

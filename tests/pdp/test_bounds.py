@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp import wire
+from pdp.core.action import FIELDS, Action
 from pdp.core.errors import InvalidActionError
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
@@ -90,7 +91,7 @@ def test_remembered_answers_keep_to_their_bound(agents: int, keys: int) -> None:
     for number in range(agents * keys):
         name = f"agent-number-{number % agents}"
         action = {"agent_id": name, "action_type": "api.read", "resource": "r" * 100}
-        answers.put(name, f"key-{number:036}", wire.digest(wire.Action(**action)), b"a" * 200, float(number) / 1e6)
+        answers.put(name, f"key-{number:036}", wire.digest(Action(**action)), b"a" * 200, float(number) / 1e6)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert answers.bytes <= bound
@@ -118,7 +119,7 @@ def test_counters_of_idle_agents_are_forgotten() -> None:
     point = bench.service.point
 
     def remaining(number: int) -> int:
-        action = wire.Action(f"agent-number-{number}", "api.read", risk_score=1)
+        action = Action(f"agent-number-{number}", "api.read", risk_score=1)
         return point.evaluate(wire.Request(action)).rate_remaining.day
 
     for number in range(500):
@@ -147,7 +148,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=30,
 )
-fields = st.sampled_from([*wire._ACTION, "unknown"])
+fields = st.sampled_from([*FIELDS, "unknown"])
 json_requests = st.one_of(
     json_values,
     st.fixed_dictionaries(

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from pdp.core.action import Action
 from pdp.core.decide import decide
-from pdp.core.model import Action, Now, Outcome, RecordKind
+from pdp.core.model import Now, Outcome, RecordKind
 from pdp.core.usage import Usage
 from pdp.state import RawRecord, State, apply, build
 from tests.given import NOON, agent

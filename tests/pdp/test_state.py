@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pdp.core.action import Action
 from pdp.core.decide import decide
 from pdp.core.explanation.explain import explain
-from pdp.core.model import Action, Now, Outcome, Reason, RecordKind, Status
+from pdp.core.model import Now, Outcome, Reason, RecordKind, Status
 from pdp.core.usage import Usage
 from pdp.state import RawRecord, State, apply, build
 from pdp.sync import last_good

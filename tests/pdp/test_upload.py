@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pdp import upload
-from pdp.core.model import Action
+from pdp.core.action import Action
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
 from pdp.metrics import Metrics

@@ -11,12 +11,13 @@ from enum import IntEnum
 from math import inf
 from typing import NamedTuple
 
+from pdp.core.action import Action
 from pdp.core.conditions import MISSING, Clause, clauses
 from pdp.core.explanation.nearest import Change, changes, merged
 from pdp.core.explanation.situation import History, Records, Situation, clause_held, held, policies_of, value_seen
 from pdp.core.explanation.stages import STAGES, Finding, Ruling, deciding_policy, mfa, registry_data
 from pdp.core.fields import quote
-from pdp.core.model import Action, Mode, Now, Outcome, PolicyRecord, Reason, StaleMode
+from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, StaleMode
 
 MAX_POLICIES_READ = 50_000
 """Limit over all tried changes, so that explaining an agent with thousands of policies takes about a second."""

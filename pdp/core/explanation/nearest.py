@@ -12,11 +12,11 @@ from math import inf, isfinite, nextafter
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
-from pdp.core.amounts import dollars, tenths
 from pdp.core.conditions import Clause, clauses
 from pdp.core.explanation.situation import Situation, clause_held, policies_of
 from pdp.core.explanation.stages import WEEKDAYS, limits_of, thresholds
 from pdp.core.fields import quote
+from pdp.core.messages import dollars, tenths
 from pdp.core.model import Mode, Now, Outcome, PolicyRecord, Reason, ServerRecord, Status, Transport
 
 MAX_NAMED = 8

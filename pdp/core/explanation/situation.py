@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
+from pdp.core.action import Action
 from pdp.core.conditions import MISSING, Clause, clauses
 from pdp.core.fields import quote
 from pdp.core.localtime import LocalTime
-from pdp.core.model import Action, AgentRecord, Mode, Now, OnMissing, PolicyRecord, ServerRecord, StaleMode
+from pdp.core.model import AgentRecord, Mode, Now, OnMissing, PolicyRecord, ServerRecord, StaleMode
 from pdp.core.usage import Limits
 
 

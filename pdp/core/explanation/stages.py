@@ -6,10 +6,11 @@ from math import inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from pdp.core.amounts import dollars, tenths
+from pdp.core.action import Action
 from pdp.core.explanation.situation import Situation, effective_risk, held, local_at, policies_of
 from pdp.core.fields import quote
-from pdp.core.model import Action, AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, StaleMode, Status
+from pdp.core.messages import dollars, tenths
+from pdp.core.model import AgentRecord, AgentType, Mode, Outcome, PolicyRecord, Reason, StaleMode, Status
 from pdp.core.usage import UNKNOWN_MICROS, Limits
 
 WEEKDAYS = ("", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

@@ -33,6 +33,17 @@ def double(value: float) -> float:
     return int(number) if number.is_integer() and -MAX_EXACT <= number <= MAX_EXACT else number
 
 
+def doubles(value: Any) -> Any:
+    """A JSON value with its numbers as `double` has them."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return double(value)
+    if isinstance(value, Mapping):
+        return {name: doubles(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [doubles(inner) for inner in value]
+    return value
+
+
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return encode_basestring(value)

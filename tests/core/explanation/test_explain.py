@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet
 from pdp.core.decide import decide
 from pdp.core.decision import Decision
 from pdp.core.explanation.explain import Explanation, Verdict, explain, walk
 from pdp.core.explanation.nearest import changes
 from pdp.core.explanation.situation import Records, Situation, local_at, policies_of
-from pdp.core.model import Action, Mode, Now, Outcome, Reason
+from pdp.core.model import Mode, Now, Outcome, Reason
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record
 from tests.core.worlds import FOCI, Turn, World, sequences

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pdp.core.action import Action
 from pdp.core.explanation.nearest import Change, changes, merged
 from pdp.core.explanation.situation import Situation
-from pdp.core.model import Action, AgentRecord, Now, PolicyRecord, Reason
+from pdp.core.model import AgentRecord, Now, PolicyRecord, Reason
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record, server_record
 from tests.given import NOON

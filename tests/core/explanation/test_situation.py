@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from pdp.core.amounts import dollars, tenths
+from pdp.core.action import Action
 from pdp.core.explanation.explain import walk
 from pdp.core.explanation.situation import Situation, policies_of
-from pdp.core.model import Action, AgentType, Mode, Now, Selector
+from pdp.core.messages import dollars, tenths
+from pdp.core.model import AgentType, Mode, Now, Selector
 from pdp.core.usage import Usage
 from tests.core.records import agent_record, policy_record, server_record
 

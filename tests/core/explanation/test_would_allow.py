@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from pdp.core.action import Action
 from pdp.core.explanation.explain import explain
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Action, Now
+from pdp.core.model import Now
 from pdp.core.records import read_agent
 from pdp.core.usage import Usage
 from tests.given import NOON, agent

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pdp.core.action import Action
 from pdp.core.decide import decide
 from pdp.core.localtime import local_time
-from pdp.core.model import Action, Now, Outcome, RecordKind
+from pdp.core.model import Now, Outcome, RecordKind
 from pdp.counters.file import Moment
 from pdp.counters.writer import FLUSH_SECONDS, CountersWriter
 from pdp.state import RawRecord, build

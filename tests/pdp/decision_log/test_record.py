@@ -6,8 +6,8 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 
 from pdp import wire
-from pdp.attributes import doubles
-from pdp.core.model import Action
+from pdp.core.action import Action
+from pdp.core.json.canonical_json import doubles
 from pdp.decision_log.record import Entry, Opens, document, gap
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pb

@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from pdp.attributes import Attributes
-from pdp.core.model import Action
+from pdp.core.action import Action
 from pdp.decision_log import spool as module
 from pdp.decision_log.record import Entry, weight
 from pdp.decision_log.redaction import Redaction

@@ -8,7 +8,9 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from pdp import wire
+from pdp.core.action import FIELDS, MAX_KEY_CHARACTERS
 from pdp.core.errors import InvalidActionError
+from pdp.core.kinds import Text
 from pdp.core.model import Now
 from pdp.decision_log.record import Entry
 from pdp.decision_log.redaction import Redaction
@@ -18,8 +20,13 @@ from tests.given import NOON, agent
 from tests.pdp.actions import AGENT
 
 EVERYTHING = Redaction.of(["x.*", "*.*"])
-NAMES = {name: "\1" * most for name, most in wire.MAX_CHARACTERS.items() if name != "mcp_server"}
-KEY = "\1" * wire.MAX_KEY_CHARACTERS
+KINDS = {name: field.kind for name, field in FIELDS.items()}
+NAMES = {
+    name: "\1" * kind.max_length
+    for name, kind in KINDS.items()
+    if isinstance(kind, Text) and name not in ("agent_id", "mcp_server")
+}
+KEY = "\1" * MAX_KEY_CHARACTERS
 
 Filling = Callable[[int], dict[str, Any]]
 """An action's fields; a larger number makes them larger."""

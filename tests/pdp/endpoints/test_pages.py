@@ -8,8 +8,8 @@ import jsonschema_rs
 import pytest
 
 from pdp import wire
+from pdp.core.action import Action
 from pdp.core.interface import ACTION, ANSWER
-from pdp.core.model import Action
 from pdp.endpoints import openapi
 from pdp.endpoints.pages import Pages
 from pdp.serving.pages import prefers_html

@@ -9,9 +9,9 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
+from pdp.core.action import Action
 from pdp.core.explanation.explain import explain
 from pdp.core.explanation.text import render
-from pdp.core.model import Action
 from pdp.decision_log.record import Entry, document
 from pdp.decision_log.redaction import NOTHING
 from pdp.endpoints import explaining, service

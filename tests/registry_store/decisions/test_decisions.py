@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
+from pdp.core.action import Action
 from pdp.core.json.equality import same_json
-from pdp.core.model import Action
 from pdp.decision_log import record
 from pdp.decision_log.record import Entry, Opens
 from pdp.decision_log.redaction import NOTHING, Redaction

@@ -1,0 +1,142 @@
+"""What an agent wants to do, and the one table of its fields.
+
+A field is one line of `Action`: how it is held, its kind, what it is about and its default. The protobuf and JSON
+endpoints, the decision log, the metrics and `pdp evaluate` all take the fields from here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from operator import attrgetter
+from typing import Annotated, Any
+
+from pdp.core.errors import Problems
+from pdp.core.fields import Field, Kind, Schema
+from pdp.core.json.canonical_json import double, doubles
+from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
+
+MAX_ACTION_BYTES = 64 * 1024
+MAX_ATTRIBUTE_DEPTH = 16
+MAX_DOLLARS = 1_000_000_000
+MAX_KEY_CHARACTERS = 256
+MAX_ID_CHARACTERS = 64
+
+AGENT_ID = Text(
+    64,
+    3,
+    r"[a-zA-Z0-9][a-zA-Z0-9\-_]{2,63}",
+    "3 to 64 letters, digits, - and _ that start with a letter or digit",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A kind of value that an action holds in another form: `hold` makes that form, `show` undoes it."""
+
+    kind: Kind
+    hold: Callable[[Any], Any]
+    show: Callable[[Any], Any]
+
+    def read(self, value: Any, path: str, problems: Problems) -> Any:
+        before = len(problems)
+        read = self.kind.read(value, path, problems)
+        return read if len(problems) > before else self.hold(read)
+
+    def schema(self) -> Schema:
+        return self.kind.schema()
+
+
+def _micros(dollars: float) -> int:
+    return round(dollars * 1_000_000)
+
+
+def _dollars(micros: int) -> float:
+    return double(micros / 1_000_000)
+
+
+NAME = Text(256)
+AMOUNT = Held(Number(0), double, double)
+COST = Held(Number(0, MAX_DOLLARS), _micros, _dollars)
+LABELS = ListOf(Text(MAX_ACTION_BYTES), 64, distinct=False)
+ATTRIBUTES = Held(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), doubles, lambda attributes: attributes)
+
+
+@dataclass(slots=True)
+class Action:
+    """What an agent wants to do. Empty text: not given. Costs are held in whole micro-dollars.
+
+    A text after a `Field` is the field's name in the interfaces, where that is not the attribute's. `attributes` is
+    read only when a policy asks for one, so a shell may pass a mapping that decodes itself then.
+    """
+
+    agent_id: Annotated[str, Field(AGENT_ID, about="Id of the agent")]
+    action_type: Annotated[str, Field(Text(256, 1), about="Type of the action, as transaction.process")]
+    resource: Annotated[str, Field(Text(2048), about="What it acts on")] = ""
+    resource_id: Annotated[str, Field(Text(1024), about="Which one of it")] = ""
+    risk_score: Annotated[int | None, Field(OrNull(Whole(0, 100)), about="The runtime's risk score")] = None
+    amount: Annotated[float | None, Field(OrNull(AMOUNT), about="Amount of the transaction")] = None
+    estimated_cost_micros: Annotated[
+        int | None, Field(OrNull(COST), about="Estimated cost in US dollars"), "estimated_cost_usd"
+    ] = None
+    data_classifications: Annotated[
+        tuple[str, ...], Field(LABELS, about="Classification of the data; may be several")
+    ] = ()
+    mcp_server: Annotated[str, Field(NAME, about="Name of the MCP server")] = ""
+    tool: Annotated[str, Field(NAME, about="Name of its tool")] = ""
+    environment: Annotated[str, Field(NAME, about="Where the agent runs, as production")] = ""
+    attributes: Annotated[Mapping[str, Any], Field(ATTRIBUTES, about="What else policies look at, an object")] = field(
+        default_factory=dict
+    )
+    mfa_verified: Annotated[bool, Field(Flag(), about="The person behind it has passed MFA")] = False
+
+
+def _table() -> tuple[dict[str, Field], dict[str, str]]:
+    table, attributes = {}, {}
+    for one in fields(Action):
+        entry, *names = one.type.__metadata__  # type: ignore[union-attr]
+        name = names[0] if names else one.name
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        required = default is MISSING
+        table[name] = replace(entry, default=None if required else default, required=required)
+        attributes[name] = one.name
+    return table, attributes
+
+
+FIELDS, ATTRIBUTE_OF = _table()
+"""By their names in the interfaces: the fields of an action, and the attributes of `Action` that hold them."""
+
+REQUEST: dict[str, Field] = {
+    "action": Field(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
+    "idempotency_key": Field(Text(MAX_KEY_CHARACTERS), ""),
+    "approval_id": Field(Text(MAX_ID_CHARACTERS), ""),
+    "dry_run": Field(Flag(), False),
+}
+"""The fields of a request: an action, and what stands beside it."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a field where it is given: without the null of one that need not be."""
+    kind = FIELDS[name].kind
+    return kind.kind if isinstance(kind, OrNull) else kind
+
+
+_held = attrgetter(*ATTRIBUTE_OF.values())
+_SHOWN = {name: kind.show for name in FIELDS if isinstance(kind := kind_of(name), Held)}
+_texts = attrgetter(*(ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), Text)))
+_LISTS = [ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), ListOf)]
+
+
+def action_json(action: Action) -> dict[str, Any]:
+    """An action by the names that the interfaces use, every field, null or empty where there is none."""
+    document = dict(zip(FIELDS, _held(action), strict=True))
+    for name, show in _SHOWN.items():
+        if document[name] is not None:
+            document[name] = show(document[name])
+    return document
+
+
+def texts_of(action: Action) -> tuple[str, ...]:
+    """Every text of an action outside its attributes."""
+    texts: tuple[str, ...] = _texts(action)
+    for name in _LISTS:
+        texts += getattr(action, name)
+    return texts

@@ -1,0 +1,32 @@
+"""The fields of an action stand in one table, and everything that knows them takes them from there."""
+
+import click
+import pytest
+
+from pdp import cli, metrics
+from pdp.core.action import ATTRIBUTE_OF, FIELDS, REQUEST, Action, action_json
+from pdp.v1 import decision_pb2 as pb
+
+PROTO = [field.name for field in pb.Action.DESCRIPTOR.fields]
+
+
+def test_the_table_has_the_fields_of_the_message() -> None:
+    """In the same order, and a request has its fields too."""
+    assert list(FIELDS) == PROTO
+    assert list(REQUEST) == [field.name for field in pb.EvaluateRequest.DESCRIPTOR.fields]
+    assert list(ATTRIBUTE_OF.values()) == list(Action.__slots__)
+
+
+def test_a_record_has_every_field() -> None:
+    """So have the metrics of malformed requests."""
+    assert list(action_json(Action("agent-a", "api.read"))) == PROTO
+    assert set(PROTO) < metrics.REQUEST_FIELDS
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain"])
+def test_a_command_has_an_option_for_every_field(command: str) -> None:
+    """With its description."""
+    options = {one.name: one for one in cli.cli.commands[command].params if isinstance(one, click.Option)}
+    assert options.keys() >= set(PROTO)
+    for name, field in FIELDS.items():
+        assert (options[name].help or "").startswith(field.about)
