@@ -55,7 +55,7 @@ async def stream(case: Case, sidecar: Sidecar) -> list[Answer]:
     return answers
 
 
-async def json_door(case: Case, sidecar: Sidecar) -> list[Answer]:
+async def json_endpoint(case: Case, sidecar: Sidecar) -> list[Answer]:
     answers = []
     for step in _steps(case, sidecar):
         body = json.dumps({"action": step.action, "dry_run": step.dry_run, "approval_id": _approval(step)}).encode()
@@ -66,7 +66,7 @@ async def json_door(case: Case, sidecar: Sidecar) -> list[Answer]:
 
 
 Layer = Callable[[Case, Sidecar], Awaitable[list[Answer]]]
-LAYERS: tuple[Layer, ...] = (unary, batch, stream, json_door)
+LAYERS: tuple[Layer, ...] = (unary, batch, stream, json_endpoint)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -39,13 +39,13 @@ async def test_a_registered_agent_is_decided_at_once() -> None:
     """The four answers of the README, with the unchanged examples."""
     async with development() as printed:
         registry = Http(printed["registry"], printed["admin key"])
-        door = Http(printed["sidecar HTTP"])
+        endpoint = Http(printed["sidecar HTTP"])
         assert (await registry.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
         path = f"/api/agents/registry/{AGENT}/policies"
         assert (await registry.call("POST", path, HIGH_VALUE)).status == 201
 
         async def evaluate(**action: object) -> tuple[str, str, dict[str, object]]:
-            answer = await door.call("POST", "/v1/evaluate", {"action": {"agent_id": AGENT} | action})
+            answer = await endpoint.call("POST", "/v1/evaluate", {"action": {"agent_id": AGENT} | action})
             return answer.body["outcome"], answer.body["reason"], answer.body["action_params"]
 
         await eventually_gives(
@@ -60,7 +60,7 @@ async def test_a_registered_agent_is_decided_at_once() -> None:
             for resource, risk in (("banking_api", 10), ("banking_api", 85), ("production_secrets", 10))
         ]
         registry.close()
-        door.close()
+        endpoint.close()
         asked = ["evaluate", f"--agent={AGENT}", "--action=api.read", "--timeout=3600"]
         output = await run("pdp", *asked, PDP_TARGET=printed["sidecar gRPC"])
     assert answers == [

@@ -202,11 +202,11 @@ async def test_memory_is_bounded_and_the_oldest_are_dropped_with_a_gap(tmp_path:
     assert kit.metric("pdp_decisions_dropped_total") == 15
 
 
-@pytest.mark.parametrize("door", ["grpc", "json"])
-async def test_large_attributes_count_by_their_size(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("endpoint", ["grpc", "json"])
+async def test_large_attributes_count_by_their_size(tmp_path: Path, endpoint: str) -> None:
     """A bound in records would be none in bytes."""
     attributes = {"text": "x" * 10_000}
-    if door == "grpc":
+    if endpoint == "grpc":
         message = Struct()
         message.update(attributes)
         attributes = Attributes(attributes, message.ByteSize())
