@@ -72,6 +72,11 @@ def read_instant(text: Any) -> Any:
         return moment.replace(tzinfo=UTC)
 
 
+def lower_first(text: str) -> str:
+    """A library's message in the style of ours: only its first letter is lowered, so that it quotes input as given."""
+    return text[:1].lower() + text[1:]
+
+
 def without_defaults(document: Document, fields: Mapping[str, Field]) -> Document:
     """Those of the fields that must be given, or are not as they would be by default."""
     return {

@@ -18,6 +18,7 @@ from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Written
 from registry_store.decisions import ids
+from registry_store.documents import lower_first
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
 
@@ -157,7 +158,7 @@ def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None
     try:
         document = _storable(raw, strict_json.loads(raw))
     except ValueError as error:
-        problems.append(Problem(path, f"is not JSON: {str(error).lower()}"))
+        problems.append(Problem(path, f"is not JSON: {lower_first(str(error))}"))
         return None
     if not isinstance(document, dict):
         problems.append(Problem(path, f"{quote(document)} is not an object"))

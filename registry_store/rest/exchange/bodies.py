@@ -10,7 +10,7 @@ from pdp.core.fields import Field
 from pdp.core.json import strict_json
 from pdp.core.records import PROSE
 from pdp.serving.requests import read_body
-from registry_store.documents import read_values
+from registry_store.documents import lower_first, read_values
 
 MAX_BYTES = 1024 * 1024
 MAX_VALUES = 50_000
@@ -29,8 +29,7 @@ async def read_json(request: Request, max_bytes: int = MAX_BYTES, most_values: i
     try:
         return strict_json.loads(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(strict_json.loads, raw)
     except ValueError as error:
-        said = str(error)
-        raise HTTPException(400, f"the body is not JSON: {said[:1].lower()}{said[1:]}") from None
+        raise HTTPException(400, f"the body is not JSON: {lower_first(str(error))}") from None
 
 
 async def read_reason(request: Request) -> str:

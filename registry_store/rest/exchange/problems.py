@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from pdp.core.errors import InvalidRecordError, Problem, Problems, bounded_text
 from registry_store.database.failures import FAILURES, is_unavailable
+from registry_store.documents import lower_first
 from registry_store.errors import (
     ConflictError,
     LapsedKeyError,
@@ -93,4 +94,4 @@ def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
 
 
 def _of_parameter(location: Sequence[object], message: str) -> Problem:
-    return Problem(".".join(map(str, location[1:])), message[:1].lower() + message[1:])
+    return Problem(".".join(map(str, location[1:])), lower_first(message))

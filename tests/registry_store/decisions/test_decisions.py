@@ -301,7 +301,7 @@ MALFORMED = {
     "records[0].previous_hash: has not 32 bytes": pb.ReportDecisionsRequest(
         node_id="n", records=[changed(Log().records(ONE)[0], previous_hash=b"")]
     ),
-    "records[1].document: is not JSON": Log().report(ONE, b'{"decision_id": NaN}'),
+    "records[1].document: is not JSON: `NaN` is not a JSON number": Log().report(ONE, b'{"decision_id": NaN}'),
     "records[0].document: is not JSON: it is nested": Log().report(b'{"a":' + b"[" * 70 + b"]" * 70 + b"}"),
     "records[0].document: is not JSON: `1e999` is too large for a number": Log().report(b'{"a":1e999}'),
     "records[1].document: is not JSON: `-9999999999999999999`": Log().report(ONE, b'{"a":-%s.5}' % (b"9" * 310)),
