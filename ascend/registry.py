@@ -1,6 +1,7 @@
 """The registry's REST API: agents, policies, MCP servers, approvals and activity."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Self
@@ -9,6 +10,8 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from ascend.errors import Conflict, RegistryError, Unavailable, refusal
+
+logger = logging.getLogger("ascend")
 
 Record = dict[str, Any]
 
@@ -71,11 +74,18 @@ class Registry:
         )
 
     def register(self, **configuration: Any) -> Record:
-        """Register an agent with these fields and return it; an agent that exists is returned unchanged."""
+        """Register an agent with these fields and return it; an agent that exists is returned unchanged.
+
+        If it exists with other fields, the logger `ascend` warns which of them differ.
+        """
         try:
             return self._call("POST", AGENTS, configuration)
         except Conflict:
-            return self.get(configuration["agent_id"])
+            record = self.get(configuration["agent_id"])
+        if differing := _differing(configuration, record):
+            named = ", ".join(f"`{name}`" for name in differing)
+            logger.warning("agent `%s` is registered already, and differs in %s", record["agent_id"], named)
+        return record
 
     def get(self, agent_id: str) -> Record:
         """The agent's record."""
@@ -210,6 +220,11 @@ class Registry:
         if answer is None:
             raise RegistryError(f"`{self._url}` answered {response.status}, but it is not a registry", response.status)
         return answer
+
+
+def _differing(given: Record, record: Record) -> list[str]:
+    """The fields that are given and have another value in the record."""
+    return [name for name, value in json.loads(json.dumps(given)).items() if record.get(name) != value]
 
 
 def _agent(agent_id: str) -> str:

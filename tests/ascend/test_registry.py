@@ -50,11 +50,15 @@ async def off(call: Callable[[], T]) -> T:
     return await asyncio.to_thread(call)
 
 
-async def test_an_agent_is_registered_read_and_updated(registry: Registry) -> None:
-    """A record has every field; a second registration is no error and changes nothing."""
-    first = await off(lambda: registry.register(agent_id=AGENT, display_name="Books", tags=["a"]))
-    second = await off(lambda: registry.register(agent_id=AGENT, display_name="Other"))
-    assert (first["status"], second["display_name"], second["tags"]) == ("active", "Books", ["a"])
+async def test_an_agent_is_registered_read_and_updated(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """A record has every field; a second registration changes nothing, and warns only of fields that differ."""
+    first = await off(lambda: registry.register(agent_id=AGENT, display_name="Books", tags=["b", "a"]))
+    await off(lambda: registry.register(agent_id=AGENT, display_name="Books", tags=("b", "a")))
+    assert not [record for record in caplog.records if record.name == "ascend"]
+    second = await off(lambda: registry.register(agent_id=AGENT, display_name="Other", tags=["c"]))
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "ascend"]
+    assert warning == f"agent `{AGENT}` is registered already, and differs in `display_name`, `tags`"
+    assert (first["status"], second["display_name"], second["tags"]) == ("active", "Books", first["tags"])
     changed = await off(lambda: registry.update(AGENT, auto_approve_below=20, version_notes="SEC-1"))
     assert (changed["auto_approve_below"], changed["version"]) == (20, "1.1.0")
     assert await off(lambda: registry.get(AGENT)) == {name: changed[name] for name in changed if name != "warnings"}
