@@ -166,7 +166,7 @@ class _Program:
         self._counters = counters
         self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink, counters=counters.counters)
         self._replica = Replica(self._holder, self.metrics, self._on_state)
-        node = Node(self.last_good.node_id(), settings.subscription, settings.store)
+        node = Node(self.last_good.node_id(), settings.subscription, settings.store, settings.node_name)
         key = partial(read_key, settings.key_file)
         self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)

@@ -112,25 +112,62 @@ def cli() -> None:
 @cli.command()
 @option("--store", required=True, metavar="HOST:PORT", help="gRPC address of the registry store.")
 @option("--key-file", required=True, type=click.Path(path_type=Path), help="File with a sidecar's API key.")
-@option("--agents", metavar="ID,…", help="Decide for these agents and no others.")
-@option("--tags", metavar="TAG,…", help="Decide for the agents that carry one of these tags.")
+@option("--agents", metavar="ID,…", help="Decide for these agents only.")
+@option("--tags", metavar="TAG,…", help="Decide for agents with one of these tags.")
 @option("--all-agents", is_flag=True, help="Decide for every agent.")
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
-@option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="Metrics, probes and the JSON door.")
-@option("--http-hosts", metavar="NAME,…", help="Names of the HTTP port, beside IP addresses and localhost.")
 @option(
-    "--data-dir", required=True, type=FOLDER, help="Keeps the last good state, the log, the counters, the node's id."
+    "--http",
+    default="127.0.0.1:8181",
+    metavar="HOST:PORT",
+    help="Where to serve metrics, probes and the JSON endpoint.",
 )
-@option("--max-staleness", type=float, metavar="SECONDS", help="Age of the registry data above which it is stale.")
-@option("--stale-mode", type=click.Choice(STALE_MODES), help="What stale data does to decisions; block by default.")
-@option("--drain-seconds", default=10.0, help="How long a stop waits for calls in flight.")
+@option(
+    "--http-hosts",
+    metavar="NAME,…",
+    help="Host names that HTTP requests may use, in addition to IP addresses and localhost.",
+)
+@option(
+    "--data-dir",
+    required=True,
+    type=FOLDER,
+    help="Folder for the last good state, the decision log, the counters and the node id.",
+)
+@option(
+    "--max-staleness",
+    type=float,
+    metavar="SECONDS",
+    help="Registry data is stale when the store has not confirmed it for so long.",
+)
+@option(
+    "--stale-mode",
+    type=click.Choice(STALE_MODES),
+    help="What to do with decisions when registry data is stale. Default: block.",
+)
+@option("--node-name", help="Name of this sidecar in the store's list, for people. Default: the host's name.")
+@option("--drain-seconds", default=10.0, help="How long a shutdown waits for calls in flight.")
 @option("--reflection", is_flag=True, help="Serve gRPC reflection.")
-@option("--log-bytes", default=256 << 20, help="Most that the decision log takes on the disk.")
-@option("--log-full", default="drop", type=click.Choice(LOG_FULL), help="Then drop the oldest, or refuse to decide.")
+@option("--log-bytes", default=256 << 20, help="Maximum size of the decision log on disk.")
+@option(
+    "--log-full",
+    default="drop",
+    type=click.Choice(LOG_FULL),
+    help="When the log is full: drop the oldest records, or refuse decisions.",
+)
 @option("--log-decisions", is_flag=True, help="Print each decision as a line of JSON.")
-@option("--redact", multiple=True, metavar="PATH", help="Attribute to keep out of the log, as cards.*.number.")
-@option("--log-level", default="info", type=click.Choice(logs.LEVELS), help="Least level that is logged.")
-@option("--log-format", default="plain", type=click.Choice(logs.FORMATS), help="Lines for people, or JSON.")
+@option(
+    "--redact",
+    multiple=True,
+    metavar="PATH",
+    help="Attribute to keep out of the decision log, such as cards.*.number. Repeatable.",
+)
+@option("--log-level", default="info", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
+@option(
+    "--log-format",
+    default="plain",
+    type=click.Choice(logs.FORMATS),
+    help="Lines for people, or one JSON object a line.",
+)
 def serve(log_level: str, log_format: str, **given: Any) -> None:
     """Run a sidecar."""
     from pdp import app
@@ -141,12 +178,17 @@ def serve(log_level: str, log_format: str, **given: Any) -> None:
 
 
 @cli.command()
-@option("--dir", "folder", type=FOLDER, help="Keeps the registry and its keys; without it they are gone at the end.")
+@option(
+    "--dir",
+    "folder",
+    type=FOLDER,
+    help="Folder for the registry and its keys. Default: a temporary folder, deleted at the end.",
+)
 @option("--registry", default="127.0.0.1:8080", metavar="HOST:PORT", help="REST API of the registry.")
 @option("--store", default="127.0.0.1:50052", metavar="HOST:PORT", help="gRPC address of the registry.")
 @option("--listen", default="127.0.0.1:50051", metavar="unix:PATH|HOST:PORT", help="gRPC address of the sidecar.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="HTTP address of the sidecar.")
-@option("--log-level", default="warning", type=click.Choice(logs.LEVELS), help="Least level that is logged.")
+@option("--log-level", default="warning", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
 def dev(log_level: str, **given: Any) -> None:
     """Run a registry and a sidecar in one process; what is registered is active at once."""
     try:
@@ -160,8 +202,8 @@ def dev(log_level: str, **given: Any) -> None:
 @cli.command()
 @describes_action
 @option("--idempotency-key", default="", help="The same key and action count once.")
-@option("--approval-id", default="", help="Of the approval that people gave for this very action.")
-@option("--dry-run", is_flag=True, help="Count nothing.")
+@option("--approval-id", default="", help="Id of the approval for this action.")
+@option("--dry-run", is_flag=True, help="Decide without counting.")
 def evaluate(target: str, timeout: float, as_json: bool, **given: Any) -> int:
     """Ask a sidecar for a decision. Exit code 1: it could not answer; 2: the action is malformed."""
     from pdp import ask

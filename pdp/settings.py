@@ -1,6 +1,7 @@
 """Every setting of a sidecar, checked before anything starts."""
 
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ MAX_AGENTS = 1000
 MAX_KEY_BYTES = 1024
 MAX_SOCKET_PATH_BYTES = 107
 MAX_HOST_CHARACTERS = 253
+MAX_NODE_NAME = 128
+NODE_NAME = re.compile(f"[ -~]{{0,{MAX_NODE_NAME}}}")
 
 
 class SettingsError(ValueError):
@@ -54,6 +57,7 @@ class Settings:
     (drop) or decisions are refused (block). `redact` keeps attributes out of it, and `log_decisions` prints it as well.
     Registry data that the store has not confirmed for more than `max_staleness` seconds is stale (None: it never is),
     and `stale_mode` says what then becomes of decisions.
+    `node_name` is shown by the store, for people.
     `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
@@ -72,12 +76,13 @@ class Settings:
     max_staleness: float | None = None
     stale_mode: StaleMode = StaleMode.BLOCK
     http_hosts: tuple[str, ...] = ()
+    node_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.listen:
-            raise SettingsError("--listen", "at least one of unix:PATH or HOST:PORT is needed")
+            raise SettingsError("--listen", "at least one unix:PATH or HOST:PORT is required")
         if len(set(self.listen)) != len(self.listen):
-            raise SettingsError("--listen", "the same address stands there twice")
+            raise SettingsError("--listen", "duplicate address")
         if not 0 <= self.drain_seconds <= 3600:
             raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
         if not MIN_LOG_BYTES <= self.log_bytes <= MAX_LOG_BYTES:
@@ -88,6 +93,9 @@ class Settings:
         if self.max_staleness is not None and not 0 < self.max_staleness <= MAX_STALENESS_SECONDS:
             within = f"above 0 and at most {MAX_STALENESS_SECONDS}"
             raise SettingsError("--max-staleness", f"`{self.max_staleness:g}` is not {within}")
+        if not NODE_NAME.fullmatch(self.node_name):
+            what = f"at most {MAX_NODE_NAME} printable ASCII characters"
+            raise SettingsError("--node-name", f"{quote(self.node_name)} is not {what}")
         read_key(self.key_file)
 
     @classmethod
@@ -111,6 +119,7 @@ class Settings:
         max_staleness: float | None = None,
         stale_mode: str | None = None,
         http_hosts: str | None = None,
+        node_name: str | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -129,13 +138,14 @@ class Settings:
             max_staleness=max_staleness,
             stale_mode=_stale_mode(stale_mode, max_staleness),
             http_hosts=() if http_hosts is None else _hosts(http_hosts),
+            node_name=_host_name() if node_name is None else node_name,
         )
 
 
 def read_subscription(agents: str | None, tags: str | None, all_agents: bool) -> Subscription:
     """Exactly one of comma-separated agent ids, comma-separated tags, or all."""
     if sum((agents is not None, tags is not None, all_agents)) != 1:
-        raise SettingsError("--agents", "exactly one of --agents a,b, --tags a,b and --all-agents is needed")
+        raise SettingsError("--agents", "exactly one of `--agents`, `--tags` and `--all-agents` is required")
     if agents is not None:
         return Subscription(agents=_names("--agents", agents))
     return Subscription(tags=_names("--tags", tags)) if tags is not None else Subscription()
@@ -190,12 +200,18 @@ def _redaction(paths: Iterable[str]) -> Redaction:
         raise SettingsError("--redact", str(error)) from error
 
 
+def _host_name() -> str:
+    """The name of this machine, or pod; empty where the store would refuse it."""
+    name = socket.gethostname()
+    return name if NODE_NAME.fullmatch(name) else ""
+
+
 def _hosts(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(","))
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if len(name) > MAX_HOST_CHARACTERS or not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name):
+        if len(name) > MAX_HOST_CHARACTERS or not re.fullmatch(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?", name):
             raise SettingsError("--http-hosts", f"{quote(name)} is not the name of a host")
-    return names
+    return tuple(name.lower() for name in names)
 
 
 def _names(setting: str, text: str) -> tuple[str, ...]:
@@ -205,9 +221,9 @@ def _names(setting: str, text: str) -> tuple[str, ...]:
         for name in names:
             AGENT_ID.read(name, quote(name), problems)
         if len(set(names)) != len(names):
-            problems.append(Problem("", "the same agent stands there twice"))
+            problems.append(Problem("", "duplicate agent"))
         if len(names) > MAX_AGENTS:
-            problems.append(Problem("", f"more than {MAX_AGENTS} agents; use --tags or --all-agents"))
+            problems.append(Problem("", f"more than {MAX_AGENTS} agents; use `--tags` or `--all-agents`"))
     else:
         TAGS.read(names, "", problems)
     if problems:

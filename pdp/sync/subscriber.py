@@ -59,11 +59,12 @@ class Timing:
 
 
 class Node(NamedTuple):
-    """The subscriber: its id, its subscription, and its store."""
+    """The subscriber: its id, its subscription, its store, and the name that people call it by."""
 
     node_id: str
     subscription: Subscription
     store: Address
+    name: str = ""
 
 
 class Subscriber:
@@ -267,6 +268,7 @@ class _Stream:
             revision=revision,
             subscription=_subscription(self._node.subscription),
             version=version("agent-pdp"),
+            node_name=self._node.name,
         )
 
 

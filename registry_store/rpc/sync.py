@@ -140,6 +140,7 @@ class _Stream:
             node_id=hello.node_id,
             key_id=caller.key_id,
             key_name=caller.name,
+            node_name=hello.node_name,
             software_version=hello.version,
             subscription=self._subscription,
             connected_at=now,
@@ -291,9 +292,10 @@ def _logged(sidecar: Sidecar, before: Sidecar | None) -> Iterator[None]:
     """Log that the sidecar comes and goes; its stream's scheduled end, and its return from that, only for debugging."""
     extra = {"node_id": sidecar.node_id, "key_id": sidecar.key_id, "key_name": sidecar.key_name}
     level = logging.DEBUG if before is not None and before.rotated else logging.INFO
-    came = "sidecar `%s` connected: key `%s`, version `%s`, %s"
+    came = "sidecar `%s` connected: node name `%s`, key `%s`, version `%s`, %s"
     scope = _scope(sidecar.subscription)
-    logger.log(level, came, sidecar.node_id, sidecar.key_name, sidecar.software_version, scope, extra=extra)
+    told = (sidecar.node_id, sidecar.node_name, sidecar.key_name, sidecar.software_version, scope)
+    logger.log(level, came, *told, extra=extra)
     why = "it closed the stream, or the store stops"
     try:
         yield

@@ -15,6 +15,7 @@ from registry_store.v1 import sync_pb2 as pb
 CHUNK_BYTES = 256 * 1024
 MAX_NAMED = 1_000
 VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
+NODE_NAME = VERSION
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -22,6 +23,7 @@ def check_hello(hello: pb.Hello) -> None:
     problems = Problems()
     NODE_ID.read(hello.node_id, "hello.node_id", problems)
     VERSION.read(hello.version, "hello.version", problems)
+    NODE_NAME.read(hello.node_name, "hello.node_name", problems)
     if problems:
         raise InvalidRecordError(problems)
 

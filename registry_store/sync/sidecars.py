@@ -40,6 +40,8 @@ class Sidecar:
     subscription: Subscription
     connected_at: datetime
     last_heard_at: datetime
+    node_name: str = ""
+    """What its operator calls it, for people alone."""
     connected: bool = True
     rotated: bool = False
     """Whether the store ended the stream at its scheduled end: the sidecar is expected back at once."""
@@ -111,6 +113,7 @@ def document(sidecar: Sidecar) -> Document:
         to_json(
             {
                 "node_id": sidecar.node_id,
+                "node_name": sidecar.node_name,
                 "key_name": sidecar.key_name,
                 "software_version": sidecar.software_version,
                 "subscription": sidecar.subscription.describe(),

@@ -71,18 +71,20 @@ class StoreMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., snapshot_begin: _Optional[_Union[SnapshotBegin, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., change: _Optional[_Union[Change, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "epoch", "revision", "subscription", "version")
+    __slots__ = ("node_id", "epoch", "revision", "subscription", "version", "node_name")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     epoch: str
     revision: int
     subscription: Subscription
     version: str
-    def __init__(self, node_id: _Optional[str] = ..., epoch: _Optional[str] = ..., revision: _Optional[int] = ..., subscription: _Optional[_Union[Subscription, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+    node_name: str
+    def __init__(self, node_id: _Optional[str] = ..., epoch: _Optional[str] = ..., revision: _Optional[int] = ..., subscription: _Optional[_Union[Subscription, _Mapping]] = ..., version: _Optional[str] = ..., node_name: _Optional[str] = ...) -> None: ...
 
 class Subscription(_message.Message):
     __slots__ = ("agents", "tags", "all")

@@ -91,3 +91,16 @@ async def test_a_sidecar_with_a_bound_key_decides_for_its_agents_alone(tmp_path:
             assert await beside.reason(agent_id="other-agent-prod") == "AGENT_NOT_REGISTERED"
             await decisions_reach(central, 2)
             assert (await beside.samples())["pdp_decisions_refused_total", ()] == 0
+
+
+async def test_the_store_shows_what_a_sidecar_is_called(tmp_path: Path) -> None:
+    """The name is for people alone: the node id stays what the sidecar is known by."""
+    async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address, node_name="edge-7 (Oslo)")):
+
+        async def listed() -> Answer:
+            return await central.rest.call("GET", "/api/sidecars")
+
+        answer = await eventually_gives(listed, lambda answer: answer.body["sidecars"])
+        (shown,) = answer.body["sidecars"]
+        node_id = (tmp_path / "sidecar" / "node-id").read_text()
+        assert (shown["node_name"], shown["node_id"]) == ("edge-7 (Oslo)", node_id)

@@ -143,7 +143,7 @@ async def _standing(address: str, standing: str) -> None:
     ("replaced", "message"),
     [
         ("--store=nowhere", "pdp: `--store`: `nowhere` is not HOST:PORT"),
-        ("--agents=agent-a", "pdp: `--agents`: exactly one of --agents a,b, --tags a,b and --all-agents is needed"),
+        ("--agents=agent-a", "pdp: `--agents`: exactly one of `--agents`, `--tags` and `--all-agents` is required"),
         ("--key-file=/nonexistent", "pdp: `--key-file`: cannot read `/nonexistent`: No such file or directory"),
         ("--listen=x", "pdp: `--listen`: `x` is not unix:PATH or HOST:PORT"),
         ("--listen=unix:/nonexistent/pdp.sock", "pdp: `--listen`: cannot use `/nonexistent/pdp.sock`: No such file"),

@@ -105,7 +105,7 @@ async def test_sidecars_come_and_go(settings: Settings, caplog: pytest.LogCaptur
         await eventually(lambda: len(said(caplog, "rpc.sync")) == 2)
     came, went = said(caplog, "rpc.sync")
     assert came.startswith("sidecar `")
-    assert "connected: key `edge`, version `" in came
+    assert "connected: node name ``, key `edge`, version `" in came
     assert went.endswith("disconnected: the key is revoked or has expired")
 
 

@@ -115,6 +115,7 @@ SIDECAR = record(
     {},
     node_id=TEXT,
     key_name=TEXT,
+    node_name=TEXT,
     software_version=TEXT,
     subscription={"type": "object"},
     connected=FLAG,
