@@ -20,7 +20,7 @@ COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}
 
 FOLDER = click.option(
-    "-f", "--folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Where the YAML is."
+    "-f", "--folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the YAML files."
 )
 URL = option("--url", required=True, help="The store's REST interface, as https://registry.example.com.")
 KEY_FILE = option("--key-file", type=file(exists=True), help="Holds an API key. Without it: $REGISTRY_STORE_KEY.")
@@ -34,8 +34,8 @@ def remotely(function: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @FOLDER
 @remotely
-@click.option("--prune", is_flag=True, help="Remove what the folder does not declare; agents are retired for good.")
-@click.option("--dry-run", is_flag=True, help="Only show the plan; exit code 1 where there is something to do.")
+@click.option("--prune", is_flag=True, help="Remove what the folder does not declare; agents are retired.")
+@click.option("--dry-run", is_flag=True, help="Only show the plan; exit code 1 if there is something to do.")
 @click.option("--yes", is_flag=True, help="Do not ask before applying.")
 @click.option("--note", default="", help="Why: the note of the versions, and the reason of removals.")
 @plainly

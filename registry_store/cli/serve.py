@@ -22,23 +22,23 @@ MAX_DAYS = 36_500
 @DATABASE
 @option("--http", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="REST.")
 @option("--grpc", default="127.0.0.1:50052", show_default=True, metavar="HOST:PORT", help="Sync.")
-@option("--auto-activate", is_flag=True, help="Registration makes an agent active at once; for development.")
+@option("--auto-activate", is_flag=True, help="Activate agents when they are registered; for development.")
 @PEPPER_FILE
 @option(
     "--checkpoint-file",
     type=file(),
-    help="Signed checkpoints of the activity log are appended to it, for `verify-log`; one file for each store.",
+    help="Append signed checkpoints of the activity log, for `verify-log`; one file for each store.",
 )
-@option("--checkpoint-url", metavar="URL", help="Each checkpoint is posted to it as well, signed; https.")
-@option("--webhook-secret-file", type=file(), help="The secret that webhooks are signed with, shared with receivers.")
-@option("--webhook-private", is_flag=True, help="Webhooks may go to private, loopback and link-local addresses.")
+@option("--checkpoint-url", metavar="URL", help="Post each signed checkpoint to this https URL too.")
+@option("--webhook-secret-file", type=file(), help="File with the secret that signs webhooks.")
+@option("--webhook-private", is_flag=True, help="Allow webhooks to private, loopback and link-local addresses.")
 @option(
     "--keep-decisions",
     type=click.IntRange(1, MAX_DAYS),
     default=90,
     show_default=True,
     metavar="DAYS",
-    help="Decisions are deleted so long after they came in.",
+    help="Delete decisions this long after they came in.",
 )
 @option(
     "--keep-usage",
@@ -46,7 +46,7 @@ MAX_DAYS = 36_500
     default=400,
     show_default=True,
     metavar="DAYS",
-    help="What each agent did by the minute is deleted after so long.",
+    help="Delete usage by the minute after this long.",
 )
 @option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True, help="Lowest level to log.")
 @option(
