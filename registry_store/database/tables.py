@@ -307,6 +307,7 @@ class Decision(Base):
         Index("ix_decisions_agent_outcome", "agent_id", "outcome", "decision_id"),
         Index("ix_decisions_outcome", "outcome", "decision_id"),
         Index("ix_decisions_reason", "reason", "decision_id"),
+        Index("ix_decisions_agent_reason", "agent_id", "reason", "decision_id"),
         _index_of_given("ix_decisions_policy", "policy_id"),
         _index_of_given("ix_decisions_tool", "tool"),
         _index_of_given("ix_decisions_shadow_allow", "shadow_allow"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, func
 
 from registry_store.database.tables import Decision
 from registry_store.decisions import ids
@@ -53,9 +53,13 @@ def columns(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     """What a decision that the list shows fulfils."""
-    for column in (Decision.agent_id, Decision.outcome, Decision.reason, Decision.policy_id, Decision.tool):
+    for column in (Decision.agent_id, Decision.reason, Decision.policy_id, Decision.tool):
         if (value := getattr(wanted, column.key)) is not None:
             yield column == value
+    if wanted.outcome is not None:
+        # Most decisions have the same outcome: beside a narrower filter its index would be a walk through all of them.
+        is_narrow = any((wanted.reason, wanted.policy_id, wanted.tool, wanted.shadow))
+        yield (func.coalesce(Decision.outcome, "") if is_narrow else Decision.outcome) == wanted.outcome
     if wanted.shadow is not None:
         yield SHADOWS[wanted.shadow] == 1
     if wanted.since is not None:

@@ -186,6 +186,9 @@ def test_what_was_answered_is_found(store: Served, admin: Rest) -> None:
 
 FILTERS = {
     "reason=RISK_BELOW_AUTO_APPROVE": "ix_decisions_reason",
+    "outcome=allow&reason=MCP_TOOL_BLOCKED": "ix_decisions_reason",
+    "agent_id=listed-0-prod&reason=MCP_TOOL_BLOCKED": "ix_decisions_agent_reason",
+    "agent_id=listed-0-prod&reason=MCP_TOOL_BLOCKED&outcome=allow": "ix_decisions_agent_reason",
     "policy=pol_listed&since=2026-01-01T00:00:00Z": "ix_decisions_policy",
     "tool=drop_table": "ix_decisions_tool",
     "shadow=block&until=2030-01-01T00:00:00Z": "ix_decisions_shadow_block",

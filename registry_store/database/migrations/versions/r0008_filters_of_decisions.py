@@ -38,6 +38,7 @@ def upgrade() -> None:
         values.append(f"shadow_{outcome} = CASE WHEN {had} THEN 1 END")
     op.get_bind().exec_driver_sql(f"UPDATE decisions SET {', '.join(values)}")  # noqa: S608
     op.create_index("ix_decisions_reason", "decisions", ["reason", "decision_id"])
+    op.create_index("ix_decisions_agent_reason", "decisions", ["agent_id", "reason", "decision_id"])
     for name, column in PARTIAL_INDEXES.items():
         given = sa.text(f"{column} IS NOT NULL")
         op.create_index(name, "decisions", [column, "decision_id"], sqlite_where=given, postgresql_where=given)
@@ -49,7 +50,7 @@ def downgrade() -> None:
     """Drop them; the documents have all of it."""
     for name in ACTIVITY_INDEXES:
         op.drop_index(name, "activity")
-    for name in ("ix_decisions_reason", *PARTIAL_INDEXES):
+    for name in ("ix_decisions_reason", "ix_decisions_agent_reason", *PARTIAL_INDEXES):
         op.drop_index(name, "decisions")
     for name in (*TEXTS, *(f"shadow_{outcome}" for outcome in OUTCOMES)):
         op.drop_column("decisions", name)
