@@ -109,35 +109,16 @@ class AscendClient:
         action_type: str,
         resource: str = "",
         *,
-        resource_id: str = "",
-        risk_score: int | None = None,
-        amount: float | None = None,
-        estimated_cost_usd: float | None = None,
-        data_classifications: Sequence[str] = (),
-        mcp_server: str = "",
-        tool: str = "",
-        environment: str = "",
-        attributes: Mapping[str, Any] | None = None,
-        mfa_verified: bool = False,
         idempotency_key: str = "",
         approval_id: str = "",
         dry_run: bool = False,
+        **fields: Any,
     ) -> Decision:
-        """Whether the agent may do an action of this type on this resource; never raises for what the action holds."""
-        action = AgentAction(
-            action_type=action_type,
-            resource=resource,
-            resource_id=resource_id,
-            risk_score=risk_score,
-            amount=amount,
-            estimated_cost_usd=estimated_cost_usd,
-            data_classifications=data_classifications,
-            mcp_server=mcp_server,
-            tool=tool,
-            environment=environment,
-            attributes={} if attributes is None else attributes,
-            mfa_verified=mfa_verified,
-        )
+        """Whether the agent may do an action of this type on this resource; never raises for what the action holds.
+
+        `fields` are the other fields of an `AgentAction`, as `risk_score`.
+        """
+        action = AgentAction(action_type=action_type, resource=resource, **fields)
         return self.evaluate(action, idempotency_key=idempotency_key, approval_id=approval_id, dry_run=dry_run)
 
     def evaluate(

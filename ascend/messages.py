@@ -9,7 +9,17 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
+from ascend.model import (
+    FIELDS,
+    AgentAction,
+    Approval,
+    ApprovalState,
+    Decision,
+    Outcome,
+    Policy,
+    RateRemaining,
+    ShadowVerdict,
+)
 from pdp.v1 import decision_pb2 as pb
 
 _OUTCOMES = {
@@ -28,18 +38,6 @@ _STATES = {
 }
 _SOURCES = {pb.SOURCE_LIVE: "live", pb.SOURCE_CACHED: "cached"}
 _NO_RATES = RateRemaining()
-_FIELDS = (
-    "action_type",
-    "resource",
-    "resource_id",
-    "risk_score",
-    "amount",
-    "estimated_cost_usd",
-    "mcp_server",
-    "tool",
-    "environment",
-    "mfa_verified",
-)
 MAX_REQUEST_BYTES = 4 << 20
 MAX_VALUES = 32 * 1024
 """More values than fit into the 64 KiB that a sidecar accepts."""
@@ -59,12 +57,14 @@ def request(
     _put(message, "idempotency_key", idempotency_key)
     _put(message, "approval_id", approval_id)
     _put(message.action, "agent_id", agent_id)
-    for name in _FIELDS:
-        value = getattr(action, name)
-        if value is not None and not (isinstance(value, str) and not value):
-            _put(message.action, name, value)
-    _put_classifications(message.action, action.data_classifications)
-    _put_attributes(message.action, action.attributes)
+    for field in FIELDS:
+        value = getattr(action, field.name)
+        if field.message_type is not None:
+            _put_object(message.action, field.name, value)
+        elif field.is_repeated:
+            _put_list(message.action, field.name, value)
+        elif value is not None and not (isinstance(value, str) and not value):
+            _put(message.action, field.name, value)
     if message.ByteSize() > MAX_REQUEST_BYTES:
         raise MalformedActionError(f"action: is larger than {MAX_REQUEST_BYTES} bytes")
     return message
@@ -152,20 +152,20 @@ def _put(message: Message, name: str, value: object) -> None:
         setattr(message, name, value)
 
 
-def _put_classifications(message: pb.Action, classifications: Sequence[str] | None) -> None:
-    if isinstance(classifications, str):
+def _put_list(message: pb.Action, name: str, texts: Sequence[str] | None) -> None:
+    if isinstance(texts, str):
         # A text would count as a list of its letters, which match no governed classification.
-        raise MalformedActionError("data_classifications: is a text, not a list of texts")
-    with _naming("data_classifications"):
-        message.data_classifications.extend(() if classifications is None else classifications)
+        raise MalformedActionError(f"{name}: is a text, not a list of texts")
+    with _naming(name):
+        getattr(message, name).extend(() if texts is None else texts)
 
 
-def _put_attributes(message: pb.Action, attributes: Mapping[str, Any] | None) -> None:
-    with _naming("attributes"):
-        members = {} if attributes is None else dict(attributes)
+def _put_object(message: pb.Action, name: str, value: Mapping[str, Any] | None) -> None:
+    with _naming(name):
+        members = {} if value is None else dict(value)
         if members:
             _check_extent(members)
-            ParseDict(members, message.attributes)
+            ParseDict(members, getattr(message, name))
 
 
 def _check_extent(attributes: Mapping[str, Any]) -> None:

@@ -1,8 +1,11 @@
 """The fields of an action stand in one table, and everything that knows them takes them from there."""
 
+import dataclasses
+
 import click
 import pytest
 
+from ascend import AgentAction
 from pdp import cli, metrics
 from pdp.core.action import ATTRIBUTE_OF, FIELDS, REQUEST, Action, action_json
 from pdp.v1 import decision_pb2 as pb
@@ -30,3 +33,8 @@ def test_a_command_has_an_option_for_every_field(command: str) -> None:
     assert options.keys() >= set(PROTO)
     for name, field in FIELDS.items():
         assert (options[name].help or "").startswith(field.about)
+
+
+def test_the_client_takes_every_field_but_its_own_id() -> None:
+    """As an attribute of an `AgentAction`, and so as an argument of `evaluate_action`."""
+    assert [field.name for field in dataclasses.fields(AgentAction)] == [name for name in PROTO if name != "agent_id"]
