@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter, gt
+from sys import float_info
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -22,6 +23,7 @@ from pdp.core.action import (
     MAX_KEY_CHARACTERS,
     REQUEST,
     Action,
+    Held,
     action_json,
     kind_of,
     texts_of,
@@ -31,7 +33,7 @@ from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import Schema, read_fields, schema_of
 from pdp.core.json import canonical_json
-from pdp.core.kinds import ListOf, Text
+from pdp.core.kinds import ListOf, Number, Text, Whole
 from pdp.core.model import Source
 from pdp.core.usage import Limits
 from pdp.v1 import decision_pb2 as pb
@@ -246,9 +248,17 @@ def _compiled() -> Callable[[pb.Action], Action]:
         field, kind = pb.Action.DESCRIPTOR.fields_by_name[name], kind_of(name)
         value = f"tuple(message.{name})" if isinstance(kind, ListOf) else f"message.{name}"
         if field.has_presence:
-            names[f"read_{name}"] = kind.read if field.message_type is None else _read_attributes
+            inner = kind.kind if isinstance(kind, Held) else kind
+            names[f"read_{name}"] = inner.read if field.message_type is None else _read_attributes
             names[f"default_{name}"] = FIELDS[name].default
-            value = f"read_{name}({value}, 'action.{name}', refusal) if message.HasField('{name}') else default_{name}"
+            read = f"read_{name}(message.{name}, 'action.{name}', refusal)"
+            if isinstance(inner, Whole | Number):
+                names[f"low_{name}"], names[f"high_{name}"] = inner.low, min(inner.high, float_info.max)
+                read = f"(value if low_{name} <= (value := message.{name}) <= high_{name} else {read})"
+            if isinstance(kind, Held) and field.message_type is None:
+                names[f"hold_{name}"] = kind.hold
+                read = f"hold_{name}({read})"
+            value = f"{read} if message.HasField('{name}') else default_{name}"
         values.append(value)
     taken: Callable[[pb.Action], Action] = eval(f"lambda message: Action({', '.join(values)})", names)  # noqa: S307
     return taken
