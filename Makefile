@@ -56,7 +56,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 roles: install
-	$(BIN)/python -m registry_store.rest.roles > docs/roles.md
+	$(BIN)/python -m registry_store.rest.roles > docs/reference/roles.md
 
 protos: install
 	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=. --pyi_out=. --grpc_python_out=. \

@@ -9,7 +9,7 @@ import pytest
 from tests import console
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/decision-log.md", "docs/policies.md", "docs/sidecar.md"]
+PAGES = ["README.md", "docs/how-to/policies.md", "docs/reference/decision-log.md", "docs/reference/sidecar.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)

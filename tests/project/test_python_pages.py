@@ -13,7 +13,7 @@ import pytest
 
 from tests import console
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = ["client.md", "approvals.md"]
 PROGRAM = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```\n", re.DOTALL)
 MARK = "=== the next program ==="

@@ -1,4 +1,4 @@
-"""The table of docs/roles.md, held to what the store answers."""
+"""The table of docs/reference/roles.md, held to what the store answers."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.registry_store.approving import opened
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served
 
-DOCS = Path(__file__).parents[3] / "docs" / "roles.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "roles.md"
 OWN, OTHER = "own-agent-prod", "other-agent-prod"
 
 

@@ -1,4 +1,4 @@
-"""docs/registry.md shows what the store answers."""
+"""docs/reference/registry.md shows what the store answers."""
 
 import re
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from tests.registry_store.reporting import tell_usage_as_of
 from tests.registry_store.serving import Served, in_own_loop
 from tests.waiting import eventually
 
-PAGE = (Path(__file__).parents[3] / "docs" / "registry.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "registry.md").read_text()
 COMMANDS = [command for command in console.commands(PAGE) if pages.runs(command)]
 
 

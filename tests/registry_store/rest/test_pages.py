@@ -17,7 +17,7 @@ import pytest
 from tests import console
 from tests.ports import reserved
 
-PAGES = ("docs/gitops.md", "docs/audit.md")
+PAGES = ("docs/how-to/gitops.md", "docs/how-to/audit.md")
 MARK = "=== the next command ==="
 VARYING = (
     (re.compile(r"owkai_[0-9a-f]{16}_[A-Za-z0-9_-]+"), "<key>"),
