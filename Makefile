@@ -8,7 +8,7 @@ MINUTES ?= 60
 LOCKED := --quiet --require-hashes --only-binary :all:
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test packages soak hostile mutation check lint format protos drift roles lock test-newest test-lowest
+.PHONY: install demo test packages soak hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
@@ -31,8 +31,9 @@ test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 packages: install
-	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed || \
-	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime; }
+	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed && \
+	    command -v jq > /dev/null || \
+	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime jq; }
 
 soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
@@ -46,7 +47,8 @@ mutation: install
 
 check: lint test
 
-lint: install drift
+lint: install drift breaking
+	$(BIN)/buf lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -69,6 +71,16 @@ drift: install
 	for name in $(GENERATED); do for end in _pb2.py _pb2.pyi _pb2_grpc.py; do \
 	    cmp $$new/$$name$$end $$name$$end || { echo "generated code is stale: run make protos"; exit 1; }; \
 	done; done
+
+# A shallow clone or an unpacked archive has no commit before this one.
+breaking: install
+	@if git cat-file -e HEAD~1:./protos 2>/dev/null; then \
+	    old=$$(mktemp -d) && trap 'rm -r $$old' EXIT && \
+	    git archive HEAD~1 protos | tar -x -C $$old && cp buf.yaml $$old && \
+	    $(BIN)/buf breaking --against $$old; \
+	else \
+	    echo "buf breaking: not checked: there is no commit before this one"; \
+	fi
 
 UV := .venv-lock/bin/uv
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PolicyDecisionPointStub:
-    """Missing associated documentation comment in .proto file."""
+    """Decides whether an agent may take an action. A sidecar serves it beside the agent's runtime.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -62,38 +63,40 @@ class PolicyDecisionPointStub:
 
 
 class PolicyDecisionPointServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Decides whether an agent may take an action. A sidecar serves it beside the agent's runtime.
+    """
 
     def Evaluate(self, request, context):
-        """One decision. INVALID_ARGUMENT names the field that is wrong; UNAVAILABLE while there is no registry data.
+        """Decides one action. INVALID_ARGUMENT names the field that is wrong; UNAVAILABLE: there is no registry data yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateBatch(self, request, context):
-        """At most 1,000 actions, decided and counted one after the other; a malformed one has its own error.
+        """Decides and counts at most 1,000 actions, one after the other. A malformed action has its own error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EvaluateStream(self, request_iterator, context):
-        """An answer to each request, under its number or key. A malformed request has its own error and ends nothing.
+        """Answers each request, under its sequence number and key. A malformed request has its own error and does not end
+        the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """The same procedure told stage by stage, with every condition of every policy; counts nothing.
+        """Explains a decision stage by stage, with every condition of every policy. Counts nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitForApproval(self, request, context):
-        """The state of an approval, and each that follows, until it is final. NOT_FOUND where nobody has asked for it.
+        """Sends the state of an approval, and each later state until the final one. NOT_FOUND: there is no such approval.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +139,8 @@ def add_PolicyDecisionPointServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyDecisionPoint:
-    """Missing associated documentation comment in .proto file."""
+    """Decides whether an agent may take an action. A sidecar serves it beside the agent's runtime.
+    """
 
     @staticmethod
     def Evaluate(request,

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class RegistrySyncStub:
-    """Missing associated documentation comment in .proto file."""
+    """The store's side of the sync. Calls carry an API key in the metadata `authorization: Bearer …`; UNAUTHENTICATED and
+    PERMISSION_DENIED mean what 401 and 403 mean in REST.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -57,34 +59,37 @@ class RegistrySyncStub:
 
 
 class RegistrySyncServicer:
-    """Missing associated documentation comment in .proto file."""
+    """The store's side of the sync. Calls carry an API key in the metadata `authorization: Bearer …`; UNAUTHENTICATED and
+    PERMISSION_DENIED mean what 401 and 403 mean in REST.
+    """
 
     def Sync(self, request_iterator, context):
-        """The first message up is Hello. Down come a snapshot (or, after a resume, nothing), then each change, from one
-        revision to the next. UNAUTHENTICATED and PERMISSION_DENIED as in REST; the key is in the metadata
-        `authorization: Bearer …`.
+        """Follows the registry. The sidecar's first message is Hello. The store answers with Welcome, then a snapshot unless
+        it resumes, then each change, from one revision to the next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportDecisions(self, request, context):
-        """Decisions in the order of the sidecar's log; each is kept once, however often it is sent. One that asks for an
-        approval opens it. The answer says up to which all are kept, and what is not kept is sent again.
+        """Reports decisions in the order of the sidecar's log. The store keeps each once, however often it is sent. A
+        decision that asks for an approval opens it. The answer says up to which record all are kept; the rest must be
+        sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UseApproval(self, request, context):
-        """Takes an approval for the action that it was given for; each is taken once. NOT_FOUND: nobody has asked for it.
+        """Uses an approval for the action that it was given for, once. NOT_FOUND: there is no such approval.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchApproval(self, request, context):
-        """The approval as it is, and again at each change, until nothing more can become of it. NOT_FOUND as above.
+        """Sends an approval, and sends it again at each change, until its state is final. NOT_FOUND: there is no such
+        approval.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +127,9 @@ def add_RegistrySyncServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistrySync:
-    """Missing associated documentation comment in .proto file."""
+    """The store's side of the sync. Calls carry an API key in the metadata `authorization: Bearer …`; UNAUTHENTICATED and
+    PERMISSION_DENIED mean what 401 and 403 mean in REST.
+    """
 
     @staticmethod
     def Sync(request_iterator,
