@@ -17,7 +17,12 @@ import pytest
 from tests import console
 from tests.ports import reserved
 
-PAGES = ("docs/how-to/gitops.md", "docs/how-to/audit.md")
+PAGES = (
+    "docs/how-to/gitops.md",
+    "docs/how-to/audit.md",
+    "docs/how-to/key-rotation.md",
+    "docs/how-to/backup-and-restore.md",
+)
 MARK = "=== the next command ==="
 VARYING = (
     (re.compile(r"owkai_[0-9a-f]{16}_[A-Za-z0-9_-]+"), "<key>"),
@@ -49,9 +54,16 @@ def printed(page: str) -> list[str]:
 def workplace() -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
     """A folder, the environment of a shell in it, and what stands for the addresses of the page."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with console.dev() as dev, TemporaryDirectory() as folder, reserved() as http, reserved() as grpc:
+    with (
+        console.dev() as dev,
+        TemporaryDirectory() as folder,
+        reserved() as http,
+        reserved() as grpc,
+        reserved() as pdp,
+    ):
         (Path(folder) / "examples").symlink_to(console.ROOT / "examples")
-        addresses = {"127.0.0.1:8080": dev.registry, "127.0.0.1:8090": http, "127.0.0.1:50090": grpc}
+        own = {"127.0.0.1:8090": http, "127.0.0.1:50090": grpc, "127.0.0.1:8191": pdp}
+        addresses = {"127.0.0.1:8080": dev.registry, **own}
         yield folder, os.environ | {"KEY": dev.key, "PATH": path}, addresses
 
 
