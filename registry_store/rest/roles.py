@@ -7,16 +7,16 @@ from registry_store.rest.table import table
 PAGE = f"""\
 # Who may do what
 
-An API key has one role. `itself`: an agent's key reaches the agent that it belongs to and no other; a key of no agent
-yet becomes that of the first agent that it registers. A request without a valid key is a 401, one that the role does
-not cover a 403. A decision or an approval of another agent is a 404 to an agent's key, as one that does not exist. Over
-gRPC, `registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
+An API key has one role. `itself`: an agent's key can reach only its own agent; a key without an agent belongs to the
+first agent that it registers. A request without a valid key is answered 401, and one that the role does not allow 403. For
+a decision or an approval of another agent, an agent's key gets 404, as for one that does not exist. Over gRPC,
+`registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
 
-A sidecar's key may be bound to agents or to tags: it then syncs, reports of and uses approvals of no other agents.
+A sidecar's key may be bound to agents or to tags: it then syncs, reports and uses approvals only of these agents.
 
-An approver's key decides on approvals that name it or one of its groups, or nobody; of others it is a 403 as well.
+An approver's key decides on approvals that name it, one of its groups, or nobody; for others it gets 403.
 
-Made by `make roles` from the routes; do not edit.
+`make roles` writes this page from the routes; do not edit it.
 
 {table()}"""
 
