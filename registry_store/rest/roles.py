@@ -8,9 +8,9 @@ PAGE = f"""\
 # Who may do what
 
 An API key has one role. `itself`: an agent's key can reach only its own agent; a key without an agent belongs to the
-first agent that it registers. A request without a valid key is answered 401, and one that the role does not allow 403. For
-a decision or an approval of another agent, an agent's key gets 404, as for one that does not exist. Over gRPC,
-`registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
+first agent that it registers. A request without a valid key is answered 401, and one that the role does not allow
+403. For a decision or an approval of another agent, an agent's key gets 404, as for one that does not exist. Over
+gRPC, `registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `admin`.
 
 A sidecar's key may be bound to agents or to tags: it then syncs, reports and uses approvals only of these agents.
 
