@@ -6,7 +6,6 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store.database import listing
 from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
 from registry_store.decisions import decisions, usage
@@ -29,7 +28,7 @@ async def run(database: Database, retention: Retention) -> None:
 
 
 async def tidy(database: Database, retention: Retention, now: datetime) -> None:
-    """Delete what is too old or counts nothing at `now`."""
+    """Delete what is too old at `now`."""
     await retried(_give_up, database, now)
     await _delete_all(database, revisions.delete_given_up)
     await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
@@ -57,5 +56,4 @@ async def _delete(database: Database, delete: Delete) -> int:
 
 async def _drop(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
-        await listing.drop_empty_counts(session)
         await decisions.forget_logs(session, unheard_since)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Text, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -63,7 +63,7 @@ class Agent(Base):
     __table_args__ = (
         Index("ix_agents_status", "status", "agent_id"),
         Index("ix_agents_agent_type", "agent_type", "agent_id"),
-        Index("ix_agents_status_type", "status", "agent_type", "agent_id"),
+        Index("ix_agents_status_type", "status", "agent_type", "agent_id", unique=True),
     )
 
     agent_id: Mapped[str] = mapped_column(primary_key=True)
@@ -78,31 +78,26 @@ class Agent(Base):
 
 
 class AgentTag(Base):
-    """A tag of an agent, and copies of the agent's status and type, which a trigger keeps."""
+    """A tag of an agent, and copies of the agent's status and type; the foreign key keeps them equal to the agent's."""
 
     __tablename__ = "agent_tags"
     __table_args__ = (
+        ForeignKeyConstraint(
+            ["status", "agent_type", "agent_id"],
+            ["agents.status", "agents.agent_type", "agents.agent_id"],
+            name="fk_agent_tags_agent",
+            onupdate="CASCADE",
+        ),
         Index("ix_agent_tags_tag", "tag", "agent_id"),
         Index("ix_agent_tags_status", "tag", "status", "agent_id"),
         Index("ix_agent_tags_type", "tag", "agent_type", "agent_id"),
         Index("ix_agent_tags_status_type", "tag", "status", "agent_type", "agent_id"),
     )
 
-    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(primary_key=True)
     tag: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(server_default="")
     agent_type: Mapped[str] = mapped_column(server_default="")
-
-
-class AgentCount(Base):
-    """How many agents there are of a status and type with a tag, and in all where `tag` is empty; kept by triggers."""
-
-    __tablename__ = "agent_counts"
-
-    tag: Mapped[str] = mapped_column(primary_key=True)
-    status: Mapped[str] = mapped_column(primary_key=True)
-    agent_type: Mapped[str] = mapped_column(primary_key=True)
-    agents: Mapped[int]
 
 
 class AgentVersion(Base):

@@ -93,10 +93,10 @@ class Served:
         return Rest(self.running.http_address, role and self.key(role))
 
 
-def in_own_loop(work: Coroutine[Any, Any, Result]) -> Result:
+def in_own_loop(work: Coroutine[Any, Any, Result], seconds: float = WAIT_SECONDS) -> Result:
     """What `work` gives, run to its end in a thread, beside whatever loop the test has."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result(WAIT_SECONDS)
+        return thread.submit(asyncio.run, work).result(seconds)
 
 
 @contextmanager

@@ -96,17 +96,6 @@ def test_stores_may_tidy_up_side_by_side(fresh: Served) -> None:
     assert held(fresh)[1] == 3
 
 
-def test_counts_of_nothing_are_dropped(fresh: Served) -> None:
-    """Tags that no agent has any more leave no row behind."""
-    admin = fresh.rest()
-    fill(admin, 2)
-    admin.put(f"{REGISTRY}/old-agent-0-prod", {"tags": []})
-    assert fresh.sql("SELECT count(*) FROM agent_counts WHERE tag = 'tag-0'") == [(1,)]
-    tidy(fresh)
-    assert fresh.sql("SELECT count(*) FROM agent_counts WHERE tag = 'tag-0'") == [(0,)]
-    assert admin.get(f"{REGISTRY}?tag=tag-1").body["total"] == 1
-
-
 def rows(store: Served) -> tuple[int, int, int]:
     """How many decisions, minutes of usage, and sidecars' logs there are."""
     names = ("decisions", "usage", "decision_logs")

@@ -117,6 +117,27 @@ async def test_decisions_that_came_before_the_filters_are_found_by_them(settings
         )
 
 
+async def test_the_way_down_counts_what_is_there(settings: Settings) -> None:
+    """A program of revision 0007 reads its lists from counts: they are those of the agents, and triggers keep them."""
+    with served(settings) as store:
+        fill(store.rest())
+    await move(settings, "0007")
+    counts = "SELECT tag, status, agent_type, agents FROM agent_counts WHERE agents > 0 ORDER BY tag, status"
+    database = Database(settings.url())
+    async with database.engine.begin() as connection:
+        before = (await connection.exec_driver_sql(counts)).all()
+        await connection.exec_driver_sql("UPDATE agents SET status = 'draft' WHERE agent_id = 'retired-agent-prod'")
+        after = (await connection.exec_driver_sql(counts)).all()
+    await database.close()
+    kept, draft = ("active", "autonomous", 1), ("draft", "supervised", 1)
+    retired = ("retired", "supervised", 1)
+    assert before == [("", *kept), ("", *retired), ("blue", *kept), ("red", *kept), ("red", *retired)]
+    assert after == [("", *kept), ("", *draft), ("blue", *kept), ("red", *kept), ("red", *draft)]
+    await move(settings, "head")
+    with served(settings) as store:
+        assert store.rest().get(f"{REGISTRY}?tag=red&status=draft").body["total"] == 1
+
+
 async def test_the_way_down_ends_with_nothing(settings: Settings) -> None:
     """Below the first revision nothing is left, no function or trigger either, that the next way up would meet."""
     with served(settings) as store:

@@ -1,4 +1,4 @@
-"""Lists of agents at any size: right on every page, counted without counting, in a bounded number of statements."""
+"""Lists of agents at any size: right on every page, counted, in a bounded number of statements."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 
 from tests.registry_store.approving import record
 from tests.registry_store.reporting import decision, report
@@ -74,6 +75,16 @@ def test_the_counts_follow_every_way_of_changing_agents(fresh: Served) -> None:
     assert admin.delete(path).status == 200
     assert admin.get(f"{REGISTRY}?status=retired&tag=a").body["total"] == 1
     assert admin.get(f"{REGISTRY}?tag=").body["total"] == 0
+
+
+def test_a_tag_never_differs_from_its_agent(fresh: Served) -> None:
+    """The database itself brings its copies of status and type along, after a repair by hand too, or refuses."""
+    admin = fresh.rest()
+    admin.register("repaired-agent-prod", tags=["a"])
+    fresh.sql("UPDATE agents SET status = 'suspended', agent_type = 'custom' WHERE agent_id = 'repaired-agent-prod'")
+    assert admin.get(f"{REGISTRY}?tag=a&status=suspended&type=custom").body["total"] == 1
+    with pytest.raises(IntegrityError):
+        fresh.sql("UPDATE agent_tags SET status = 'active'")
 
 
 def test_what_a_refused_request_counted_is_taken_back(fresh: Served) -> None:

@@ -1,7 +1,6 @@
 """What lists of agents need at any size: tags that know their agent's status and type, and how many agents there are.
 
-Triggers keep both, so that no way of writing can forget them. A later revision that rebuilds `agents` or `agent_tags`
-(on SQLite a batch operation does) has to create their triggers again.
+Triggers keep both, so that no way of writing can forget them. Revision 0009 drops the triggers.
 """
 
 import sqlalchemy as sa
@@ -18,6 +17,32 @@ ADDED = "ON CONFLICT (status, agent_type, tag) DO UPDATE SET agents = agent_coun
 
 def upgrade() -> None:
     """Add the columns, fill them, count, and keep counting."""
+    op.add_column("agent_tags", sa.Column("status", sa.Text(), nullable=False, server_default=""))
+    op.add_column("agent_tags", sa.Column("agent_type", sa.Text(), nullable=False, server_default=""))
+    op.execute(
+        "UPDATE agent_tags SET"
+        " status = (SELECT status FROM agents WHERE agents.agent_id = agent_tags.agent_id),"
+        " agent_type = (SELECT agent_type FROM agents WHERE agents.agent_id = agent_tags.agent_id)"
+    )
+    op.create_index("ix_agents_status_type", "agents", ["status", "agent_type", "agent_id"])
+    op.create_index("ix_agent_tags_status", "agent_tags", ["tag", "status", "agent_id"])
+    op.create_index("ix_agent_tags_type", "agent_tags", ["tag", "agent_type", "agent_id"])
+    op.create_index("ix_agent_tags_status_type", "agent_tags", ["tag", "status", "agent_type", "agent_id"])
+    count()
+
+
+def downgrade() -> None:
+    """Drop all of it."""
+    stop_counting()
+    for name in ("ix_agent_tags_status_type", "ix_agent_tags_type", "ix_agent_tags_status"):
+        op.drop_index(name, "agent_tags")
+    op.drop_index("ix_agents_status_type", "agents")
+    op.drop_column("agent_tags", "agent_type")
+    op.drop_column("agent_tags", "status")
+
+
+def count() -> None:
+    """Count the agents, and create the triggers that keep the counts and the copies in the tags."""
     op.create_table(
         "agent_counts",
         sa.Column("tag", sa.Text(), nullable=False),
@@ -26,30 +51,19 @@ def upgrade() -> None:
         sa.Column("agents", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tag", "status", "agent_type"),
     )
-    op.add_column("agent_tags", sa.Column("status", sa.Text(), nullable=False, server_default=""))
-    op.add_column("agent_tags", sa.Column("agent_type", sa.Text(), nullable=False, server_default=""))
-    op.execute(
-        "UPDATE agent_tags SET"
-        " status = (SELECT status FROM agents WHERE agents.agent_id = agent_tags.agent_id),"
-        " agent_type = (SELECT agent_type FROM agents WHERE agents.agent_id = agent_tags.agent_id)"
-    )
     op.execute(
         "INSERT INTO agent_counts (status, agent_type, tag, agents)"
         " SELECT status, agent_type, '', count(*) FROM agents GROUP BY status, agent_type"
         " UNION ALL SELECT status, agent_type, tag, count(*) FROM agent_tags GROUP BY status, agent_type, tag"
     )
-    op.create_index("ix_agents_status_type", "agents", ["status", "agent_type", "agent_id"])
-    op.create_index("ix_agent_tags_status", "agent_tags", ["tag", "status", "agent_id"])
-    op.create_index("ix_agent_tags_type", "agent_tags", ["tag", "agent_type", "agent_id"])
-    op.create_index("ix_agent_tags_status_type", "agent_tags", ["tag", "status", "agent_type", "agent_id"])
     create = _create_in_sqlite if op.get_bind().dialect.name == "sqlite" else _create_in_postgresql
     for table, tag in TABLES.items():
         for event in EVENTS:
             create(table, tag, event)
 
 
-def downgrade() -> None:
-    """Drop all of it."""
+def stop_counting() -> None:
+    """Drop the triggers and the counts."""
     for table in TABLES:
         for event in EVENTS:
             name = f"count_{table}_{event.lower()}"
@@ -58,11 +72,6 @@ def downgrade() -> None:
             else:
                 op.execute(f"DROP TRIGGER {name} ON {table}")
                 op.execute(f"DROP FUNCTION {name}()")
-    for name in ("ix_agent_tags_status_type", "ix_agent_tags_type", "ix_agent_tags_status"):
-        op.drop_index(name, "agent_tags")
-    op.drop_index("ix_agents_status_type", "agents")
-    op.drop_column("agent_tags", "agent_type")
-    op.drop_column("agent_tags", "status")
     op.drop_table("agent_counts")
 
 
