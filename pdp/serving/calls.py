@@ -67,7 +67,7 @@ class Draining(grpc.aio.ServerInterceptor):
         try:
             await self._until_quiet()
             stopping = asyncio.create_task(server.stop(seconds))
-            await asyncio.sleep(LEAVE_SECONDS)
+            await asyncio.wait([stopping], timeout=LEAVE_SECONDS)  # without connections it is done at once
         finally:
             self._going.set()
         await stopping
