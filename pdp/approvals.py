@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from pdp import wire
 from pdp.core.fields import quote
 from pdp.core.model import Now
-from pdp.sync.backoff import Backoff
+from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.v1 import sync_pb2 as pb
@@ -22,7 +22,7 @@ from registry_store.v1 import sync_pb2 as pb
 MAX_REMEMBERED = 10_000
 MAX_WAITING = 1_000
 MAX_COMMENT = 4096
-PAUSE_FIRST, PAUSE_MAX = 0.02, 2.0
+PAUSE = Backoff(first=0.02, maximum=2.0)
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
 Value = TypeVar("Value")
@@ -145,7 +145,7 @@ class Approvals:
             self.waiting -= 1
 
     async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
-        last_state, backoff, silent = 0, Backoff(PAUSE_FIRST, PAUSE_MAX), 1
+        last_state, silent = 0, 1
         while True:
             async for approval in self._known_approvals(approval_id):
                 if not self._serves(approval.agent_id):
@@ -156,7 +156,7 @@ class Approvals:
                     yield _update(approval)
                 if last_state in FINAL:
                     return
-            await asyncio.sleep(backoff.seconds(silent))
+            await asyncio.sleep(PAUSE.seconds(silent))
             silent += 1
 
     async def _known_approvals(self, approval_id: str) -> AsyncIterator[pb.Approval]:

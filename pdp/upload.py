@@ -4,11 +4,10 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
-
 from pdp.decision_log.segments import Record
 from pdp.decision_log.spool import Spool
 from pdp.metrics import Metrics
+from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, Uplink
 from registry_store.v1 import sync_pb2 as pb
 
@@ -16,7 +15,7 @@ MAX_RECORDS = 1000
 REST_SECONDS = 1.0
 """Pause after everything is sent, to limit the load of a thousand sidecars; an urgent record ends it early."""
 DRAIN_SECONDS = 1.0
-BACKOFF_FIRST, BACKOFF_MOST = 0.1, 10.0
+BACKOFF = Backoff(first=0.1, maximum=10.0)
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +33,13 @@ class Reporter:
         self._newest = spool.last
         """The newest sequence that this sidecar can have sent, in this run or an earlier one."""
         self._away = False
-        self._retrying = AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnreachableError, OSError)),
-            wait=wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_MOST),
-            before_sleep=self._log_outage,
-        )
 
     async def run(self) -> None:
         """Send batch after batch, until cancelled."""
         while True:
             self._spool.flushed.clear()
             self._spool.urgent.clear()
-            sent: list[Record] = await self._retrying(self._send_next_batch)
+            sent = await self._send_until_taken()
             if not sent:
                 await self._spool.flushed.wait()
             elif sent[-1].sequence == self._spool.last:
@@ -64,6 +58,16 @@ class Reporter:
         """Register its metrics."""
         metrics.watch_total("pdp_decisions_shipped", "Records that the store acknowledged", lambda: self.shipped)
         metrics.watch_total("pdp_decisions_refused", "Records that the store refused", lambda: self.refused)
+
+    async def _send_until_taken(self) -> list[Record]:
+        failures = 0
+        while True:
+            try:
+                return await self._send_next_batch()
+            except (StoreUnreachableError, OSError) as error:
+                failures += 1
+                self._log_outage(error)
+            await asyncio.sleep(BACKOFF.seconds(failures))
 
     async def _send_next_batch(self) -> list[Record]:
         records = await self._next_batch()
@@ -113,10 +117,9 @@ class Reporter:
         self.refused += 1
         await self._spool.refuse(records[0])
 
-    def _log_outage(self, state: RetryCallState) -> None:
+    def _log_outage(self, error: Exception) -> None:
         if not self._away:
             self._away = True
-            error = state.outcome.exception() if state.outcome else None
             logger.warning("cannot send decisions to the store, so they wait on disk: %s", error)
 
 

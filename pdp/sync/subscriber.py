@@ -19,8 +19,8 @@ from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.serving.addresses import Address
+from pdp.serving.backoff import Backoff
 from pdp.settings import SettingsError, Subscription
-from pdp.sync.backoff import Backoff
 from pdp.sync.replica import BrokenStreamError, OutOfOrderError, Records, Refusal, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock
 from pdp.sync.uplink import Uplink, raise_if_cancelled

@@ -3,18 +3,18 @@
 import asyncio
 import json
 import logging
-import random
 import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from pdp.serving.backoff import Backoff
 from registry_store.periodic import repeated
 from registry_store.webhooks import DeliveryError, Webhook
 
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 60.0
+BACKOFF = Backoff(first=2.0, maximum=60.0)
 MAX_AT_THE_END = 100
 """Lines that are still sent when the store stops; the rest is sent after the next start."""
 
@@ -40,7 +40,7 @@ class CheckpointSender:
             await self._send(end)
         elif not self._failures:
             await self._send(None)
-        return self._wait()
+        return BACKOFF.seconds(self._failures) if self._failures else EVERY_SECONDS
 
     async def _send(self, end: asyncio.Event | None) -> None:
         number = 0
@@ -56,12 +56,6 @@ class CheckpointSender:
         except Exception:
             self._failures += 1
             logger.exception("a fault while sending a checkpoint of the activity log")
-
-    def _wait(self) -> float:
-        if not self._failures:
-            return EVERY_SECONDS
-        longest = min(EVERY_SECONDS * 2.0 ** min(self._failures, 10), LONGEST_WAIT_SECONDS)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - spreads the tries of several stores
 
     def _send_next(self) -> bool:
         with self._path.open("rb") as file:

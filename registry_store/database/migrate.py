@@ -1,8 +1,10 @@
 """Bringing a database to the schema that this program knows."""
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, func, select
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from pdp.serving.backoff import Backoff
 from registry_store.database.failures import FAILURES, reason_of
 from registry_store.database.transactions import Database, keep_private, make_private
 from registry_store.errors import StartError
 
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
 LOCKED_SECONDS = 10.0
+BACKOFF = Backoff(first=0.02, maximum=0.2)
 
 
 @asynccontextmanager
@@ -70,18 +73,16 @@ def _probe(path: str) -> None:
     # A connection that aiosqlite cannot open leaves its thread behind, which then complains on stderr.
     with closing(sqlite3.connect(path)) as connection:
         # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
-        for attempt in Retrying(
-            retry=retry_if_exception(_is_locked),
-            stop=stop_after_delay(LOCKED_SECONDS),
-            wait=wait_fixed(0.05),
-            reraise=True,
-        ):
-            with attempt:
+        deadline = time.monotonic() + LOCKED_SECONDS
+        for failures in count(1):
+            try:
                 connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _is_locked(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(BACKOFF.seconds(failures))
 
 
 async def upgrade(database: Database) -> None:

@@ -6,12 +6,13 @@ from contextlib import suppress
 
 from sqlalchemy import select
 
+from pdp.serving.backoff import Backoff
 from registry_store.database.attempts import Attempts
 from registry_store.database.failures import FAILURES
 from registry_store.database.transactions import CHANNEL, Database, connect
 
 CHECK_SECONDS = 5.0
-RETRY_SECONDS = 1.0
+BACKOFF = Backoff(first=1.0, maximum=5.0)
 CLOSE_SECONDS = 1.0
 
 
@@ -23,6 +24,8 @@ class Notifications:
         self._wake = wake
         doing = "listening for commits of other stores (polling finds them meanwhile)"
         self._attempts = Attempts(doing, database.outage)
+        self._failures = 0
+        """Times in a row that the connection was lost or not made."""
         self.heard = False
 
     async def run(self) -> None:
@@ -33,7 +36,8 @@ class Notifications:
             except Exception as error:
                 await self._find_outage()
                 self._attempts.failed(error)
-            await asyncio.sleep(RETRY_SECONDS)
+            self._failures += 1
+            await asyncio.sleep(BACKOFF.seconds(self._failures))
 
     async def _find_outage(self) -> None:
         """Ask whether the database is away, or this connection alone: an outage is logged once for the whole store."""
@@ -48,6 +52,7 @@ class Notifications:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, lambda *_: self._wake())
             self.heard = True
+            self._failures = 0
             self._attempts.worked()
             self._wake()  # for what was committed before
             while not await _within(lost.wait(), CHECK_SECONDS):

@@ -1,5 +1,6 @@
 """Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,13 +12,14 @@ import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from pdp.serving.backoff import Backoff
 from registry_store.database.failures import is_conflict, reason_of
 from registry_store.database.outages import Outage
 from registry_store.database.tables import Base, Meta, Written
 
 TRIES = 5
+BACKOFF = Backoff(first=0.02, maximum=0.5)
 
 ON_COMMIT = "on_commit"
 """Where `session.info` of a writing transaction holds a list of functions that are called once it is committed."""
@@ -118,13 +120,14 @@ def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | s
 
 async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
     """What `work`, a whole transaction, gives; while it fails by a conflict with others it is run anew, a few times."""
-    trying = AsyncRetrying(
-        retry=retry_if_exception(is_conflict),
-        stop=stop_after_attempt(TRIES),
-        wait=wait_random_exponential(multiplier=0.02, max=0.5),
-        reraise=True,
-    )
-    return await trying(work, *arguments)
+    for failures in range(1, TRIES):
+        try:
+            return await work(*arguments)
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+        await asyncio.sleep(BACKOFF.seconds(failures))
+    return await work(*arguments)
 
 
 async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":

@@ -17,6 +17,7 @@ from pdp.core.action import Action
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
 from pdp.metrics import Metrics
+from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
 from pdp.v1 import decision_pb2 as pdp_pb
@@ -92,7 +93,7 @@ async def sending(folder: Path, **limits: Any) -> AsyncIterator[Sidecar]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "REST_SECONDS", 0.01)
-    monkeypatch.setattr(upload, "BACKOFF_MOST", 0.02)
+    monkeypatch.setattr(upload, "BACKOFF", Backoff(first=0.02, maximum=0.02))
 
 
 async def test_decisions_reach_the_store_in_order_with_an_unbroken_chain(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
+from pdp.serving.backoff import Backoff
 from registry_store.database import notifications, transactions
 from registry_store.database.attempts import Attempts
 from registry_store.database.outages import Outage
@@ -32,7 +33,6 @@ PERIODS = (
     "approvals.watching.POLL_SECONDS",
     "approvals.expiry.PERIOD_SECONDS",
     "retention.PERIOD_SECONDS",
-    "database.notifications.RETRY_SECONDS",
     "database.notifications.CHECK_SECONDS",
     "rpc.calls.KEY_CHECK_SECONDS",
     "audit.checkpointer.EVERY_SECONDS",
@@ -67,6 +67,7 @@ async def test_an_outage_is_two_lines(
     for period in PERIODS:
         monkeypatch.setattr(f"registry_store.{period}", 0.02)
     monkeypatch.setattr("registry_store.database.outages.SETTLED_SECONDS", 2.0)
+    monkeypatch.setattr(notifications, "BACKOFF", Backoff(first=0.02, maximum=0.02))
     tried, really = Counter[str](), transactions.connect
 
     async def connect(url: URL, *, patient: bool = False) -> object:
