@@ -3,6 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 # More than the cores of a small machine: the tests wait for sockets and disks half of their time.
 WORKERS ?= 3
+PARALLEL = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 MINUTES ?= 60
 # Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
 LOCKED := --quiet --require-hashes --only-binary :all:
@@ -28,7 +29,7 @@ demo: install
 test: install
 	@$(BIN)/python -m tests.postgresql
 	@$(BIN)/python -m tests.hostile.faketime
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest $(PARALLEL)
 
 packages: install
 	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed && \
@@ -107,4 +108,4 @@ test-newest test-lowest: test-%: $(UV)
 	$(PYTHON) -m venv --clear .venv-$*
 	$(UV) pip install --quiet --python .venv-$*/bin/python --resolution $(RESOLUTION) --upgrade --editable '.[dev]'
 	@.venv-$*/bin/python -m tests.postgresql
-	.venv-$*/bin/python -m pytest -n $(WORKERS) --dist loadscope
+	.venv-$*/bin/python -m pytest $(PARALLEL)

@@ -1,7 +1,8 @@
-"""How hypothesis runs here: no deadlines on shared machines, and few, fixed examples while mutants are tried."""
+"""The order of the tests, and how hypothesis runs here: no deadlines on shared machines, few examples for mutants."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
@@ -18,4 +19,25 @@ settings.register_profile(
     database=None,
     phases=[Phase.explicit, Phase.generate],
 )
+LONGEST = (
+    "tests/registry_store/rest/test_openapi.py",
+    "tests/registry_store/rest/test_pages.py",
+    "tests/hostile/",
+    "tests/project/",
+    "tests/registry_store/records/test_compiling.py",
+    "tests/registry_store/rest/test_lists.py",
+    "tests/registry_store/sync/test_concurrent_stores.py",
+    "tests/pdp/test_dev.py",
+    "tests/pdp/test_sidecar.py",
+    "tests/both/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take longest first, so that no worker is left alone with one at the end."""
+    items.sort(
+        key=lambda item: next((n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST))
+    )
+
+
 settings.load_profile(os.environ.get("PDP_HYPOTHESIS_PROFILE", "here"))

@@ -56,8 +56,7 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
     versions.add(session, agent, versions.INITIAL_NOTE, actor)
     _check_compiles(agent)
     session.add(agent)
-    await session.flush()
-    _add_tags(session, agent, configuration["tags"])
+    await _add_tags(session, agent, configuration["tags"])
     described = f"registered as {agent.status}, version {agent.version}"
     await activity.append(
         session, actor, "registered", described, _subject(agent), new=configuration | {"status": agent.status}
@@ -232,17 +231,19 @@ def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Docume
     return to_json(after), notes
 
 
-def _add_tags(session: AsyncSession, agent: Agent, tags: Iterable[str]) -> None:
+async def _add_tags(session: AsyncSession, agent: Agent, tags: Iterable[str]) -> None:
+    await session.flush()  # a tag refers to the agent's status and type as the database has them
     session.add_all(
         AgentTag(agent_id=agent.agent_id, tag=tag, status=agent.status, agent_type=agent.agent_type) for tag in tags
     )
+    await session.flush()
 
 
 async def _replace_tags(session: AsyncSession, agent: Agent, before: Iterable[str], after: Iterable[str]) -> None:
     gone = set(before) - set(after)
     if gone:
         await session.execute(delete(AgentTag).where(AgentTag.agent_id == agent.agent_id, AgentTag.tag.in_(gone)))
-    _add_tags(session, agent, set(after) - set(before))
+    await _add_tags(session, agent, set(after) - set(before))
 
 
 def _subject(agent: Agent) -> Subject:

@@ -95,6 +95,7 @@ async def test_each_stale_mode_works_when_the_store_is_killed(tmp_path: Path) ->
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
     key_file.touch(0o600)
+    key_file.touch(0o600)
     key_file.write_text(made.out)
     fresh = ("allow", "RISK_BELOW_AUTO_APPROVE")
     modes = {"serve": fresh, "escalate": ("escalate", "REGISTRY_STALE"), "block": ("block", "REGISTRY_STALE")}

@@ -91,7 +91,7 @@ def test_every_problem_is_told_at_once(admin: Rest) -> None:
         (b"", 400, "not json"),
         (b"{", 400, "not json"),
         (b'{"agent_id": NaN}', 400, "nan"),
-        (b'{"agent_id": "a", "agent_id": "b"}', 400, "twice"),
+        (b'{"agent_id": "a", "agent_id": "b"}', 400, "duplicate"),
         (b"\xff", 400, "not json"),
         (b"[" * 100_000, 400, "not json"),
         (b'"text"', 422, "not an object"),

@@ -140,6 +140,7 @@ def actor() -> Actor:
     return Actor("tester", "system", datetime.now(UTC))
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # it would hide what failed
 @settings(
     max_examples=40,
     deadline=None,

@@ -77,6 +77,16 @@ def test_the_counts_follow_every_way_of_changing_agents(fresh: Served) -> None:
     assert admin.get(f"{REGISTRY}?tag=").body["total"] == 0
 
 
+def test_type_and_tags_change_together(fresh: Served) -> None:
+    """New tags refer to the new type, whichever of the two is written first."""
+    admin = fresh.rest()
+    admin.register("changing-agent-prod", tags=["t0"])
+    for number, agent_type in enumerate(TYPES * 4, 1):
+        body = {"tags": [f"t{number}", f"u{number}"], "agent_type": agent_type}
+        assert admin.put(f"{REGISTRY}/changing-agent-prod", body).status == 200
+        assert admin.get(f"{REGISTRY}?tag=u{number}&type={agent_type}").body["total"] == 1
+
+
 def test_a_tag_never_differs_from_its_agent(fresh: Served) -> None:
     """The database itself brings its copies of status and type along, after a repair by hand too, or refuses."""
     admin = fresh.rest()
