@@ -51,7 +51,7 @@ async def outside(session: AsyncSession, caller: Caller, agent_ids: Set[str]) ->
     return agent_ids - set(await session.scalars(tagged))
 
 
-async def outside_lately(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
+async def outside_recently(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
     """Those that were not within it lately either, as long as changes are held: what was decided comes in later."""
     left = await outside(session, caller, agent_ids)
     if not left or caller.tags is None:

@@ -34,7 +34,7 @@ MAX_SEQUENCE = 2**53
 """The whole numbers up to here are exact in every reader of JSON."""
 MAX_DEPTH = 64
 HASH_BYTES = 32
-REASONS_OF_STRANGERS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
+UNKNOWN_AGENT_REASONS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
 """Reasons for which a sidecar blocks before it knows the agent."""
 
 Document = dict[str, Any]
@@ -60,10 +60,10 @@ class Decision:
     written: Written
 
     @property
-    def is_of_stranger(self) -> bool:
+    def is_of_unknown_agent(self) -> bool:
         """Whether it says no more than that the sidecar let an agent that it does not know do nothing."""
         reason = self.document["answer"].get("reason")
-        return self.outcome == "block" and not self.cost_micros and reason in REASONS_OF_STRANGERS
+        return self.outcome == "block" and not self.cost_micros and reason in UNKNOWN_AGENT_REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Report:
         return [entry.content for entry in self.entries if isinstance(entry.content, Decision)]
 
     @property
-    def asks(self) -> bool:
+    def requests_approvals(self) -> bool:
         """Whether any of them asks for an approval."""
         return any(decision.opens is not None for decision in self.decisions)
 

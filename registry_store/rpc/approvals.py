@@ -1,4 +1,4 @@
-"""`registry_store.v1.RegistrySync`: approvals as sidecars use them and wait for them."""
+"""`registry_store.v1.RegistrySync`: the methods by which sidecars use and watch approvals."""
 
 import asyncio
 import random
@@ -42,7 +42,7 @@ SHA256_BYTES = 32
 
 
 class ApprovalService:
-    """UseApproval and WatchApproval."""
+    """The methods `UseApproval` and `WatchApproval`."""
 
     def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class ApprovalService:
         self._pace = pace
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What to add to a `grpc.aio` server."""
+        """The handlers to add to a `grpc.aio` server."""
         use: Handler = grpc.unary_unary_rpc_method_handler(
             self._use,
             response_serializer=pb.UseApprovalResponse.SerializeToString,
@@ -62,28 +62,28 @@ class ApprovalService:
         return grpc.method_handlers_generic_handler(SERVICE, {"UseApproval": use, "WatchApproval": watch})
 
     async def _use(self, raw: bytes, context: Context) -> pb.UseApprovalResponse:
-        return await answered(self._store, context, lambda caller: self._used(raw, caller))
+        return await answered(self._store, context, lambda caller: self._check_use(raw, caller))
 
-    async def _used(self, raw: bytes, caller: Caller) -> pb.UseApprovalResponse:
+    async def _check_use(self, raw: bytes, caller: Caller) -> pb.UseApprovalResponse:
         request = parsed(pb.UseApprovalRequest, raw)
         approval_id, claim = _id(request.approval_id), _claim(request)
         async with self._store.database.reading() as session:
-            approval = await _seen(session, approval_id, caller)
+            approval = await _approval_in_scope(session, approval_id, caller)
         now = datetime.now(UTC)
-        verdict = approvals.judge(approval, claim, now)
-        if verdict is Use.GRANTED and approval.use_id is None:  # only that is worth the writers' lock
-            return await retried(self._use_up, approval_id, claim, caller)
-        return _answer(verdict, approvals.standing_of(approval, now))
+        use = approvals.judge(approval, claim, now)
+        if use is Use.GRANTED and approval.use_id is None:  # only this needs the writers' lock
+            return await retried(self._consume, approval_id, claim, caller)
+        return _answer(use, approvals.standing_of(approval, now))
 
-    async def _use_up(self, approval_id: str, claim: Claim, caller: Caller) -> pb.UseApprovalResponse:
+    async def _consume(self, approval_id: str, claim: Claim, caller: Caller) -> pb.UseApprovalResponse:
         async with self._store.database.writing() as session:
             approval = await approvals.get(session, approval_id)
             first = approval.use_id is None
             actor = Actor(caller.name, "system", datetime.now(UTC), caller.key_id)
-            verdict = await approvals.use(session, approval, claim, actor)
-        if first and verdict is Use.GRANTED:
+            use = await approvals.use(session, approval, claim, actor)
+        if first and use is Use.GRANTED:
             self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
-        return _answer(verdict, approvals.standing_of(approval, actor.at))
+        return _answer(use, approvals.standing_of(approval, actor.at))
 
     async def _watch(self, raw: bytes, context: Context) -> None:
         ended = await self._serve(raw, context)
@@ -91,16 +91,16 @@ class ApprovalService:
             await close(context, ended)
 
     async def _serve(self, raw: bytes, context: Context) -> CallEndedError | None:
-        """Why the stream ends before its time, if it does."""
+        """Runs the stream; returns the error that ended it, None if it ended normally."""
         try:
             caller = await authenticated(self._store, context)
             approval_id = _id(parsed(pb.WatchApprovalRequest, raw).approval_id)
-            if caller.agents is not None or caller.tags is not None:  # the feed reads once for all who wait
+            if caller.agents is not None or caller.tags is not None:  # the feed itself checks no scope
                 async with self._store.database.reading() as session:
-                    await _seen(session, approval_id, caller)
+                    await _approval_in_scope(session, approval_id, caller)
             with self._store.approval_feed.watching(approval_id) as watch:
                 async with self._streams.opened(context, caller, watch.end):
-                    await self._follow_for_its_time(watch, context)
+                    await self._follow_with_timeout(watch, context)
         except ClosedError as error:
             return CallEndedError(grpc.StatusCode.UNAVAILABLE, str(error))
         except FullError as error:
@@ -109,13 +109,15 @@ class ApprovalService:
             return ended_by(error)
         return None
 
-    async def _follow_for_its_time(self, watch: Watch, context: Context) -> None:
+    async def _follow_with_timeout(self, watch: Watch, context: Context) -> None:
         seconds = random.uniform(*self._pace.lifetime)  # noqa: S311 - spreads load, guards nothing
         try:
             async with asyncio.timeout(seconds):
                 await self._follow(watch, context)
         except TimeoutError:
-            raise CallEndedError(grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again") from None
+            raise CallEndedError(
+                grpc.StatusCode.UNAVAILABLE, "the stream reached its maximum lifetime: watch again"
+            ) from None
 
     async def _follow(self, watch: Watch, context: Context) -> None:
         standing: Standing | None = None
@@ -125,8 +127,8 @@ class ApprovalService:
                 await context.write(_message(standing))
 
 
-async def _seen(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
-    """The approval; `NotFoundError` also where its agent is not within the scope of the caller's key."""
+async def _approval_in_scope(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
+    """The approval; `NotFoundError` also if its agent is outside the scope of the caller's key."""
     approval = await approvals.get(session, approval_id)
     if not await scopes.may_sync(session, caller, approval.agent_id):
         raise NotFoundError(f"no approval `{approval_id}`")
@@ -134,7 +136,7 @@ async def _seen(session: AsyncSession, approval_id: str, caller: Caller) -> Appr
 
 
 def _id(approval_id: str) -> str:
-    """The id; `NotFoundError` where it is none that an approval may have."""
+    """The id; `NotFoundError` if it is not a valid approval id."""
     problems = Problems()
     ID.read(approval_id, "approval_id", problems)
     if problems:
@@ -153,8 +155,8 @@ def _claim(request: pb.UseApprovalRequest) -> Claim:
     return Claim(request.agent_id, request.action_sha256, request.use_id)
 
 
-def _answer(verdict: Use, standing: Standing) -> pb.UseApprovalResponse:
-    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{verdict.name}", approval=_message(standing))
+def _answer(use: Use, standing: Standing) -> pb.UseApprovalResponse:
+    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{use.name}", approval=_message(standing))
 
 
 def _message(standing: Standing) -> pb.Approval:

@@ -1,4 +1,4 @@
-"""What the methods of the gRPC service share: whose key a call carries, how a call ends, which streams are open."""
+"""Shared code of the gRPC methods: authentication, the status that ends a call, and the open streams."""
 
 import asyncio
 import logging
@@ -32,16 +32,16 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 class CallEndedError(Exception):
-    """Why a call ends before its time, as its status."""
+    """Ends a call early, with this status code and message."""
 
-    def __init__(self, code: grpc.StatusCode, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
         self.code = code
-        self.why = why
+        self.message = message
 
 
 async def authenticated(store: Store, context: Context) -> Caller:
-    """The caller, if the call carries the valid key of a sidecar or an admin; else `Ended`."""
+    """The caller, if the call carries a valid key of role sidecar or admin; else raises `CallEndedError`."""
     metadata = dict(context.invocation_metadata() or ())
     scheme, _, text = str(metadata.get("authorization", "")).partition(" ")
     try:
@@ -60,27 +60,30 @@ async def authenticated(store: Store, context: Context) -> Caller:
 
 
 def parsed(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
-    """The message in these bytes; `Ended` if they are none. Messages come as bytes, so that keys are checked first."""
-    message = kind()
+    """The message in these bytes; `CallEndedError` if it is malformed.
+
+    The methods get bytes, not messages, so that the key is checked before anything is parsed.
+    """
+    parsed_message = kind()
     try:
-        message.ParseFromString(raw)
+        parsed_message.ParseFromString(raw)
     except DecodeError:
-        why = f"the message is not a `{kind.DESCRIPTOR.full_name}`"
-        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, why) from None
-    return message
+        message = f"the message is not a `{kind.DESCRIPTOR.full_name}`"
+        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, message) from None
+    return parsed_message
 
 
 async def answered(store: Store, context: Context, work: Callable[[Caller], Awaitable[Result]]) -> Result:
-    """What `work` gives a caller who may call; whatever goes wrong ends the call with its status."""
+    """Authenticates the caller and returns the result of `work`; an error ends the call with its status."""
     try:
         return await work(await authenticated(store, context))
     except Exception as error:
         ended = ended_by(error)
-    return await context.abort(ended.code, ended.why)
+    return await context.abort(ended.code, ended.message)
 
 
 def ended_by(error: Exception) -> CallEndedError:
-    """The status that tells the caller of this error; what only we are to blame for is logged."""
+    """The status for this error; an internal error is also logged."""
     if isinstance(error, CallEndedError):
         return error
     if isinstance(error, InvalidRecordError):
@@ -96,14 +99,14 @@ def ended_by(error: Exception) -> CallEndedError:
 
 
 async def close(context: Context, ended: CallEndedError) -> None:
-    """Send the status that ends a stream, also where the caller is gone or does not take even that."""
+    """Send the status that ends a stream; a caller that is gone or does not read is ignored."""
     with suppress(TimeoutError, grpc.aio.InternalError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            await context.abort(ended.code, ended.why)
+            await context.abort(ended.code, ended.message)
 
 
 class OpenStreams:
-    """The streams that are open; `watch_keys`, run beside them, ends those whose key is good no longer."""
+    """The open streams; the task `watch_keys` ends those whose key is no longer valid."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -113,17 +116,17 @@ class OpenStreams:
     async def opened(
         self, context: Context, caller: Caller, end: Callable[[CallEndedError], None]
     ) -> AsyncIterator[None]:
-        """While the block runs, a stream of this caller is open, which `end` closes from outside."""
+        """Registers a stream of this caller while the block runs; `end` closes it from outside."""
         self._ends[end] = caller
         try:
-            # By itself gRPC sends these with the first message, and no status where the write of that is given up.
+            # Without this, gRPC sends the metadata with the first message, and no status if that write is cancelled.
             await context.send_initial_metadata(())
             yield
         finally:
             del self._ends[end]
 
     async def watch_keys(self) -> None:
-        """End the streams of keys that are revoked or expire, until cancelled."""
+        """Ends the streams of revoked and expired keys, until cancelled."""
         revoked = self._store.authentication.revoked
         attempts = Attempts("checking the keys of open streams", self._store.database.outage)
         while True:
@@ -149,6 +152,6 @@ class OpenStreams:
 
 
 def _source(context: Context) -> str:
-    """The peer's address, out of `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    """The peer's IP address, from `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     _, _, address = unquote(context.peer()).partition(":")
     return urlsplit(f"//{address}").hostname or ""

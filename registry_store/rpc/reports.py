@@ -1,4 +1,4 @@
-"""`registry_store.v1.RegistrySync/ReportDecisions`: what sidecars report → the decisions that are kept."""
+"""`registry_store.v1.RegistrySync/ReportDecisions`: stores the decisions that sidecars report."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 3
-"""Reports that are written at once: fewer than the connections that write, so that administration gets through."""
+MAX_CONCURRENT = 3
+"""Reports written concurrently: fewer than the write connections, so that REST writes are never blocked."""
 MAX_WAITING = 64
 WAIT_SECONDS = 10.0
-MAX_TOLD = 5
+MAX_LOGGED = 5
 
 
 class DecisionReports:
@@ -32,11 +32,11 @@ class DecisionReports:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._waiting = 0
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What to add to a `grpc.aio` server."""
+        """The handlers to add to a `grpc.aio` server."""
         report: Handler = grpc.unary_unary_rpc_method_handler(
             self._report,
             response_serializer=pb.ReportDecisionsResponse.SerializeToString,
@@ -48,11 +48,11 @@ class DecisionReports:
 
     async def _in_turn(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
         if self._waiting >= MAX_WAITING:
-            raise CallEndedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports wait already: try again later")
+            raise CallEndedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many reports are waiting: try again later")
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._places.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             raise CallEndedError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "other reports took too long: try again later"
@@ -62,34 +62,37 @@ class DecisionReports:
         try:
             return await self._received(raw, caller)
         finally:
-            self._places.release()
+            self._slots.release()
 
     async def _received(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
-        report = await asyncio.to_thread(_read, raw)  # megabytes of JSON: other callers shall not wait
+        report = await asyncio.to_thread(_read, raw)  # megabytes of JSON must not block other callers
         await self._check_scope(report, caller)
         received = await retried(self._keep, report, caller.name, datetime.now(UTC))
         self._count(received)
-        _tell(report, received)
+        _log_received(report, received)
         return pb.ReportDecisionsResponse(sequence=received.sequence)
 
     async def _check_scope(self, report: Report, caller: Caller) -> None:
-        """Raise `InvalidRecordError` for decisions of agents that the caller may not sync, which it then lays aside.
+        """Raise `InvalidRecordError` if a decision is of an agent that the caller may not sync.
 
-        Blocks of agents that the sidecar did not know are part of its log, whoever they are.
+        The sidecar then sets that decision aside. A block of an agent that the sidecar did not know is always accepted.
         """
-        spoken_of = {decision.agent_id for decision in report.decisions if not decision.is_of_stranger}
+        reported = {decision.agent_id for decision in report.decisions if not decision.is_of_unknown_agent}
         async with self._store.database.reading() as session:
-            foreign = await scopes.outside_lately(session, caller, spoken_of)
+            foreign = await scopes.outside_recently(session, caller, reported)
         problems = [
             Problem(
-                f"records[{index}].document.action.agent_id", f"{quote(said.agent_id)} is not the key's to report of"
+                f"records[{index}].document.action.agent_id",
+                f"{quote(decision.agent_id)} is outside the scope of the key",
             )
             for index, entry in enumerate(report.entries)
-            if isinstance(said := entry.content, Decision) and said.agent_id in foreign and not said.is_of_stranger
+            if isinstance(decision := entry.content, Decision)
+            and decision.agent_id in foreign
+            and not decision.is_of_unknown_agent
         ]
         if problems:
             logger.warning(
-                "a key named `%s` reported decisions of %d agents that it may not sync, as sidecar `%s`",
+                "a key named `%s` reported decisions of %d agents outside its scope, for sidecar `%s`",
                 caller.name,
                 len(foreign),
                 report.node_id,
@@ -98,7 +101,7 @@ class DecisionReports:
 
     async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
         database = self._store.database
-        async with database.writing() if report.asks else database.beside() as session:
+        async with database.writing() if report.requests_approvals else database.beside() as session:
             return await decisions.receive(session, report, owner, at)
 
     def _count(self, received: Received) -> None:
@@ -116,18 +119,18 @@ def _read(raw: bytes) -> Report:
     return read_report(parsed(pb.ReportDecisionsRequest, raw))
 
 
-def _tell(report: Report, received: Received) -> None:
+def _log_received(report: Report, received: Received) -> None:
     if received.missing:
         logger.warning(
-            "of the decision log of sidecar `%s`, %d records are missing before `%d`",
+            "the decision log of sidecar `%s` misses %d records before `%d`",
             report.node_id,
             received.missing,
             received.sequence,
         )
     if received.breaks:
         logger.warning(
-            "in the decision log of sidecar `%s`, %d records do not follow from those before, the first of them at %s",
+            "the hash chain in the decision log of sidecar `%s` is broken at %d records, first at %s",
             report.node_id,
             len(received.breaks),
-            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MAX_TOLD]),
+            ", ".join(f"`{sequence}`" for sequence in received.breaks[:MAX_LOGGED]),
         )

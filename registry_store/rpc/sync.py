@@ -1,4 +1,4 @@
-"""`registry_store.v1.RegistrySync/Sync`: the feed → each subscriber."""
+"""`registry_store.v1.RegistrySync/Sync`: sends the feed to each subscriber."""
 
 import asyncio
 import hashlib
@@ -37,9 +37,9 @@ from registry_store.v1 import sync_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-SNAPSHOTS_AT_ONCE = 4
-SNAPSHOTS_PER_SECOND = 50
-NOT_READ = (grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read in time")
+MAX_SNAPSHOTS = 4
+MAX_SNAPSHOTS_PER_SECOND = 50
+READ_TIMEOUT = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the sidecar does not read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Pace:
 
     heartbeat: float = 1.0
     silence: float = 5.0
-    """Without a heartbeat for so long a stream is dead; the store keeps silent when its database does."""
+    """A stream without a heartbeat for this long is dead; the store sends none while its database is unreachable."""
     send: float = 1.0
-    """A subscriber that takes nothing for so long is dropped."""
+    """A subscriber that reads nothing for this long is disconnected."""
     lifetime: tuple[float, float] = (300.0, 600.0)
-    """Between these a stream ends by itself, so that sidecars spread over stores."""
+    """The store closes each stream at a random time in this range, so that sidecars spread over the stores."""
 
 
 PACE = Pace()
@@ -68,7 +68,7 @@ class RegistrySync:
         self.gate = _SnapshotGate()
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What to add to a `grpc.aio` server."""
+        """The handlers to add to a `grpc.aio` server."""
         sync: Handler = grpc.stream_stream_rpc_method_handler(
             self._sync,
             response_serializer=pb.StoreMessage.SerializeToString,
@@ -89,28 +89,28 @@ class RegistrySync:
         try:
             caller = await authenticated(self.store, context)
             hello = await _hello(context, self.pace.silence)
-            stream = _Stream(self, context, caller, hello, await self._admitted(caller, hello))
+            stream = _Stream(self, context, caller, hello, await self._accept(caller, hello))
             async with self.streams.opened(context, caller, stream.end):
                 await stream.run(random.uniform(*self.pace.lifetime))  # noqa: S311 - spreads load, guards nothing
         except Exception as error:
             return ended_by(error)
         return CallEndedError(grpc.StatusCode.OK, "")
 
-    async def _admitted(self, caller: Caller, hello: pb.Hello) -> Subscription:
-        """What the sidecar follows, which may be less than what it asks for; its node id is the key's from now on."""
+    async def _accept(self, caller: Caller, hello: pb.Hello) -> Subscription:
+        """The subscription within the scope of the key; also claims the node id for keys of this name."""
         wanted = subscription(hello.subscription)
         followed = scopes.narrowed(caller, wanted)
         await nodes.claim(self.store.database, hello.node_id, caller.name, datetime.now(UTC))
         if followed != wanted:
-            await self._tell_left_out(caller, hello.node_id, wanted)
+            await self._log_left_out(caller, hello.node_id, wanted)
         return followed
 
-    async def _tell_left_out(self, caller: Caller, node_id: str, wanted: Subscription) -> None:
+    async def _log_left_out(self, caller: Caller, node_id: str, wanted: Subscription) -> None:
         async with self.store.database.reading() as session:
             left_out = sorted(await scopes.outside(session, caller, wanted.agent_ids or frozenset()))
         if left_out:
             logger.warning(
-                "sidecar `%s` gets nothing of %d agents that carry none of its key's tags, the first of them `%s`",
+                "sidecar `%s` does not get %d agents, because they have none of the tags of its key; the first is `%s`",
                 node_id,
                 len(left_out),
                 left_out[0],
@@ -118,7 +118,7 @@ class RegistrySync:
 
 
 class _Stream:
-    """One subscriber: whatever of its tasks ends first ends the stream."""
+    """One subscriber; the first of its tasks that ends also ends the stream."""
 
     def __init__(
         self, service: RegistrySync, context: Context, caller: Caller, hello: pb.Hello, followed: Subscription
@@ -153,7 +153,7 @@ class _Stream:
             self._end.set_exception(why)
 
     async def run(self, seconds: float) -> None:
-        """Serve the subscriber for at most so long; returns at a clean end, else raises `Ended`."""
+        """Serve the subscriber for at most `seconds`; raises `CallEndedError` unless the stream ends normally."""
         with _logged(self._sidecar, self._store.sidecars.connected(self._sidecar)):
             await self._run(seconds)
 
@@ -181,7 +181,9 @@ class _Stream:
                 case "acknowledgement":
                     self._acknowledged(message.acknowledgement)
                 case "hello":
-                    raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, "hello stands first and once")
+                    raise CallEndedError(
+                        grpc.StatusCode.INVALID_ARGUMENT, "`hello` is only allowed as the first message"
+                    )
 
     async def _beat(self) -> None:
         while True:
@@ -198,16 +200,16 @@ class _Stream:
         await self._begin()
         while not feed.closed and feed.history == self._history:
             if self._revision >= feed.revision:
-                await feed.news()
+                await feed.wait_for_news()
                 continue
             step = feed.after(self._revision) or await self._step_from(self._revision)
             if step is None:
-                return  # too far behind for changes: the sidecar comes back, and gets a snapshot
+                return  # too far behind for changes: the sidecar reconnects and gets a snapshot
             await self._send_step(step)
 
     async def _begin(self) -> None:
         epoch, hello = self._store.feed.epoch, self._hello
-        # What is narrower than it asked for may have been wider when it last connected, and no change tells of that.
+        # The scope of a narrowed subscription may have shrunk since the last connection, and no change reports that.
         may_resume = hello.revision and hello.epoch == epoch and not self._subscription.is_narrowed
         step = await self._step_from(hello.revision) if may_resume else None
         if step is None:
@@ -263,18 +265,18 @@ class _Stream:
 
     async def _send(self, message: pb.StoreMessage) -> None:
         async with self._sending:
-            if self._stuck:  # the write that was given up is still under way, and gRPC takes no second one
-                raise CallEndedError(*NOT_READ)
+            if self._stuck:  # a timed-out write is still in progress, and gRPC allows only one at a time
+                raise CallEndedError(*READ_TIMEOUT)
             writing = asyncio.create_task(self._context.write(message))
-            writing.add_done_callback(_seen)  # also where the stream has ended, and nobody awaits it
+            writing.add_done_callback(_retrieve_exception)  # also if the stream has ended and nothing awaits it
             try:
-                # Unlike `timeout` this looks at the write at last: it may be the store that stood still for so long.
+                # Unlike `timeout`, `wait` checks the write once more: the store itself may have been blocked.
                 await asyncio.wait([writing], timeout=self._pace.send)
                 self._stuck = not writing.done()
             finally:
                 writing.cancel()
             if self._stuck:
-                raise CallEndedError(*NOT_READ)
+                raise CallEndedError(*READ_TIMEOUT)
             await writing
 
     def _acknowledged(self, message: pb.Acknowledgement) -> None:
@@ -289,18 +291,18 @@ class _Stream:
 
 @contextmanager
 def _logged(sidecar: Sidecar, before: Sidecar | None) -> Iterator[None]:
-    """Log that the sidecar comes and goes; its stream's scheduled end, and its return from that, only for debugging."""
+    """Logs that the sidecar connects and disconnects; a scheduled rotation only at level debug."""
     extra = {"node_id": sidecar.node_id, "key_id": sidecar.key_id, "key_name": sidecar.key_name}
     level = logging.DEBUG if before is not None and before.rotated else logging.INFO
-    came = "sidecar `%s` connected: node name `%s`, key `%s`, version `%s`, %s"
+    template = "sidecar `%s` connected: node name `%s`, key `%s`, version `%s`, %s"
     scope = _scope(sidecar.subscription)
-    told = (sidecar.node_id, sidecar.node_name, sidecar.key_name, sidecar.software_version, scope)
-    logger.log(level, came, *told, extra=extra)
-    why = "it closed the stream, or the store stops"
+    values = (sidecar.node_id, sidecar.node_name, sidecar.key_name, sidecar.software_version, scope)
+    logger.log(level, template, *values, extra=extra)
+    why = "the sidecar closed the stream, or the store is stopping"
     try:
         yield
     except BaseException as error:
-        why = str(error) or "the connection is lost"
+        why = str(error) or "connection lost"
         raise
     finally:
         if sidecar.rotated:
@@ -316,47 +318,47 @@ def _scope(subscription: Subscription) -> str:
 
 
 class _SnapshotGate:
-    """Bounds how many snapshots are under way, and how many begin in a second."""
+    """Limits the concurrent snapshots, and how many start in a second."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_SNAPSHOTS)
         self._next = 0.0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn."""
-        async with self._places:
+        """Waits for a free slot, and holds it while the block runs."""
+        async with self._slots:
             start = max(self._next, time.monotonic())
-            self._next = start + 1 / SNAPSHOTS_PER_SECOND
+            self._next = start + 1 / MAX_SNAPSHOTS_PER_SECOND
             await asyncio.sleep(start - time.monotonic())
             yield
 
 
 def _clocks() -> dict[str, float]:
-    """What a message tells of the time at which it is sent."""
+    """The fields of a message that hold the time at which it is sent."""
     return {"sent_at": time.time(), "uptime": time.monotonic()}
 
 
 async def _hello(context: Context, seconds: float) -> pb.Hello:
     message = await _read(context, seconds)
     if message is None or message.WhichOneof("message") != "hello":
-        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not hello")
+        raise CallEndedError(grpc.StatusCode.INVALID_ARGUMENT, "the first message is not `hello`")
     check_hello(message.hello)
     return message.hello
 
 
 async def _read(context: Context, seconds: float) -> pb.SidecarMessage | None:
-    """The next message; None once the sidecar has said its last."""
+    """The next message; None at the end of the stream."""
     try:
         async with asyncio.timeout(seconds):
             raw = await context.read()
     except TimeoutError:
-        why = f"nothing was heard for {seconds:g} s"
+        why = f"no message for {seconds:g} s"
         raise CallEndedError(grpc.StatusCode.DEADLINE_EXCEEDED, why) from None
     return parsed(pb.SidecarMessage, raw) if isinstance(raw, bytes) else None
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    """Look at how it ended, so that asyncio does not log that nobody did."""
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Retrieve the exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -91,7 +91,7 @@ class Feed:
             except TimeoutError:
                 continue
 
-    async def news(self) -> None:
+    async def wait_for_news(self) -> None:
         """Return when there is a newer revision, another history, or the feed has closed."""
         await self._news.wait()
 

@@ -84,7 +84,7 @@ def test_an_agent_is_within_the_scope_while_it_carries_a_tag(store: Served, admi
     async def found(who: Caller) -> tuple[Set[str], Set[str], bool]:
         async with store.running._store.database.reading() as session:
             now = await scopes.outside(session, who, asked)
-            lately = await scopes.outside_lately(session, who, asked)
+            lately = await scopes.outside_recently(session, who, asked)
             return now, lately, await scopes.may_sync(session, who, "scoped-red-prod")
 
     assert store.run(found(UNBOUND)) == (set(), set(), True)

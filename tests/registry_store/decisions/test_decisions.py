@@ -201,7 +201,7 @@ async def test_a_record_that_does_not_follow_is_kept_and_told(fresh: Served, cap
     assert [log_of(fresh, name)[3] for name in ("one", "two", "three")] == [1, 1, 1]
     assert len(kept(fresh)) == 5
     assert metric(fresh, "registry_store_decision_breaks_total") == 3
-    assert "in the decision log of sidecar `two`, 1 records do not follow from those before" in caplog.text
+    assert "the hash chain in the decision log of sidecar `two` is broken at 1 records" in caplog.text
 
 
 def log_document() -> bytes:

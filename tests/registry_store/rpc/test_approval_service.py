@@ -313,7 +313,7 @@ async def test_a_wait_ends_after_its_time(settings: Settings) -> None:
         approval_id = await in_thread(opened, store)
         async with sidecar(store) as node:
             code, why = await node.watch(approval_id).ended()
-    assert (code, why) == (grpc.StatusCode.UNAVAILABLE, "the stream has lasted its time: ask again")
+    assert (code, why) == (grpc.StatusCode.UNAVAILABLE, "the stream reached its maximum lifetime: watch again")
 
 
 async def test_a_store_without_its_database_sends_those_who_wait_elsewhere(

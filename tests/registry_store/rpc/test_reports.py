@@ -110,7 +110,7 @@ async def test_who_waits_for_too_long_is_told_to_come_back(fresh: Served, monkey
     log = Log()
     async with reporter(fresh) as sidecar:
         await sidecar.send(log.report(decision()))
-        batches = [log.report(decision()) for _ in range(reports.AT_ONCE + 5)]
+        batches = [log.report(decision()) for _ in range(reports.MAX_CONCURRENT + 5)]
         async with held(fresh, "node-1"):
             sending = [asyncio.create_task(sidecar.send(batch)) for batch in batches[:-1]]
             await eventually(lambda: sum(task.done() for task in sending) == 2)
@@ -122,7 +122,7 @@ async def test_who_waits_for_too_long_is_told_to_come_back(fresh: Served, monkey
         for batch in batches:
             await sidecar.send(batch)
     assert [(error.code(), error.details()) for error in refused if isinstance(error, grpc.aio.AioRpcError)] == [
-        (EXHAUSTED, "too many reports wait already: try again later")
+        (EXHAUSTED, "too many reports are waiting: try again later")
     ] * 2
     assert late == (EXHAUSTED, "other reports took too long: try again later")
     assert len(kept(fresh)) == 1 + len(batches)

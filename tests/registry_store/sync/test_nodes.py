@@ -276,7 +276,7 @@ async def test_a_bound_key_reports_of_its_own_agents_alone(fresh: Served, bound:
             code, details = await sidecar.refused(log.copy().report(decision(agent_id=PAYROLL), said))
             agent_id = said["action"]["agent_id"]
             path = "records[1].document.action.agent_id"
-            assert (code, details) == (INVALID, f"{path}: `{agent_id}` is not the key's to report of")
+            assert (code, details) == (INVALID, f"{path}: `{agent_id}` is outside the scope of the key")
         assert await sidecar.send(log.report(stranger(LEDGER), stranger("nowhere-agent-prod"))) == 4
     assert counted(fresh) == {"allow": (1, 0), "block": (2, 0)}
     assert fresh.sql("SELECT count(*) FROM approvals") == [(0,)]
