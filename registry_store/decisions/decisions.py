@@ -67,7 +67,7 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
     that `writing` gives.
     """
     log = await nodes.locked(session, report.node_id, at)
-    nodes.take(log, owner)
+    nodes.assign(log, owner)
     _check_sequences(log, report, at)
     new = await _insert(session, report, at)
     by_id: dict[str, Reported] = {}

@@ -14,15 +14,15 @@ from registry_store.sync import subscriptions
 from registry_store.sync.subscriptions import Record, Subscription
 
 POLL_SECONDS = 1.0
-HELD_BYTES = 64 * 1024 * 1024
+MAX_HELD_BYTES = 64 * 1024 * 1024
 MAX_CHANGES = 1_000
 MAX_BYTES = 2 * 1024 * 1024
-"""Of one step; what is larger reaches a subscriber as a snapshot."""
+"""Limits of one step; a subscriber gets anything larger as a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """All that the revisions `after` < r ≤ `upto` did; `committed_at` in Unix seconds, of the newest."""
+    """The changes of the revisions `after` < r ≤ `upto`; `committed_at` (Unix seconds) is that of the newest."""
 
     after: int
     upto: int
@@ -31,16 +31,16 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Bytes of its documents."""
+        """The size of its documents in bytes."""
         return sum(len(record.document) for record in self.records)
 
 
 async def step_from(session: AsyncSession, after: int, subscription: Subscription) -> Step | None:
-    """The step from revision `after` to the newest; None when it is not held any more, or larger than a step may be."""
+    """The step from revision `after` to the newest; None if it is no longer kept, or larger than the limits."""
     meta = await revisions.meta(session)
     if not meta.oldest_revision <= after <= meta.revision:
         return None
-    touched = await revisions.between(session, after, meta.revision, MAX_CHANGES, subscription.of_changes())
+    touched = await revisions.between(session, after, meta.revision, MAX_CHANGES, subscription.change_condition())
     if touched is None:
         return None
     records = tuple(await subscriptions.records(session, touched))
@@ -49,10 +49,10 @@ async def step_from(session: AsyncSession, after: int, subscription: Subscriptio
 
 
 class Feed:
-    """Follows the revision: woken after each commit here, and looking each second for what other stores commit.
+    """Follows the newest revision: woken after each commit of this store, and polls each second for other stores.
 
-    `confirmed_at` is when (monotonic seconds) the database last confirmed the newest revision. `history` changes when
-    the past did: a new epoch, or a revision that went back.
+    `confirmed_at` is the time (monotonic seconds) at which the database last confirmed the newest revision. `history`
+    changes if the database was replaced: there is a new epoch, or the revision went back.
     """
 
     def __init__(self, database: Database) -> None:
@@ -69,13 +69,13 @@ class Feed:
         self.closed = False
 
     def wake(self) -> None:
-        """Look at once; a call too many is harmless."""
+        """Read at once; extra calls are harmless."""
         self._wake.set()
 
     def close(self) -> None:
-        """Let every subscriber end."""
+        """Wake every subscriber, so that its stream ends."""
         self.closed = True
-        self._announce()
+        self._wake_subscribers()
 
     async def run(self) -> None:
         """Follow the database until cancelled."""
@@ -92,11 +92,11 @@ class Feed:
                 continue
 
     async def wait_for_news(self) -> None:
-        """Return when there is a newer revision, another history, or the feed has closed."""
+        """Wait until there is a newer revision or another history, or the feed is closed."""
         await self._news.wait()
 
     def after(self, revision: int) -> Step | None:
-        """The step that leads on from `revision`, if it is held."""
+        """The step that contains the change after `revision`; None if the feed no longer holds it."""
         found = None
         for step in reversed(self._steps):
             if step.upto <= revision:
@@ -105,7 +105,7 @@ class Feed:
         return found if found is not None and found.after <= revision else None
 
     async def read(self) -> None:
-        """Take over what the database has that this feed has not."""
+        """Read the revisions that are newer than those of this feed."""
         self._wake.clear()
         async with self._database.reading() as session:
             meta = await revisions.meta(session)
@@ -121,17 +121,17 @@ class Feed:
         self._held_bytes = 0
         self.epoch, self.revision = epoch, revision
         self.history += 1
-        self._announce()
+        self._wake_subscribers()
 
     def _append(self, step: Step | None, revision: int) -> None:
         if step is not None:
             self._steps.append(step)
             self._held_bytes += step.size
-        while self._held_bytes > HELD_BYTES or len(self._steps) > MAX_CHANGES:
+        while self._held_bytes > MAX_HELD_BYTES or len(self._steps) > MAX_CHANGES:
             self._held_bytes -= self._steps.popleft().size
         self.revision = revision
-        self._announce()
+        self._wake_subscribers()
 
-    def _announce(self) -> None:
+    def _wake_subscribers(self) -> None:
         self._news.set()
         self._news = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Messages of `registry_store.v1` ↔ what they mean."""
+"""Converts between messages of `registry_store.v1` and the values of the store."""
 
 from collections.abc import AsyncGenerator
 
@@ -13,13 +13,13 @@ from registry_store.sync.subscriptions import Record, Subscription
 from registry_store.v1 import sync_pb2 as pb
 
 CHUNK_BYTES = 256 * 1024
-MAX_NAMED = 1_000
+MAX_ENTRIES = 1_000
 VERSION = Text(128, 0, "[ -~]*", "printable ASCII")
 NODE_NAME = VERSION
 
 
 def check_hello(hello: pb.Hello) -> None:
-    """Raise `InvalidRecordError` unless its names are such as can be kept and logged."""
+    """Raise `InvalidRecordError` if a name in it is malformed and cannot be stored or logged."""
     problems = Problems()
     NODE_ID.read(hello.node_id, "hello.node_id", problems)
     VERSION.read(hello.version, "hello.version", problems)
@@ -29,12 +29,12 @@ def check_hello(hello: pb.Hello) -> None:
 
 
 def subscription(message: pb.Subscription) -> Subscription:
-    """What the sidecar subscribes to; `InvalidRecordError` if that is nothing, or malformed."""
+    """The subscription in the message; `InvalidRecordError` if it is missing or malformed."""
     problems = Problems()
     match message.WhichOneof("scope"):
         case "agents":
             wanted = frozenset(message.agents.agent_ids)
-            for agent_id in message.agents.agent_ids[:MAX_NAMED]:
+            for agent_id in message.agents.agent_ids[:MAX_ENTRIES]:
                 AGENT_ID.read(agent_id, "hello.subscription.agents", problems)
             found = Subscription(agent_ids=wanted)
         case "tags":
@@ -44,15 +44,15 @@ def subscription(message: pb.Subscription) -> Subscription:
         case "all":
             return Subscription()
         case _:
-            raise InvalidRecordError([Problem("hello.subscription", "names neither agents nor tags nor all")])
-    if not 1 <= len(wanted) <= MAX_NAMED:
-        problems.append(Problem("hello.subscription", f"has not 1 to {MAX_NAMED} entries"))
+            raise InvalidRecordError([Problem("hello.subscription", "must be one of `agents`, `tags` and `all`")])
+    if not 1 <= len(wanted) <= MAX_ENTRIES:
+        problems.append(Problem("hello.subscription", f"must have 1 to {MAX_ENTRIES} entries"))
     problems.raise_if_any()
     return found
 
 
 def refusals(message: pb.Acknowledgement) -> list[Refusal]:
-    """What the sidecar refuses, cut to what is kept."""
+    """The records that the sidecar refuses, truncated to the limits."""
     kinds = {kind.value for kind in RecordKind}
     return [
         Refusal(
@@ -66,7 +66,7 @@ def refusals(message: pb.Acknowledgement) -> list[Refusal]:
 
 
 async def chunks(records: AsyncGenerator[Record]) -> AsyncGenerator[pb.SnapshotChunk]:
-    """The records in chunks of at most 256 KiB; a record that is larger has a chunk to itself."""
+    """The records in chunks of at most 256 KiB; a larger record gets a chunk of its own."""
     chunk, size = pb.SnapshotChunk(), 0
     async for record in records:
         if chunk.records and size + len(record.document) > CHUNK_BYTES:
@@ -79,5 +79,5 @@ async def chunks(records: AsyncGenerator[Record]) -> AsyncGenerator[pb.SnapshotC
 
 
 def record_message(record: Record, document: bytes) -> pb.Record:
-    """A record with the document that its subscriber gets."""
+    """The message for a record with this document."""
     return pb.Record(kind=pb.RecordKind.Name(record.kind), id=record.id, document=document)

@@ -1,4 +1,4 @@
-"""Node ids of sidecars: each belongs to the keys of the name that first used it, until an admin hands it over."""
+"""Node ids of sidecars: each belongs to the first key name that used it, until an admin releases it."""
 
 import logging
 from datetime import datetime, timedelta
@@ -26,26 +26,26 @@ NODE_ID = Text(
     "letters, digits, - _ . and : that start with a letter or digit",
 )
 GENESIS = "0" * 64
-SEEN_WITHIN = timedelta(days=1)
+SEEN_INTERVAL = timedelta(days=1)
 
 RELEASE_BODY: dict[str, Field] = {
     "reason": Field(PROSE, "", about="Why; the activity log keeps it"),
-    "key_name": Field(OrNull(NAME), None, about="The name of the keys that get it; null: that of the next to use it"),
+    "key_name": Field(OrNull(NAME), None, about="The key name that gets it; null: the next that uses it"),
 }
 
 
 async def claim(database: Database, node_id: str, name: str, at: datetime) -> None:
-    """Note that a sidecar with a key of this name connects; `NotAllowedError` if the node id is another name's."""
+    """Note that a sidecar connects with a key of this name; `NotAllowedError` if the node id belongs to another."""
     async with database.reading() as session:
         log = await session.get(DecisionLog, node_id)
     if log is not None:
         check_owner(log, name)
-    if log is None or log.owner is None or log.seen_at is None or at - log.seen_at > SEEN_WITHIN:
+    if log is None or log.owner is None or log.seen_at is None or at - log.seen_at > SEEN_INTERVAL:
         await retried(_claim, database, node_id, name, at)
 
 
 async def locked(session: AsyncSession, node_id: str, at: datetime) -> DecisionLog:
-    """The sidecar's log; whoever else wants it waits until this transaction ends."""
+    """The log of the sidecar, locked until this transaction ends."""
     wanted = select(DecisionLog).where(DecisionLog.node_id == node_id).with_for_update()
     found = await session.scalar(wanted)
     if found is None:
@@ -55,22 +55,22 @@ async def locked(session: AsyncSession, node_id: str, at: datetime) -> DecisionL
     return found
 
 
-def take(log: DecisionLog, name: str) -> None:
-    """Make the node id that of the keys of this name; `NotAllowedError` if it is that of another name already."""
+def assign(log: DecisionLog, name: str) -> None:
+    """Assign the node id to keys of this name; `NotAllowedError` if it belongs to another name."""
     check_owner(log, name)
     log.owner = name
 
 
 def check_owner(log: DecisionLog, name: str) -> None:
-    """Raise `NotAllowedError` if the node id is that of keys of another name, which the store's own log alone tells."""
+    """Raise `NotAllowedError` if the node id belongs to another key name, which only the store's log shows."""
     if log.owner in (None, name):
         return
-    logger.warning("a key named `%s` used node id `%s`, which is that of keys named `%s`", name, log.node_id, log.owner)
-    raise NotAllowedError(f"node id {quote(log.node_id)} is that of keys of another name; an admin can release it")
+    logger.warning("a key named `%s` used node id `%s`, which belongs to keys named `%s`", name, log.node_id, log.owner)
+    raise NotAllowedError(f"node id {quote(log.node_id)} belongs to keys of another name; an admin can release it")
 
 
 async def release(session: AsyncSession, node_id: str, body: Any, actor: Actor) -> DecisionLog:
-    """Give a node id to the keys of another name, or to whoever uses it next; `NotFoundError` if nobody has used it."""
+    """Give a node id to another key name, or to the next that uses it; `NotFoundError` if it was never used."""
     values = read_values(body, RELEASE_BODY)
     if await session.get(DecisionLog, node_id) is None:
         raise NotFoundError(f"no sidecar {quote(node_id)}")
@@ -93,5 +93,5 @@ def document(log: DecisionLog) -> Document:
 async def _claim(database: Database, node_id: str, name: str, at: datetime) -> None:
     async with database.beside() as session:
         log = await locked(session, node_id, at)
-        take(log, name)
+        assign(log, name)
         log.seen_at = at

@@ -1,4 +1,4 @@
-"""The sidecars that are or were connected to this store, and what each has acknowledged or refused."""
+"""The sidecars that are or were connected to this store, and what each acknowledged or refused."""
 
 from collections import deque
 from collections.abc import Collection
@@ -13,16 +13,16 @@ MAX_REMEMBERED = 10_000
 MAX_UNACKNOWLEDGED = 1_000
 MAX_REFUSALS = 1_000
 MAX_PROBLEMS = 20
-"""Of one refusal."""
+"""Problems kept of one refusal."""
 MAX_REFUSED_ID, MAX_PROBLEM = 256, 1_000
-"""Characters of a refusal that are kept."""
+"""Characters kept of an id and of a problem."""
 
 Records = frozenset[tuple[RecordKind, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that did not compile in the sidecar, whose last good state therefore stays in force there."""
+    """A record that did not compile in the sidecar, so that its last good state stays in force there."""
 
     kind: RecordKind
     id: str
@@ -31,7 +31,7 @@ class Refusal:
 
 @dataclass(slots=True)
 class Sidecar:
-    """One sidecar, as its stream shows it."""
+    """One sidecar and the state of its stream."""
 
     node_id: str
     key_id: str
@@ -41,24 +41,24 @@ class Sidecar:
     connected_at: datetime
     last_heard_at: datetime
     node_name: str = ""
-    """What its operator calls it, for people alone."""
+    """A display name that its operator chose."""
     connected: bool = True
     rotated: bool = False
-    """Whether the store ended the stream at its scheduled end: the sidecar is expected back at once."""
+    """Whether the store ended the stream by scheduled rotation, so that the sidecar reconnects at once."""
     sent_revision: int = 0
     acknowledged_revision: int = 0
     refusals: dict[tuple[RecordKind, str], Refusal] = field(default_factory=dict)
     unacknowledged: deque[tuple[int, float, Records | None]] = field(default_factory=deque)
 
     def sent(self, revision: int, committed_at: float, records: Records | None) -> None:
-        """Note a change on its way (`records` None: a snapshot), to be acknowledged."""
+        """Note a change that was sent and awaits its acknowledgement (`records` None: a snapshot)."""
         self.sent_revision = revision
         self.unacknowledged.append((revision, committed_at, records))
         while len(self.unacknowledged) > MAX_UNACKNOWLEDGED:
             self.unacknowledged.popleft()
 
     def acknowledged(self, revision: int, refusals: list[Refusal]) -> list[float]:
-        """Note that everything up to `revision` is in force but for `refusals`; returns when each was committed."""
+        """Note that all up to `revision` is in force except `refusals`; returns the commit time of each change."""
         commits = []
         while self.unacknowledged and self.unacknowledged[0][0] <= revision:
             _, committed_at, records = self.unacknowledged.popleft()
@@ -73,15 +73,15 @@ class Sidecar:
 
 
 class Sidecars:
-    """All sidecars by node id; those that left are remembered, the longest silent ones forgotten first."""
+    """All sidecars by node id; disconnected ones are kept, and the oldest are dropped first at the limit."""
 
     def __init__(self) -> None:
         self._by_node: dict[str, Sidecar] = {}
 
     def connected(self, sidecar: Sidecar) -> Sidecar | None:
-        """Take in a sidecar whose stream begins; what its node refused before is kept until it acknowledges.
+        """Add a sidecar whose stream begins; returns the previous entry of its node.
 
-        Returns what was known of its node before.
+        The refusals of the previous entry are kept until the sidecar acknowledges.
         """
         previous = self._by_node.pop(sidecar.node_id, None)
         if previous is not None:
@@ -93,17 +93,17 @@ class Sidecars:
         return previous
 
     def page(self, limit: int, offset: int) -> tuple[list[Sidecar], int]:
-        """Sidecars by node id, and how many there are."""
+        """A page of the sidecars in order of node id, and the total."""
         ordered = sorted(self._by_node.values(), key=lambda sidecar: sidecar.node_id)
         return ordered[offset : offset + limit], len(ordered)
 
     def serving(self, agent_id: str, tags: Collection[str]) -> list[Sidecar]:
-        """Those that decide, or when last connected decided, for an agent of these tags, by node id."""
+        """The sidecars whose current or last subscription covers this agent, in order of node id."""
         ordered = sorted(self._by_node.values(), key=lambda sidecar: sidecar.node_id)
         return [sidecar for sidecar in ordered if sidecar.subscription.covers(agent_id, tags)]
 
     def count(self) -> int:
-        """How many are connected."""
+        """The number of connected sidecars."""
         return sum(sidecar.connected for sidecar in self._by_node.values())
 
 

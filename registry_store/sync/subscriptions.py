@@ -1,4 +1,4 @@
-"""What a sidecar subscribes to, and how each record looks from there."""
+"""Subscriptions of sidecars, and the records that each sees."""
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from registry_store.journal.revisions import Touched
 from registry_store.records import agents, mcp_servers, policies
 
 PAGE = 500
-GONE = b""
+DELETED = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The whole state of a record as sidecars get it; an empty document: it is gone."""
+    """The whole state of a record as sidecars get it; an empty document if the record was deleted."""
 
     kind: RecordKind
     id: str
@@ -31,34 +31,34 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Named agents, agents with any of `tags`, those that are both, or (both None) all; the organisation's always."""
+    """Agents by id, by tag, by both, or all (both None); organisation policies and MCP servers always belong to it."""
 
     agent_ids: frozenset[str] | None = None
     tags: frozenset[str] | None = None
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether it is part of what was asked for, which is never both names and tags."""
+        """Whether a key narrowed it: a sidecar itself requests ids or tags, never both."""
         return self.agent_ids is not None and self.tags is not None
 
     def view(self, record: Record) -> bytes | None:
-        """What to send of a record that changed: its document, `GONE`, or None for nothing."""
+        """The document to send for a changed record, `DELETED`, or None if nothing is sent."""
         if record.kind is not RecordKind.AGENT:
             return record.document
         if self.agent_ids is not None and record.id not in self.agent_ids:
             return None
         if self.tags is None or not self.tags.isdisjoint(record.tags):
             return record.document
-        return None if self.tags.isdisjoint(record.former_tags) else GONE
+        return None if self.tags.isdisjoint(record.former_tags) else DELETED
 
-    def of_changes(self) -> ColumnElement[bool] | None:
-        """The rows of `Change` that can concern it, as far as SQL can tell cheaply."""
+    def change_condition(self) -> ColumnElement[bool] | None:
+        """A condition for the rows of `Change` that may be relevant; the view decides exactly."""
         if self.agent_ids is None:
             return None
         return or_(Change.kind != RecordKind.AGENT, Change.record_id.in_(self.agent_ids))
 
     def covers(self, agent_id: str, tags: Collection[str]) -> bool:
-        """Whether it takes in an agent of this id and these tags."""
+        """Whether it includes an agent with this id and these tags."""
         if self.agent_ids is not None and agent_id not in self.agent_ids:
             return False
         return self.tags is None or not self.tags.isdisjoint(tags)
@@ -70,7 +70,7 @@ class Subscription:
 
 
 async def count(session: AsyncSession, subscription: Subscription) -> int:
-    """How many records a snapshot of it has."""
+    """The number of records in its snapshot."""
     counts = [
         await session.scalar(select(func.count()).select_from(Agent).where(_of_agents(subscription))),
         await session.scalar(select(func.count()).select_from(Policy).where(Policy.agent_id.is_(None))),
@@ -80,7 +80,7 @@ async def count(session: AsyncSession, subscription: Subscription) -> int:
 
 
 async def snapshot(session: AsyncSession, subscription: Subscription) -> AsyncGenerator[Record]:
-    """Every record of the subscription, in pages, so that memory stays flat."""
+    """Every record of the subscription, read in pages to limit memory."""
     for record in await _organisation(session, None):
         yield record
     for record in await _servers(session, None):
@@ -94,7 +94,7 @@ async def snapshot(session: AsyncSession, subscription: Subscription) -> AsyncGe
 
 
 async def records(session: AsyncSession, touched: Sequence[Touched]) -> list[Record]:
-    """The present state of what was touched; what exists no longer is gone."""
+    """The current state of the changed records; a deleted record has the document `DELETED`."""
     ids: dict[RecordKind, list[str]] = {kind: [] for kind in RecordKind}
     for one in touched:
         ids[one.kind].append(one.record_id)
@@ -105,7 +105,7 @@ async def records(session: AsyncSession, touched: Sequence[Touched]) -> list[Rec
     ]
     by_key = {(record.kind, record.id): record for record in found}
     return [
-        _with_former(by_key.get((one.kind, one.record_id), Record(one.kind, one.record_id, GONE)), one)
+        _with_former(by_key.get((one.kind, one.record_id), Record(one.kind, one.record_id, DELETED)), one)
         for one in touched
     ]
 

@@ -57,7 +57,7 @@ async def test_a_sidecar_without_its_node_id_waits_until_an_admin_releases_it(
             lambda: "cannot send decisions to the store, so they wait on disk: PERMISSION_DENIED" in caplog.text
         )
         node_id = (tmp_path / "sidecar" / "node-id").read_text()
-        assert f"node id `{node_id}` is that of keys of another name; an admin can release it" in caplog.text
+        assert f"node id `{node_id}` belongs to keys of another name; an admin can release it" in caplog.text
         released = await central.rest.call("POST", f"/api/sidecars/{node_id}/release", {"reason": "OPS-2"})
         assert released.status == 200
         await decisions_reach(central, 2)

@@ -61,13 +61,13 @@ async def test_a_report_under_anothers_node_id_is_denied_and_changes_nothing(
     async with reporter(fresh, key(admin, "victim")) as victim, reporter(fresh, key(admin, "thief")) as thief:
         assert await victim.send(log.report(decision())) == 1
         code, details = await thief.refused(forged.report(decision(cost_micros=10**9)))
-        assert (code, "node id `node-1` is that of keys of another name" in details) == (DENIED, True)
+        assert (code, "node id `node-1` belongs to keys of another name" in details) == (DENIED, True)
         assert "victim" not in details
         assert (await thief.refused(log.copy().report(decision())))[0] is DENIED
         assert await victim.send(log.report(decision())) == 2
     assert log_of(fresh) == (2, log.hash.hex(), 0, 0)
     assert counted(fresh) == {"allow": (2, 0)}
-    assert "a key named `thief` used node id `node-1`, which is that of keys named `victim`" in caplog.text
+    assert "a key named `thief` used node id `node-1`, which belongs to keys named `victim`" in caplog.text
 
 
 async def test_a_node_id_belongs_to_the_key_that_said_hello_with_it_first(fresh: Served) -> None:

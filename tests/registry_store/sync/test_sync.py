@@ -273,8 +273,8 @@ async def test_revoking_a_key_ends_its_open_stream(store: Served) -> None:
 @pytest.mark.parametrize(
     ("hello", "why"),
     [
-        ({"subscription": pb.Subscription()}, "names neither agents nor tags nor all"),
-        ({"subscription": named()}, "has not 1 to 1000 entries"),
+        ({"subscription": pb.Subscription()}, "must be one of `agents`, `tags` and `all`"),
+        ({"subscription": named()}, "must have 1 to 1000 entries"),
         ({"subscription": named("no blanks please")}, "is not 3 to 64 letters"),
         ({"subscription": tagged("")}, "is empty"),
         ({"subscription": ALL, "node_id": ""}, "hello.node_id"),
