@@ -1,4 +1,4 @@
-"""Whose key a request carries, from where; wrong keys are counted by source, and right ones never wait for that."""
+"""Authentication of API keys: counts wrong keys by source, and never delays a valid key because of them."""
 
 import asyncio
 import re
@@ -19,22 +19,22 @@ from registry_store.errors import LapsedKeyError, NotAuthenticatedError, TooMany
 WINDOW_SECONDS = 60.0
 MAX_REMEMBERED = 10_000
 SAVE_SECONDS = 15.0
-MAX_LOOKED_UP = 1_000
-"""Keys that one reading looks up; more wait for the next."""
-LOOK_UP_SECONDS = 0.02
-"""Between two readings at least."""
+MAX_KEYS_PER_QUERY = 1_000
+"""Keys per database query; further ones wait for the next query."""
+QUERY_SECONDS = 0.02
+"""Minimum time between two queries."""
 
 
 class Failures:
-    """How often each name failed: `most` at once, then one more every 60 s / `most`; the oldest are forgotten first."""
+    """Limits the failures of each name: `maximum` at once, then one every 60 s / `maximum`; drops the oldest first."""
 
-    def __init__(self, most: int) -> None:
-        self._interval = WINDOW_SECONDS / most
+    def __init__(self, maximum: int) -> None:
+        self._interval = WINDOW_SECONDS / maximum
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def wait(self, name: str, now: float) -> float:
-        """Seconds until the name may try again; 0: at once."""
-        # A clock that was set back must not make anyone wait for longer than the window.
+        """Seconds until the name may try again; 0 if it may now."""
+        # After a clock was set back, nobody waits longer than the window.
         ahead = min(self._until.get(name, now) - now, WINDOW_SECONDS)
         return max(0.0, ahead - WINDOW_SECONDS + self._interval)
 
@@ -49,98 +49,98 @@ class Failures:
         return len(self._until)
 
 
-class _Asked:
-    """A key id that is looked up, and once `answered` the key that is kept under it, or why that cannot be read."""
+class _Request:
+    """A key id to look up; after `done` it holds the key that was found, or the error of the query."""
 
-    __slots__ = ("answered", "error", "found", "key_id")
+    __slots__ = ("done", "error", "found", "key_id")
 
     def __init__(self, key_id: str) -> None:
         self.key_id = key_id
-        self.answered = False
+        self.done = False
         self.found: Key | None = None
         self.error: Exception | None = None
 
 
 class _Lookup:
-    """Finds keys by their ids: all that are asked for at once by one reading, and one reading after the other.
+    """Finds keys by id: one query serves all concurrent lookups, and only one query runs at a time.
 
-    So a flood of guesses costs the database no more than one small query each 20 ms, and a right key in it is found
-    with the rest. There is no task to read: of those who wait, whoever's turn it is reads for all.
+    Therefore a flood of guesses costs the database one small query per 20 ms, and a valid key among them is found in
+    the same query. There is no background task: one of the waiting callers runs the query for all.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._turn = asyncio.Lock()
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_Request] = []
         self._next = 0.0
 
     async def key(self, key_id: str) -> Key | None:
-        """The key of this id, None if there is none."""
-        asked = _Asked(key_id)
-        self._waiting.append(asked)
+        """The key with this id, or None."""
+        request = _Request(key_id)
+        self._waiting.append(request)
         async with self._turn:
-            while not asked.answered:
+            while not request.done:
                 await self._read()
-        if asked.error is not None:
-            raise asked.error
-        return asked.found
+        if request.error is not None:
+            raise request.error
+        return request.found
 
     async def _read(self) -> None:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(self._next - clock())
-        self._next = clock() + LOOK_UP_SECONDS
-        batch = self._waiting[:MAX_LOOKED_UP]
+        self._next = clock() + QUERY_SECONDS
+        batch = self._waiting[:MAX_KEYS_PER_QUERY]
         found: dict[str, Key] = {}
         failure = None
         try:
             async with self._database.reading() as session:
-                keys = await session.scalars(select(Key).where(Key.key_id.in_({asked.key_id for asked in batch})))
+                keys = await session.scalars(select(Key).where(Key.key_id.in_({request.key_id for request in batch})))
                 found = {key.key_id: key for key in keys}
         except Exception as error:
             failure = error
-        # Where whoever reads is cancelled, all of them still wait, and the next one reads.
+        # If the caller that runs the query is cancelled, the requests stay queued and the next caller runs it.
         del self._waiting[: len(batch)]
-        for asked in batch:
-            asked.answered, asked.found, asked.error = True, found.get(asked.key_id), failure
+        for request in batch:
+            request.done, request.found, request.error = True, found.get(request.key_id), failure
 
 
 class Authentication:
-    """Finds the holder of a key; `run` saves beside it when each key was last used.
+    """Finds the caller that holds a key; `run` saves when each key was last used.
 
-    A source that sends too many wrong keys is told to wait, but a right key passes whatever comes from there: it is
-    checked first, and only what is wrong is counted. A key that was right before is looked up at once, by itself.
+    A source that sends too many wrong keys has to wait. A valid key is always accepted, also from that source: the key
+    is checked first, and only wrong keys are counted. A key that was valid before gets a query of its own, at once.
     """
 
-    def __init__(self, database: Database, pepper: Pepper, most_failures: int) -> None:
+    def __init__(self, database: Database, pepper: Pepper, max_failures: int) -> None:
         self._database = database
         self._pepper = pepper
-        self._failures = Failures(most_failures)
+        self._failures = Failures(max_failures)
         self._refused = RefusedKeys()
         self._lookup = _Lookup(database)
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._valid_before: OrderedDict[str, None] = OrderedDict()
         self._saving = Attempts("saving when keys were last used", database.outage)
         self._used: dict[str, datetime] = {}
         self._unsaved: dict[str, datetime] = {}
         self.revoked = asyncio.Event()
-        """Set when a key was revoked here: open streams are looked at."""
+        """Set when this store revokes a key, so that open streams are checked."""
 
     async def caller(self, text: str, source: str, now: datetime) -> Caller:
-        """Whose key this is; `NotAuthenticatedError` if nobody's, `TooManyFailuresError` after too many others."""
-        mark = self._pepper.hash(text)
+        """The caller that holds this key; `NotAuthenticatedError` or `TooManyFailuresError` if the key is invalid."""
+        key_hash = self._pepper.hash(text)
         try:
-            found = await self._found(text, mark, now)
-        except LapsedKeyError as error:  # no guess
+            found = await self._found(text, key_hash, now)
+        except LapsedKeyError as error:  # not a guess, so not counted
             self._refused.note(source, f"{error}: `{keys.id_of(text)}`", now.timestamp())
             raise
         except NotAuthenticatedError as error:
             self._refused.note(source, str(error), now.timestamp())
             self._count(network(source), now.timestamp())
             raise
-        self._remember(mark, found.key_id, now)
+        self._remember(key_hash, found.key_id, now)
         return found
 
-    async def _found(self, text: str, mark: str, now: datetime) -> Caller:
-        if mark in self._known:
+    async def _found(self, text: str, key_hash: str, now: datetime) -> Caller:
+        if key_hash in self._valid_before:
             async with self._database.reading() as session:
                 return await keys.authenticate(session, self._pepper, text, now)
         key_id = keys.id_of(text)
@@ -148,24 +148,24 @@ class Authentication:
         return keys.verified(key, self._pepper, text, now)
 
     def _count(self, address: str, seconds: float) -> None:
-        """Count one wrong key; `TooManyFailuresError`, and not counted, while its source has to wait."""
+        """Count one wrong key; `TooManyFailuresError` while its source has to wait, and then nothing is counted."""
         wait = self._failures.wait(address, seconds)
         if wait:
             raise TooManyFailuresError(wait)
         self._failures.note(address, seconds)
 
     def last_used(self, key_id: str) -> datetime | None:
-        """When the key was last used here, saved or not."""
+        """When the key was last used with this store, saved or not."""
         return self._used.get(key_id)
 
     async def run(self) -> None:
-        """Save what was used, until cancelled."""
+        """Save regularly when keys were last used, until cancelled."""
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             await self.save()
 
     async def save(self) -> None:
-        """Save when each key was last used; what cannot be saved now is kept for the next time."""
+        """Save when each key was last used; after an error the next call tries again."""
         if not self._unsaved:
             return
         saving, self._unsaved = self._unsaved, {}
@@ -175,17 +175,17 @@ class Authentication:
                 await (await session.connection()).execute(_SAVE, rows)
         except BaseException as error:
             self._unsaved = saving | self._unsaved
-            if not isinstance(error, Exception):  # cancelled, as the store stops: it saves once more then
+            if not isinstance(error, Exception):  # cancelled because the store stops, which saves once more
                 raise
             self._saving.failed(error)
             return
         self._saving.worked()
 
-    def _remember(self, mark: str, key_id: str, now: datetime) -> None:
-        self._known.pop(mark, None)
-        self._known[mark] = None
-        if len(self._known) > MAX_REMEMBERED:
-            self._known.popitem(last=False)
+    def _remember(self, key_hash: str, key_id: str, now: datetime) -> None:
+        self._valid_before.pop(key_hash, None)
+        self._valid_before[key_hash] = None
+        if len(self._valid_before) > MAX_REMEMBERED:
+            self._valid_before.popitem(last=False)
         self._used.pop(key_id, None)
         self._used[key_id] = self._unsaved[key_id] = now
         if len(self._used) > MAX_REMEMBERED:
@@ -193,7 +193,7 @@ class Authentication:
 
 
 def network(source: str) -> str:
-    """What counts as one source: an IPv4 address, or the /64 that one IPv6 host has to itself."""
+    """The source to count by: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         address = ip_address(source)
     except ValueError:

@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as keyed hashes, each with a role."""
+"""API keys: each has a role, is shown once, and is stored as a keyed hash."""
 
 import hmac
 import secrets
@@ -28,11 +28,11 @@ from registry_store.settings import load_pepper
 PREFIX = "owkai"
 MAX_GROUPS = 64
 MAX_AGENTS = 1_000
-"""As many as a subscription may name."""
+"""The maximum of a subscription, too."""
 
 
 class Role(Enum):
-    """What a key may do."""
+    """The role of a key, which decides what it may do."""
 
     ADMIN = "admin"
     APPROVER = "approver"
@@ -66,7 +66,7 @@ KEY_BODY: dict[str, Field] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key; a sidecar's is bound to `agents`, to `tags`, or (both None) to nothing."""
+    """The holder of a valid key; a sidecar key is bound to `agents`, to `tags`, or (both None) unrestricted."""
 
     key_id: str
     name: str
@@ -78,28 +78,28 @@ class Caller:
 
 
 class Pepper:
-    """The server's secret, without which the stored hashes are of no use."""
+    """The server's secret; the stored hashes are useless without it."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def hash(self, text: str) -> str:
-        """The keyed hash, HMAC-SHA-256 in hex."""
+        """The keyed hash of a key: HMAC-SHA-256 in hex."""
         return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
     async def check(self, session: AsyncSession) -> None:
         """Bind the database to this pepper, or raise `StartError` if it is bound to another."""
         row = await meta(session)
-        mark = self.hash("pepper check")
-        row.pepper_check = row.pepper_check or mark
-        if not hmac.compare_digest(row.pepper_check, mark):
+        digest = self.hash("pepper check")
+        row.pepper_check = row.pepper_check or digest
+        if not hmac.compare_digest(row.pepper_check, digest):
             raise StartError("the pepper is not the one that the keys in this database were hashed with")
 
 
 async def pepper_of(session: AsyncSession, path: Path) -> Pepper:
-    """The pepper in the file, to which the database is bound; the file is made only where the database has none yet.
+    """The pepper in the file, bound to the database; creates the file only if the database has no pepper yet.
 
-    `StartError` where it is missing or another one.
+    `StartError` if the file is missing or holds another pepper.
     """
     pepper = Pepper(load_pepper(path, is_new=not (await meta(session)).pepper_check))
     await pepper.check(session)
@@ -107,7 +107,7 @@ async def pepper_of(session: AsyncSession, path: Path) -> Pepper:
 
 
 async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor) -> tuple[Key, str]:
-    """Make a key; the second value is the key itself, which nobody can read again."""
+    """Create a key; the second value is the key itself, which cannot be read again."""
     values = _read(body, actor.at)
     key_id = secrets.token_hex(8)
     text = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
@@ -131,12 +131,12 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
 
 
 async def authenticate(session: AsyncSession, pepper: Pepper, text: str, now: datetime) -> Caller:
-    """Whose key this is; `NotAuthenticatedError` if nobody's, `LapsedKeyError` if no longer."""
+    """The caller that holds this key; `NotAuthenticatedError` if unknown, `LapsedKeyError` if revoked or expired."""
     return verified(await session.get(Key, id_of(text)), pepper, text, now)
 
 
 def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Caller:
-    """The holder of the key that is kept under the id that `text` names; errors as above."""
+    """The caller that holds `text`, checked against the stored key of that id; raises as `authenticate` does."""
     if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
         raise NotAuthenticatedError("the key is unknown")
     if not is_valid(key, now):
@@ -153,34 +153,34 @@ def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Calle
 
 
 def id_of(text: str) -> str:
-    """The id that a key names, which is no secret; empty where it names none."""
+    """The id in a key, which is not secret; empty if the text is malformed."""
     parts = text.split("_", 2)
     return parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
 
 
 def is_valid(key: Key, now: datetime) -> bool:
-    """Whether the key still opens anything."""
+    """Whether the key is neither revoked nor expired."""
     return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
 
 
 async def invalid_among(session: AsyncSession, key_ids: set[str], now: datetime) -> set[str]:
-    """Those of the keys that were revoked or have expired."""
+    """The ids of keys that are revoked, expired or unknown."""
     keys = {key.key_id: key for key in await session.scalars(select(Key).where(Key.key_id.in_(key_ids)))}
     return {key_id for key_id in key_ids if key_id not in keys or not is_valid(keys[key_id], now)}
 
 
 async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Actor) -> None:
-    """Make an agent's key that of `agent_id`; `ConflictError` if it is another's already."""
+    """Bind an agent key to `agent_id`; `ConflictError` if it is bound to another agent."""
     key = await session.get_one(Key, caller.key_id)
     if key.agent_id not in (None, agent_id):
-        raise ConflictError(f"this key is that of agent `{key.agent_id}`")
+        raise ConflictError(f"this key belongs to agent `{key.agent_id}`")
     if key.agent_id is None:
         key.agent_id = agent_id
         await activity.append(
             session,
             actor,
             "key_bound",
-            f"key `{key.name}` is that of agent `{agent_id}` from now on",
+            f"key `{key.name}` bound to agent `{agent_id}`",
             _subject(key),
             previous={"agent_id": None},
             new={"agent_id": agent_id},
@@ -188,7 +188,7 @@ async def bind(session: AsyncSession, caller: Caller, agent_id: str, actor: Acto
 
 
 async def get(session: AsyncSession, key_id: str) -> Key:
-    """The key; `NotFoundError` if there is none of that id."""
+    """The key with this id; `NotFoundError` if there is none."""
     key = await session.get(Key, key_id)
     if key is None:
         raise NotFoundError(f"no key `{key_id}`")
@@ -196,14 +196,14 @@ async def get(session: AsyncSession, key_id: str) -> Key:
 
 
 async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[Sequence[Key], int]:
-    """Keys, newest first, and how many there are."""
+    """A page of the keys, newest first, and the total."""
     total = await session.scalar(select(func.count()).select_from(Key))
     rows = await session.scalars(select(Key).order_by(Key.created_at.desc(), Key.key_id).limit(limit).offset(offset))
     return rows.all(), total or 0
 
 
 async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
-    """Make a key worthless from now on; nothing happens if it already is."""
+    """Revoke a key; does nothing if it is already revoked."""
     key = await get(session, key_id)
     if key.revoked_at is None:
         key.revoked_at = actor.at
@@ -221,7 +221,7 @@ async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:
 
 
 def document(key: Key, last_used: datetime | None = None) -> Document:
-    """The key as REST shows it, never the key itself, nor its hash; `last_used`: where it is not saved yet."""
+    """The key as REST shows it, without the secret or its hash; `last_used` is the time that is not saved yet."""
     moments = [moment for moment in (key.last_used_at, last_used) if moment is not None]
     return Document(to_json(_state(key))) | Document(
         to_json(
@@ -248,7 +248,7 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
     if values["agents"] and values["tags"]:
         problems.append(Problem("tags", "a key is bound to `agents` or to `tags`, not to both"))
     if values["expires_at"] is not None and values["expires_at"] <= now:
-        problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is past"))
+        problems.append(Problem("expires_at", f"`{instant(values['expires_at'])}` is in the past"))
     if problems:
         raise InvalidRecordError(problems)
     return values

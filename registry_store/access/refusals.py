@@ -1,4 +1,4 @@
-"""What the log says of refused keys, bounded: whoever floods the store with wrong keys does not flood its log."""
+"""Rate-limited logging of refused keys: a flood of wrong keys does not flood the log."""
 
 import logging
 
@@ -9,7 +9,7 @@ WINDOW_SECONDS = 60.0
 
 
 class RefusedKeys:
-    """Logs refused keys, at most `MAX_LINES` a minute; the next line after that says how many were left out."""
+    """Logs refused keys, at most `MAX_LINES` per minute; the next line states how many were omitted."""
 
     def __init__(self) -> None:
         self._window = 0.0
@@ -17,8 +17,8 @@ class RefusedKeys:
         self._left_out = 0
 
     def note(self, source: str, why: str, seconds: float) -> None:
-        """A key from `source` was refused at this time, in Unix seconds."""
-        # The distance counts, so that a clock that was set back does not silence the log.
+        """Log a refused key from `source`; `seconds` is the current Unix time."""
+        # `abs`, so that a clock that was set back does not silence the log.
         if abs(seconds - self._window) >= WINDOW_SECONDS:
             self._window, self._lines = seconds, 0
         if self._lines >= MAX_LINES:

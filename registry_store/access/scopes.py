@@ -1,4 +1,4 @@
-"""What a key may sync: a sidecar's can be bound to agents or to tags; every other one is bound to nothing.
+"""The scope of a key: a sidecar key can be bound to agents or to tags; every other key is unrestricted.
 
 Organisation policies and MCP servers are part of every scope.
 """
@@ -17,14 +17,14 @@ from registry_store.sync.subscriptions import Subscription
 
 
 def narrowed(caller: Caller, wanted: Subscription) -> Subscription:
-    """What the caller gets of what it subscribes to; `NotAllowedError` where that is not within its scope.
+    """The requested subscription within the scope of the caller's key; `NotAllowedError` if it exceeds the scope.
 
-    A key of tags may name agents. Tags come and go, so it gets of these the ones that carry one of its tags, for as
-    long as they do.
+    A key bound to tags may request agents by id. Because tags change, it gets an agent only while the agent has one of
+    its tags.
     """
     if caller.agents is not None:
         if wanted.agent_ids is None:
-            raise NotAllowedError("the key is bound to agents: it may subscribe to these by name alone")
+            raise NotAllowedError("the key is bound to agents: it may subscribe only to these agents, by id")
         _check_within(caller.agents, wanted.agent_ids, "agent")
     if caller.tags is None:
         return wanted
@@ -37,12 +37,12 @@ def narrowed(caller: Caller, wanted: Subscription) -> Subscription:
 
 
 async def may_sync(session: AsyncSession, caller: Caller, agent_id: str) -> bool:
-    """Whether the agent is within the caller's scope now."""
+    """Whether the agent is in the scope of the caller's key now."""
     return not await outside(session, caller, {agent_id})
 
 
 async def outside(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
-    """Those of the agents that are not within the caller's scope now."""
+    """The agents that are outside the scope of the caller's key now."""
     if caller.agents is not None:
         return agent_ids - caller.agents
     if caller.tags is None:
@@ -52,7 +52,7 @@ async def outside(session: AsyncSession, caller: Caller, agent_ids: Set[str]) ->
 
 
 async def outside_recently(session: AsyncSession, caller: Caller, agent_ids: Set[str]) -> Set[str]:
-    """Those that were not within it lately either, as long as changes are held: what was decided comes in later."""
+    """The agents that are outside the scope now and were outside in all kept changes: reports may arrive late."""
     left = await outside(session, caller, agent_ids)
     if not left or caller.tags is None:
         return left

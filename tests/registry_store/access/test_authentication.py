@@ -152,7 +152,7 @@ async def test_more_than_one_reading_takes_are_found_by_the_next(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two a reading: five keys are found by three."""
-    monkeypatch.setattr("registry_store.access.authentication.MAX_LOOKED_UP", 2)
+    monkeypatch.setattr("registry_store.access.authentication.MAX_KEYS_PER_QUERY", 2)
     with served(settings) as store:
         right = [await in_thread(store.key, "viewer", f"number {number}") for number in range(5)]
         authentication = store.running._store.authentication

@@ -50,8 +50,8 @@ def test_what_is_within_the_scope_is_followed_as_it_is(who: Caller, wanted: Subs
 @pytest.mark.parametrize(
     ("who", "wanted", "why"),
     [
-        (OF_AGENTS, ALL, "the key is bound to agents: it may subscribe to these by name alone"),
-        (OF_AGENTS, tagged("red"), "the key is bound to agents: it may subscribe to these by name alone"),
+        (OF_AGENTS, ALL, "the key is bound to agents: it may subscribe only to these agents, by id"),
+        (OF_AGENTS, tagged("red"), "the key is bound to agents: it may subscribe only to these agents, by id"),
         (OF_AGENTS, named("ant", "cow"), "the key may not sync agent `cow`"),
         (OF_TAGS, ALL, "the key is bound to tags: it may not subscribe to all agents"),
         (OF_TAGS, tagged("red", "green"), "the key may not sync tag `green`"),
