@@ -1,4 +1,4 @@
-"""The decisions that sidecars report: each kept once, in a log that is followed by its hashes."""
+"""The decisions that sidecars report: stores each once, and checks the hash chain of each log."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -22,22 +22,22 @@ from registry_store.errors import NotFoundError
 from registry_store.sync import nodes
 
 MAX_COUNTED = 10_000
-"""So many a list counts; it says whether there are more."""
+"""A list counts up to this number, and reports whether there are more."""
 MAX_FIRST = 2**40
-"""The highest sequence that the first report of a sidecar may have: a thousand decisions a second for 35 years."""
+"""The maximum sequence in the first report of a sidecar: a thousand decisions per second for 35 years."""
 MAX_AHEAD, MAX_AHEAD_PER_SECOND = 2**20, 2**17
-"""How far a later one may run ahead of what is kept: so far, and more for each second since the last report.
+"""How far a later sequence may be ahead of the stored ones: a constant, plus a rate since the last report.
 
-A sidecar that had to give up records leaves a hole in its sequences, but only of what it can have decided meanwhile.
+A sidecar that dropped records leaves a gap in its sequences, but no larger than what it can have decided meanwhile.
 """
 
-ROWS_AT_ONCE = 100
-"""Of one statement: the event loop makes ready no more than these in one turn."""
+MAX_ROWS_PER_STATEMENT = 100
+"""Rows per statement, so that preparing them does not block the event loop for long."""
 
 
 @dataclass(slots=True)
 class Received:
-    """What a report brought: `sequence` is the newest that is kept now of a log of this name."""
+    """The result of a report; `sequence` is the newest sequence that is stored for this node id."""
 
     sequence: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -45,14 +45,14 @@ class Received:
     repeats: int = 0
     missing: int = 0
     breaks: list[int] = field(default_factory=list)
-    """Sequences of the records that do not follow from what was kept before."""
+    """Sequences of the records that break the hash chain."""
     opened: list[str] = field(default_factory=list)
-    """States of the approvals that were opened."""
+    """States of the new approvals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Decisions, newest first; `total` counts up to `MAX_COUNTED`, and is `exact` where there are no more."""
+    """Decisions, newest first; `total` counts up to `MAX_COUNTED`, and is `exact` if there are no more."""
 
     rows: Sequence[Decision]
     total: int
@@ -60,11 +60,11 @@ class Page:
 
 
 async def receive(session: AsyncSession, report: Report, owner: str, at: datetime) -> Received:
-    """Keep what is new of a report, count it, and open the approvals that it asks for.
+    """Store the new decisions of a report, count them, and open the approvals that they request.
 
-    `owner` is the name of the key that it came with: `NotAllowedError` if the sidecar's node id is not that name's.
-    `InvalidRecordError` where its sequences are too far ahead. Where it `asks` for any approvals, the session is one
-    that `writing` gives.
+    `owner` is the name of the key of the call. `NotAllowedError` if the node id belongs to another name,
+    `InvalidRecordError` if the sequences are too far ahead. If the report requests approvals, the session must come
+    from `writing`.
     """
     log = await nodes.locked(session, report.node_id, at)
     nodes.assign(log, owner)
@@ -74,14 +74,14 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
     for decision in report.decisions:
         by_id.setdefault(decision.decision_id, decision)
     kept = [decision for decision_id, decision in by_id.items() if decision_id in new]
-    received = _follow(log, report, new)
+    received = _advance(log, report, new)
     received.kept = Counter(decision.outcome for decision in kept)
     log.missing = min(log.missing + received.missing, MAX_SEQUENCE)
     log.breaks += len(received.breaks)
     log.updated_at = at
     await usage.count(session, kept)
-    if asked := [decision.opens for decision in kept if decision.opens is not None]:
-        opened = await approvals.open_requested(session, report.node_id, asked, at)
+    if requested := [decision.opens for decision in kept if decision.opens is not None]:
+        opened = await approvals.open_requested(session, report.node_id, requested, at)
         received.opened = [approval.status for approval in opened]
     return received
 
@@ -97,60 +97,60 @@ async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -
 
 
 async def faults(session: AsyncSession) -> tuple[int, int]:
-    """Of the logs of all sidecars: how many records are missing, and how many do not follow from those before."""
+    """The number of missing records, and of records that break the hash chain, in the logs of all sidecars."""
     sums = select(func.sum(DecisionLog.missing), func.sum(DecisionLog.breaks))
     missing, breaks = (await session.execute(sums)).one()
     return int(missing or 0), int(breaks or 0)
 
 
 async def get(session: AsyncSession, decision_id: str) -> Decision:
-    """The decision; `NotFoundError` if there is none of that id."""
+    """The decision with this id; `NotFoundError` if there is none."""
     decision = await session.get(Decision, decision_id)
     if decision is None:
         raise NotFoundError(f"no decision `{decision_id}`")
     return decision
 
 
-async def delete_before(session: AsyncSession, most: int, moment: datetime) -> int:
-    """Delete at most so many of those that came in before, the oldest first; returns how many there were."""
+async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
+    """Delete at most `maximum` decisions received before `moment`, oldest first; returns the number deleted."""
     oldest = select(Decision.decision_id).where(Decision.received_at < moment).order_by(Decision.received_at)
     deleted = await session.execute(
-        delete(Decision).where(Decision.decision_id.in_(oldest.limit(most))).returning(Decision.decision_id),
+        delete(Decision).where(Decision.decision_id.in_(oldest.limit(maximum))).returning(Decision.decision_id),
         execution_options={"synchronize_session": False},
     )
     return len(deleted.all())
 
 
 async def forget_logs(session: AsyncSession, moment: datetime) -> None:
-    """Forget the sidecars that have neither reported nor connected since."""
+    """Delete the logs of sidecars that have neither reported nor connected since `moment`."""
     unseen = or_(DecisionLog.seen_at.is_(None), DecisionLog.seen_at < moment)
     await session.execute(delete(DecisionLog).where(DecisionLog.updated_at < moment, unseen))
 
 
 def document(decision: Decision) -> dict[str, Any]:
-    """The decision as REST shows it: what the sidecar wrote, and how it came here."""
-    came = {
-        "repeat_of": decision.repeat_of,  # of which older sidecars say nothing
+    """The decision as REST shows it: the sidecar's document, with where and when it was received."""
+    origin = {
+        "repeat_of": decision.repeat_of,  # older sidecars do not send it
         "node_id": decision.node_id,
         "sequence": decision.sequence,
         "received_at": instant(decision.received_at),
     }
-    return decision.document | came
+    return decision.document | origin
 
 
 def _check_sequences(log: DecisionLog, report: Report, at: datetime) -> None:
-    """Raise `InvalidRecordError` where the sequences are so far ahead that few would be left for the sidecar."""
+    """Raise `InvalidRecordError` if a sequence is too far ahead; accepting it would use up the sequences."""
     seconds = max(0.0, (at - log.updated_at).total_seconds())
     bound = log.sequence + MAX_AHEAD + int(MAX_AHEAD_PER_SECOND * seconds) if log.sequence else MAX_FIRST
     if report.entries[-1].sequence <= bound:
         return
     index, entry = next((index, entry) for index, entry in enumerate(report.entries) if entry.sequence > bound)
-    said = f"`{entry.sequence}` is too far ahead of `{log.sequence}`, up to which records are kept"
-    raise InvalidRecordError([Problem(f"records[{index}].sequence", said)])
+    message = f"`{entry.sequence}` is too far ahead of `{log.sequence}`, the newest stored sequence"
+    raise InvalidRecordError([Problem(f"records[{index}].sequence", message)])
 
 
 async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[str]:
-    """Keep the decisions that are not kept yet; returns their ids."""
+    """Insert the decisions that are not stored yet; returns their ids."""
     rows = [
         {
             "decision_id": entry.content.decision_id,
@@ -171,16 +171,16 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
     adding = inserting(session, Decision).on_conflict_do_nothing().returning(Decision.decision_id)
     connection = await session.connection()
     added: set[str] = set()
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        added.update((await connection.execute(adding, rows[first : first + ROWS_AT_ONCE])).scalars())
+    for first in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
+        added.update((await connection.execute(adding, rows[first : first + MAX_ROWS_PER_STATEMENT])).scalars())
     return added
 
 
-def _follow(log: DecisionLog, report: Report, new: Set[str]) -> Received:
-    """Bring the log to where the report ends, noting what does not follow.
+def _advance(log: DecisionLog, report: Report, new: Set[str]) -> Received:
+    """Advance the log to the end of the report, and note what breaks the hash chain.
 
-    A repeat whose decision was not kept, or the last record with another hash, is of another log under the same name:
-    that of a folder that was copied, or set back.
+    A repeated sequence with a new decision, or the last sequence with another hash, comes from another log with the
+    same node id: a data folder was copied or restored from a backup.
     """
     received = Received()
     for entry in report.entries:

@@ -1,4 +1,4 @@
-"""What decisions can be listed by: the columns that are taken from their documents, and the conditions on them."""
+"""Filters of decision lists: the columns taken from the documents, and the conditions on them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from registry_store.database.tables import Decision
 from registry_store.decisions import ids
 
 MAX_CHARACTERS = 256
-"""Of a reason, a policy's id and a tool; no sidecar writes longer ones, and no index could hold them."""
+"""Of a reason, a policy id and a tool; no sidecar writes longer ones, and an index could not hold them."""
 
 SHADOWS = {
     "allow": Decision.shadow_allow,
@@ -25,7 +25,7 @@ SHADOWS = {
 class Filter:
     """Which decisions a list shows; None: any. `since` is included, `until` and `before` (a decision id) are not.
 
-    `policy_id` is that of the policy that decided, `shadow` an outcome that a shadow policy would have had.
+    `policy_id` is that of the deciding policy; `shadow` is an outcome that a shadow policy would have had.
     """
 
     agent_id: str | None = None
@@ -40,7 +40,7 @@ class Filter:
 
 
 def columns(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a decision that are looked for, from its document, of which no more is checked than its outcome."""
+    """The values of the filter columns; of the document, only the outcome has been checked before."""
     action, answer = document["action"], document["answer"]
     policy, shadows = answer.get("policy"), _outcomes(answer.get("shadow"))
     return {
@@ -52,12 +52,12 @@ def columns(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
-    """What a decision that the list shows fulfils."""
+    """The SQL conditions of a filter."""
     for column in (Decision.agent_id, Decision.reason, Decision.policy_id, Decision.tool):
         if (value := getattr(wanted, column.key)) is not None:
             yield column == value
     if wanted.outcome is not None:
-        # Most decisions have the same outcome: beside a narrower filter its index would be a walk through all of them.
+        # Most decisions have the same outcome; with a narrower filter, `coalesce` keeps the database off its index.
         is_narrow = any((wanted.reason, wanted.policy_id, wanted.tool, wanted.shadow))
         yield (func.coalesce(Decision.outcome, "") if is_narrow else Decision.outcome) == wanted.outcome
     if wanted.shadow is not None:
@@ -75,7 +75,7 @@ def _text(value: Any) -> str | None:
 
 
 def _outcomes(verdicts: Any) -> list[Any]:
-    """The outcomes of a list of verdicts, whatever they are."""
+    """The outcomes in a list of verdicts that was not checked before."""
     if not isinstance(verdicts, list):
         return []
     return [verdict.get("outcome") for verdict in verdicts if isinstance(verdict, Mapping)]

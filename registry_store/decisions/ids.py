@@ -1,4 +1,4 @@
-"""Decision ids, as places in time: UUIDs of version 7, whose text sorts by the millisecond in which they were made."""
+"""Decision ids as points in time: UUIDs of version 7, whose text sorts by the millisecond of creation."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def first(moment: datetime) -> str:
-    """A bound between the ids of before this moment and those of then and later; what is finer is rounded up."""
+    """The lower bound of the ids created at or after `moment`, rounded up to a millisecond."""
     milliseconds = max(0, -((EPOCH - moment) // MILLISECOND))
     digits = f"{milliseconds:012x}"
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"

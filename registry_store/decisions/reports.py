@@ -1,4 +1,4 @@
-"""What a sidecar reports: messages → entries of its decision log, each checked by itself."""
+"""Parses the reports of sidecars: messages → entries of a decision log, each checked separately."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ from registry_store.v1 import sync_pb2 as pb
 _NUL = b"\\u0000"
 MAX_RECORDS = 1_000
 MAX_PROBLEMS = 20
-"""Of one report: the sidecar is told of no more."""
+"""Problems returned for one report."""
 MAX_BYTES = 4 * 1024 * 1024
-"""Of the documents of one report together."""
+"""Total size of the documents of one report."""
 MAX_MESSAGE_BYTES = MAX_BYTES + MAX_RECORDS * 128 + 1024
-"""Of one report: what stands around a document takes less than 128 bytes."""
+"""Size of one report; the fields around a document take less than 128 bytes."""
 MAX_SEQUENCE = 2**53
-"""The whole numbers up to here are exact in every reader of JSON."""
+"""Every JSON parser reads whole numbers up to this one exactly."""
 MAX_DEPTH = 64
 HASH_BYTES = 32
 UNKNOWN_AGENT_REASONS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
@@ -42,10 +42,10 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision that is reported; `opens` the approval that it asks for; `document` is all that the sidecar wrote,
-    and `written` the same as it goes into the database.
+    """A reported decision. `opens` is the approval that it requests, `document` everything that the sidecar wrote, and
+    `written` the same as text for the database.
 
-    Where `repeat_of` is an id, the answer of that decision was given once more, and nothing was counted.
+    If `repeat_of` is an id, the answer of that decision was returned again, and nothing was counted.
     """
 
     decision_id: str
@@ -61,14 +61,14 @@ class Decision:
 
     @property
     def is_of_unknown_agent(self) -> bool:
-        """Whether it says no more than that the sidecar let an agent that it does not know do nothing."""
+        """Whether the sidecar blocked an agent that it did not know."""
         reason = self.document["answer"].get("reason")
         return self.outcome == "block" and not self.cost_micros and reason in UNKNOWN_AGENT_REASONS
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Word of the sidecar that it gave up `records`, of which those from `first` to `last` had sequences."""
+    """A report that the sidecar dropped `records`; those from `first` to `last` had sequences."""
 
     first: int
     last: int
@@ -76,13 +76,13 @@ class Gap:
 
     @property
     def unnumbered(self) -> int:
-        """How many of them leave no hole in the sequence."""
+        """The number of dropped records without a sequence."""
         return max(0, self.records - max(0, self.last - self.first + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a sidecar's log; `intact`: its hash is that of its parts."""
+    """One entry of a sidecar's log; `intact`: its hash matches its content."""
 
     sequence: int
     previous_hash: str
@@ -100,17 +100,17 @@ class Report:
 
     @property
     def decisions(self) -> list[Decision]:
-        """Those that are decisions."""
+        """The entries that are decisions."""
         return [entry.content for entry in self.entries if isinstance(entry.content, Decision)]
 
     @property
     def requests_approvals(self) -> bool:
-        """Whether any of them asks for an approval."""
+        """Whether any decision requests an approval."""
         return any(decision.opens is not None for decision in self.decisions)
 
 
 def read_report(message: pb.ReportDecisionsRequest) -> Report:
-    """The report in a message; `InvalidRecordError` names what is malformed: `records[3].document.answer.outcome`."""
+    """The report in a message; `InvalidRecordError` names malformed fields: `records[3].document.answer.outcome`."""
     problems = Problems()
     NODE_ID.read(message.node_id, "node_id", problems)
     if not 1 <= len(message.records) <= MAX_RECORDS:
@@ -192,16 +192,16 @@ def _decision(document: Document, written: Written, path: str, problems: Problem
 
 
 def _known(document: Any, fields: Mapping[str, Field]) -> Any:
-    """What is read of a document: a later sidecar may write more, which is kept and not judged."""
+    """The known members of a document; a newer sidecar may write more, which is stored unchecked."""
     if not isinstance(document, Mapping):
         return document
     return {name: document[name] for name in fields if name in document}
 
 
 def _storable(raw: bytes, value: Any) -> Any:
-    """The value of this JSON as both databases keep it, `ValueError` where they cannot.
+    """The value of this JSON in a form that both databases can store; `ValueError` if they cannot.
 
-    PostgreSQL keeps no NUL, and what an agent sent must not keep its decision out of the log: it is kept as its symbol.
+    PostgreSQL cannot store NUL, so its symbol replaces it: no input of an agent keeps its decision out of the log.
     """
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and depth_exceeds(value, MAX_DEPTH):
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
@@ -219,7 +219,7 @@ def _without_nul(value: Any) -> Any:
 
 
 class _Object:
-    """An object of any members."""
+    """An object with any members."""
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         if not isinstance(value, dict):
@@ -239,11 +239,11 @@ DECISION: dict[str, Field] = {
     "decision_id": Field(_ID, required=True, about="Unique, and sortable by the time of the decision"),
     "repeat_of": Field(
         OrNull(_ID),
-        about="The decision whose answer was given again under its idempotency key, counting nothing; null: none",
+        about="The decision whose answer was returned again for its idempotency key, uncounted; null: none",
     ),
     "decided_at": Field(Moment(), required=True, about="By the sidecar's clock"),
     "latency_seconds": Field(Number(0), required=True, about="How long the decision took"),
-    "dry_run": Field(Flag(), required=True, about="Whether it was only asked what would be decided"),
+    "dry_run": Field(Flag(), required=True, about="Whether the request was a dry run"),
     "idempotency_key": Field(_TEXT, required=True, about="As the request gave it; empty: none"),
     "approval_id": Field(_TEXT, required=True, about="The approval that the request named; empty: none"),
     "action": Field(_Object(), required=True, about="As the request gave it, attributes redacted"),
@@ -251,7 +251,7 @@ DECISION: dict[str, Field] = {
     "cost_micros": Field(Whole(0, 10**15), required=True, about="What was charged, in millionths of a dollar"),
     "opens": Field(OrNull(_Object()), required=True, about="The approval that it opened; null: none"),
 }
-"""What of a decision is read; its document is kept whole."""
+"""The members that are checked; the whole document is stored."""
 _ACTION = {"agent_id": Field(AGENT_ID, required=True)}
 _ANSWER = {"outcome": Field(Choice(Outcome), required=True)}
 _GAP = {

@@ -1,4 +1,4 @@
-"""What each agent did: counted to the minute as decisions come in, and told in sums."""
+"""Usage of each agent: decisions are counted per minute as they arrive, and read as sums."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,24 +18,24 @@ from registry_store.decisions.reports import Decision as Reported
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAX_MICROS = 10**18
-"""Of one row: so far a sum is held, and not beyond, for the database to add without overflow."""
+"""Upper bound of the sum in one row, so that adding cannot overflow in the database."""
 BLOCK = Outcome.BLOCK.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The sums of one agent: `minute`, `hour` and `day` count the decisions that were no block."""
+class AgentUsage:
+    """The usage of one agent: `minute`, `hour` and `day` count the decisions that were not blocked."""
 
     minute: int
     hour: int
     day: int
     today: dict[str, int]
-    """Of the local day, by outcome."""
+    """Decisions of the local day, by outcome."""
     today_micros: int
 
 
 async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
-    """Add decisions, each of which is counted here once; dry runs and repeats count nothing."""
+    """Count new decisions; dry runs and repeats count nothing."""
     counted: Counter[tuple[str, datetime, str]] = Counter()
     spent: Counter[tuple[str, datetime, str]] = Counter()
     for decision in kept:
@@ -47,7 +47,7 @@ async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
         return
     rows = [
         {"agent_id": key[0], "minute": key[1], "outcome": key[2], "decisions": number, "cost_micros": spent[key]}
-        for key, number in sorted(counted.items())  # in one order, so that two stores do not wait for each other
+        for key, number in sorted(counted.items())  # sorted, so that two stores do not deadlock
     ]
     adding = inserting(session, Usage)
     new = adding.excluded
@@ -58,8 +58,8 @@ async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
     await (await session.connection()).execute(upsert, rows)
 
 
-async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetime) -> Told | None:
-    """What the agent did up to `now`, its day being that of `zone`; None where no decision of it has come in."""
+async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetime) -> AgentUsage | None:
+    """The usage of the agent up to `now`, with the day of `zone`; None if it has no decision."""
     midnight = _midnight(zone, now)
     since = min(now - DAY, midnight)
     of_hour, of_day, of_today = Usage.minute > now - HOUR, Usage.minute > now - DAY, Usage.minute >= midnight
@@ -69,7 +69,7 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
             _sum(Usage.decisions, of_hour),
             _sum(Usage.decisions, of_day),
             _sum(Usage.decisions, of_today),
-            _sum(Usage.cost_micros * 1.0, of_today),  # no whole number of the database holds every sum
+            _sum(Usage.cost_micros * 1.0, of_today),  # as float, because the sum can exceed an integer of the database
         )
         .where(Usage.agent_id == agent_id, Usage.minute >= since, Usage.minute <= now)
         .group_by(Usage.outcome)
@@ -78,7 +78,7 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
     if not rows and not await session.scalar(select(exists().where(Usage.agent_id == agent_id))):
         return None
     acted = [numbers for outcome, numbers in rows.items() if outcome != BLOCK]
-    return Told(
+    return AgentUsage(
         minute=await _acted(session, agent_id, now - MINUTE, now),
         hour=sum(numbers[0] for numbers in acted),
         day=sum(numbers[1] for numbers in acted),
@@ -87,11 +87,11 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
     )
 
 
-async def delete_before(session: AsyncSession, most: int, moment: datetime) -> int:
-    """Delete at most so many rows, the oldest first; returns how many there were."""
+async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
+    """Delete at most `maximum` rows older than `moment`, oldest first; returns the number deleted."""
     key = tuple_(Usage.agent_id, Usage.minute, Usage.outcome)
     oldest = select(Usage.agent_id, Usage.minute, Usage.outcome).where(Usage.minute < moment)
-    chosen = oldest.order_by(Usage.minute).limit(most)
+    chosen = oldest.order_by(Usage.minute).limit(maximum)
     deleted = await session.execute(
         delete(Usage).where(key.in_(chosen)).returning(Usage.minute), execution_options={"synchronize_session": False}
     )
@@ -120,7 +120,7 @@ def _minute(moment: datetime) -> datetime:
 
 
 def _midnight(zone: str, now: datetime) -> datetime:
-    """When the local date began."""
+    """The start of the local day."""
     today = now.astimezone(ZoneInfo(zone))
     return datetime(today.year, today.month, today.day, tzinfo=ZoneInfo(zone))
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from registry_store.decisions import usage
-from registry_store.decisions.usage import Told
+from registry_store.decisions.usage import AgentUsage
 from registry_store.documents import Document, to_json
 from registry_store.records import agents
 from registry_store.rest.exchange.access import ReaderOrAgent, check_sees, reading, store_of
@@ -33,22 +33,22 @@ async def read_agent_usage(
     now = datetime.now(UTC)
     async with reading(request) as session:
         configuration = agents.configuration_of(await agents.get(session, agent_id))
-        told = await usage.of_agent(session, agent_id, configuration["time_window_timezone"], now)
+        counted = await usage.of_agent(session, agent_id, configuration["time_window_timezone"], now)
     serving = store_of(request).sidecars.serving(agent_id, configuration["tags"])
     seen = max((sidecar.last_heard_at for sidecar in serving), default=None)
-    known = {"agent_id": agent_id, "last_seen": to_json(seen)} | _document(told)
+    known = {"agent_id": agent_id, "last_seen": to_json(seen)} | _document(counted)
     listed = [sidecars.document(sidecar) for sidecar in serving[offset : offset + limit]]
     return page("sidecars", listed, len(serving), limit, offset, **known)
 
 
-def _document(told: Told | None) -> Document:
+def _document(counted: AgentUsage | None) -> Document:
     unknown: Document = dict.fromkeys(USAGE)
-    if told is None:
+    if counted is None:
         return unknown
     return unknown | {
-        "actions_last_minute": told.minute,
-        "actions_last_hour": told.hour,
-        "actions_last_day": told.day,
-        "decisions_today": told.today,
-        "spent_today_usd": told.today_micros / 1_000_000,
+        "actions_last_minute": counted.minute,
+        "actions_last_hour": counted.hour,
+        "actions_last_day": counted.day,
+        "decisions_today": counted.today,
+        "spent_today_usd": counted.today_micros / 1_000_000,
     }

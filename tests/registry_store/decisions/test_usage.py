@@ -10,7 +10,7 @@ import pytest
 
 from registry_store import retention
 from registry_store.decisions import usage
-from registry_store.decisions.usage import MAX_MICROS, Told
+from registry_store.decisions.usage import MAX_MICROS, AgentUsage
 from registry_store.documents import instant
 from registry_store.sync.subscriptions import Subscription
 from tests.registry_store.reporting import REASONS, decision, report, tell_usage_as_of
@@ -59,8 +59,8 @@ def test_a_subscription_covers_its_agents_alone() -> None:
     assert Subscription().covers("any", ())
 
 
-def told(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> Told | None:
-    async def work() -> Told | None:
+def told(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> AgentUsage | None:
+    async def work() -> AgentUsage | None:
         async with store.running._store.database.reading() as session:
             return await usage.of_agent(session, agent_id, zone, now)
 
@@ -152,7 +152,7 @@ def test_sums_are_those_of_the_decisions(store: Served) -> None:
         assert told(store, agent_id, now, zone) == counted(said, now, zone)
 
 
-def counted(said: list[dict[str, Any]], now: datetime, zone: str) -> Told:
+def counted(said: list[dict[str, Any]], now: datetime, zone: str) -> AgentUsage:
     """The same from the decisions themselves."""
     minute = now.replace(second=0, microsecond=0)
     acted = [
@@ -168,7 +168,7 @@ def counted(said: list[dict[str, Any]], now: datetime, zone: str) -> Told:
         first = minute - timedelta(hours=hours) + timedelta(minutes=1)
         return sum(first <= at < minute + timedelta(minutes=1) for at in acted)
 
-    return Told(
+    return AgentUsage(
         minute=sum(now - timedelta(minutes=1) < at <= now for at in acted),
         hour=within(1),
         day=within(24),

@@ -215,7 +215,7 @@ async def test_sequences_far_ahead_are_refused(fresh: Served, ahead: int) -> Non
             code, details = await sidecar.refused(request)
             assert (code, details) == (
                 INVALID,
-                f"records[0].sequence: `{ahead + 1}` is too far ahead of `1`, up to which records are kept",
+                f"records[0].sequence: `{ahead + 1}` is too far ahead of `1`, the newest stored sequence",
             )
         both = pb.ReportDecisionsRequest(
             node_id="node-1", records=[*log.copy().records(decision()), *far.records(decision())]
