@@ -1,4 +1,4 @@
-"""Approvals: what sidecars ask people for; each is decided once, by a person or by the clock, and used once."""
+"""Approvals: a sidecar requests one, a person decides it or it expires, and it is used at most once."""
 
 import hmac
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from registry_store.errors import ConflictError, NotAllowedError, NotFoundError
 from registry_store.journal import activity
 from registry_store.journal.activity import Actor, Subject
 
-APPROVE_BODY: dict[str, Field] = {"comment": Field(PROSE, "", about="Why; whoever asked is told")}
+APPROVE_BODY: dict[str, Field] = {"comment": Field(PROSE, "", about="Why; the requester sees it")}
 DENY_BODY: dict[str, Field] = {
     "comment": Field(
-        Text(4096, 1, r"[\s\S]*\S[\s\S]*", "a text that says why"), required=True, about="Why; whoever asked is told"
+        Text(4096, 1, r"[\s\S]*\S[\s\S]*", "a text that says why"), required=True, about="Why; the requester sees it"
     )
 }
 
 
 class ApprovalState(Enum):
-    """What became of an approval; pending → approved, denied or expired; approved → used or expired."""
+    """The state of an approval: pending → approved, denied or expired; approved → used or expired."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -39,7 +39,7 @@ class ApprovalState(Enum):
 
 
 class Use(Enum):
-    """What whoever wants to use an approval is told."""
+    """The result of an attempt to use an approval."""
 
     GRANTED = "granted"
     MISMATCH = "mismatch"
@@ -47,15 +47,15 @@ class Use(Enum):
 
 
 class Claim(NamedTuple):
-    """Who wants to use an approval, for which action; `use_id` tells a question asked again from another one."""
+    """An attempt to use an approval for an action; a retry has the same `use_id`, another attempt has another."""
 
     agent_id: str
     action_sha256: bytes
     use_id: str
 
 
-class Standing(NamedTuple):
-    """How an approval stands, as those who wait for it are told."""
+class ApprovalStatus(NamedTuple):
+    """The status of an approval, as its watchers get it."""
 
     approval_id: str
     agent_id: str
@@ -64,42 +64,42 @@ class Standing(NamedTuple):
     comment: str | None
     expires_at: datetime
 
-    def at(self, now: datetime) -> "Standing":
-        """The same at `now`, when its time may have run out."""
+    def at(self, now: datetime) -> "ApprovalStatus":
+        """The same at `now`, when it may have expired."""
         return self._replace(state=_state(self.state.value, self.expires_at, now))
 
     @property
     def final(self) -> bool:
-        """Whether nothing more can become of it."""
+        """Whether the state cannot change any more."""
         return self.state.value not in RUNNING
 
 
 RUNNING = (ApprovalState.PENDING.value, ApprovalState.APPROVED.value)
-"""States that the clock ends."""
+"""States that can expire."""
 
 
 async def open_requested(
     session: AsyncSession, node_id: str, requests: Sequence[Request], at: datetime
 ) -> list[Approval]:
-    """Open what is asked for and is not there yet, of one id the first; returns what was opened.
+    """Open the requested approvals that do not exist yet, the first of each id; returns the new ones.
 
-    The session holds the writers' lock. The time to decide begins now, by the store's clock, whenever it was asked for.
+    The session holds the writers' lock. The time to decide starts at `at`, not when the sidecar made the request.
     """
-    asked: dict[str, Request] = {}
+    requested: dict[str, Request] = {}
     for request in requests:
-        asked.setdefault(request.approval_id, request)
-    known = set(await session.scalars(select(Approval.approval_id).where(Approval.approval_id.in_(asked))))
-    opened = [_opened(request, node_id, at) for approval_id, request in asked.items() if approval_id not in known]
+        requested.setdefault(request.approval_id, request)
+    known = set(await session.scalars(select(Approval.approval_id).where(Approval.approval_id.in_(requested))))
+    opened = [_opened(request, node_id, at) for approval_id, request in requested.items() if approval_id not in known]
     actor = Actor(node_id, "system", at)
     for approval in opened:
         session.add(approval)
-        described = f"approval of {_subject_of(approval)} asked for"
-        await _note(session, approval, actor, "approval_requested", described, new=_asked(approval))
+        described = f"approval of {_subject_of(approval)} requested"
+        await _note(session, approval, actor, "approval_requested", described, new=_request_fields(approval))
     return opened
 
 
 async def get(session: AsyncSession, approval_id: str) -> Approval:
-    """The approval; `NotFoundError` if nobody has asked for it."""
+    """The approval with this id; `NotFoundError` if there is none."""
     approval = await session.get(Approval, approval_id)
     if approval is None:
         raise NotFoundError(f"no approval `{approval_id}`")
@@ -107,9 +107,9 @@ async def get(session: AsyncSession, approval_id: str) -> Approval:
 
 
 def check_may_decide(approval: Approval, caller: Caller) -> None:
-    """Raise `NotAllowedError` unless the caller is an admin, or an approver that the approval admits.
+    """Raise `NotAllowedError` unless the caller is an admin, or an approver who may decide this approval.
 
-    An approval admits the keys and groups that it names; where it names nobody, every approver.
+    The keys and groups that an approval names may decide it; if it names nobody, every approver may.
     """
     named = _named(approval)
     if caller.role is Role.ADMIN or (caller.role is Role.APPROVER and (not named or named & names_of(caller))):
@@ -118,25 +118,25 @@ def check_may_decide(approval: Approval, caller: Caller) -> None:
 
 
 def names_of(caller: Caller) -> set[str]:
-    """The names by which an approval may name the caller."""
+    """The caller's key name and groups, which an approval can name."""
     return {caller.name, *caller.groups}
 
 
 async def approve(session: AsyncSession, approval: Approval, comment: str, actor: Actor) -> None:
-    """Let the action be done once, within the approval's time-out from now; `ConflictError` unless it is pending."""
+    """Allow the action once, within the approval's timeout from now; `ConflictError` unless it is pending."""
     _check_pending(approval, actor.at)
     until = actor.at + timedelta(seconds=approval.timeout_seconds)
     await _decide(session, approval, ApprovalState.APPROVED, comment, actor, expires_at=until)
 
 
 async def deny(session: AsyncSession, approval: Approval, comment: str, actor: Actor) -> None:
-    """Refuse the action for good; `ConflictError` unless the approval is pending."""
+    """Deny the action; `ConflictError` unless the approval is pending."""
     _check_pending(approval, actor.at)
     await _decide(session, approval, ApprovalState.DENIED, comment, actor)
 
 
 def judge(approval: Approval, claim: Claim, now: datetime) -> Use:
-    """Whether the claim is granted; one that was granted under the same `use_id` is again."""
+    """The result of the claim; a retry with the same `use_id` is granted again."""
     sha256 = bytes.fromhex(approval.action_sha256)
     if approval.agent_id != claim.agent_id or not hmac.compare_digest(sha256, claim.action_sha256):
         return Use.MISMATCH
@@ -147,46 +147,46 @@ def judge(approval: Approval, claim: Claim, now: datetime) -> Use:
 
 
 async def use(session: AsyncSession, approval: Approval, claim: Claim, actor: Actor) -> Use:
-    """Use the approval up if the claim is granted, in a session that holds the writers' lock."""
-    verdict = judge(approval, claim, actor.at)
-    if verdict is Use.GRANTED and approval.use_id is None:
+    """Mark the approval as used if the claim is granted; the session holds the writers' lock."""
+    result = judge(approval, claim, actor.at)
+    if result is Use.GRANTED and approval.use_id is None:
         approval.use_id = claim.use_id
         described = f"approval of {_subject_of(approval)} used"
         await _move(session, approval, ApprovalState.USED, actor, described, used_at=actor.at)
-    return verdict
+    return result
 
 
 async def expire(session: AsyncSession, due: Sequence[Approval], actor: Actor) -> None:
-    """Mark these, whose time has run out, in a session that holds the writers' lock."""
+    """Mark these overdue approvals as expired; the session holds the writers' lock."""
     for approval in due:
         why = "was not used" if approval.status == ApprovalState.APPROVED.value else "nobody decided"
         described = f"approval of {_subject_of(approval)} expired: {why} in time"
         await _move(session, approval, ApprovalState.EXPIRED, actor, described)
 
 
-async def standings(session: AsyncSession, approval_ids: Sequence[str], now: datetime) -> list[Standing]:
-    """How these approvals stand; those that nobody has asked for are left out."""
+async def statuses(session: AsyncSession, approval_ids: Sequence[str], now: datetime) -> list[ApprovalStatus]:
+    """The statuses of these approvals; unknown ids are omitted."""
     columns = (Approval.agent_id, Approval.status, Approval.decided_by, Approval.comment, Approval.expires_at)
     rows = await session.execute(select(Approval.approval_id, *columns).where(Approval.approval_id.in_(approval_ids)))
-    return [Standing(row[0], row[1], ApprovalState(row[2]), *row[3:]).at(now) for row in rows]
+    return [ApprovalStatus(row[0], row[1], ApprovalState(row[2]), *row[3:]).at(now) for row in rows]
 
 
 async def changed_since(session: AsyncSession, sequence: int) -> set[str]:
-    """The ids of the approvals of which the activity log tells after `sequence`."""
-    told = select(Activity.subject_id).where(Activity.sequence > sequence, Activity.subject_kind == "approval")
-    return set(await session.scalars(told))
+    """The ids of the approvals that have an activity entry after `sequence`."""
+    changed = select(Activity.subject_id).where(Activity.sequence > sequence, Activity.subject_kind == "approval")
+    return set(await session.scalars(changed))
 
 
-def standing_of(approval: Approval, now: datetime) -> Standing:
-    """How the approval stands at `now`."""
+def status_of(approval: Approval, now: datetime) -> ApprovalStatus:
+    """The status of the approval at `now`."""
     state = state_of(approval, now)
-    return Standing(
+    return ApprovalStatus(
         approval.approval_id, approval.agent_id, state, approval.decided_by, approval.comment, approval.expires_at
     )
 
 
 def state_of(approval: Approval, now: datetime) -> ApprovalState:
-    """Its state at `now`: one whose time has run out is expired, whether it is marked so or not."""
+    """The state at `now`: an overdue approval is expired, even if it is not marked yet."""
     return _state(approval.status, approval.expires_at, now)
 
 
@@ -232,14 +232,14 @@ def _opened(request: Request, node_id: str, at: datetime) -> Approval:
     )
 
 
-def _asked(approval: Approval) -> Document:
-    # Not the action, which may hold what no log should keep for ever: its hash binds the entry to it.
+def _request_fields(approval: Approval) -> Document:
+    # The action itself is left out: it may hold data that must not stay in the log for ever. Its hash identifies it.
     names = ("decision_id", "status", "outcome", "reason", "policy", "approvers", "team", "action_sha256", "expires_at")
     return {name: getattr(approval, name) for name in names}
 
 
 def _subject_of(approval: Approval) -> str:
-    """The action in a few words."""
+    """A short description of the action."""
     resource = approval.action.get("resource")
     on = f" on {quote(resource)}" if resource else ""
     return f"{quote(approval.action['action_type'])}{on} by `{approval.agent_id}`"

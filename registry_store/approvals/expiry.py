@@ -1,4 +1,4 @@
-"""The end of approvals by the clock: marked as expired within about a second, a little at a time."""
+"""Expiry of approvals: a periodic task marks overdue approvals within about a second, in small batches."""
 
 from datetime import datetime
 from functools import partial
@@ -13,21 +13,21 @@ from registry_store.periodic import by_the_clock
 
 PERIOD_SECONDS = 1.0
 BATCH = 500
-"""Approvals that one transaction marks at most, so that no writer waits for long."""
+"""Maximum of approvals per transaction, so that no other writer waits for long."""
 
 
 async def run(database: Database, metrics: Metrics) -> None:
-    """Mark what has expired each second, until cancelled; several stores on one database may."""
+    """Mark overdue approvals each second, until cancelled; several stores can do so on one database."""
     attempts = Attempts("marking approvals that have expired", database.outage)
     await by_the_clock(partial(tick, database, metrics), PERIOD_SECONDS, attempts)
 
 
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:
-    """Mark what has expired by `now`, and note how many are pending."""
+    """Mark the approvals that are overdue at `now`, and set the metric of pending ones."""
     async with database.reading() as session:
         metrics.approvals_pending.set(await lists.count_pending(session, now))
         overdue = await lists.overdue(session, now, 1)
-    while overdue:  # the writers' lock is taken only for what there is
+    while overdue:  # take the writers' lock only if there is something to mark
         marked = await retried(_mark, database, now)
         metrics.approvals.labels(ApprovalState.EXPIRED.value).inc(marked)
         if marked < BATCH:

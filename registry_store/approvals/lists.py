@@ -1,4 +1,4 @@
-"""Which approvals a list shows, and which the clock has ended."""
+"""Lists of approvals: filtered pages, overdue ones, and the number of pending ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from registry_store.database.tables import Approval
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which approvals a list shows; None: any. `decidable_by`: only those that this caller may decide."""
+    """A filter of approvals; None: any. `decidable_by`: only those that this caller may decide."""
 
     state: ApprovalState | None = None
     agent_id: str | None = None
@@ -25,7 +25,7 @@ class Filter:
 async def page(
     session: AsyncSession, wanted: Filter, now: datetime, limit: int, offset: int
 ) -> tuple[Sequence[Approval], int]:
-    """Approvals, the newest first, and how many there are in all."""
+    """A page of the approvals, newest first, and the total."""
     conditions = _conditions(session, wanted, now)
     total = await session.scalar(select(func.count()).select_from(Approval).where(*conditions))
     newest_first = select(Approval).where(*conditions).order_by(Approval.approval_id.desc())
@@ -33,14 +33,14 @@ async def page(
     return rows.all(), total or 0
 
 
-async def overdue(session: AsyncSession, now: datetime, most: int) -> Sequence[Approval]:
-    """At most so many of those whose time has run out and that are not marked so, the longest first."""
-    rows = select(Approval).where(_is_overdue(now)).order_by(Approval.expires_at).limit(most)
+async def overdue(session: AsyncSession, now: datetime, maximum: int) -> Sequence[Approval]:
+    """At most `maximum` approvals that are overdue and not marked as expired, the longest overdue first."""
+    rows = select(Approval).where(_is_overdue(now)).order_by(Approval.expires_at).limit(maximum)
     return (await session.scalars(rows)).all()
 
 
 async def count_pending(session: AsyncSession, now: datetime) -> int:
-    """How many wait for a person."""
+    """The number of pending approvals."""
     pending = select(func.count()).select_from(Approval).where(_is(ApprovalState.PENDING, now))
     return await session.scalar(pending) or 0
 
@@ -68,7 +68,7 @@ def _is_overdue(now: datetime) -> ColumnElement[bool]:
 
 
 def _may_decide(caller: Caller, dialect: str) -> ColumnElement[bool]:
-    """What `approvals.check_may_decide` checks, in SQL."""
+    """The check of `approvals.check_may_decide`, in SQL."""
     if caller.role is not Role.APPROVER:
         return true() if caller.role is Role.ADMIN else false()
     names = names_of(caller)

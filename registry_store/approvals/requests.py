@@ -1,4 +1,4 @@
-"""What a decision record says of the approval that it asks for."""
+"""Reads the approval request in a decision record."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from registry_store.documents import Document
 ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")
 SHA256 = Text(64, 64, r"[0-9a-f]{64}", "a SHA-256 in hex")
 MAX_OBJECT_BYTES = 4 * 1024 * 1024
-"""Of an action whose numbers are written out: 6,000 of 309 digits fit into the 64 KiB that one has on the wire."""
+"""Maximum for an action with its numbers written out: 6,000 numbers of 309 digits fit into 64 KiB on the wire."""
 OBJECT = Json(MAX_OBJECT_BYTES, 32, only_object=True)
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 
@@ -43,7 +43,7 @@ OPENS: dict[str, Field] = {
 
 
 class Request(NamedTuple):
-    """An approval that a decision asks for: for which action, whose it is to give, and how long they have."""
+    """An approval that a decision requests: the action, the approvers, and the time they have."""
 
     approval_id: str
     decision_id: str
@@ -60,7 +60,7 @@ class Request(NamedTuple):
 
 
 def read(document: Mapping[str, Any], path: str, problems: Problems) -> Request | None:
-    """What this decision record asks for, None where that is nothing; adds every fault to `problems`, under `path`."""
+    """The request in a decision record, None if there is none; adds every error to `problems`, under `path`."""
     if document.get("opens") is None:
         return None
     record = _members(document, RECORD, path, problems)
@@ -85,5 +85,5 @@ def read(document: Mapping[str, Any], path: str, problems: Problems) -> Request 
 
 
 def _members(value: Mapping[str, Any], fields: Mapping[str, Field], path: str, problems: Problems) -> Document:
-    # A younger sidecar may say more: what is not asked for here is passed over, and kept with the decision.
+    # A newer sidecar may send more members: they are ignored here, and stored with the decision.
     return read_fields({name: value[name] for name in fields if name in value}, fields, path, problems)

@@ -1,4 +1,4 @@
-"""How approvals stand, read from the database once for all that wait for them in this store."""
+"""Watches of approvals: the store reads each change from the database once, for all watchers."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.approvals import approvals
-from registry_store.approvals.approvals import Standing
+from registry_store.approvals.approvals import ApprovalStatus
 from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database
 from registry_store.errors import NotFoundError
@@ -17,42 +17,42 @@ from registry_store.journal import revisions
 
 POLL_SECONDS = 1.0
 PAUSE_SECONDS = 0.02
-"""Between two readings at least: what is committed meanwhile is told together."""
-SILENCE_SECONDS = 5.0
+"""Minimum time between two queries; commits in between are reported together."""
+MAX_UNCONFIRMED_SECONDS = 5.0
 MAX_WATCHES = 10_000
 
 
 class ClosedError(Exception):
-    """The approval cannot be watched here any longer; another store may."""
+    """The approval can no longer be watched at this store; another store may work."""
 
 
 class FullError(Exception):
-    """As many approvals are watched here as may be."""
+    """This store has reached its maximum number of watches."""
 
 
 class Watch:
-    """One who waits for news of an approval; what was not taken yet gives way to what is newer."""
+    """One watcher of an approval; a newer status replaces one that was not read yet."""
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
-        self._newest: Standing | None = None
+        self._updated = asyncio.Event()
+        self._newest: ApprovalStatus | None = None
         self._error: Exception | None = None
 
-    def tell(self, standing: Standing) -> None:
-        """Tell how the approval stands, which is news or not."""
-        if standing != self._newest:
-            self._newest = standing
-            self._news.set()
+    def notify(self, status: ApprovalStatus) -> None:
+        """Set the status; wakes the watcher if it is new."""
+        if status != self._newest:
+            self._newest = status
+            self._updated.set()
 
     def end(self, error: Exception) -> None:
-        """Let the one who waits end with this error."""
+        """End the watch: `next_status` raises this error."""
         self._error = error
-        self._news.set()
+        self._updated.set()
 
-    async def news(self) -> Standing | None:
-        """How the approval stands now, once that is news; raises what the watch has ended with."""
-        await self._news.wait()
-        self._news.clear()
+    async def next_status(self) -> ApprovalStatus | None:
+        """Wait for a new status and return it; raises the error that ended the watch."""
+        await self._updated.wait()
+        self._updated.clear()
         if self._error is not None:
             raise self._error
         return self._newest
@@ -61,8 +61,8 @@ class Watch:
 class ApprovalFeed:
     """Follows the approvals that are watched: woken after each commit here and, on PostgreSQL, elsewhere.
 
-    Each second it looks as well for what it was not woken for, and for those whose time has run out. Which have
-    changed the activity log says, so that what is read does not grow with what is watched.
+    It also polls each second, for missed wake-ups and for approvals that have expired. It finds the changed approvals
+    in the activity log, so that the size of a query does not grow with the number of watches.
     """
 
     def __init__(self, database: Database) -> None:
@@ -70,7 +70,7 @@ class ApprovalFeed:
         self._attempts = Attempts("reading the approvals that are watched", database.outage)
         self._wake = asyncio.Event()
         self._watches: dict[str, set[Watch]] = {}
-        self._standings: dict[str, Standing] = {}
+        self._statuses: dict[str, ApprovalStatus] = {}
         self._unread: set[str] = set()
         self._sequence: int | None = None
         self._confirmed_at = 0.0
@@ -79,12 +79,12 @@ class ApprovalFeed:
 
     @contextmanager
     def watching(self, approval_id: str) -> Iterator[Watch]:
-        """A watch that hears how the approval stands, and of each change; `FullError` at 10,000 of them.
+        """A watch that gets the status of the approval and each change; `FullError` if there are 10,000.
 
-        It ends with `NotFoundError` where nobody asked for the approval, and with `ClosedError` when the feed closes.
+        It ends with `NotFoundError` if the approval does not exist, and with `ClosedError` when the feed closes.
         """
         if self.watches >= MAX_WATCHES:
-            raise FullError(f"{MAX_WATCHES} approvals are watched here already")
+            raise FullError(f"{MAX_WATCHES} approvals are already watched at this store")
         watch = Watch()
         if self._closed:
             watch.end(ClosedError("the store is stopping"))
@@ -95,11 +95,11 @@ class ApprovalFeed:
             self._remove(approval_id, watch)
 
     def wake(self) -> None:
-        """Look at once; a call too many is harmless."""
+        """Read at once; extra calls are harmless."""
         self._wake.set()
 
     def close(self) -> None:
-        """Let every watch end."""
+        """End every watch."""
         self._closed = True
         self._end_all("the store is stopping")
 
@@ -111,12 +111,12 @@ class ApprovalFeed:
                 self._attempts.worked()
             except Exception as error:
                 self._attempts.failed(error)
-                self._unconfirmed()
+                self._end_if_unconfirmed()
             await asyncio.sleep(PAUSE_SECONDS)
             await self._woken()
 
     async def read(self, now: datetime) -> None:
-        """Tell each watch what it does not know yet at `now`."""
+        """Send each watch the changes that it does not have at `now`."""
         self._wake.clear()
         if self._watches:
             await self._read(now)
@@ -125,18 +125,18 @@ class ApprovalFeed:
         self._confirmed_at = time.monotonic()
 
     async def _read(self, now: datetime) -> None:
-        asked, self._unread = self._unread, set()
+        approval_ids, self._unread = self._unread, set()
         try:
             async with self._database.reading() as session:
                 sequence = (await revisions.meta(session)).activity_sequence
-                asked |= await self._changed(session, sequence)
-                standings = await approvals.standings(session, sorted(asked), now) if asked else []
+                approval_ids |= await self._changed(session, sequence)
+                statuses = await approvals.statuses(session, sorted(approval_ids), now) if approval_ids else []
         except BaseException:
-            self._unread |= asked
+            self._unread |= approval_ids
             raise
         self._sequence = sequence
-        self._take(asked, standings)
-        self._tell_of_time(now)
+        self._take(approval_ids, statuses)
+        self._notify_expired(now)
 
     async def _changed(self, session: AsyncSession, sequence: int) -> set[str]:
         if self._sequence is None or sequence == self._sequence:
@@ -145,23 +145,23 @@ class ApprovalFeed:
             return set(self._watches)
         return self._watches.keys() & await approvals.changed_since(session, self._sequence)
 
-    def _take(self, asked: set[str], standings: Sequence[Standing]) -> None:
-        for standing in standings:
-            self._tell(standing)
-        for approval_id in asked.difference(standing.approval_id for standing in standings):
+    def _take(self, approval_ids: set[str], statuses: Sequence[ApprovalStatus]) -> None:
+        for status in statuses:
+            self._notify(status)
+        for approval_id in approval_ids.difference(status.approval_id for status in statuses):
             for watch in self._watches.get(approval_id, ()):
                 watch.end(NotFoundError(f"no approval `{approval_id}`"))
 
-    def _tell_of_time(self, now: datetime) -> None:
-        for standing in [one for one in self._standings.values() if one.expires_at <= now and not one.final]:
-            self._tell(standing.at(now))
+    def _notify_expired(self, now: datetime) -> None:
+        for status in [one for one in self._statuses.values() if one.expires_at <= now and not one.final]:
+            self._notify(status.at(now))
 
-    def _tell(self, standing: Standing) -> None:
-        watches = self._watches.get(standing.approval_id)
+    def _notify(self, status: ApprovalStatus) -> None:
+        watches = self._watches.get(status.approval_id)
         if watches is not None:
-            self._standings[standing.approval_id] = standing
+            self._statuses[status.approval_id] = status
             for watch in watches:
-                watch.tell(standing)
+                watch.notify(status)
 
     def _add(self, approval_id: str, watch: Watch) -> None:
         self._watches.setdefault(approval_id, set()).add(watch)
@@ -174,11 +174,11 @@ class ApprovalFeed:
         self._watches[approval_id].remove(watch)
         if not self._watches[approval_id]:
             del self._watches[approval_id]
-            self._standings.pop(approval_id, None)
+            self._statuses.pop(approval_id, None)
             self._unread.discard(approval_id)
 
-    def _unconfirmed(self) -> None:
-        if time.monotonic() - self._confirmed_at > SILENCE_SECONDS:
+    def _end_if_unconfirmed(self) -> None:
+        if time.monotonic() - self._confirmed_at > MAX_UNCONFIRMED_SECONDS:
             self._end_all("the store's database is out of reach")
 
     def _end_all(self, why: str) -> None:

@@ -14,7 +14,7 @@ from pdp.core.kinds import Text
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.approvals import approvals
-from registry_store.approvals.approvals import ApprovalState, Claim, Standing, Use
+from registry_store.approvals.approvals import ApprovalState, ApprovalStatus, Claim, Use
 from registry_store.approvals.requests import ID
 from registry_store.approvals.watching import ClosedError, FullError, Watch
 from registry_store.database.tables import Approval
@@ -73,7 +73,7 @@ class ApprovalService:
         use = approvals.judge(approval, claim, now)
         if use is Use.GRANTED and approval.use_id is None:  # only this needs the writers' lock
             return await retried(self._consume, approval_id, claim, caller)
-        return _answer(use, approvals.standing_of(approval, now))
+        return _answer(use, approvals.status_of(approval, now))
 
     async def _consume(self, approval_id: str, claim: Claim, caller: Caller) -> pb.UseApprovalResponse:
         async with self._store.database.writing() as session:
@@ -83,7 +83,7 @@ class ApprovalService:
             use = await approvals.use(session, approval, claim, actor)
         if first and use is Use.GRANTED:
             self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()
-        return _answer(use, approvals.standing_of(approval, actor.at))
+        return _answer(use, approvals.status_of(approval, actor.at))
 
     async def _watch(self, raw: bytes, context: Context) -> None:
         ended = await self._serve(raw, context)
@@ -120,11 +120,11 @@ class ApprovalService:
             ) from None
 
     async def _follow(self, watch: Watch, context: Context) -> None:
-        standing: Standing | None = None
-        while standing is None or not standing.final:
-            standing = await watch.news()
-            if standing is not None:
-                await context.write(_message(standing))
+        status: ApprovalStatus | None = None
+        while status is None or not status.final:
+            status = await watch.next_status()
+            if status is not None:
+                await context.write(_message(status))
 
 
 async def _approval_in_scope(session: AsyncSession, approval_id: str, caller: Caller) -> Approval:
@@ -155,16 +155,16 @@ def _claim(request: pb.UseApprovalRequest) -> Claim:
     return Claim(request.agent_id, request.action_sha256, request.use_id)
 
 
-def _answer(use: Use, standing: Standing) -> pb.UseApprovalResponse:
-    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{use.name}", approval=_message(standing))
+def _answer(use: Use, status: ApprovalStatus) -> pb.UseApprovalResponse:
+    return pb.UseApprovalResponse(use=f"APPROVAL_USE_{use.name}", approval=_message(status))
 
 
-def _message(standing: Standing) -> pb.Approval:
+def _message(status: ApprovalStatus) -> pb.Approval:
     return pb.Approval(
-        approval_id=standing.approval_id,
-        state=f"APPROVAL_STATE_{standing.state.name}",
-        decided_by=standing.decided_by or "",
-        comment=standing.comment or "",
-        expires_at=standing.expires_at.timestamp(),
-        agent_id=standing.agent_id,
+        approval_id=status.approval_id,
+        state=f"APPROVAL_STATE_{status.state.name}",
+        decided_by=status.decided_by or "",
+        comment=status.comment or "",
+        expires_at=status.expires_at.timestamp(),
+        agent_id=status.agent_id,
     )

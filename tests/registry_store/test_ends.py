@@ -22,7 +22,7 @@ async def test_a_wait_ends_also_while_its_first_message_is_on_its_way(
     """Whoever waits for an approval is told so, and not left to wait for ever."""
 
     async def until_time_is_up(_: ApprovalService, watch: Watch, context: Context) -> None:
-        await watch.news()
+        await watch.next_status()
         writing = asyncio.create_task(context.write(pb.Approval()))
         await asyncio.sleep(0)  # it has begun
         writing.cancel()

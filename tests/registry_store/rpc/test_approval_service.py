@@ -320,13 +320,13 @@ async def test_a_store_without_its_database_sends_those_who_wait_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once it has been silent for some seconds."""
-    monkeypatch.setattr("registry_store.approvals.watching.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("registry_store.approvals.watching.MAX_UNCONFIRMED_SECONDS", 0.0)
     database = Database(database_url("postgresql://nobody@127.0.0.1:1/nowhere"))
     feed = ApprovalFeed(database)
     running = asyncio.create_task(feed.run())
     with feed.watching(str(uuid4())) as watch, pytest.raises(ClosedError, match="database is out of reach"):
         async with asyncio.timeout(10):
-            await watch.news()
+            await watch.next_status()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await database.close()
