@@ -203,7 +203,7 @@ async def decisions_reach(central: Central, count: int) -> None:
 
 
 async def test_a_full_log_that_blocks_stops_decisions_until_there_is_room(tmp_path: Path) -> None:
-    """UNAVAILABLE and 503 while it is full; all of it is with the store in the end."""
+    """UNAVAILABLE and 503 while it is full; in the end the store has all records."""
     async with store(tmp_path) as central:
         await register(central)
         async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
@@ -245,7 +245,7 @@ async def test_a_folder_that_cannot_hold_the_log_stops_the_start(tmp_path: Path)
 
 @pytest.mark.parametrize("reader", ["reads", "is gone"])
 async def test_decisions_are_lines_on_standard_output_if_asked(tmp_path: Path, reader: str) -> None:
-    """The same documents that the store gets; a reader that goes away stops nothing."""
+    """The same documents that the store gets; a reader that disconnects stops nothing."""
     async with store(tmp_path) as central:
         await register(central)
         reading, writing = os.pipe()

@@ -13,7 +13,7 @@ from tests.whole import AGENT, Answer, Central, settings, sidecar, store
 
 
 def change(folder: Path, statement: str) -> None:
-    """What an older store, or an admin, has made of the database."""
+    """Changes the database as an older store or an admin would."""
     with closing(sqlite3.connect(folder / "registry.db")) as connection, connection:
         connection.execute(statement)
 
@@ -28,7 +28,7 @@ async def decisions_reach(central: Central, count: int) -> None:
 
 
 async def test_a_sidecar_whose_sequences_were_sent_far_ahead_continues(tmp_path: Path) -> None:
-    """Its log is numbered on after what an older store took from elsewhere under its node id."""
+    """Its log continues after the sequences that an older store accepted from another sidecar."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address)) as beside:
         await register(central)
         await beside.sidecar.reached(1)
@@ -77,7 +77,7 @@ async def test_a_sidecar_with_another_key_is_refused(tmp_path: Path, caplog: pyt
 
 
 async def test_a_sidecar_with_a_bound_key_decides_for_its_agents_alone(tmp_path: Path) -> None:
-    """Also of a block of an agent that it does not know the store gets the record."""
+    """The store also gets the record of a block of an unknown agent."""
     async with store(tmp_path) as central:
         await register(central)
         other = {"agent_id": "other-agent-prod", "display_name": "Other"}
@@ -94,7 +94,7 @@ async def test_a_sidecar_with_a_bound_key_decides_for_its_agents_alone(tmp_path:
 
 
 async def test_the_store_shows_what_a_sidecar_is_called(tmp_path: Path) -> None:
-    """The name is for people alone: the node id stays what the sidecar is known by."""
+    """The name is only for display: the node id still identifies the sidecar."""
     async with store(tmp_path) as central, sidecar(settings(tmp_path, central.grpc_address, node_name="edge-7 (Oslo)")):
 
         async def listed() -> Answer:

@@ -77,7 +77,7 @@ async def serving(folder: Path, central: Central) -> AsyncIterator[Process]:
 
 
 def counted(folder: Path) -> int:
-    """How many actions of the agent the file has."""
+    """The number of actions of the agent in the file."""
     usage = read(folder / "data" / "counters").usage.get(AGENT)
     return 0 if usage is None else usage.hours.total
 

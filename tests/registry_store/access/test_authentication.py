@@ -1,4 +1,4 @@
-"""Wrong keys are counted and made to wait; when a key was last used is known; a revoked one ends its streams."""
+"""Wrong keys are throttled, the last use of a key is saved, and a revoked key ends its streams."""
 
 import asyncio
 from collections import Counter
@@ -50,7 +50,7 @@ def test_however_often_a_source_fails_the_wait_has_a_bound() -> None:
 
 
 def test_failures_take_bounded_memory() -> None:
-    """The names that failed longest ago are forgotten first."""
+    """The names with the oldest failures are dropped first."""
     failures = Failures(1)
     for number in range(MAX_REMEMBERED + 10):
         failures.note(str(number), 0.0)
@@ -76,7 +76,7 @@ def test_a_host_is_one_source_however_many_addresses_it_has(source: str, name: s
 
 
 def test_too_many_wrong_keys_are_a_429(settings: Settings) -> None:
-    """With Retry-After; a right key passes, whether it was used here before or not."""
+    """With Retry-After; a valid key is accepted, whether it was used before or not."""
     with served(replace(settings, most_failed_keys=3)) as store:
         known, new = store.rest(), store.rest()
         assert known.get(REGISTRY).status == 200
@@ -108,7 +108,7 @@ async def test_a_right_key_passes_however_many_wrong_ones_came_before(settings: 
 
 
 async def test_guesses_that_come_at_once_are_counted_too(settings: Settings) -> None:
-    """Of a hundred, three are told that they are wrong; the right one among them passes, and one reading finds all."""
+    """Of a hundred, three are refused as wrong; the valid one is accepted, and one query finds all."""
     with served(replace(settings, most_failed_keys=3)) as store:
         right = await in_thread(store.key, "admin")
         authentication = store.running._store.authentication
@@ -125,14 +125,14 @@ async def test_guesses_that_come_at_once_are_counted_too(settings: Settings) -> 
             return await asyncio.gather(*map(guess, [*wrong[:50], right, *wrong[50:]]))
 
         with statements(store, of="guess") as seen:
-            told = await in_thread(store.run, guess_all())
-    assert Counter(told) == {"NotAuthenticatedError": 3, "TooManyFailuresError": 96, "let in": 1}
-    assert told[50] == "let in"
+            results = await in_thread(store.run, guess_all())
+    assert Counter(results) == {"NotAuthenticatedError": 3, "TooManyFailuresError": 96, "let in": 1}
+    assert results[50] == "let in"
     assert len([statement for statement in seen if "FROM keys" in statement]) == 1
 
 
 async def test_whoever_gives_up_waiting_leaves_the_others_their_answer(settings: Settings) -> None:
-    """Also the one that reads for all, as it reads."""
+    """Also the caller that runs the query, during the query."""
     with served(settings) as store:
         right = [await in_thread(store.key, "viewer", name) for name in ("first", "second", "third")]
         authentication = store.running._store.authentication
@@ -151,7 +151,7 @@ async def test_whoever_gives_up_waiting_leaves_the_others_their_answer(settings:
 async def test_more_than_one_reading_takes_are_found_by_the_next(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two a reading: five keys are found by three."""
+    """Two keys per query: five keys take three queries."""
     monkeypatch.setattr("registry_store.access.authentication.MAX_KEYS_PER_QUERY", 2)
     with served(settings) as store:
         right = [await in_thread(store.key, "viewer", f"number {number}") for number in range(5)]
@@ -168,7 +168,7 @@ async def test_more_than_one_reading_takes_are_found_by_the_next(
 
 @pytest.mark.parametrize("text", ["", "owkai", "owkai__", "x_0123456789abcdef_y", "owkai_0123456789abcde\N{SNOWMAN}_y"])
 async def test_what_can_be_no_key_is_not_looked_up(store: Served, text: str) -> None:
-    """Nothing of the database's is asked for it."""
+    """No query is made for it."""
     authentication = store.running._store.authentication
     with statements(store, of="caller") as seen, pytest.raises(NotAuthenticatedError):
         await in_thread(store.run, authentication.caller(text, "192.0.2.8", datetime.now(UTC)))
@@ -176,7 +176,7 @@ async def test_what_can_be_no_key_is_not_looked_up(store: Served, text: str) -> 
 
 
 def test_a_lapsed_key_is_no_guess(settings: Settings) -> None:
-    """A revoked key that is used on and on does not make its host wait."""
+    """Continued use of a revoked key does not throttle its host."""
     with served(replace(settings, most_failed_keys=2)) as store:
         admin, lapsed = store.rest(), store.rest()
         assert lapsed.key is not None
@@ -197,7 +197,7 @@ async def test_too_many_wrong_keys_close_streams_too(settings: Settings) -> None
 
 
 def test_when_a_key_was_last_used_is_known(store: Served, admin: Rest) -> None:
-    """At once where it was used, null where never; reading it does not change its ETag."""
+    """Shown at once by the store that saw it, null if never used; it does not change the ETag."""
     viewer = store.rest("viewer")
     path = f"/api/keys/{viewer.key.split('_')[1]}"  # type: ignore[union-attr]
     before = admin.get(path)
@@ -236,7 +236,7 @@ def test_revoking_honours_if_match(admin: Rest) -> None:
 
 
 async def test_what_a_stop_cuts_off_is_saved_all_the_same(settings: Settings) -> None:
-    """A store that stops saves once more, also what was being saved as it was told to."""
+    """A store that stops saves once more, also what it was saving at that moment."""
 
     async def cut_off(inner: Store) -> None:
         async with inner.database.writing():
@@ -258,7 +258,7 @@ async def test_what_a_stop_cuts_off_is_saved_all_the_same(settings: Settings) ->
 async def test_revoking_a_key_here_ends_its_open_stream_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without waiting until the keys of open streams are looked at again."""
+    """Without waiting for the next periodic check of the keys."""
     monkeypatch.setattr(calls, "KEY_CHECK_SECONDS", 3600)  # of every store that runs: no other is asked for this
     with served(settings, PATIENT) as store:
         admin, key = await in_thread(store.rest), await in_thread(store.key, "sidecar")
@@ -270,7 +270,7 @@ async def test_revoking_a_key_here_ends_its_open_stream_at_once(
 
 
 async def test_a_key_that_was_revoked_elsewhere_loses_its_open_stream_within_a_second(fresh: Served) -> None:
-    """By another store on the database, say: they are looked at twice a second."""
+    """For example by another store on the database: keys are checked twice a second."""
     assert calls.KEY_CHECK_SECONDS <= 0.5
     assert await end_of_a_stream_whose_key_is(fresh, "revoked_at = created_at") is grpc.StatusCode.UNAUTHENTICATED
 

@@ -1,4 +1,4 @@
-"""Keys: shown once, bound to a role, worthless once revoked."""
+"""Keys: shown once, bound to a role, refused after revocation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_only_its_hash_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [None, "", "owkai_", "owkai_0_x", "nonsense", "owkai_0123456789abcdef_" + "x" * 43])
 def test_a_missing_or_wrong_key_is_401(store: Served, key: str | None) -> None:
-    """Without a valid key nothing is told but that."""
+    """Without a valid key the answer says only that."""
     answer = Rest(store.running.http_address, key).get(REGISTRY)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -54,7 +54,7 @@ def test_a_revoked_key_is_401_at_once(store: Served, admin: Rest) -> None:
 
 
 def test_an_expired_key_is_401(store: Served, admin: Rest) -> None:
-    """A key opens nothing from the moment at which it expires."""
+    """A key is refused from the moment at which it expires."""
     made = admin.post("/api/keys", {"role": "viewer", "name": "x", "expires_at": "2100-01-01T00:00:00+02:00"})
     assert made.body["expires_at"] == "2099-12-31T22:00:00.000000Z"
     viewer = Rest(admin.address, made.body["key"])
@@ -101,7 +101,7 @@ def test_a_malformed_key_request_is_refused(admin: Rest, body: dict[str, object]
 
 
 def test_an_approvers_key_belongs_to_groups(admin: Rest) -> None:
-    """As its record, the list of keys and the log show; of none unless it is said."""
+    """As its record, the list of keys and the activity log show; by default in no group."""
     groups = ["finance-approvers", "risk"]
     made = admin.post("/api/keys", {"role": "approver", "name": "fiona", "groups": groups}).body
     assert made["groups"] == groups
@@ -113,7 +113,7 @@ def test_an_approvers_key_belongs_to_groups(admin: Rest) -> None:
 
 
 def test_keys_of_groups_are_made_on_the_command_line(settings: Settings) -> None:
-    """One `--group` each; the list tells them."""
+    """One `--group` per group; the list shows them."""
     where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
     groups = ["--group", "finance approvers", "--group", "risk"]
     made = CliRunner().invoke(main, ["keys", "create", "--role", "approver", "--name", "fiona", *groups, *where])
@@ -129,7 +129,7 @@ def test_keys_of_groups_are_made_on_the_command_line(settings: Settings) -> None
     "bound", [{"agents": ["payroll-agent-prod", "ledger-agent-prod"]}, {"tags": ["finance", "b c"]}]
 )
 def test_a_sidecars_key_is_bound_to_agents_or_tags(admin: Rest, bound: dict[str, list[str]]) -> None:
-    """As its record, the list of keys and the log show; to nothing unless it is said."""
+    """As its record, the list of keys and the activity log show; by default to nothing."""
     made = admin.post("/api/keys", {"role": "sidecar", "name": "pod", **bound}).body
     unbound = {"agents": None, "tags": None}
     listed = admin.get("/api/keys?limit=1").body["keys"][0]
@@ -150,7 +150,7 @@ def test_a_sidecars_key_is_bound_to_agents_or_tags(admin: Rest, bound: dict[str,
     ],
 )
 def test_bound_keys_are_made_on_the_command_line(settings: Settings, options: list[str], shown: str) -> None:
-    """The names with commas between them; the list tells them."""
+    """The names separated by commas; the list shows them."""
     where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
     made = CliRunner().invoke(main, ["keys", "create", "--role", "sidecar", "--name", "pod", *options, *where])
     assert made.exit_code == 0, made.output
@@ -183,12 +183,12 @@ def test_what_binds_to_nothing_or_to_both_makes_no_key(settings: Settings, optio
     ],
 )
 def test_only_an_admin_changes_the_registry(store: Served, role: str, method: str, path: str) -> None:
-    """Every other role is refused before its request is looked at."""
+    """Every other role is refused before its request is parsed."""
     assert store.rest(role).call(method, path, {}).status == 403
 
 
 def test_an_agents_key_registers_and_sees_itself_alone(store: Served, admin: Rest) -> None:
-    """The first registration makes the key that agent's; any other agent is out of its sight."""
+    """The first registration binds the key to that agent; it cannot see any other agent."""
     admin.register("neighbour-agent-prod")
     agent = store.rest("agent")
     assert agent.get(f"{REGISTRY}/neighbour-agent-prod").status == 403

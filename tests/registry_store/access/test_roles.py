@@ -1,4 +1,4 @@
-"""The table of docs/reference/roles.md, held to what the store answers."""
+"""The table of docs/reference/roles.md, compared with the answers of the store."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def test_the_page_is_that_of_the_routes() -> None:
 
 
 def test_the_page_tells_every_route_of_the_interface(admin: Rest) -> None:
-    """What /openapi.json describes and what the table tells are the same routes."""
+    """/openapi.json and the table list the same routes."""
     described = {
         (method.upper(), path)
         for path, operations in admin.get("/openapi.json").body["paths"].items()
@@ -91,7 +91,7 @@ def test_every_route_is_open_to_whom_the_table_says(callers: dict[str, Rest], ro
 
 
 def test_an_agents_key_reaches_no_other_agent(callers: dict[str, Rest]) -> None:
-    """Where the table says `itself`, every other agent is a 403."""
+    """If the table says `itself`, every other agent is a 403."""
     own = [row for row in ROWS if row.cells["agent"] == "itself" and "{agent_id}" in row.path]
     assert len(own) >= 5
     for row in own:
@@ -99,7 +99,7 @@ def test_an_agents_key_reaches_no_other_agent(callers: dict[str, Rest]) -> None:
 
 
 def test_an_agents_key_is_not_told_which_ids_exist(store: Served, callers: dict[str, Rest]) -> None:
-    """Of what is another's it gets the answer, word for word, that it gets of what nobody has."""
+    """For records of other agents it gets exactly the same answer as for records that do not exist."""
     decided = decision(agent_id=OTHER)
     report(store, decided)
     there = {
@@ -121,17 +121,17 @@ def test_an_agents_key_is_not_told_which_ids_exist(store: Served, callers: dict[
     named = [row for row in ROWS if row.cells["agent"] == "itself" and "{" in row.path]
     assert {name for row in named for name in re.findall(r"\{(\w+)\}", row.path)} == there.keys()
     for row in named:
-        told = [told_of(callers["agent"], row.method, row.path.format(**ids), ids) for ids in (there, nowhere)]
-        assert told[0] == told[1], row
+        answers = [answer_to(callers["agent"], row.method, row.path.format(**ids), ids) for ids in (there, nowhere)]
+        assert answers[0] == answers[1], row
     for path in ("/api/decisions?agent_id={agent_id}", "/api/approvals?agent_id={agent_id}"):
-        told = [told_of(callers["agent"], "GET", path.format(**ids), ids) for ids in (there, nowhere)]
-        assert told[0] == told[1], path
+        answers = [answer_to(callers["agent"], "GET", path.format(**ids), ids) for ids in (there, nowhere)]
+        assert answers[0] == answers[1], path
     bodies = [{"agent_id": ids["agent_id"], "display_name": "x"} for ids in (there, nowhere)]
-    told = [told_of(callers["agent"], "POST", "/api/agents/registry", {}, body) for body in bodies]
-    assert told[0] == told[1]
+    answers = [answer_to(callers["agent"], "POST", "/api/agents/registry", {}, body) for body in bodies]
+    assert answers[0] == answers[1]
 
 
-def told_of(caller: Rest, method: str, path: str, ids: dict[str, str], body: object = None) -> tuple[int, str]:
+def answer_to(caller: Rest, method: str, path: str, ids: dict[str, str], body: object = None) -> tuple[int, str]:
     """The status and the body of an answer, with the names of the ids in place of them."""
     answer = caller.call(method, path, body or b"")
     assert 400 <= answer.status < 500, path

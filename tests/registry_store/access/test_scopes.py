@@ -1,4 +1,4 @@
-"""What a bound key may sync."""
+"""The scope of a bound key."""
 
 from collections.abc import Set
 
@@ -43,7 +43,7 @@ UNBOUND, OF_AGENTS, OF_TAGS = caller(), caller(agents={"ant", "bee"}), caller(ta
     ],
 )
 def test_what_is_within_the_scope_is_followed_as_it_is(who: Caller, wanted: Subscription) -> None:
-    """Part of what the key is bound to, or all of it; anything where it is bound to nothing."""
+    """Part or all of the scope of the key; anything if the key is not bound."""
     assert scopes.narrowed(who, wanted) == wanted
 
 
@@ -58,7 +58,7 @@ def test_what_is_within_the_scope_is_followed_as_it_is(who: Caller, wanted: Subs
     ],
 )
 def test_what_is_not_within_it_is_refused(who: Caller, wanted: Subscription, why: str) -> None:
-    """The message names what is beyond, and nothing else of what the key is bound to."""
+    """The message names what exceeds the scope, and nothing else of the scope."""
     with pytest.raises(NotAllowedError) as refused:
         scopes.narrowed(who, wanted)
     assert str(refused.value) == why
@@ -75,7 +75,7 @@ def test_a_key_of_tags_gets_of_named_agents_those_that_carry_one() -> None:
 
 
 def test_an_agent_is_within_the_scope_while_it_carries_a_tag(store: Served, admin: Rest) -> None:
-    """And was lately for as long as the change that took the tag away is held."""
+    """And was recently, as long as the change that removed the tag is kept."""
     for agent_id, tags in (("scoped-red-prod", ["red", "green"]), ("scoped-green-prod", ["green"])):
         admin.register(agent_id, tags=tags)
     asked = {"scoped-red-prod", "scoped-green-prod", "scoped-nowhere-prod"}
@@ -84,8 +84,8 @@ def test_an_agent_is_within_the_scope_while_it_carries_a_tag(store: Served, admi
     async def found(who: Caller) -> tuple[Set[str], Set[str], bool]:
         async with store.running._store.database.reading() as session:
             now = await scopes.outside(session, who, asked)
-            lately = await scopes.outside_recently(session, who, asked)
-            return now, lately, await scopes.may_sync(session, who, "scoped-red-prod")
+            recently = await scopes.outside_recently(session, who, asked)
+            return now, recently, await scopes.may_sync(session, who, "scoped-red-prod")
 
     assert store.run(found(UNBOUND)) == (set(), set(), True)
     assert store.run(found(caller(agents={"scoped-red-prod"}))) == (foreign, foreign, True)

@@ -1,4 +1,4 @@
-"""Approvals: opened by what sidecars report, decided once by whom they name, used once for what they were given."""
+"""Approvals: opened by reports of sidecars, decided once by an approver, used once for their action."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -57,19 +57,19 @@ def key_of(admin: Rest, role: str, name: str, *groups: str) -> Rest:
 
 
 async def send(store: Served, request: pb.ReportDecisionsRequest) -> int:
-    """Report it by the key of a sidecar of its own."""
+    """Report it with the key of a separate sidecar."""
     async with reporter(store, await store.running.create_key("sidecar", "reporter")) as sidecar:
         return await sidecar.send(request)
 
 
 def tick(store: Served, now: datetime) -> None:
-    """Let the clock's end of approvals act, as of `now`."""
+    """Run the expiry of approvals at `now`."""
     inner = store.running._store
     store.run(expiry.tick(inner.database, inner.metrics, now))
 
 
 def test_a_request_is_opened_once(store: Served, admin: Rest) -> None:
-    """With all that a person needs to decide on it, however often it is reported; its use id is never shown."""
+    """With all that a person needs to decide, once per id; the use id is never shown."""
     asked = record(params={"approvers": ["finance"], "team": "pay", "timeout_seconds": 600}, timeout=600)
     at = datetime.now(UTC)
     (approval_id,) = open_all(store, {"opens": None}, asked, asked, at=at)
@@ -104,7 +104,7 @@ def test_a_request_is_opened_once(store: Served, admin: Rest) -> None:
 
 
 def test_what_a_sidecar_reports_is_opened(fresh: Served) -> None:
-    """With the decision that asks for it, once, however often it is sent; beside decisions that ask for nothing."""
+    """With the decision that requests it, once, even if sent again; next to decisions without a request."""
     admin, asked = fresh.rest(), record()
     reported = Log("node-7").report(decision(), asked, decision("block"))
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_what_a_sidecar_reports_is_opened(fresh: Served) -> None:
 
 
 def test_a_report_that_asks_wrongly_is_refused_whole(fresh: Served) -> None:
-    """Neither the decisions in it are kept nor the approvals opened, so that it can be sent again mended."""
+    """No decision of it is stored and no approval opened, so that a corrected report can be sent."""
     bad = record()
     bad["opens"]["timeout_seconds"] = 0
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -139,7 +139,7 @@ def test_many_requests_are_opened_in_a_few_statements(fresh: Served) -> None:
 
 @pytest.mark.parametrize("hours", [-400 * 24, -2, 0, 2, 400 * 24])
 def test_the_stores_clock_alone_says_how_long_people_have(store: Served, admin: Rest, hours: int) -> None:
-    """The whole time-out from when it came in, and no more, whatever the sidecar's clock said or however late it is."""
+    """Exactly the timeout from its receipt, whatever the sidecar's clock shows."""
     now = datetime.now(UTC)
     (approval_id,) = open_all(store, record(at=now + timedelta(hours=hours), timeout=60), at=now)
     shown = read(admin, approval_id)
@@ -191,7 +191,7 @@ def test_a_malformed_request_is_refused_by_its_path(store: Served, path: str, va
 
 
 def test_an_approval_is_approved(store: Served, admin: Rest) -> None:
-    """From then on there is the whole time-out to use it; the log keeps what changed."""
+    """The whole timeout to use it starts then; the activity log records the change."""
     approval_id = opened(store, timeout=600, at=datetime.now(UTC) - timedelta(seconds=300))
     before = read(admin, approval_id)
     after = approve(admin, approval_id, comment="FIN-1")
@@ -241,7 +241,7 @@ def test_a_malformed_decision_is_refused(store: Served, admin: Rest, verb: str, 
 
 
 def test_a_decision_on_what_has_changed_since_is_refused(store: Served, admin: Rest) -> None:
-    """When it says with If-Match which state it is on."""
+    """When If-Match names the state that was read."""
     approval_id = opened(store)
     tag = admin.get(f"{APPROVALS}/{approval_id}").headers["etag"]
     path = f"{APPROVALS}/{approval_id}/approve"
@@ -290,7 +290,7 @@ def deciders(admin: Rest) -> dict[str, Rest]:
 
 @pytest.mark.parametrize(("who", "whose"), list(product(MAY, PARAMS)))
 def test_whoever_is_named_decides(store: Served, deciders: dict[str, Rest], who: str, whose: str) -> None:
-    """An admin always; an approver where nobody is named, or its key or one of its groups is; nobody else."""
+    """An admin always; an approver if nobody, its key or one of its groups is named; nobody else."""
     for verb in ("approve", "deny"):
         approval_id = opened(store, params=PARAMS[whose])
         status = deciders[who].post(f"{APPROVALS}/{approval_id}/{verb}", {"comment": "x"}).status
@@ -348,7 +348,7 @@ def test_approvals_are_listed(fresh: Served) -> None:
 
 
 def test_an_agents_key_sees_its_own(store: Served, admin: Rest) -> None:
-    """Its list is of itself, and what others wait for is out of its sight."""
+    """It sees only its own approvals."""
     own = opened(store, agent_id="waiting-agent-prod")
     other = opened(store, agent_id="another-agent-prod")
     agent = Rest(
@@ -384,7 +384,7 @@ def test_the_clock_ends_what_nobody_decides_or_uses(fresh: Served) -> None:
 
 
 class Model:
-    """One approval, told slowly and plainly: what each event at each time does to it."""
+    """A simple model of one approval: the effect of each event at each time."""
 
     def __init__(self, now: float, timeout: int) -> None:
         self.state, self.timeout, self.expires_at = "pending", timeout, now + timeout
@@ -428,7 +428,7 @@ PAUSES = st.sampled_from([0.0, 1.0, 9.999999, 10.0, 10.000001, 25.0])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(PAUSES, EVENTS), min_size=1, max_size=8))
 def test_an_approval_does_what_its_table_says(store: Served, steps: list[tuple[float, Any]]) -> None:
-    """Whatever is asked of it, when, and in whatever order; and each change of state has its one entry."""
+    """For any events in any order at any time; and each change of state has one activity entry."""
     start = datetime(2100, 1, 1, tzinfo=UTC)  # which the clock of the store does not end
     asked = record(at=start, timeout=10)
     (approval_id,) = open_all(store, asked, at=start)
@@ -446,7 +446,7 @@ def test_an_approval_does_what_its_table_says(store: Served, steps: list[tuple[f
 
 
 async def done(store: Served, approval_id: str, event: Any, at: datetime) -> tuple[str, tuple[str, str]]:
-    """What the store answers to an event at this time; its state then, as it is marked and as it is told."""
+    """The answer of the store to an event at this time; then the stored state and the reported state."""
     actor = Actor("someone", "api", at)
     async with store.running._store.database.writing() as session:
         approval = await approvals.get(session, approval_id)

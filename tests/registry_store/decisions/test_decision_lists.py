@@ -56,7 +56,7 @@ def test_every_page_of_every_filter_is_right(
 
 
 def test_times_divide_the_list(admin: Rest, listed: list[dict[str, Any]]) -> None:
-    """What is until a time and what is since then are all, and none is in both; to the millisecond."""
+    """`until` and `since` of the same time split the list without overlap, to the millisecond."""
     moment = "2026-03-01T12:00:12"
     early = admin.get(f"/api/decisions?since=2026-03-01T12:00:00Z&until={moment}Z").body
     late = admin.get(f"/api/decisions?since={moment}Z&until=2026-03-01T13:00:00Z").body
@@ -70,7 +70,7 @@ def test_times_divide_the_list(admin: Rest, listed: list[dict[str, Any]]) -> Non
 
 
 def test_a_list_refuses_what_it_cannot_do(admin: Rest) -> None:
-    """An outcome, a time or an id that is none, and an offset so far that leaving out would take long."""
+    """An invalid outcome, time or id, and an offset that is too large."""
     for query in (
         "outcome=maybe",
         "since=noon",
@@ -87,7 +87,7 @@ def test_a_list_refuses_what_it_cannot_do(admin: Rest) -> None:
 
 
 def test_an_agents_key_sees_its_own_decisions(store: Served) -> None:
-    """Its list is of itself, asked for or not; another agent's list and decision are refused."""
+    """It sees only its own list, with or without a filter; those of other agents are refused."""
     agent = store.rest("agent")
     assert agent.get("/api/decisions").status == 403
     agent.register("seeing-agent-prod")

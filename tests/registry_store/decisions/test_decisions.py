@@ -1,4 +1,4 @@
-"""Decisions as sidecars report them: each kept once, in a log that is followed."""
+"""Reported decisions: each is stored once, and the hash chain of each log is checked."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
 def log_of(store: Served, node_id: str = "node-1") -> tuple[int, str, int, int]:
-    """How far a sidecar's log is kept: sequence, hash, missing, breaks."""
+    """The state of a sidecar's log: sequence, hash, missing, breaks."""
     ((sequence, last_hash, missing, breaks),) = store.sql(
         f"SELECT sequence, hash, missing, breaks FROM decision_logs WHERE node_id = '{node_id}'"
     )
@@ -48,7 +48,7 @@ def metric(store: Served, name: str, **labels: str) -> float:
 
 
 async def test_a_report_is_kept_with_all_that_it_says(fresh: Served) -> None:
-    """A member that nobody reads comes back as well, beside whose it is and when it came."""
+    """Unknown members are returned as well, with the node id and the time of receipt."""
     log, said = Log(), decision("block", attributes={"ü": [1, 2.5, None]}, of_a_later_release={"x": True})
     async with reporter(fresh) as sidecar:
         assert await sidecar.send(log.report(said)) == 1
@@ -126,7 +126,7 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
 
 
 async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> None:
-    """However batches are cut the second time; only what is new is counted, and no break is seen."""
+    """With any batches the second time; only new records are counted, and there is no break."""
     log = Log()
     records = log.records(*(decision(cost_micros=7) for _ in range(6)))
     async with reporter(fresh) as sidecar:
@@ -155,7 +155,7 @@ async def test_batches_at_once_are_kept_once(fresh: Served, monkeypatch: pytest.
 
 
 async def test_records_that_were_given_up_are_counted(fresh: Served) -> None:
-    """A hole in the sequence counts once, also if a gap record tells of it; what had no sequence counts by its word."""
+    """A gap in the sequence counts once, even with a gap record; unnumbered records count as reported."""
     log = Log()
     first = log.report(decision())
     log.records(*(decision() for _ in range(4)))
@@ -173,7 +173,7 @@ async def test_records_that_were_given_up_are_counted(fresh: Served) -> None:
 
 
 async def test_a_log_that_begins_late_misses_what_came_before(fresh: Served) -> None:
-    """The first word of a sidecar is its eleventh record: ten are missing."""
+    """The first report of a sidecar starts at its eleventh record: ten are missing."""
     log = Log(sequence=10, last_hash=bytes(range(32)))
     async with reporter(fresh) as sidecar:
         await sidecar.send(log.report(decision()))
@@ -231,7 +231,7 @@ async def test_a_log_that_was_set_back_loses_nothing(fresh: Served) -> None:
 
 
 async def test_the_last_record_under_another_hash_is_a_break(fresh: Served) -> None:
-    """Also where it is no decision."""
+    """Also if it is not a decision."""
     log = Log()
     other = log.copy()
     async with reporter(fresh) as sidecar:
@@ -262,7 +262,7 @@ async def test_dry_runs_are_kept_and_not_counted(fresh: Served) -> None:
 
 
 async def test_a_record_that_asks_opens_its_approval_once(fresh: Served) -> None:
-    """With the report that brings it, in one transaction; a repeat opens nothing more."""
+    """In the same transaction as the report; a repeat opens nothing more."""
     approval_id = "01920000-0000-7000-8000-000000000001"
     request = Log().report(decision("require_approval", opens=approval_id), decision())
     async with reporter(fresh) as sidecar:
@@ -326,7 +326,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("what", MALFORMED)
 async def test_a_malformed_report_is_refused_by_name_and_keeps_nothing(store: Served, what: str) -> None:
-    """INVALID_ARGUMENT with the path of what is wrong; what is right beside it is not kept either."""
+    """INVALID_ARGUMENT with the path of the error; valid records of the report are not stored either."""
     before = store.sql("SELECT count(*) FROM decisions")
     async with reporter(store) as sidecar:
         code, details = await sidecar.refused(MALFORMED[what])
@@ -336,7 +336,7 @@ async def test_a_malformed_report_is_refused_by_name_and_keeps_nothing(store: Se
 
 
 async def test_a_report_has_its_bounds(store: Served) -> None:
-    """A thousand records and four megabytes of documents pass, with all that stands around them; more does not."""
+    """A thousand records with four megabytes of documents are accepted; more is refused."""
     many = [decision(agent_id="bounded-agent-prod") for _ in range(MAX_RECORDS)]
     size = (MAX_BYTES - sum(len(record.document) for record in Log().records(*many))) // MAX_RECORDS - 20
     for each in many:

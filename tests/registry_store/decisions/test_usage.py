@@ -1,4 +1,4 @@
-"""What is known of an agent at work."""
+"""Usage of an agent: counts, spend and the sidecars that serve it."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ REGISTRY = "/api/agents/registry"
 
 @pytest.fixture(scope="module", autouse=True)
 def kept_for_ever() -> Iterator[None]:
-    """No store deletes by itself what is told here, which is of one day, whenever that is by now."""
+    """No store deletes the usage of these tests, whose dates are in the past."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retention, "run", never)
         yield
@@ -43,12 +43,12 @@ async def test_usage_tells_which_sidecars_decide_for_an_agent(fresh: Served) -> 
         await sidecar.snapshot()
         await other.hello(named("another-agent-prod"), node_id="not-serving")
         await other.snapshot()
-        told = (await in_thread(admin.get, path)).body
-    (serving,) = told["sidecars"]
-    assert (serving["node_id"], serving["connected"], told["total"]) == ("serving", True, 1)
-    assert told["last_seen"] == serving["last_heard_at"]
+        body = (await in_thread(admin.get, path)).body
+    (serving,) = body["sidecars"]
+    assert (serving["node_id"], serving["connected"], body["total"]) == ("serving", True, 1)
+    assert body["last_seen"] == serving["last_heard_at"]
     await eventually(lambda: not admin.get(path).body["sidecars"][0]["connected"])
-    assert admin.get(path).body["last_seen"] >= told["last_seen"]
+    assert admin.get(path).body["last_seen"] >= body["last_seen"]
 
 
 def test_a_subscription_covers_its_agents_alone() -> None:
@@ -59,7 +59,7 @@ def test_a_subscription_covers_its_agents_alone() -> None:
     assert Subscription().covers("any", ())
 
 
-def told(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> AgentUsage | None:
+def usage_of(store: Served, agent_id: str, now: datetime, zone: str = "UTC") -> AgentUsage | None:
     async def work() -> AgentUsage | None:
         async with store.running._store.database.reading() as session:
             return await usage.of_agent(session, agent_id, zone, now)
@@ -71,7 +71,7 @@ NOW = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC)
 
 
 def test_usage_is_null_until_something_is_reported(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then what nothing was reported of is zero; an error rate there is none yet."""
+    """After the first report, counts without data are zero; there is no error rate yet."""
     tell_usage_as_of(NOW, monkeypatch)
     admin = fresh.rest()
     admin.register("idle-agent-prod")
@@ -104,7 +104,7 @@ def test_the_spans_end_now(store: Served, ago: timedelta, minute: int, hour: int
     """The last minute to the microsecond, the last hour and day to the minute; nothing of the future."""
     agent_id = f"span-{ago // timedelta(microseconds=1)}-prod"
     report(store, decision(agent_id=agent_id, at=NOW - ago), decision("block", agent_id=agent_id, at=NOW))
-    found = told(store, agent_id, NOW)
+    found = usage_of(store, agent_id, NOW)
     assert found is not None
     assert (found.minute, found.hour, found.day) == (minute, hour, day)
 
@@ -122,18 +122,18 @@ def test_the_spans_end_now(store: Served, ago: timedelta, minute: int, hour: int
     ids=["utc", "new york", "23 hours", "25 hours", "quarter hour", "no midnight"],
 )
 def test_the_day_is_that_of_the_agents_zone(store: Served, zone: str, now: datetime, midnight: datetime) -> None:
-    """What was decided and spent from local midnight on, on days of 23 and 25 hours too."""
+    """Decisions and spend since local midnight, also on days of 23 and 25 hours."""
     agent_id = f"zone-{zone.replace('/', '-').lower()}-{now:%m%d}-prod"
     before, first, last = midnight - timedelta(seconds=1), midnight, now
     said = [decision(agent_id=agent_id, at=at, cost_micros=10**n) for n, at in enumerate((before, first, last))]
     report(store, *said, decision("escalate", agent_id=agent_id, at=first))
-    found = told(store, agent_id, now, zone)
+    found = usage_of(store, agent_id, now, zone)
     assert found is not None
     assert (found.today, found.today_micros) == (dict.fromkeys(REASONS, 0) | {"allow": 2, "escalate": 1}, 110)
 
 
 def test_sums_are_those_of_the_decisions(store: Served) -> None:
-    """Random decisions over three days, in random batches, some of them twice: what is told is what there was."""
+    """Random decisions over three days, in random batches, some sent twice: the usage is correct."""
     random, agent_id, zone = Random(7), "random-agent-prod", "Europe/Berlin"
     said = [
         decision(
@@ -149,11 +149,11 @@ def test_sums_are_those_of_the_decisions(store: Served) -> None:
         report(store, *random.sample(said, 300))
     report(store, *said)
     for now in (NOW, NOW - timedelta(hours=13), NOW - timedelta(days=1, minutes=7)):
-        assert told(store, agent_id, now, zone) == counted(said, now, zone)
+        assert usage_of(store, agent_id, now, zone) == counted(said, now, zone)
 
 
 def counted(said: list[dict[str, Any]], now: datetime, zone: str) -> AgentUsage:
-    """The same from the decisions themselves."""
+    """The expected usage, computed from the decisions."""
     minute = now.replace(second=0, microsecond=0)
     acted = [
         datetime.fromisoformat(one["decided_at"])
@@ -178,13 +178,13 @@ def counted(said: list[dict[str, Any]], now: datetime, zone: str) -> AgentUsage:
 
 
 def test_the_dearest_actions_overflow_nothing(fresh: Served) -> None:
-    """A sum is held at its bound, so that no agent keeps its log from coming in, and many such rows are added up."""
+    """A sum stops at its bound, so that no agent can block its log; many such rows can be added."""
     most = 10**15
     for _ in range(2):
         report(fresh, *(decision(agent_id="dear-agent-prod", at=NOW, cost_micros=most) for _ in range(600)))
     assert fresh.sql("SELECT decisions, cost_micros FROM usage") == [(1200, MAX_MICROS)]
     report(fresh, *(decision(agent_id="dear-agent-prod", at=NOW - timedelta(minutes=n)) for n in range(1, 20)))
     fresh.sql(f"UPDATE usage SET cost_micros = {MAX_MICROS}")
-    found = told(fresh, "dear-agent-prod", NOW)
+    found = usage_of(fresh, "dear-agent-prod", NOW)
     assert found is not None
     assert found.today_micros == 20 * MAX_MICROS

@@ -1,4 +1,4 @@
-"""Approvals as sidecars use them and wait for them, over gRPC."""
+"""The gRPC methods by which sidecars use and watch approvals."""
 
 import asyncio
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def approved(store: Served, admin: Rest, **fields: Any) -> str:
 
 
 async def metric(rest: Rest, sample: str) -> float:
-    """The value of one sample of /metrics, 0 where there is none."""
+    """The value of one sample of /metrics, 0 if there is none."""
     text = (await in_thread(rest.get, "/metrics")).body
     return float(dict(line.rsplit(" ", 1) for line in text.splitlines()).get(sample, 0))
 
@@ -46,7 +46,7 @@ async def until_metric(rest: Rest, sample: str, value: float) -> None:
 
 
 async def test_an_approval_is_used_once(store: Served, admin: Rest) -> None:
-    """By whoever asks first; one that asks again for want of an answer is answered as the first time."""
+    """By the first caller; a retry after a lost answer gets the same answer."""
     approval_id = await in_thread(approved, store, admin)
     before = await metric(admin, 'registry_store_approvals_total{state="used"}')
     async with sidecar(store) as one, sidecar(store) as other:
@@ -67,7 +67,7 @@ async def test_an_approval_is_used_once(store: Served, admin: Rest) -> None:
 
 
 async def test_an_approval_is_for_one_action_of_one_agent(store: Served, admin: Rest) -> None:
-    """Whatever else it is tried for is a mismatch and does not use it up, before and after its use."""
+    """Any other action is a mismatch and does not use the approval, before and after its use."""
     approval_id = await in_thread(approved, store, admin, amount=100)
     action = record(amount=100)["action"]
     async with sidecar(store) as node:
@@ -116,7 +116,7 @@ async def test_a_malformed_use_is_refused(store: Served, fields: dict[str, Any],
 
 @pytest.mark.parametrize("approval_id", ["01a1f8f3-33e7-7000-846e-bc85f8577904", "", "x", "\0", "y" * 100_000])
 async def test_what_nobody_asked_for_is_not_found(store: Served, approval_id: str) -> None:
-    """Also what no approval can be called."""
+    """Also for a malformed approval id."""
     async with sidecar(store) as node:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await node.use(approval_id)
@@ -150,7 +150,7 @@ async def test_only_a_sidecars_or_admins_key_asks(store: Served, role: str | Non
 async def test_a_bound_key_sees_only_its_agents_approvals(
     store: Served, admin: Rest, scope: dict[str, list[str]]
 ) -> None:
-    """Any other is NOT_FOUND, as one that nobody asked for, to use it and to wait for it."""
+    """Any other approval is NOT_FOUND for use and watch, like one that does not exist."""
     if "tags" in scope and (await in_thread(admin.get, f"/api/agents/registry/{AGENT}")).status == 404:
         await in_thread(admin.register, AGENT, tags=["ours"])
     made = await in_thread(admin.post, "/api/keys", {"role": "sidecar", "name": "bound", **scope})
@@ -169,16 +169,16 @@ async def test_a_bound_key_sees_only_its_agents_approvals(
 
 
 async def test_whoever_waits_hears_of_each_change(store: Served, admin: Rest) -> None:
-    """The state now, then approved with the time to use it, then used, which is the end."""
+    """The current state, then approved with its expiry time, then used, which ends the stream."""
     approval_id = await in_thread(opened, store)
     async with sidecar(store) as node:
         watching, late = node.watch(approval_id), node.watch(approval_id)
         first = await watching.next()
         assert (state(first), first.agent_id) == ("pending", AGENT)
         shown = await in_thread(approve, admin, approval_id, comment="FIN-4")
-        told = await watching.next()
-        assert (state(told), told.decided_by, told.comment) == ("approved", "tester", "FIN-4")
-        assert datetime.fromtimestamp(told.expires_at, UTC) == datetime.fromisoformat(shown["expires_at"])
+        status = await watching.next()
+        assert (state(status), status.decided_by, status.comment) == ("approved", "tester", "FIN-4")
+        assert datetime.fromtimestamp(status.expires_at, UTC) == datetime.fromisoformat(shown["expires_at"])
         await node.use(approval_id)
         assert await watching.states() == ["used"]
         assert (await watching.ended())[0] is grpc.StatusCode.OK
@@ -193,13 +193,13 @@ async def test_a_denial_ends_the_wait(store: Served, admin: Rest) -> None:
         watching = node.watch(approval_id)
         await watching.next()
         await in_thread(deny, admin, approval_id, "FIN-5")
-        told = await watching.next()
-        assert (state(told), told.comment) == ("denied", "FIN-5")
+        status = await watching.next()
+        assert (state(status), status.comment) == ("denied", "FIN-5")
         assert await watching.states() == []
 
 
 async def test_whoever_waits_hears_that_the_time_is_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock, whether it is marked or not; as it is read, listed, decided on and used."""
+    """By the clock, even if not marked yet: when read, listed, decided and used."""
     monkeypatch.setattr("registry_store.approvals.expiry.PERIOD_SECONDS", 3600)
     with served(settings) as store:
         admin = await in_thread(store.rest)
@@ -220,7 +220,7 @@ async def test_whoever_waits_hears_that_the_time_is_up(settings: Settings, monke
 
 
 async def test_the_clock_marks_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each second, counted, with what is pending shown."""
+    """Each second; the metrics count them and show the pending ones."""
     monkeypatch.setattr("registry_store.approvals.expiry.PERIOD_SECONDS", 0.05)
     with served(settings) as store:
         admin = await in_thread(store.rest)
@@ -246,7 +246,7 @@ def test_the_clock_marks_a_little_at_a_time(fresh: Served, monkeypatch: pytest.M
 
 
 async def test_many_who_wait_are_told_by_one_reading(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a commit costs does not grow with those who wait: only what has changed is read."""
+    """The cost of a commit does not grow with the watchers: only changed approvals are read."""
     monkeypatch.setattr("registry_store.approvals.watching.POLL_SECONDS", 3600)
     admin = await in_thread(fresh.rest)
     ids = [await in_thread(opened, fresh) for _ in range(30)]
@@ -265,7 +265,7 @@ async def test_many_who_wait_are_told_by_one_reading(fresh: Served, monkeypatch:
 
 
 async def test_what_is_watched_has_a_bound(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RESOURCE_EXHAUSTED above it; who leaves makes room."""
+    """RESOURCE_EXHAUSTED above the limit; a watcher that leaves frees a place."""
     monkeypatch.setattr("registry_store.approvals.watching.MAX_WATCHES", 1)
     admin = await in_thread(fresh.rest)
     approval_id = await in_thread(opened, fresh)
@@ -293,7 +293,7 @@ async def test_revoking_a_key_ends_its_wait(store: Served, admin: Rest) -> None:
 
 
 async def test_a_store_that_stops_sends_those_who_wait_elsewhere(settings: Settings) -> None:
-    """UNAVAILABLE, at once; what they wait for is there when it is back."""
+    """UNAVAILABLE, at once; the approvals are still there after the restart."""
     with served(settings) as store:
         approval_id = await in_thread(opened, store)
         async with sidecar(store) as node:
@@ -308,7 +308,7 @@ async def test_a_store_that_stops_sends_those_who_wait_elsewhere(settings: Setti
 
 
 async def test_a_wait_ends_after_its_time(settings: Settings) -> None:
-    """So that sidecars spread over stores, and none is kept that is not there any more."""
+    """So that sidecars spread over stores, and streams of vanished sidecars end."""
     with served(settings, Pace(lifetime=(0.05, 0.1))) as store:
         approval_id = await in_thread(opened, store)
         async with sidecar(store) as node:
@@ -319,7 +319,7 @@ async def test_a_wait_ends_after_its_time(settings: Settings) -> None:
 async def test_a_store_without_its_database_sends_those_who_wait_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once it has been silent for some seconds."""
+    """After the database has been silent for some seconds."""
     monkeypatch.setattr("registry_store.approvals.watching.MAX_UNCONFIRMED_SECONDS", 0.0)
     database = Database(database_url("postgresql://nobody@127.0.0.1:1/nowhere"))
     feed = ApprovalFeed(database)
@@ -374,7 +374,7 @@ async def test_looking_now_and_then_finds_what_nothing_wakes(
 
 
 async def test_what_is_restored_from_a_backup_is_read_anew(fresh: Served) -> None:
-    """When the log goes back, whatever it said before counts no longer."""
+    """If the activity log goes back, everything is read again."""
     approval_id = await in_thread(opened, fresh)
     async with sidecar(fresh) as node:
         watching = node.watch(approval_id)
@@ -385,7 +385,7 @@ async def test_what_is_restored_from_a_backup_is_read_anew(fresh: Served) -> Non
 
 
 def test_each_transition_happens_once_however_many_want_it(two: tuple[Served, Served], settings: Settings) -> None:
-    """Of those who decide through two stores one succeeds; of those who use it, one; the chain of the log holds."""
+    """With two stores, one decision and one use succeed, and the hash chain of the log stays valid."""
     rests = [store.rest() for store in two]
     keys = [store.key("sidecar") for store in two]
     for rest, verb in product(
@@ -415,7 +415,7 @@ def test_each_transition_happens_once_however_many_want_it(two: tuple[Served, Se
 
 
 async def all_use(stores: tuple[Served, Served], keys: list[str], approval_id: str) -> list[pb.UseApprovalResponse]:
-    """What eight who want to use it at once through two stores are told."""
+    """The results of eight concurrent uses through two stores."""
     async with sidecar(stores[0], keys[0]) as one, sidecar(stores[1], keys[1]) as other:
         return await asyncio.gather(*(node.use(approval_id) for _ in range(4) for node in (one, other)))
 

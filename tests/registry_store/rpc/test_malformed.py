@@ -1,4 +1,4 @@
-"""gRPC messages that are none: nobody reads them who has no key, and whoever has one is told so."""
+"""Malformed gRPC messages: refused without a key before they are parsed, with a key as malformed."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Reports under load and faults: through several stores, without the database, more than can be taken."""
+"""Reports under load and faults: several stores, a database outage, too many reports."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_is_sent_is_kept_once_and_what_is_not_is_missing(fresh: Served, seed: int) -> None:
-    """A random sidecar that sends on, sends again and gives up: the store has exactly what was sent, and says so."""
+    """A random sidecar that sends, repeats and drops records: the store has exactly what was sent."""
     random, log = Random(seed), Log()
     sent: list[pb.DecisionRecord] = []
     ids: set[str] = set()
@@ -66,7 +66,7 @@ async def test_two_stores_keep_what_comes_by_both_once(settings: Settings) -> No
 
 
 async def test_without_the_database_a_report_is_unavailable(own: tuple[Cluster, Settings]) -> None:
-    """The sidecar is told to try again, and then nothing is lost and nothing is there twice."""
+    """The sidecar has to try again; then nothing is lost and nothing is stored twice."""
     cluster, settings = own
     request = Log().report(decision(), decision())
     with served(settings) as store:
@@ -83,14 +83,14 @@ async def test_without_the_database_a_report_is_unavailable(own: tuple[Cluster, 
 
 @asynccontextmanager
 async def held(store: Served, node_id: str) -> AsyncIterator[None]:
-    """While the block runs, another transaction has the log of this sidecar."""
+    """Another transaction locks the log of this sidecar while the block runs."""
     ready, release = asyncio.Event(), asyncio.Event()
-    here = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
     async def hold() -> None:
         async with store.running._store.database.beside() as session:
             await session.scalar(select(DecisionLog).where(DecisionLog.node_id == node_id).with_for_update())
-            here.call_soon_threadsafe(ready.set)
+            loop.call_soon_threadsafe(ready.set)
             await release.wait()
 
     holding = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hold(), store.loop))
@@ -104,7 +104,7 @@ async def held(store: Served, node_id: str) -> AsyncIterator[None]:
 
 
 async def test_who_waits_for_too_long_is_told_to_come_back(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that wait are bounded in number and time; what is refused is kept when it comes again."""
+    """Waiting reports are limited in number and time; a refused report succeeds on retry."""
     monkeypatch.setattr(reports, "WAIT_SECONDS", 3600.0)
     monkeypatch.setattr(reports, "MAX_WAITING", 2)
     log = Log()

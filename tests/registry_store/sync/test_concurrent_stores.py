@@ -29,7 +29,7 @@ REGISTRY = "/api/agents/registry"
 PROGRAM = [sys.executable, "-m", "registry_store"]
 BOUND_SECONDS = 1800
 UNKNOWN = (urllib3.exceptions.HTTPError, OSError)
-"""What a writer meets when the store dies: whether the change was made is then for the registry to say."""
+"""Errors of a writer when the store dies; it then asks the registry whether the change was made."""
 
 
 class StoreProcess:
@@ -48,7 +48,7 @@ class StoreProcess:
             )
 
     def wait(self) -> None:
-        """Return once it listens; its ports are others than before."""
+        """Wait until it listens; its ports differ from the ones before."""
         assert self._process.stdout is not None
         words = self._process.stdout.readline().split()
         assert words, self._errors.read_text()
@@ -84,7 +84,7 @@ class Progress:
             self._changed.notify_all()
 
     def reached(self, number: int) -> bool:
-        """Wait for so many; false when the writers ended before."""
+        """Wait for so many changes; false if the writers ended before."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.made >= number or self.ended, BOUND_SECONDS)
             return self.made >= number
@@ -96,7 +96,7 @@ class Progress:
 
 
 class Writer:
-    """Makes changes one after the other, each exactly once, whatever becomes of the answers."""
+    """Makes changes in sequence, each exactly once, even if answers are lost."""
 
     def __init__(self, number: int, stores: list[StoreProcess], key: str, progress: Progress) -> None:
         self.number, self.progress = number, progress
@@ -111,7 +111,7 @@ class Writer:
         self._pool.clear()
 
     def _update(self, number: int) -> int | None:
-        """Put this writer's mark beside those of the others; the ETag keeps two from writing over each other."""
+        """Add this writer's mark to those of the others; the ETag prevents lost updates."""
         path = f"{REGISTRY}/{AGENTS[(self.number + number) % len(AGENTS)]}"
         mark, doubted = f"writer-{self.number}", False
         while True:
@@ -142,7 +142,7 @@ class Writer:
         return self._create(REGISTRY, {"agent_id": f"new-worker-{self.unique(number)}", "display_name": "x"})
 
     def _create(self, path: str, body: dict[str, Any]) -> int | None:
-        """Add what has a name of its own: that the name is taken says that an answer was lost."""
+        """Add a record with a unique name; if the name is taken, an earlier answer was lost."""
         doubted = False
         while True:
             try:
@@ -157,7 +157,7 @@ class Writer:
             return None
 
     def _call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The answer of one store or the other; a 503, as a lost connection, says nothing of the change."""
+        """The answer of either store; after a 503 or a lost connection the result of the change is unknown."""
         assert not self.progress.ended, "another writer failed"
         self._calls += 1
         rest = Rest(self.stores[self._calls % len(self.stores)].http, self._key, self._pool)
@@ -171,7 +171,7 @@ class Writer:
 
 
 class Follower:
-    """A sidecar that follows whichever store answers, and keeps each revision that it was brought to."""
+    """A sidecar that follows any store that answers, and records each revision that it reached."""
 
     def __init__(self, stores: list[StoreProcess], key: str) -> None:
         self._stores, self._key = stores, key
@@ -230,11 +230,11 @@ class Registry:
         ]
 
     def rows(self, statement: str) -> list[list[str]]:
-        """What a statement gives, as text."""
+        """The result of a statement, as text."""
         return [line.split("|") for line in self._cluster.sql(self._name, statement).splitlines()]
 
     def command(self, *arguments: str) -> str:
-        """What `registry-store` prints; fails unless its exit code is 0."""
+        """The output of `registry-store`; fails unless its exit code is 0."""
         database = ["--database", self._cluster.url(self._name), "--pepper-file", str(self._pepper)]
         done = CliRunner().invoke(main, [*arguments, *database])
         assert done.exit_code == 0, done.output
@@ -278,7 +278,7 @@ async def test_nothing_acknowledged_is_lost_or_made_twice(registry: Registry, ch
 
 
 def write(writers: list[Writer], changes: int, kills: int) -> None:
-    """Let the writers write, and kill a store, then both, each time that a share of the changes is made."""
+    """Run the writers, and kill one store, then both, after each share of the changes."""
     progress, stores = writers[0].progress, writers[0].stores
     total = changes * len(writers)
     with ThreadPoolExecutor(len(writers)) as pool:

@@ -1,4 +1,4 @@
-"""Whose node ids are, and of whom a sidecar's key may report."""
+"""Owners of node ids, and the agents that a sidecar key may report."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,14 +33,14 @@ def key(admin: Rest, name: str, **bound: list[str]) -> str:
 async def connected(
     store: Served, text: str, subscription: pb.Subscription = ALL, **hello: Any
 ) -> AsyncIterator[Subscriber]:
-    """A sidecar that has said hello with this key."""
+    """A sidecar that sent hello with this key."""
     async with subscriber(store.running.grpc_address, text) as sidecar:
         await sidecar.hello(subscription, **hello)
         yield sidecar
 
 
 async def refused(store: Served, text: str, subscription: pb.Subscription = ALL, **hello: Any) -> tuple[Any, str]:
-    """How the store ends the stream of a sidecar that says hello with this key."""
+    """The status of the stream when a sidecar sends hello with this key."""
     async with connected(store, text, subscription, **hello) as sidecar:
         return await sidecar.ended()
 
@@ -55,7 +55,7 @@ def stranger(agent_id: str, reason: str = "AGENT_NOT_REGISTERED", **fields: Any)
 async def test_a_report_under_anothers_node_id_is_denied_and_changes_nothing(
     fresh: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its sequence nor its decisions arrive, and the sidecar whose id it is goes on."""
+    """Its sequence and decisions are refused, and the owner of the id continues."""
     admin = fresh.rest()
     log, forged = Log(), Log(sequence=2**48 - 1)
     async with reporter(fresh, key(admin, "victim")) as victim, reporter(fresh, key(admin, "thief")) as thief:
@@ -71,7 +71,7 @@ async def test_a_report_under_anothers_node_id_is_denied_and_changes_nothing(
 
 
 async def test_a_node_id_belongs_to_the_key_that_said_hello_with_it_first(fresh: Served) -> None:
-    """To connect is to use it: whoever comes later may neither connect nor report with it."""
+    """A connection claims the id: later keys of another name can neither connect nor report with it."""
     admin = fresh.rest()
     first, second = key(admin, "first"), key(admin, "second")
     async with connected(fresh, first) as sidecar:
@@ -84,7 +84,7 @@ async def test_a_node_id_belongs_to_the_key_that_said_hello_with_it_first(fresh:
 
 
 async def test_keys_of_the_same_name_are_one(fresh: Served) -> None:
-    """A key is rotated by making another of its name, and nothing else."""
+    """To rotate a key, it is enough to create another key of the same name."""
     admin, log = fresh.rest(), Log()
     old, new = key(admin, "payments cluster"), key(admin, "payments cluster")
     async with reporter(fresh, old) as sidecar:
@@ -95,7 +95,7 @@ async def test_keys_of_the_same_name_are_one(fresh: Served) -> None:
 
 
 async def test_of_two_keys_that_use_a_node_id_at_once_one_gets_it(fresh: Served) -> None:
-    """The others are denied, and keep out for good."""
+    """The others are denied, permanently."""
     admin = fresh.rest()
     texts = [key(admin, f"racer {number}") for number in range(4)]
 
@@ -113,7 +113,7 @@ async def test_of_two_keys_that_use_a_node_id_at_once_one_gets_it(fresh: Served)
 
 
 async def test_a_node_id_from_before_belongs_to_the_key_that_uses_it_next(fresh: Served) -> None:
-    """Of what an older store kept nobody knows whose it was."""
+    """The owner of a log that an older store kept is unknown."""
     admin, log = fresh.rest(), Log()
     owner = key(admin, "owner")
     async with reporter(fresh, owner) as sidecar, reporter(fresh, key(admin, "other")) as other:
@@ -124,7 +124,7 @@ async def test_a_node_id_from_before_belongs_to_the_key_that_uses_it_next(fresh:
 
 
 async def test_an_admin_hands_a_node_id_over(fresh: Served) -> None:
-    """To the keys of a name, or to whoever uses it next; the log tells; what is handed over twice is told once."""
+    """To a key name, or to the next user; the activity log records it once, even if repeated."""
     admin, log = fresh.rest(), Log()
     async with reporter(fresh, key(admin, "old")) as old, reporter(fresh, key(admin, "new")) as new:
         await old.send(log.report(decision()))
@@ -139,8 +139,8 @@ async def test_an_admin_hands_a_node_id_over(fresh: Served) -> None:
         assert await old.send(log.report(decision())) == 3
         assert (await new.refused(log.report(decision())))[0] is DENIED
     listed = (await in_thread(admin.get, "/api/activity?type=sidecar_released")).body["activities"]
-    told = [(one["subject_id"], one["previous_state"], one["new_state"], one["performed_by"]) for one in listed]
-    assert told == [
+    entries = [(one["subject_id"], one["previous_state"], one["new_state"], one["performed_by"]) for one in listed]
+    assert entries == [
         ("node-1", {"key_name": "new"}, {"key_name": None}, "tester"),
         ("node-1", {"key_name": "old"}, {"key_name": "new"}, "tester"),
     ]
@@ -148,14 +148,14 @@ async def test_an_admin_hands_a_node_id_over(fresh: Served) -> None:
 
 
 def test_only_a_node_id_that_was_used_can_be_released(admin: Rest) -> None:
-    """404 without one; 422 for what is no name; nobody but an admin."""
+    """404 if the node is unknown, 422 for an invalid name; only an admin may do it."""
     assert admin.post("/api/sidecars/nowhere/release", {"reason": "x"}).status == 404
     assert admin.post("/api/sidecars/nowhere/release", {"key": "x"}).body["errors"][0]["path"] == "key"
     assert admin.post("/api/sidecars/nowhere/release", {"key_name": ""}).status == 422
 
 
 def test_a_sidecar_that_still_connects_is_not_forgotten(fresh: Served) -> None:
-    """Its node id stays its own however long it decides nothing."""
+    """It keeps its node id, no matter how long it decides nothing."""
     now = datetime.now(UTC)
     text = key(fresh.rest(), "quiet")
 
@@ -191,7 +191,7 @@ async def test_what_is_no_node_id_is_refused(store: Served, node_id: str) -> Non
 
 @pytest.mark.parametrize("node_id", ["7c9a9363-5a9d-4d4c-969a-b7e0beae93f4", "payments.eu-1:pod_7", "x" * 128])
 async def test_a_node_id_may_be_a_name(store: Served, node_id: str) -> None:
-    """What sidecars make up is one, and so is a name of letters, digits and - _ . :."""
+    """Generated ids are valid, and so are names of letters, digits and - _ . :."""
     async with connected(store, store.key("sidecar"), node_id=node_id) as sidecar:
         assert (await sidecar.snapshot()).welcome.epoch
 
@@ -205,7 +205,7 @@ async def test_a_version_is_printable(store: Served, version: str) -> None:
 
 @pytest.mark.parametrize("ahead", [2**20 + 2**27, 2**40, 2**48, 2**53 - 2])
 async def test_sequences_far_ahead_are_refused(fresh: Served, ahead: int) -> None:
-    """Also with a gap record that tells of them, and what comes before them in a report is not kept with them."""
+    """Also with a gap record for them; the records before them in the report are not stored either."""
     log = Log()
     async with reporter(fresh) as sidecar:
         await sidecar.send(log.report(decision()))
@@ -245,7 +245,7 @@ async def test_no_first_report_begins_beyond_all_reason(fresh: Served) -> None:
 
 
 async def test_a_log_that_was_sent_far_ahead_before_goes_on(fresh: Served) -> None:
-    """An older store took any sequence up to 2^48: whoever was told so numbers on after it."""
+    """An older store accepted any sequence up to 2^48, so its sidecars continue after it."""
     log = Log()
     async with reporter(fresh) as sidecar:
         await sidecar.send(log.report(decision()))
@@ -258,7 +258,7 @@ async def test_a_log_that_was_sent_far_ahead_before_goes_on(fresh: Served) -> No
 
 @pytest.mark.parametrize("bound", [{"agents": [PAYROLL]}, {"tags": ["finance"]}])
 async def test_a_bound_key_reports_of_its_own_agents_alone(fresh: Served, bound: dict[str, list[str]]) -> None:
-    """Records that speak of others are malformed, and nothing of the report is kept or counted or asked of people."""
+    """Records of other agents are malformed; nothing of the report is stored, counted or sent for approval."""
     admin, log = fresh.rest(), Log()
     admin.register(PAYROLL, tags=["finance"])
     admin.register(LEDGER, tags=["books"])
@@ -283,7 +283,7 @@ async def test_a_bound_key_reports_of_its_own_agents_alone(fresh: Served, bound:
 
 
 async def test_what_was_decided_before_an_agent_lost_its_tag_still_comes_in(fresh: Served) -> None:
-    """For as long as the store holds the change that took it away: a record may lie on a sidecar's disk for days."""
+    """As long as the store keeps the change that removed the tag: a record may wait on disk for days."""
     admin, log = fresh.rest(), Log()
     admin.register(PAYROLL, tags=["finance"])
     async with reporter(fresh, key(admin, "pod", tags=["finance"])) as sidecar:
@@ -336,7 +336,7 @@ async def test_a_bound_key_syncs_what_is_within_its_bounds(
 
 
 async def test_an_agent_that_loses_the_tag_of_a_key_is_gone(fresh: Served) -> None:
-    """Of named agents a key of tags follows those that carry one, as they get and lose it, however it connects."""
+    """A key bound to tags follows those of the named agents that have a tag, while they have it."""
     admin = fresh.rest()
     revision = admin.register(PAYROLL, tags=["finance"])["revision"]
     path, text = f"{REGISTRY}/{PAYROLL}", key(admin, "pod", tags=["finance"])
@@ -352,7 +352,7 @@ async def test_an_agent_that_loses_the_tag_of_a_key_is_gone(fresh: Served) -> No
 
 
 async def test_what_a_sidecar_refuses_is_kept_within_bounds(fresh: Served) -> None:
-    """However much it refuses: so many records, each with a name and problems of a length that can be shown."""
+    """The kept refusals are limited in number and in length."""
     async with connected(fresh, fresh.key("sidecar")) as sidecar:
         await sidecar.snapshot()
         for batch in range(3):

@@ -1,4 +1,4 @@
-"""What the sync service promises a sidecar: ordered, unique, atomic, resumable."""
+"""The guarantees of the sync service: ordered, unique, atomic, resumable."""
 
 import asyncio
 import hashlib
@@ -95,7 +95,7 @@ async def test_a_named_subscription_gets_its_agents_alone(fresh: Served) -> None
 
 
 async def test_an_agent_that_loses_the_tag_is_gone_for_its_subscribers(fresh: Served) -> None:
-    """An empty document says that a record left the subscription; strangers hear nothing."""
+    """An empty document means that a record left the subscription; other sidecars get nothing."""
     admin = fresh.rest()
     await in_thread(admin.register, "mine-worker-prod", tags=["finance"])
     await in_thread(admin.register, "other-worker-prod", tags=["hr"])
@@ -111,7 +111,7 @@ async def test_an_agent_that_loses_the_tag_is_gone_for_its_subscribers(fresh: Se
 
 
 async def test_a_removed_server_and_policy_are_gone(fresh: Served) -> None:
-    """What is deleted reaches subscribers as an empty document; a retired agent stays, with its status."""
+    """Subscribers get a deleted record as an empty document; a retired agent stays, with its status."""
     admin = fresh.rest()
     await in_thread(admin.register, "payments-worker-prod")
     await in_thread(admin.post, "/api/agents/mcp/servers", {"server_name": "files"})
@@ -182,7 +182,7 @@ async def test_a_store_that_starts_again_goes_on_where_it_stopped(settings: Sett
 
 
 async def test_stopping_the_store_ends_its_streams_cleanly(settings: Settings) -> None:
-    """A sidecar of a store that drains hears OK, and so reconnects at once."""
+    """A store that drains ends the stream with OK, so the sidecar reconnects at once."""
     with served(settings, PATIENT) as running:
         key, address = running.key("sidecar"), running.running.grpc_address
         started = asyncio.get_running_loop().create_future()
@@ -200,7 +200,7 @@ async def test_stopping_the_store_ends_its_streams_cleanly(settings: Settings) -
 
 
 async def test_acknowledgements_and_refusals_are_shown(fresh: Served) -> None:
-    """/api/sidecars tells what each sidecar has in force, and which records it refuses and why."""
+    """/api/sidecars shows what each sidecar has in force, and which records it refuses and why."""
     admin = fresh.rest()
     await in_thread(admin.register, "payments-worker-prod")
     refusal = pb.Refusal(kind=pb.RECORD_KIND_AGENT, id="payments-worker-prod", problems=["unknown field"])
@@ -253,7 +253,7 @@ async def test_only_a_sidecars_or_admins_key_syncs(store: Served, role: str | No
 
 
 async def test_a_wrong_key_is_refused(store: Served) -> None:
-    """The right id with another secret opens nothing."""
+    """A valid id with another secret is refused."""
     key = store.key("sidecar")
     wrong = key[:-4] + ("aaaa" if not key.endswith("aaaa") else "bbbb")
     async with subscriber(store.running.grpc_address, wrong) as sidecar:
@@ -261,7 +261,7 @@ async def test_a_wrong_key_is_refused(store: Served) -> None:
 
 
 async def test_revoking_a_key_ends_its_open_stream(store: Served) -> None:
-    """Revocation reaches also those who are already in."""
+    """Revocation also ends streams that are already open."""
     admin, key = store.rest(), store.key("sidecar")
     async with subscriber(store.running.grpc_address, key) as sidecar:
         await sidecar.hello()
@@ -298,7 +298,7 @@ async def test_the_first_message_is_hello(store: Served) -> None:
 
 
 async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> None:
-    """The store forgets changes more than 100,000 revisions back, and resumes nobody from there."""
+    """The store drops changes more than 100,000 revisions back, and no stream resumes from there."""
     admin = fresh.rest()
     await in_thread(admin.register, "payments-worker-prod")
     await in_thread(admin.register, "ledger-worker-prod")
@@ -316,7 +316,7 @@ async def test_whoever_was_away_for_too_long_gets_a_snapshot(fresh: Served) -> N
 
 
 async def test_a_restored_database_begins_a_new_epoch(fresh: Served, settings: Settings) -> None:
-    """new-epoch ends the open streams, and whoever comes back with the epoch of before gets a snapshot."""
+    """new-epoch ends the open streams, and a sidecar with the earlier epoch gets a snapshot."""
     key = fresh.key("sidecar")
     await in_thread(fresh.rest().register, "payments-worker-prod")
     async with subscriber(fresh.running.grpc_address, key) as sidecar:
@@ -377,16 +377,16 @@ async def test_the_store_tells_its_clocks(store: Served) -> None:
         await sidecar.hello(epoch=snapshot.welcome.epoch, revision=snapshot.end.revision)
         resumed = (await sidecar.next()).welcome
     assert resumed.resumed
-    told = [snapshot.welcome, message.heartbeat, resumed]
-    uptimes = [began[1], *(one.uptime for one in told), time.monotonic()]
+    messages = [snapshot.welcome, message.heartbeat, resumed]
+    uptimes = [began[1], *(one.uptime for one in messages), time.monotonic()]
     assert uptimes == sorted(uptimes)
-    assert all(began[0] <= one.sent_at <= time.time() for one in told)
+    assert all(began[0] <= one.sent_at <= time.time() for one in messages)
 
 
 async def test_a_sidecar_that_does_not_read_is_dropped_and_hurts_no_other(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one subscriber takes nothing, another gets its snapshot and each change."""
+    """While one subscriber does not read, another gets its snapshot and each change."""
     paced(monkeypatch, lambda node_id: replace(PATIENT, send=0.5) if node_id == "stuck" else PATIENT)
     with served(settings, PATIENT) as running:
         admin, address, key = running.rest(), running.running.grpc_address, running.key("sidecar")
