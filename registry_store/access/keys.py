@@ -42,23 +42,23 @@ class Role(Enum):
 
 
 KEY_BODY: dict[str, Field] = {
-    "name": Field(NAME, required=True, about="Who holds the key; the activity log shows it"),
+    "name": Field(NAME, required=True, about="The holder of the key; the activity log shows it"),
     "role": Field(Choice(Role), Role.VIEWER, required=True),
     "agent_id": Field(
-        OrNull(AGENT_ID), None, about="Of role agent alone: the agent that it is; null: the first that it registers"
+        OrNull(AGENT_ID), None, about="Only for role agent: the agent of the key; null: the first that it registers"
     ),
     "groups": Field(
-        ListOf(NAME, MAX_GROUPS), (), about="Of role approver alone: whose approvals it decides, beside its own"
+        ListOf(NAME, MAX_GROUPS), (), about="Only for role approver: the groups for which it decides approvals"
     ),
     "agents": Field(
         OrNull(ListOf(AGENT_ID, MAX_AGENTS, 1)),
         None,
-        about="Of role sidecar alone: the agents that it may sync, report of and use approvals of; null: any",
+        about="Only for role sidecar: the agents that it may sync, report and use approvals of; null: any",
     ),
     "tags": Field(
         OrNull(ListOf(TAGS.item, TAGS.max_items, 1)),
         None,
-        about="Of role sidecar alone, in place of `agents`: it may do so for agents with one of these tags; null: any",
+        about="Only for role sidecar, instead of `agents`: tags, of which the agents must have one; null: any",
     ),
     "expires_at": Field(OrNull(Moment()), None, about="null: never"),
 }

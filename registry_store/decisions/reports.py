@@ -114,7 +114,7 @@ def read_report(message: pb.ReportDecisionsRequest) -> Report:
     problems = Problems()
     NODE_ID.read(message.node_id, "node_id", problems)
     if not 1 <= len(message.records) <= MAX_RECORDS:
-        problems.append(Problem("records", f"has not 1 to {MAX_RECORDS} items"))
+        problems.append(Problem("records", f"must have 1 to {MAX_RECORDS} items"))
     elif sum(len(record.document) for record in message.records) > MAX_BYTES:
         problems.append(Problem("records", f"the documents are larger than {MAX_BYTES} bytes together"))
     if problems:
@@ -145,7 +145,7 @@ def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
 def _entry(record: pb.DecisionRecord, path: str, problems: Problems) -> Entry | None:
     for name, value in (("previous_hash", record.previous_hash), ("hash", record.hash)):
         if len(value) != HASH_BYTES:
-            problems.append(Problem(f"{path}.{name}", f"has not {HASH_BYTES} bytes"))
+            problems.append(Problem(f"{path}.{name}", f"must have {HASH_BYTES} bytes"))
     content = _content(record.document, f"{path}.document", problems)
     if problems or content is None:
         return None

@@ -149,7 +149,7 @@ def _claim(request: pb.UseApprovalRequest) -> Claim:
     AGENT_ID.read(request.agent_id, "agent_id", problems)
     USE_ID.read(request.use_id, "use_id", problems)
     if len(request.action_sha256) != SHA256_BYTES:
-        problems.append(Problem("action_sha256", f"has not {SHA256_BYTES} bytes"))
+        problems.append(Problem("action_sha256", f"must have {SHA256_BYTES} bytes"))
     if problems:
         raise InvalidRecordError(problems)
     return Claim(request.agent_id, request.action_sha256, request.use_id)

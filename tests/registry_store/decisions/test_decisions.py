@@ -289,16 +289,16 @@ MALFORMED = {
     "node_id: is empty": pb.ReportDecisionsRequest(records=Log().records(ONE)),
     "node_id: is longer than 128 characters": Log("x" * 129).report(ONE),
     "node_id: `a\0b` is not letters, digits": Log("a\0b").report(ONE),
-    "records: has not 1 to 1000 items": Log().report(),
+    "records: must have 1 to 1000 items": Log().report(),
     "records[0].sequence: `0` is not within 1 to": Log(sequence=-1).report(ONE),
     f"records[0].sequence: `{MAX_SEQUENCE + 1}` is not within": Log(sequence=MAX_SEQUENCE).report(ONE),
     "records[1].sequence: `1` does not come after `1`": pb.ReportDecisionsRequest(
         node_id="n", records=[*Log().records(ONE), *Log().records(ONE)]
     ),
-    "records[0].hash: has not 32 bytes": pb.ReportDecisionsRequest(
+    "records[0].hash: must have 32 bytes": pb.ReportDecisionsRequest(
         node_id="n", records=[changed(Log().records(ONE)[0], hash=b"short")]
     ),
-    "records[0].previous_hash: has not 32 bytes": pb.ReportDecisionsRequest(
+    "records[0].previous_hash: must have 32 bytes": pb.ReportDecisionsRequest(
         node_id="n", records=[changed(Log().records(ONE)[0], previous_hash=b"")]
     ),
     "records[1].document: is not JSON: `NaN` is not a JSON number": Log().report(ONE, b'{"decision_id": NaN}'),
@@ -344,7 +344,7 @@ async def test_a_report_has_its_bounds(store: Served) -> None:
     async with reporter(store) as sidecar:
         assert await sidecar.send(Log("bounded").report(*many)) == MAX_RECORDS
         code, details = await sidecar.refused(Log("more").report(*many, decision()))
-        assert (code, details) == (INVALID, "records: has not 1 to 1000 items")
+        assert (code, details) == (INVALID, "records: must have 1 to 1000 items")
         large = [decision(padding="x" * (MAX_BYTES // 10)) for _ in range(10)]
         code, details = await sidecar.refused(Log("larger").report(*large))
         assert (code, details) == (INVALID, f"records: the documents are larger than {MAX_BYTES} bytes together")

@@ -100,7 +100,7 @@ async def test_what_is_not_approved_is_not_granted(store: Served, admin: Rest) -
     ("fields", "why"),
     [
         ({"agent_id": "no blanks please"}, "agent_id"),
-        ({"action_sha256": b"short"}, "action_sha256: has not 32 bytes"),
+        ({"action_sha256": b"short"}, "action_sha256: must have 32 bytes"),
         ({"use_id": ""}, "use_id: is empty"),
         ({"use_id": "x" * 129}, "use_id: is longer than 128 characters"),
     ],
