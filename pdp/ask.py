@@ -1,4 +1,4 @@
-"""What `pdp evaluate` and `pdp explain` put to a sidecar, and how they tell the answer."""
+"""The requests of `pdp evaluate` and `pdp explain` to a sidecar, and the output of its answers."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,39 +15,39 @@ from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 
 
 class NoAnswerError(Exception):
-    """Why there is no answer; `malformed`: it is the request that is wrong."""
+    """The sidecar returned an error; `malformed`: the request is wrong."""
 
     def __init__(self, error: grpc.RpcError) -> None:
         self.malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
         super().__init__(f"{error.code().name}: {error.details()}")
 
 
-class Told(NamedTuple):
-    """An answer for people, and for programs."""
+class Answer(NamedTuple):
+    """An answer as text for people and as JSON for programs."""
 
     text: str
     document: dict[str, Any]
 
 
 class Question(NamedTuple):
-    """An action, and the sidecar that it is put to."""
+    """An action, and the sidecar that is asked about it."""
 
     target: str
     timeout: float
     action: pb.Action
 
-    def evaluate(self, idempotency_key: str, approval_id: str, dry_run: bool) -> Told:
-        """The decision; `NoAnswerError` when there is none."""
+    def evaluate(self, idempotency_key: str, approval_id: str, dry_run: bool) -> Answer:
+        """Asks for the decision; `NoAnswerError` if the sidecar returns an error."""
         request = pb.EvaluateRequest(
             action=self.action, idempotency_key=idempotency_key, approval_id=approval_id, dry_run=dry_run
         )
         document = wire.answer_json(self._ask("Evaluate", request))
-        return Told(_decision(document), document)
+        return Answer(_decision(document), document)
 
-    def explain(self) -> Told:
-        """The decision with everything that led to it; `NoAnswerError` when there is none."""
+    def explain(self) -> Answer:
+        """Asks for the decision and its explanation; `NoAnswerError` if the sidecar returns an error."""
         answer: pb.ExplainResponse = self._ask("Explain", pb.ExplainRequest(action=self.action))
-        return Told(render(explaining.read(answer)), _explanation(answer))
+        return Answer(render(explaining.read(answer)), _explanation(answer))
 
     def _ask(self, method: str, request: pb.EvaluateRequest | pb.ExplainRequest) -> Any:
         with grpc.insecure_channel(self.target) as channel:
@@ -58,7 +58,7 @@ class Question(NamedTuple):
 
 
 def action(fields: Mapping[str, Any]) -> pb.Action:
-    """The action of these fields; `SettingsError` for an object that no message can hold."""
+    """Builds an action from its fields; `SettingsError` for an object that a protobuf message cannot hold."""
     objects = {name: value for name, value in fields.items() if isinstance(value, dict)}
     message = pb.Action(**{name: value for name, value in fields.items() if name not in objects})
     for name, value in objects.items():

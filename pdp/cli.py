@@ -1,4 +1,4 @@
-"""The command line of the sidecar. Every option is an environment variable too: --data-dir is PDP_DATA_DIR."""
+"""The command line of the sidecar. Every option is also an environment variable: `--data-dir` is `PDP_DATA_DIR`."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pdp.core.action import FIELDS, Held, kind_of
+from pdp.core.action import FIELDS, Converted, kind_of
 from pdp.core.fields import quote_path
 from pdp.core.json import strict_json
 from pdp.core.kinds import Flag, Json, ListOf, Number, Whole
@@ -18,7 +18,7 @@ from pdp.serving import logs
 from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address
 
 if TYPE_CHECKING:
-    from pdp.ask import Told
+    from pdp.ask import Answer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -32,7 +32,7 @@ def option(name: str, *parameter: str, **how: Any) -> Callable[[Function], Funct
 
 
 def json_object(_context: click.Context, _option: click.Parameter, text: str) -> dict[str, Any]:
-    """The JSON object that an option's text is, or a wrong option."""
+    """Parses the value of an option as a JSON object."""
     try:
         found = strict_json.loads(text.encode())
     except ValueError as error:
@@ -49,14 +49,14 @@ FLAGS = {
     "estimated_cost_usd": "--cost",
     "data_classifications": "--data-classification",
 }
-"""Of the fields whose flag is not their name."""
+"""The flags of fields whose flag differs from their name."""
 
 
-def describes_action(function: Function) -> Function:
-    """The options of a command that puts one action to a sidecar: its fields, and where and how to ask."""
+def action_options(function: Function) -> Function:
+    """Adds the options of a command that sends one action to a sidecar: the fields, the address, the output format."""
     for name, field in reversed(FIELDS.items()):
         flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-        function = option(flag, name, required=field.required, help=f"{field.about}.", **_value(name))(function)
+        function = option(flag, name, required=field.required, help=f"{field.about}.", **_value_options(name))(function)
     for one in reversed(
         (
             option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar."),
@@ -68,10 +68,10 @@ def describes_action(function: Function) -> Function:
     return function
 
 
-def _value(name: str) -> dict[str, Any]:
-    """How click reads the value of a field."""
+def _value_options(name: str) -> dict[str, Any]:
+    """Options of click for the value of a field."""
     kind = kind_of(name)
-    inner = kind.kind if isinstance(kind, Held) else kind
+    inner = kind.kind if isinstance(kind, Converted) else kind
     match inner:
         case Flag():
             return {"is_flag": True}
@@ -88,7 +88,7 @@ def _value(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs a command; a wrong setting is one line on standard error and exit code 2."""
+    """Runs a command; reports a wrong setting in one line on standard error, with exit code 2."""
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -106,7 +106,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="agent-pdp", prog_name="pdp")
 def cli() -> None:
-    """The policy decision point: decides the actions of AI agents, from memory, beside them."""
+    """The policy decision point: a sidecar that decides the actions of AI agents from memory."""
 
 
 @cli.command()
@@ -137,7 +137,7 @@ def cli() -> None:
     "--max-staleness",
     type=float,
     metavar="SECONDS",
-    help="Registry data is stale when the store has not confirmed it for so long.",
+    help="Registry data is stale if the store has not confirmed it for this time.",
 )
 @option(
     "--stale-mode",
@@ -190,7 +190,7 @@ def serve(log_level: str, log_format: str, **given: Any) -> None:
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="HTTP address of the sidecar.")
 @option("--log-level", default="warning", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
 def dev(log_level: str, **given: Any) -> None:
-    """Run a registry and a sidecar in one process; what is registered is active at once."""
+    """Run a registry and a sidecar in one process, for development; new agents are active at once."""
     try:
         from pdp import dev as development
     except ModuleNotFoundError as error:
@@ -200,52 +200,52 @@ def dev(log_level: str, **given: Any) -> None:
 
 
 @cli.command()
-@describes_action
-@option("--idempotency-key", default="", help="The same key and action count once.")
+@action_options
+@option("--idempotency-key", default="", help="Requests with the same key and action count once.")
 @option("--approval-id", default="", help="Id of the approval for this action.")
 @option("--dry-run", is_flag=True, help="Decide without counting.")
 def evaluate(target: str, timeout: float, as_json: bool, **given: Any) -> int:
-    """Ask a sidecar for a decision. Exit code 1: it could not answer; 2: the action is malformed."""
+    """Ask a sidecar for a decision. Exit code 1: the sidecar did not answer; 2: the action is malformed."""
     from pdp import ask
 
-    beside = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
+    options = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
     question = ask.Question(_address(target), timeout, ask.action(given))
-    return _tell(lambda: question.evaluate(**beside), as_json)
+    return _print_answer(lambda: question.evaluate(**options), as_json)
 
 
 @cli.command()
-@describes_action
+@action_options
 def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
-    """Ask a sidecar why it would decide as it does, stage by stage; counts nothing."""
+    """Ask a sidecar to explain its decision, stage by stage. Nothing is counted."""
     from pdp import ask
 
     question = ask.Question(_address(target), timeout, ask.action(action))
-    return _tell(question.explain, as_json)
+    return _print_answer(question.explain, as_json)
 
 
 @cli.command("verify-log")
-@option("--data-dir", required=True, type=FOLDER, help="The data folder of a sidecar, which may be running.")
+@option("--data-dir", required=True, type=FOLDER, help="Data folder of a sidecar; the sidecar may be running.")
 def verify_log(data_dir: Path) -> int:
-    """Check that a decision log is what was written. Exit code 1: it is not."""
+    """Check the integrity of a decision log. Exit code 1: the log was changed."""
     from pdp.decision_log import verify
 
     folder = data_dir / "decisions"
     if not folder.is_dir():
         raise SettingsError("--data-dir", f"there is no decision log in {quote_path(data_dir)}")
-    verdict = verify.verify(folder)
-    click.echo("\n".join(verdict.lines))
-    return 0 if verdict.whole else 1
+    result = verify.verify(folder)
+    click.echo("\n".join(result.lines))
+    return 0 if result.whole else 1
 
 
-def _tell(put: "Callable[[], Told]", as_json: bool) -> int:
+def _print_answer(request: "Callable[[], Answer]", as_json: bool) -> int:
     from pdp import ask
 
     try:
-        told = put()
+        answer = request()
     except ask.NoAnswerError as error:
         click.echo(f"pdp: {error}", err=True)
         return 2 if error.malformed else 1
-    click.echo(json.dumps(told.document, indent=2) if as_json else told.text.rstrip())
+    click.echo(json.dumps(answer.document, indent=2) if as_json else answer.text.rstrip())
     return 0
 
 

@@ -11,7 +11,7 @@ from pdp import wire
 from pdp.approvals import ApprovalUse, UseStatus
 from pdp.core.action import AGENT_ID, Action
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import NEEDING_A_PERSON, approval_helps, decide, withdrawn
+from pdp.core.decide import NEEDS_APPROVAL, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.ids import DecisionIds
@@ -195,7 +195,7 @@ class DecisionPoint:
         decision = decide(
             agent, state.servers, action, usage, now, approved=_has_status(use, UseStatus.GRANTED), stale=stale
         )
-        if _has_status(use, UseStatus.MISMATCH) and decision.outcome in NEEDING_A_PERSON:
+        if _has_status(use, UseStatus.MISMATCH) and decision.outcome in NEEDS_APPROVAL:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)

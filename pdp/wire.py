@@ -1,4 +1,4 @@
-"""protobuf and JSON ↔ core: the only place that knows how a request and an answer travel."""
+"""Converts requests and answers between the core and their forms on the wire, protobuf and JSON."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from pdp.core.action import (
     MAX_KEY_CHARACTERS,
     REQUEST,
     Action,
-    Held,
+    Converted,
     action_json,
     kind_of,
     texts_of,
@@ -39,13 +39,13 @@ from pdp.core.usage import Limits
 from pdp.v1 import decision_pb2 as pb
 
 MAX_SHADOWS = 100
-"""An answer tells of so many shadow policies that held, the first in the order of evaluation."""
+"""Maximum number of shadow policies in an answer: those that matched, in the order of evaluation."""
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def parse(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
-    """A message of `kind` from its bytes, or `InvalidActionError` that names the request."""
+    """Parses a message of `kind`; `InvalidActionError` that names the request."""
     message = kind()
     try:
         message.ParseFromString(raw)
@@ -58,7 +58,7 @@ def parse(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
 
 
 class Request(NamedTuple):
-    """What a caller puts to the sidecar."""
+    """A request for a decision."""
 
     action: Action
     idempotency_key: str = ""
@@ -67,7 +67,7 @@ class Request(NamedTuple):
 
 
 def read_request(message: pb.EvaluateRequest) -> Request:
-    """The request in a message, or `InvalidActionError` with the name of the field that is wrong."""
+    """Reads the request of a message; `InvalidActionError` that names the invalid field."""
     if len(message.idempotency_key) > MAX_KEY_CHARACTERS:
         raise InvalidActionError(Problem("idempotency_key", f"is longer than {MAX_KEY_CHARACTERS} characters"))
     if message.approval_id:
@@ -76,7 +76,7 @@ def read_request(message: pb.EvaluateRequest) -> Request:
 
 
 def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) -> str:
-    """The id of an approval in a message, or `InvalidActionError` if it can be none."""
+    """Reads the approval id of a message; `InvalidActionError` if it is missing or too long."""
     if not message.approval_id:
         raise InvalidActionError(Problem("approval_id", "is required"))
     if len(message.approval_id) > MAX_ID_CHARACTERS:
@@ -85,7 +85,7 @@ def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) ->
 
 
 def read_json_request(document: Any) -> Request:
-    """The request in a JSON document, or `InvalidActionError` with every field that is wrong."""
+    """Reads the request of a JSON document; `InvalidActionError` with every invalid field."""
     problems = Problems()
     request = read_fields(document, REQUEST, "", problems)
     fields = read_fields(request.pop("action"), FIELDS, "action", problems)
@@ -95,27 +95,27 @@ def read_json_request(document: Any) -> Request:
 
 
 def request_schema() -> Schema:
-    """The JSON Schema of what `read_json_request` reads."""
+    """The JSON Schema of the documents that `read_json_request` accepts."""
     request = schema_of(REQUEST)
     return request | {"properties": request["properties"] | {"action": schema_of(FIELDS)}}
 
 
 def read_action(message: pb.Action) -> Action:
-    """The action in a message, or `InvalidActionError` with the name of the field that is wrong."""
+    """Reads the action of a message; `InvalidActionError` that names the invalid field."""
     size = message.ByteSize()
     if size > MAX_ACTION_BYTES:
         raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
-    action = _take(message)
-    # Whoever ends a text at its NUL would act on another one than was decided on.
+    action = _read(message)
+    # A program that ends a text at the NUL would act on another text than the one that was decided on.
     if not all(_required(action)) or "\0" in "".join(texts_of(action)):
-        _refuse(action)
-    if size > _SURELY_BOUNDED_BYTES and any(map(gt, map(len, _bounded(action)), _BOUNDS)):
-        _refuse(action)
+        _raise_problem(action)
+    if size > _WITHIN_BOUNDS_BYTES and any(map(gt, map(len, _bounded(action)), _BOUNDS)):
+        _raise_problem(action)
     return action
 
 
 def write_decision(decision: Decision) -> pb.EvaluateResponse:
-    """The answer to a decision, without what only the shell knows: its id, message, remaining counts, provenance."""
+    """Builds the answer to a decision; the shell adds its id, message, remaining counts and provenance."""
     outcome: Any = decision.outcome.value  # the generated stubs want the enum's wrapper, which no value has
     reason: Any = decision.reason.value
     answer = pb.EvaluateResponse(outcome=outcome, reason=reason, risk_score=decision.risk_score)
@@ -131,26 +131,26 @@ def write_decision(decision: Decision) -> pb.EvaluateResponse:
 
 
 def write_provenance(answer: pb.EvaluateResponse, revision: int, source: Source, staleness: float) -> None:
-    """Put into an answer what it was decided from; `staleness` in seconds."""
+    """Adds to an answer the registry data that it was decided from; `staleness` in seconds."""
     answer.registry_revision = revision
     answer.staleness = staleness
     answer.source = source.value  # type: ignore[assignment]  # the stubs want the enum's wrapper
 
 
 def write_approval(answer: pb.EvaluateResponse, approval_id: str, expires_at: float) -> None:
-    """Put into an answer the approval that it waits for; `expires_at` in Unix seconds, 0: not known."""
+    """Adds to an answer the approval that it waits for; `expires_at` in Unix seconds, 0: unknown."""
     answer.approval_id = approval_id
     if expires_at:
         write_moment(answer.approval_expires_at, expires_at)
 
 
 def write_moment(message: Timestamp, seconds: float) -> None:
-    """Set a time, given in Unix seconds."""
+    """Sets a timestamp to a time in Unix seconds."""
     message.FromMicroseconds(round(seconds * 1_000_000))
 
 
 def read_moment(message: Timestamp) -> float:
-    """A time in Unix seconds."""
+    """The time of a timestamp, in Unix seconds."""
     return message.ToMicroseconds() / 1_000_000
 
 
@@ -160,12 +160,12 @@ def instant(wall: float) -> str:
 
 
 def digest(action: Action) -> bytes:
-    """The SHA-256 of an action in canonical JSON (RFC 8785): equal for equal actions, by whatever endpoint."""
+    """The SHA-256 of an action in canonical JSON (RFC 8785): the same for equal actions of every endpoint."""
     return hashlib.sha256(canonical_json.dumps(action_json(action))).digest()
 
 
 def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:
-    """Put into an answer what the limits and the budget still admit."""
+    """Adds to an answer the remaining counts and budget."""
     minute, hour, day = remaining
     rates = answer.rate_remaining
     if minute is not None:
@@ -179,7 +179,7 @@ def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micro
 
 
 def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
-    """An answer as the JSON door gives it: every field, null where there is none."""
+    """An answer as the JSON endpoint returns it: every field; null if it is not set."""
     return {
         "outcome": _outcome_name(answer.outcome),
         "reason": pb.Reason.Name(answer.reason).removeprefix("REASON_"),
@@ -190,8 +190,8 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         "policy": _policy_json(answer.policy) if answer.HasField("policy") else None,
         "action_params": plain(answer.action_params),
         "shadow": [
-            {"policy": _policy_json(verdict.policy), "outcome": _outcome_name(verdict.outcome)}
-            for verdict in answer.shadow
+            {"policy": _policy_json(shadow.policy), "outcome": _outcome_name(shadow.outcome)}
+            for shadow in answer.shadow
         ],
         "rate_remaining": {
             name: getattr(answer.rate_remaining, name) if answer.rate_remaining.HasField(name) else None
@@ -199,7 +199,7 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         },
         **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
         "approval_id": answer.approval_id or None,
-        "approval_expires_at": _lapse(answer),
+        "approval_expires_at": _expiry(answer),
         "agent_version": answer.agent_version or None,
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,
@@ -210,18 +210,18 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
 _NULLABLE = ("budget_remaining_usd", "retry_after")
 
 
-class _Refusal(Problems):
-    """Keeps no problem: raises the first, by the name of its field, as `InvalidActionError`."""
+class _RaiseFirst(Problems):
+    """Raises the first problem, under the name of its field, as `InvalidActionError`."""
 
     def append(self, problem: Problem) -> None:
         raise InvalidActionError(problem._replace(path=problem.path.partition("[")[0]))
 
 
-_REFUSAL = _Refusal()
+_RAISE_FIRST = _RaiseFirst()
 
 
 def _read_attributes(message: Any, path: str, problems: Problems) -> Attributes:
-    """The attributes in a message, decoded whole: what cannot be recorded is refused before it is decided."""
+    """Decodes the attributes of a message before the decision, so that each decision can be recorded."""
     try:
         return Attributes(plain(message, MAX_ATTRIBUTE_DEPTH), message.ByteSize())
     except TooDeepError:
@@ -231,41 +231,41 @@ def _read_attributes(message: Any, path: str, problems: Problems) -> Attributes:
     return Attributes({}, 0)
 
 
-def _refuse(action: Action) -> None:
-    """Raise `InvalidActionError` for a required field that is missing, or a text or list that is out of bounds."""
+def _raise_problem(action: Action) -> None:
+    """Raises `InvalidActionError` for a required field that is missing, or a text or list that is out of bounds."""
     for name, kind in _BOUNDED.items():
         path, value = f"action.{name}", getattr(action, ATTRIBUTE_OF[name])
         if FIELDS[name].required and not value:
             raise InvalidActionError(Problem(path, "is required"))
-        kind.read(value, path, _REFUSAL)
+        kind.read(value, path, _RAISE_FIRST)
 
 
-def _compiled() -> Callable[[pb.Action], Action]:
-    """A function that takes an action out of a message; written out, for a loop takes twice as long."""
-    names: dict[str, Any] = {"Action": Action, "refusal": _REFUSAL}
+def _compile_reader() -> Callable[[pb.Action], Action]:
+    """Generates the function that reads an action from a message: a loop over the fields takes twice as long."""
+    names: dict[str, Any] = {"Action": Action, "problems": _RAISE_FIRST}
     values = []
     for name in FIELDS:
         field, kind = pb.Action.DESCRIPTOR.fields_by_name[name], kind_of(name)
         value = f"tuple(message.{name})" if isinstance(kind, ListOf) else f"message.{name}"
         if field.has_presence:
-            inner = kind.kind if isinstance(kind, Held) else kind
+            inner = kind.kind if isinstance(kind, Converted) else kind
             names[f"read_{name}"] = inner.read if field.message_type is None else _read_attributes
             names[f"default_{name}"] = FIELDS[name].default
-            read = f"read_{name}(message.{name}, 'action.{name}', refusal)"
+            read = f"read_{name}(message.{name}, 'action.{name}', problems)"
             if isinstance(inner, Whole | Number):
                 names[f"low_{name}"], names[f"high_{name}"] = inner.low, min(inner.high, float_info.max)
                 read = f"(value if low_{name} <= (value := message.{name}) <= high_{name} else {read})"
-            if isinstance(kind, Held) and field.message_type is None:
-                names[f"hold_{name}"] = kind.hold
-                read = f"hold_{name}({read})"
+            if isinstance(kind, Converted) and field.message_type is None:
+                names[f"convert_{name}"] = kind.convert
+                read = f"convert_{name}({read})"
             value = f"{read} if message.HasField('{name}') else default_{name}"
         values.append(value)
-    taken: Callable[[pb.Action], Action] = eval(f"lambda message: Action({', '.join(values)})", names)  # noqa: S307
-    return taken
+    reader: Callable[[pb.Action], Action] = eval(f"lambda message: Action({', '.join(values)})", names)  # noqa: S307
+    return reader
 
 
-_take = _compiled()
-# The pattern of an agent's id is checked once no agent is found by it.
+_read = _compile_reader()
+# The pattern of an agent id is checked only if no agent has the id.
 _BOUNDED = {
     name: replace(kind, pattern=None) if kind is AGENT_ID else kind
     for name in FIELDS
@@ -274,11 +274,11 @@ _BOUNDED = {
 _BOUNDS = [kind.max_length if isinstance(kind, Text) else kind.max_items for kind in _BOUNDED.values()]
 _bounded = attrgetter(*(ATTRIBUTE_OF[name] for name in _BOUNDED))
 _required = attrgetter(*(ATTRIBUTE_OF[name] for name, field in FIELDS.items() if field.required))
-# Each item of a list takes two bytes on the wire at least, so a smaller action than this keeps all these bounds.
-_SURELY_BOUNDED_BYTES = min(_BOUNDS)
+# Each item of a list takes at least two bytes on the wire, so a smaller action is within all of these bounds.
+_WITHIN_BOUNDS_BYTES = min(_BOUNDS)
 
 
-# Every decision by a policy carries the same part; building it costs more than deciding.
+# Every decision by a policy has the same part; building it costs more than the decision.
 @lru_cache(maxsize=4096)
 def _policy_part(policy: CompiledPolicy) -> pb.EvaluateResponse:
     part = pb.EvaluateResponse()
@@ -290,7 +290,7 @@ def _policy_part(policy: CompiledPolicy) -> pb.EvaluateResponse:
     return part
 
 
-def _lapse(answer: pb.EvaluateResponse) -> str | None:
+def _expiry(answer: pb.EvaluateResponse) -> str | None:
     return instant(read_moment(answer.approval_expires_at)) if answer.HasField("approval_expires_at") else None
 
 

@@ -1,7 +1,7 @@
-"""What an agent wants to do, and the one table of its fields.
+"""The action that an agent wants to take, and the one table of its fields.
 
-A field is one line of `Action`: how it is held, its kind, what it is about and its default. The protobuf and JSON
-endpoints, the decision log, the metrics and `pdp evaluate` all take the fields from here.
+A field is one line of `Action`: its Python type, its kind, its description and its default. The protobuf and JSON
+endpoints, the decision log, the metrics and `pdp evaluate` take the fields from here.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,17 +29,17 @@ AGENT_ID = Text(
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A kind of value that an action holds in another form: `hold` makes that form, `show` undoes it."""
+class Converted:
+    """A kind whose values an `Action` holds in another form: `convert` makes that form, `restore` reverses it."""
 
     kind: Kind
-    hold: Callable[[Any], Any]
-    show: Callable[[Any], Any]
+    convert: Callable[[Any], Any]
+    restore: Callable[[Any], Any]
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         before = len(problems)
         read = self.kind.read(value, path, problems)
-        return read if len(problems) > before else self.hold(read)
+        return read if len(problems) > before else self.convert(read)
 
     def schema(self) -> Schema:
         return self.kind.schema()
@@ -54,39 +54,39 @@ def _dollars(micros: int) -> float:
 
 
 NAME = Text(256)
-AMOUNT = Held(Number(0), double, double)
-COST = Held(Number(0, MAX_DOLLARS), _micros, _dollars)
+AMOUNT = Converted(Number(0), double, double)
+COST = Converted(Number(0, MAX_DOLLARS), _micros, _dollars)
 LABELS = ListOf(Text(MAX_ACTION_BYTES), 64, distinct=False)
-ATTRIBUTES = Held(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), doubles, lambda attributes: attributes)
+ATTRIBUTES = Converted(
+    Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), doubles, lambda attributes: attributes
+)
 
 
 @dataclass(slots=True)
 class Action:
-    """What an agent wants to do. Empty text: not given. Costs are held in whole micro-dollars.
+    """What an agent wants to do. An empty text means: not given. Costs are in whole micro-dollars.
 
-    A text after a `Field` is the field's name in the interfaces, where that is not the attribute's. `attributes` is
-    read only when a policy asks for one, so a shell may pass a mapping that decodes itself then.
+    A text after a `Field` is the name of the field in the interfaces, if it differs from the attribute name.
+    `attributes` is read only if a policy needs it, so a shell may pass a mapping that decodes itself on first use.
     """
 
     agent_id: Annotated[str, Field(AGENT_ID, about="Id of the agent")]
-    action_type: Annotated[str, Field(Text(256, 1), about="Type of the action, as transaction.process")]
-    resource: Annotated[str, Field(Text(2048), about="What it acts on")] = ""
-    resource_id: Annotated[str, Field(Text(1024), about="Which one of it")] = ""
+    action_type: Annotated[str, Field(Text(256, 1), about="Type of the action, such as transaction.process")]
+    resource: Annotated[str, Field(Text(2048), about="Resource that the action uses")] = ""
+    resource_id: Annotated[str, Field(Text(1024), about="Id of the resource")] = ""
     risk_score: Annotated[int | None, Field(OrNull(Whole(0, 100)), about="The runtime's risk score")] = None
     amount: Annotated[float | None, Field(OrNull(AMOUNT), about="Amount of the transaction")] = None
     estimated_cost_micros: Annotated[
         int | None, Field(OrNull(COST), about="Estimated cost in US dollars"), "estimated_cost_usd"
     ] = None
-    data_classifications: Annotated[
-        tuple[str, ...], Field(LABELS, about="Classification of the data; may be several")
-    ] = ()
+    data_classifications: Annotated[tuple[str, ...], Field(LABELS, about="Classification of the data; repeatable")] = ()
     mcp_server: Annotated[str, Field(NAME, about="Name of the MCP server")] = ""
-    tool: Annotated[str, Field(NAME, about="Name of its tool")] = ""
-    environment: Annotated[str, Field(NAME, about="Where the agent runs, as production")] = ""
-    attributes: Annotated[Mapping[str, Any], Field(ATTRIBUTES, about="What else policies look at, an object")] = field(
-        default_factory=dict
+    tool: Annotated[str, Field(NAME, about="Name of the tool")] = ""
+    environment: Annotated[str, Field(NAME, about="Environment of the agent, such as production")] = ""
+    attributes: Annotated[Mapping[str, Any], Field(ATTRIBUTES, about="Further values for policies, a JSON object")] = (
+        field(default_factory=dict)
     )
-    mfa_verified: Annotated[bool, Field(Flag(), about="The person behind it has passed MFA")] = False
+    mfa_verified: Annotated[bool, Field(Flag(), about="The user has passed MFA")] = False
 
 
 def _table() -> tuple[dict[str, Field], dict[str, str]]:
@@ -102,7 +102,7 @@ def _table() -> tuple[dict[str, Field], dict[str, str]]:
 
 
 FIELDS, ATTRIBUTE_OF = _table()
-"""By their names in the interfaces: the fields of an action, and the attributes of `Action` that hold them."""
+"""The fields of an action and the attributes of `Action` that hold them, both by field name in the interfaces."""
 
 REQUEST: dict[str, Field] = {
     "action": Field(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH + 2, only_object=True), {}, required=True),
@@ -110,32 +110,32 @@ REQUEST: dict[str, Field] = {
     "approval_id": Field(Text(MAX_ID_CHARACTERS), ""),
     "dry_run": Field(Flag(), False),
 }
-"""The fields of a request: an action, and what stands beside it."""
+"""The fields of a request."""
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a field where it is given: without the null of one that need not be."""
+    """The kind of a field without its `OrNull`."""
     kind = FIELDS[name].kind
     return kind.kind if isinstance(kind, OrNull) else kind
 
 
-_held = attrgetter(*ATTRIBUTE_OF.values())
-_SHOWN = {name: kind.show for name in FIELDS if isinstance(kind := kind_of(name), Held)}
+_values = attrgetter(*ATTRIBUTE_OF.values())
+_RESTORE = {name: kind.restore for name in FIELDS if isinstance(kind := kind_of(name), Converted)}
 _texts = attrgetter(*(ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), Text)))
 _LISTS = [ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), ListOf)]
 
 
 def action_json(action: Action) -> dict[str, Any]:
-    """An action by the names that the interfaces use, every field, null or empty where there is none."""
-    document = dict(zip(FIELDS, _held(action), strict=True))
-    for name, show in _SHOWN.items():
+    """An action as a JSON object with the field names of the interfaces: every field; null or empty if not given."""
+    document = dict(zip(FIELDS, _values(action), strict=True))
+    for name, restore in _RESTORE.items():
         if document[name] is not None:
-            document[name] = show(document[name])
+            document[name] = restore(document[name])
     return document
 
 
 def texts_of(action: Action) -> tuple[str, ...]:
-    """Every text of an action outside its attributes."""
+    """All texts of an action except those in its attributes."""
     texts: tuple[str, ...] = _texts(action)
     for name in _LISTS:
         texts += getattr(action, name)

@@ -1,6 +1,6 @@
-"""The decision: one action checked against one agent's compiled rules; the first stage that decides ends it.
+"""The decision: checks one action against the compiled rules of one agent, stage by stage, until a stage decides.
 
-`explain` is the same procedure on the uncompiled records; tests compare the two.
+`explain` follows the same procedure on the uncompiled records; tests compare the two.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pdp.core.usage import Usage
 Servers = Mapping[str, CompiledServer]
 
 ALLOW, REQUIRE_APPROVAL, BLOCK, ESCALATE = Outcome
-NEEDING_A_PERSON = (REQUIRE_APPROVAL, ESCALATE)
+NEEDS_APPROVAL = (REQUIRE_APPROVAL, ESCALATE)
 
 
 def decide(
@@ -29,13 +29,13 @@ def decide(
     approved: bool = False,
     stale: StaleMode | None = None,
 ) -> Decision:
-    """The decision on `action` at `now`; `approved`: a person has approved it.
+    """Decides `action` at `now`; `approved`: a person has approved it.
 
-    `stale` is the stale mode if the registry data is older than allowed, else None. This counts nothing: `charge`
-    counts a decision that is returned.
+    `stale` is the stale mode if the registry data is older than allowed, else None. Nothing is counted here: `charge`
+    counts the decision that is returned.
     """
     if agent is None:
-        return _of_stranger(stale)
+        return _unknown_agent(stale)
     server = servers.get(action.mcp_server) if action.mcp_server else None
     risk = _effective_risk(agent, server, action)
     local = local_time(agent.zone, now.wall)
@@ -52,22 +52,22 @@ def decide(
     decision = _judge(agent, server, action, risk, local)
     if stale is StaleMode.ESCALATE and decision.outcome is not BLOCK:
         decision.outcome, decision.reason, decision.cost_micros = ESCALATE, Reason.REGISTRY_STALE, 0
-    elif approved and decision.outcome in NEEDING_A_PERSON:
-        _let_pass(decision, action)
+    elif approved and decision.outcome in NEEDS_APPROVAL:
+        _approve(decision, action)
     return decision
 
 
 def approval_helps(decision: Decision) -> bool:
     """Whether an approval would turn the decision into an allow; stale data cannot be approved."""
-    return decision.outcome in NEEDING_A_PERSON and decision.reason is not Reason.REGISTRY_STALE
+    return decision.outcome in NEEDS_APPROVAL and decision.reason is not Reason.REGISTRY_STALE
 
 
 def withdrawn(
     agent: CompiledAgent | None, servers: Servers, action: Action, now: Now, *, stale: StaleMode | None = None
 ) -> Decision | None:
-    """The decision that now revokes an earlier answer that was not a block; None if stages 0 to 3 let it stand."""
+    """The decision that replaces an earlier answer that was not a block; None if stages 0 to 3 still permit it."""
     if agent is None:
-        return _of_stranger(stale)
+        return _unknown_agent(stale)
     server = servers.get(action.mcp_server) if action.mcp_server else None
     risk = _effective_risk(agent, server, action)
     reason = _forbidden(agent, server, action, local_time(agent.zone, now.wall), stale)
@@ -77,7 +77,7 @@ def withdrawn(
 
 
 def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
-    """Count a decision that is returned: one action unless it is a block, and the cost of an allow."""
+    """Counts a decision that is returned: one action unless it is a block, and the cost of an allow."""
     if decision.outcome is BLOCK:
         return
     usage.count(now.boot)
@@ -96,15 +96,15 @@ def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action:
     return given if registered is None or given > registered else registered
 
 
-def _of_stranger(stale: StaleMode | None) -> Decision:
-    """The decision on an action of an agent that is not here: in stale data, it may be missing for that alone."""
+def _unknown_agent(stale: StaleMode | None) -> Decision:
+    """The decision for an unknown agent; in stale data it may be unknown only because the data is stale."""
     return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
 
 
 def _forbidden(
     agent: CompiledAgent, server: CompiledServer | None, action: Action, local: LocalTime, stale: StaleMode | None
 ) -> Reason | None:
-    """What forbids the action whatever its risk: stale data, the agent's status, the action's parts, or the time."""
+    """The reason to block the action at any risk: stale data, the agent's status, a part of the action, or the time."""
     if stale is StaleMode.BLOCK:
         return Reason.REGISTRY_STALE
     if not agent.active:
@@ -118,7 +118,7 @@ def _forbidden(
 
 
 def _parts_forbidden(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> Reason | None:
-    """What forbids the action's type, its resource, its data, or its tool."""
+    """The reason to block the type, resource, data or tool of the action."""
     if agent.allowed_action_types is not None and action.action_type not in agent.allowed_action_types:
         return Reason.ACTION_NOT_ALLOWED
     if action.resource in agent.blocked_resources:
@@ -150,7 +150,7 @@ def _tool_forbidden(agent: CompiledAgent, server: CompiledServer | None, action:
 
 
 def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) -> bool:
-    """Whether the capabilities name the action's server and tool; a tool without a server is never among them."""
+    """Whether the capabilities name the server and tool of the action; false for a tool without a server."""
     if action.mcp_server not in capabilities:
         return False
     tools = capabilities[action.mcp_server]
@@ -160,7 +160,7 @@ def _capable(capabilities: Mapping[str, frozenset[str] | None], action: Action) 
 def _judge(
     agent: CompiledAgent, server: CompiledServer | None, action: Action, risk: int, local: LocalTime
 ) -> Decision:
-    """Stages 5 to 8: the first policy that holds, the server's approved tools, the thresholds, and MFA."""
+    """Stages 5 to 8: the first policy that matches, the server's approved tools, the thresholds, and MFA."""
     needs_mfa = risk > agent.requires_mfa_above and not action.mfa_verified
     policies = agent.policies
     shadow = _holding(policies.shadows, action, risk, local) if policies.shadows else ()
@@ -190,8 +190,8 @@ def _judge(
     )
 
 
-def _let_pass(decision: Decision, action: Action) -> None:
-    """Turn a decision that a person has approved into an allow."""
+def _approve(decision: Decision, action: Action) -> None:
+    """Turns a decision that a person has approved into an allow."""
     decision.outcome, decision.reason, decision.mfa_required = ALLOW, Reason.APPROVED, False
     decision.cost_micros = action.estimated_cost_micros or 0
 

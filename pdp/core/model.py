@@ -1,4 +1,4 @@
-"""The records that a decision is made by (agent, policy, server), and the enums that it uses."""
+"""The records that a decision uses (agent, policy, server), and their enums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Outcome(IntEnum):
-    """What the runtime shall do; the values are those of `pdp.v1.Outcome`."""
+    """What the runtime must do; the values are those of `pdp.v1.Outcome`."""
 
     ALLOW = 1
     REQUIRE_APPROVAL = 2
@@ -17,7 +17,7 @@ class Outcome(IntEnum):
 
 
 class Reason(IntEnum):
-    """Which stage decided, and why; the values are those of `pdp.v1.Reason`."""
+    """The stage that decided, and why; the values are those of `pdp.v1.Reason`."""
 
     AGENT_NOT_REGISTERED = 1
     AGENT_NOT_ACTIVE = 2
@@ -43,14 +43,14 @@ class Reason(IntEnum):
 
 
 class Source(IntEnum):
-    """Whether the store's stream confirms the registry data now; the values are those of `pdp.v1.Source`."""
+    """Whether the store confirms the registry data at this time; the values are those of `pdp.v1.Source`."""
 
     LIVE = 1
     CACHED = 2
 
 
 class RecordKind(IntEnum):
-    """What a record of the registry is about; the values are those of `registry_store.v1.RecordKind`."""
+    """The kind of a registry record; the values are those of `registry_store.v1.RecordKind`."""
 
     AGENT = 1
     ORGANISATION_POLICY = 2
@@ -116,7 +116,7 @@ class Now(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """One policy of an agent, or of the organisation where `applies_to` says which agents it binds."""
+    """A policy of an agent, or of the organisation: then `applies_to` selects the agents that it applies to."""
 
     policy_id: str
     policy_name: str
@@ -134,7 +134,7 @@ class PolicyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Agents that carry one of `tags` (if any are named) and are of one of `agent_types` (if any are named)."""
+    """Selects agents with one of `tags` and one of `agent_types`; an empty tuple selects any."""
 
     tags: tuple[str, ...]
     agent_types: tuple[AgentType, ...]

@@ -1,4 +1,4 @@
-"""A decision as a record of the decision log: canonical JSON, its attributes redacted."""
+"""The record of a decision in the decision log: canonical JSON with redacted attributes."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pdp.decision_log.redaction import Redaction
 from pdp.v1 import decision_pb2 as pb
 
 FRAME_BYTES = 2048
-"""What stands in every document around its texts and attributes takes less."""
+"""Upper bound for the part of a document that is not texts or attributes."""
 TEXT_GROWTH, ATTRIBUTE_GROWTH = 6, 7
 
 
@@ -24,10 +24,10 @@ class Opens(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One decision as it was made: `at` in Unix seconds, what it took in seconds, what it charged in micro-dollars.
+    """One decision: its time `at` in Unix seconds, its duration in seconds, and its cost in micro-dollars.
 
-    `approval_id` is the one that the request gave. Where the answer was given before, under its idempotency key,
-    `repeat_id` is the record's own id. Nothing may change the action or the answer afterwards.
+    `approval_id` is the one in the request. `repeat_id` is the id of this record if the answer repeats an earlier one
+    with the same idempotency key. The action and the answer must not change afterwards.
     """
 
     action: Action
@@ -43,8 +43,9 @@ class Entry(NamedTuple):
 
 
 def weight(entry: Entry) -> int:
-    """About what an entry takes in memory, and at least what its document will: the worst text grows sixfold
-    (`\\u0001`), the worst attribute is a null in a list that is redacted, two bytes on the wire.
+    """The approximate memory of an entry, in bytes; never less than the size of its document.
+
+    In the worst case a text grows sixfold (`\\u0001`), and a redacted null in a list is two bytes on the wire.
     """
     action, attributes = entry.action, entry.action.attributes
     texts = (*texts_of(action), entry.idempotency_key, entry.approval_id)
@@ -55,7 +56,7 @@ def weight(entry: Entry) -> int:
 
 
 def document(entry: Entry, redact: Redaction) -> bytes:
-    """The record of a decision, as it is hashed and sent."""
+    """The record of a decision, in the form that is hashed and sent."""
     content = {
         "decision_id": entry.repeat_id or entry.answer.decision_id,
         "repeat_of": entry.answer.decision_id if entry.repeat_id else None,
@@ -73,13 +74,13 @@ def document(entry: Entry, redact: Redaction) -> bytes:
 
 
 def gap(first: int, last: int, at: float) -> bytes:
-    """The record that says that those numbered `first` to `last` had to give way before they were sent."""
+    """The gap record: the records `first` to `last` were dropped before they were sent."""
     range_ = {"first_sequence": first, "last_sequence": last, "records": last - first + 1, "at": wire.instant(at)}
     return canonical({"gap": range_})
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and nothing between them, in UTF-8."""
+    """JSON with sorted keys and without whitespace, in UTF-8."""
     return _ENCODER.encode(content).encode()
 
 

@@ -1,21 +1,21 @@
-"""Addresses of sockets: as settings give them, and as they are shown."""
+"""Socket addresses, as settings and messages show them."""
 
 import re
 from typing import NamedTuple
 
 MAX_PORT = 65535
 MAX_SHOWN = 80
-"""Characters of a wrong address in a message."""
+"""Maximum number of characters of a wrong address in a message."""
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([a-zA-Z0-9._-]+)):([0-9]{1,5})")
 
 
 class BadAddressError(ValueError):
-    """A text is no address; the message says why, and fits behind the name of the setting."""
+    """A text is not an address; the message follows the name of the setting."""
 
 
 class Address(NamedTuple):
-    """Where a socket is: a host and a port, or the path of a Unix socket."""
+    """The address of a socket: a host and a port, or the path of a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -28,7 +28,7 @@ class Address(NamedTuple):
 
 
 def host_and_port(text: str, *, any_port: bool = True, what: str = "HOST:PORT") -> Address:
-    """`HOST:PORT`, an IPv6 host in brackets; port 0 only where `any_port`. `what` names what the setting takes."""
+    """Reads `HOST:PORT`, with an IPv6 host in brackets; port 0 only if `any_port`. `what` is the expected format."""
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None:
         raise BadAddressError(f"`{text[:MAX_SHOWN]}` is not {what}")

@@ -1,4 +1,4 @@
-"""How long to wait before what failed is tried again."""
+"""Exponential back-off between retries."""
 
 import random
 from dataclasses import dataclass
@@ -14,6 +14,6 @@ class Backoff:
     maximum: float
 
     def seconds(self, failures: int) -> float:
-        """How long to wait after so many failures in a row, one or more."""
+        """The wait before the next try, after this many failures in a row (at least one)."""
         longest = min(self.first * 2.0 ** min(failures - 1, MAX_DOUBLINGS), self.maximum)
-        return random.uniform(0.0, longest)  # noqa: S311 - spreads load, guards nothing
+        return random.uniform(0.0, longest)  # noqa: S311 - not for security

@@ -1,6 +1,6 @@
-"""How both programs log: one line an event on standard error, plain for people or JSON for machines.
+"""Logging of both programs: one line per event on standard error, as plain text or as JSON.
 
-Text from outside cannot break a line, and so cannot pass for an entry of its own; tracebacks are indented.
+Text from outside cannot break a line, so it cannot look like a separate entry. Tracebacks are indented.
 """
 
 import json
@@ -15,12 +15,12 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("plain", "json")
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY = ("uvicorn", "asyncio", "alembic", "sqlalchemy")
-"""Libraries of which only warnings are logged."""
+"""Libraries of which only warnings and errors are logged."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
 class Plain(logging.Formatter):
-    """A line for people, with what would not show in it escaped."""
+    """A line of plain text; characters that are not printable are escaped."""
 
     def __init__(self) -> None:
         super().__init__(PLAIN)
@@ -36,7 +36,7 @@ class Plain(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and whatever the call gave as `extra`."""
+    """One JSON object per line: time, level, logger, message, and the members of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -52,7 +52,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str, form: str) -> None:
-    """Send every log line from `level` up to standard error, in the format `plain` or `json`."""
+    """Logs to standard error from `level` up, in the format `plain` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else Plain())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Pages that are made once and kept: small, static, and with nothing of another host."""
+"""Small static pages, built once, without content from other hosts."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 def html_page(title: str, body: str) -> bytes:
-    """A page; `title` is text, `body` is HTML."""
+    """Builds an HTML page; `title` is text, `body` is HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>"
@@ -32,12 +32,12 @@ def html_page(title: str, body: str) -> bytes:
 
 
 def html_answer(page: bytes) -> Response:
-    """The answer with a page, under a policy that allows it no script and no request."""
+    """The response with a page; its content security policy allows no scripts and no requests."""
     return Response(page, headers=HEADERS, media_type="text/html")
 
 
 def index(name: str, version: str, about: str, links: Mapping[str, str]) -> Callable[[str], Response]:
-    """What a port says of itself at `/`, by the request's `Accept`: HTML to whom prefers it, else JSON."""
+    """Builds the index of a port, served at `/`: HTML or JSON, depending on the `Accept` header."""
     items = "".join(
         f'<li><a href="{escape(path)}"><code>{escape(path)}</code></a> {escape(what)}</li>'
         for path, what in links.items()
@@ -54,7 +54,7 @@ def index(name: str, version: str, about: str, links: Mapping[str, str]) -> Call
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether an `Accept` header names HTML, and JSON not with a higher weight."""
+    """Whether an `Accept` header names HTML with at least the weight of JSON."""
     weights: dict[str, float] = {}
     for part in accept.split(",")[:20]:
         kind, *parameters = (each.strip().lower() for each in part.split(";"))

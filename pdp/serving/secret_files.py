@@ -1,4 +1,4 @@
-"""Files that hold a secret (API key, pepper, webhook secret): read only where other users cannot read them too."""
+"""Files that hold a secret (API key, pepper, webhook secret): rejected if other users can read them."""
 
 import os
 import stat
@@ -11,17 +11,17 @@ ROOT = 0
 
 
 class SecretFileError(Exception):
-    """Why the secret in a file is not to be had; the text is what follows the name of the setting."""
+    """A secret file cannot be used; the message follows the name of the setting."""
 
 
 def read(path: Path) -> bytes:
-    """What the file holds, without blanks around it; `SecretFileError` where other users can read it as well.
+    """Reads the secret without surrounding whitespace; `SecretFileError` if other users can read the file.
 
-    A file of this user must have mode 0600 or less. A file of another user, as root makes for a service, may be
-    readable for its group. A file of root on a read-only mount, as Kubernetes mounts a Secret, may have any mode.
+    A file of this user must have mode 0600 or stricter. A file of another user, such as one that root makes for a
+    service, may be readable by its group. A file of root on a read-only mount (a Kubernetes Secret) may have any mode.
     """
     try:
-        # The open file is checked, so that what was checked is what is read.
+        # Check the open file, so that the checked file is the one that is read.
         with path.open("rb") as file:
             _check_private(path, file.fileno())
             secret = file.read(MAX_BYTES + 1)
@@ -33,8 +33,8 @@ def read(path: Path) -> bytes:
 
 
 def write_new(path: Path, secret: bytes) -> None:
-    """Make the file with mode 0600, whole at once; `FileExistsError` if there is one, which is left as it is."""
-    # `mkstemp` makes the file with mode 0600.
+    """Creates the file atomically, with mode 0600; `FileExistsError` if it exists, and it is not changed."""
+    # `mkstemp` creates the file with mode 0600.
     descriptor, written = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -48,7 +48,7 @@ def write_new(path: Path, secret: bytes) -> None:
 
 
 def others_can_read(mode: int, owner: int, user: int, *, read_only: bool) -> bool:
-    """Whether a file of this mode and owner is open to other users than `user` and whom its owner means."""
+    """Whether a file of this mode and owner is readable by anyone but `user`, its owner and the owner's group."""
     if owner == ROOT and read_only:
         return False
     return bool(mode & (0o077 if owner == user else 0o007))
@@ -57,7 +57,7 @@ def others_can_read(mode: int, owner: int, user: int, *, read_only: bool) -> boo
 def _check_private(path: Path, descriptor: int) -> None:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        return  # a pipe, as of a shell's `<(…)`, has no other reader
+        return  # a pipe, such as `<(…)` in a shell, has no other reader
     read_only = bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
     if others_can_read(found.st_mode, found.st_uid, os.geteuid(), read_only=read_only):
         raise SecretFileError(
