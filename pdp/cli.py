@@ -166,7 +166,7 @@ def cli() -> None:
     "--log-format",
     default="plain",
     type=click.Choice(logs.FORMATS),
-    help="Lines for people, or one JSON object a line.",
+    help="Plain text, or one JSON object per line.",
 )
 def serve(log_level: str, log_format: str, **given: Any) -> None:
     """Run a sidecar."""

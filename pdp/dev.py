@@ -102,4 +102,4 @@ admin key       {admin}"""
 def _as_option(error: StartError) -> SettingsError:
     """The store's error about its setting, as an error of the option that set it."""
     setting, _, message = str(error).partition(": ")
-    return SettingsError({"http": "--registry", "grpc": "--store"}.get(setting, "--dir"), message)
+    return SettingsError({"`--http`": "--registry", "`--grpc`": "--store"}.get(setting, "--dir"), message)

@@ -1,4 +1,4 @@
-"""Where the program starts: with its extra, or with one line that says how to get it."""
+"""Entry point of the program; reports a missing extra in one line."""
 
 import sys
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ EXTRA = ("aiosqlite", "alembic", "asyncpg", "fastapi", "sqlalchemy", "yaml")
 
 
 def main() -> None:
-    """Run the command line; exit code 2 where the extra `store` is not installed."""
+    """Runs the command line; exit code 2 if the extra `store` is not installed."""
     missing = [library for library in EXTRA if find_spec(library) is None]
     if missing:
         sys.stderr.write(f"registry-store: `{missing[0]}` is not installed: pip install 'agent-pdp[store]'\n")

@@ -47,11 +47,11 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 MAX_HTTP_CONNECTIONS = 1000
 BODY_SECONDS = 30
-"""For 9 MiB, the largest body that is taken, over a slow line."""
+"""Enough for 9 MiB, the largest accepted body, over a slow connection."""
 IDLE_SECONDS = 75
-"""How long a connection is kept that nobody uses: longer than load balancers do, most of them for 60 s.
+"""How long an idle connection is kept: longer than load balancers keep it, usually 60 s.
 
-A request that is sent as the store closes its connection is lost, and only the one who sends it can avoid that.
+A request that is sent while the store closes its connection is lost, and only the sender can avoid that.
 """
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -61,14 +61,14 @@ KEEPALIVE = (
 
 @dataclass(frozen=True, slots=True)
 class RunningStore:
-    """A store that answers at `http_address` and `grpc_address`, both HOST:PORT."""
+    """A store that serves `http_address` and `grpc_address`, both HOST:PORT."""
 
     http_address: str
     grpc_address: str
     _store: Store
 
     async def create_key(self, role: str, name: str) -> str:
-        """Make a key and return it; nobody can read it again."""
+        """Creates a key and returns it; it cannot be read again."""
         return await retried(self._create_key, role, name)
 
     async def _create_key(self, role: str, name: str) -> str:
@@ -81,11 +81,11 @@ class RunningStore:
 async def running(
     settings: Settings, pace: Pace = PACE, after_change: Callable[[int], Awaitable[None]] | None = None
 ) -> AsyncIterator[RunningStore]:
-    """A store that runs until the block is left, then drains; `StartError` says what keeps it from starting.
+    """Runs a store until the block exits, then drains it; `StartError` if it cannot start.
 
-    `after_change` is awaited with the newest revision after each request that writes, before it is answered.
+    `after_change` is awaited with the newest revision after each request that writes, before the response.
     """
-    settings.pepper_path()  # a missing setting is said before the database is touched
+    settings.pepper_path()  # report a missing setting before the database is opened
     checkpoint_webhook(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
@@ -146,7 +146,7 @@ async def _store(settings: Settings, database: Database) -> Store:
 
 
 def checkpoint_webhook(settings: Settings) -> Webhook | None:
-    """Where checkpoints are sent, if anywhere; `StartError` where a setting that this takes is missing."""
+    """The webhook that checkpoints are sent to, or None; `StartError` if a required setting is missing."""
     if settings.checkpoint_url is None:
         return None
     if settings.checkpoint_file is None:
@@ -155,12 +155,12 @@ def checkpoint_webhook(settings: Settings) -> Webhook | None:
         raise StartError("`--checkpoint-url` requires `--webhook-secret-file`")
     secret = load_secret("--webhook-secret-file", settings.webhook_secret_file)
     webhook = Webhook(settings.checkpoint_url, secret, settings.webhook_private)
-    webhook.check("checkpoint-url")
+    webhook.check("--checkpoint-url")
     return webhook
 
 
 def _watch(store: Store) -> None:
-    """Let each scrape read how the parts of the store are."""
+    """Registers the gauges that read the state of the store at each scrape."""
     feed, notifications = store.feed, store.notifications
     watch = store.metrics.watch
     watch("registry_store_revision", "The newest revision.", lambda: feed.revision)
@@ -172,13 +172,13 @@ def _watch(store: Store) -> None:
     )
     watch(
         "registry_store_approval_watchers",
-        "Open streams that wait for news of an approval.",
+        "Open streams that wait for an approval.",
         lambda: store.approval_feed.watches,
     )
     if notifications is not None:
         watch(
             "registry_store_notified",
-            "1 while other stores' commits are heard at once, 0 while polling alone finds them.",
+            "1 while commits of other stores are notified, 0 while only polling finds them.",
             lambda: notifications.heard,
         )
 
@@ -187,12 +187,12 @@ def _watch_checkpoints(metrics: Metrics, checkpointer: Checkpointer) -> None:
     watch = metrics.watch
     watch(
         "registry_store_activity_signed_sequence",
-        "The last entry of the activity log under a checkpoint.",
+        "The last entry of the activity log that a checkpoint signed.",
         lambda: checkpointer.sequence,
     )
     watch(
         "registry_store_activity_log_intact",
-        "0 once the activity log is not what was signed.",
+        "0 after the activity log was changed.",
         lambda: checkpointer.fault is None,
     )
 
@@ -216,7 +216,7 @@ async def _checkpoints(store: Store) -> AsyncIterator[None]:
                 lambda: sender.sequence,
             )
             await stack.enter_async_context(sender.running())
-        await stack.enter_async_context(checkpointer.running())  # ends first, and so leaves its last line to be sent
+        await stack.enter_async_context(checkpointer.running())  # exits first, so that its last line is still sent
         yield
 
 
@@ -238,7 +238,7 @@ def _report_fault(task: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def _http(store: Store) -> AsyncIterator[str]:
-    listener = _listener("http", store.settings.http)
+    listener = _listener("--http", store.settings.http)
     limits = Limits(
         connections=share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4),
         body_seconds=BODY_SECONDS,
@@ -252,8 +252,8 @@ async def _http(store: Store) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
-    address = host_and_port("grpc", store.settings.grpc)
-    _listener("grpc", store.settings.grpc).close()  # says more of what is wrong than gRPC does
+    address = host_and_port("--grpc", store.settings.grpc)
+    _listener("--grpc", store.settings.grpc).close()  # reports problems in more detail than gRPC does
     draining = calls.Draining()
     options = [*calls.options(MAX_MESSAGE_BYTES), *KEEPALIVE]
     server = grpc.aio.server(options=options, interceptors=[draining])
@@ -261,7 +261,7 @@ async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> Asy
     try:
         bound = server.add_insecure_port(str(address))
     except RuntimeError:
-        raise StartError(f"grpc: `{store.settings.grpc}` is taken or not an address of this machine") from None
+        raise StartError(f"`--grpc`: `{store.settings.grpc}` is in use or not an address of this machine") from None
     await server.start()
     try:
         yield str(address._replace(port=bound))
@@ -269,10 +269,10 @@ async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> Asy
         await draining.stop(server, store.settings.drain_seconds)
 
 
-def _listener(setting: str, text: str) -> socket.socket:
-    address = host_and_port(setting, text)
+def _listener(flag: str, text: str) -> socket.socket:
+    address = host_and_port(flag, text)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # With the protocol named, asyncio turns Nagle's algorithm off; without, each answer waits for it some 40 ms.
+    # asyncio disables Nagle's algorithm only if the protocol is given; with it, each response is some 40 ms late.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -280,7 +280,7 @@ def _listener(setting: str, text: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise StartError(f"{setting}: `{text}` cannot be listened on: {_reason(error)}") from None
+        raise StartError(f"`{flag}`: cannot listen on `{text}`: {_reason(error)}") from None
     return listener
 
 

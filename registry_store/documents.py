@@ -1,4 +1,4 @@
-"""Values of records → JSON documents, and the canonical text that is hashed."""
+"""Conversion of record values to JSON documents, and the canonical text that is hashed."""
 
 import json
 import re
@@ -16,11 +16,11 @@ from pdp.core.json.measures import json_size
 Document = dict[str, Any]
 
 MAX_SYNCED_BYTES = 16 * 1024 * 1024
-"""Of one record, an agent's policies apart: with them it fits into the 64 MiB of a message to a sidecar."""
+"""Maximum size of a record without the policies of an agent: with them it fits into a sidecar message of 64 MiB."""
 
 
 def to_json(value: Any) -> Any:
-    """A value that `pdp.core.records` read, as JSON: enums by lower-case name, dollars as numbers, times in UTC."""
+    """Converts a value of `pdp.core.records` to JSON: enums by lower-case name, dollars as numbers, times in UTC."""
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, Decimal):
@@ -35,7 +35,7 @@ def to_json(value: Any) -> Any:
 
 
 def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What a caller sent, by these fields, defaults filled in; `InvalidRecordError` with every problem."""
+    """Reads a caller's document with these fields and their defaults; `InvalidRecordError` with every problem."""
     problems = Problems()
     values = read_fields(document, fields, "", problems)
     problems.raise_if_any()
@@ -43,42 +43,42 @@ def read_values(document: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def check_synced(document: Document, read: Callable[[Any], object]) -> None:
-    """Raise `InvalidRecordError` unless sidecars, which `read` the very bytes that are sent, take this document."""
+    """Raises `InvalidRecordError` unless sidecars accept the document; `read` is the function that they use."""
     if synced_size(document) > MAX_SYNCED_BYTES:
         raise InvalidRecordError([Problem("", f"the record is larger than {MAX_SYNCED_BYTES} bytes")])
     read(json.loads(compact(document)))
 
 
 def synced_size(document: Document) -> int:
-    """How many bytes the document may take as it travels."""
+    """The maximum size of the document on the wire, in bytes."""
     return json_size(compact(document).decode())
 
 
 def instant(moment: datetime) -> str:
-    """RFC 3339 in UTC with microseconds and `Z`: one width, so that text order is time order."""
+    """A time in RFC 3339, in UTC with microseconds and `Z`: fixed width, so that text order is time order."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def read_instant(text: Any) -> Any:
-    """The moment that RFC 3339 text names, None for None; `ValueError` where it is not that."""
+    """Parses RFC 3339, None for None; `ValueError` if it is not valid."""
     if text is None:
         return None
     if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
-        raise ValueError(f"`{str(text)[:40]}` is not a time as 2030-01-31T12:00:00Z")
+        raise ValueError(f"`{str(text)[:40]}` is not a time such as 2030-01-31T12:00:00Z")
     moment = datetime.fromisoformat(text.upper())
     try:
         return moment.astimezone(UTC)
-    except OverflowError:  # in the first or last hours that a calendar has, told by a zone far away
+    except OverflowError:  # a time at the start or end of the calendar that is out of range in UTC
         return moment.replace(tzinfo=UTC)
 
 
 def lower_first(text: str) -> str:
-    """A library's message in the style of ours: only its first letter is lowered, so that it quotes input as given."""
+    """Lowers the first letter of a library's message; the rest may quote input and is not changed."""
     return text[:1].lower() + text[1:]
 
 
 def without_defaults(document: Document, fields: Mapping[str, Field]) -> Document:
-    """Those of the fields that must be given, or are not as they would be by default."""
+    """The required fields of a document, and those that differ from their defaults."""
     return {
         name: document[name]
         for name, field in fields.items()
@@ -87,12 +87,12 @@ def without_defaults(document: Document, fields: Mapping[str, Field]) -> Documen
 
 
 def canonical(document: Any) -> str:
-    """The one text of a JSON value: keys sorted, no blanks, no escapes beyond what JSON needs."""
+    """The canonical text of a JSON value: sorted keys, no whitespace, only the escapes that JSON requires."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def compact(document: Any) -> bytes:
-    """A JSON document as it travels."""
+    """A JSON document on the wire."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

@@ -1,10 +1,10 @@
-"""What goes wrong in the registry, as values of meaning; the shells give them their HTTP statuses and gRPC codes."""
+"""The errors of the registry; the interfaces map them to HTTP statuses and gRPC codes."""
 
 from math import ceil
 
 
 class RegistryError(Exception):
-    """A request that cannot be carried out; the message is for the one who sent it."""
+    """A request cannot be executed; the message is for the caller."""
 
 
 class NotFoundError(RegistryError):
@@ -12,23 +12,23 @@ class NotFoundError(RegistryError):
 
 
 class ConflictError(RegistryError):
-    """The record's present state forbids it."""
+    """The current state of the record does not allow the request."""
 
 
 class StaleTagError(RegistryError):
-    """The record has changed since the caller read it."""
+    """The record was changed after the caller read it."""
 
 
 class NotAuthenticatedError(RegistryError):
-    """No key, or one that is unknown, expired or revoked."""
+    """The key is missing, unknown, expired or revoked."""
 
 
 class LapsedKeyError(NotAuthenticatedError):
-    """A key that was right once: revoked or expired."""
+    """The key was valid once, but is revoked or expired."""
 
 
 class TooManyFailuresError(RegistryError):
-    """One more wrong key after too many from there; `wait` says for how many seconds not to try again."""
+    """Too many wrong keys from one address; `wait` is the number of seconds until the next try is allowed."""
 
     def __init__(self, wait: float) -> None:
         super().__init__(f"too many wrong keys: wait {ceil(wait)} s")
@@ -36,7 +36,7 @@ class TooManyFailuresError(RegistryError):
 
 
 class NotAllowedError(RegistryError):
-    """A valid key whose role does not cover the request."""
+    """The key is valid, but its role does not allow the request."""
 
 
 class StartError(Exception):

@@ -23,14 +23,14 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "registry_store_http_request_duration_seconds",
-            "Time from request to answer.",
+            "Time from request to response.",
             ["method", "route"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self.loop_lag = Histogram(
             "registry_store_event_loop_lag_seconds",
-            "Time that the event loop kept a timer waiting.",
+            "Delay of a timer on the event loop.",
             buckets=lag.BUCKETS,
             registry=self.registry,
         )
@@ -60,21 +60,23 @@ class Metrics:
             registry=self.registry,
         )
         self.decision_repeats = Counter(
-            "registry_store_decision_repeats_total", "Records that were kept already.", registry=self.registry
+            "registry_store_decision_repeats_total",
+            "Reported records that the store already had.",
+            registry=self.registry,
         )
         self.decisions_missing = Counter(
             "registry_store_decisions_missing_total",
-            "Records that a sidecar had to give up before they came in.",
+            "Records that sidecars dropped before they were sent.",
             registry=self.registry,
         )
         self.decision_breaks = Counter(
             "registry_store_decision_breaks_total",
-            "Records that do not follow from those before by their hash.",
+            "Records whose hash does not follow from the record before.",
             registry=self.registry,
         )
         self.approvals = Counter(
             "registry_store_approvals_total",
-            "Approvals that came into a state through this store: pending as they are asked for.",
+            "Approvals that changed to a state through this store; new ones count as pending.",
             ["state"],
             registry=self.registry,
         )
@@ -85,9 +87,9 @@ class Metrics:
         build.labels(version("agent-pdp")).set(1)
 
     def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
-        """Make a gauge that `read` answers at each scrape."""
+        """Registers a gauge whose value is `read()` at each scrape."""
         Gauge(name, about, registry=self.registry).set_function(read)
 
     def text(self) -> bytes:
-        """The exposition format of Prometheus."""
+        """The metrics in the exposition format of Prometheus."""
         return generate_latest(self.registry)

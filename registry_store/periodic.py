@@ -1,4 +1,4 @@
-"""What is done again and again while the store runs: by the clock, or at its own pace and once more as it stops."""
+"""Periodic jobs of a running store: at a fixed interval, or at their own pace and once more at the stop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from registry_store.database.attempts import Attempts
 
 Act = Callable[[asyncio.Event], Awaitable[float]]
-"""Gives the seconds until the next time; the event says that the end has come, and it raises nothing."""
+"""One run of a job: returns the seconds until the next run, and never raises. The event is set at the stop."""
 
 
 async def by_the_clock(act: Callable[[datetime], Awaitable[None]], seconds: float, attempts: Attempts) -> None:
-    """Act on the time now, wait and act anew until cancelled; `attempts` logs what fails."""
+    """Calls `act` with the current time every `seconds` until cancelled; `attempts` logs failures."""
     while True:
         try:
             await act(datetime.now(UTC))
@@ -24,7 +24,7 @@ async def by_the_clock(act: Callable[[datetime], Awaitable[None]], seconds: floa
 
 @asynccontextmanager
 async def repeated(act: Act) -> AsyncIterator[None]:
-    """Act, wait and act anew until the block is left, and a last time then."""
+    """Repeats `act` until the block exits, then calls it once more."""
     end = asyncio.Event()
     task = asyncio.create_task(_repeat(act, end))
     try:

@@ -1,4 +1,4 @@
-"""What happens by the clock: what nobody can ask for any more is deleted, a little at a time."""
+"""Retention: old rows are deleted every minute, in small batches."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -15,25 +15,25 @@ from registry_store.settings import Retention
 
 PERIOD_SECONDS = 60.0
 BATCH = 5_000
-"""Rows that one transaction deletes at most, so that no writer waits for long."""
+"""Maximum number of rows that one transaction deletes, so that writers wait only briefly."""
 
 Delete = Callable[[AsyncSession, int], Awaitable[int]]
-"""Deletes at most so many rows, and returns how many there were."""
+"""Deletes up to a number of rows, and returns how many it deleted."""
 
 
 async def run(database: Database, retention: Retention) -> None:
-    """Tidy up each minute, until cancelled; several stores on one database may."""
-    attempts = Attempts("deleting what is too old", database.outage)
+    """Deletes old rows every minute until cancelled; safe with several stores on one database."""
+    attempts = Attempts("deleting old rows", database.outage)
     await by_the_clock(partial(tidy, database, retention), PERIOD_SECONDS, attempts)
 
 
 async def tidy(database: Database, retention: Retention, now: datetime) -> None:
-    """Delete what is too old at `now`."""
-    await retried(_give_up, database, now)
-    await _delete_all(database, revisions.delete_given_up)
+    """Deletes the rows that are too old at `now`."""
+    await retried(_expire, database, now)
+    await _delete_all(database, revisions.delete_expired)
     await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
-    await retried(_drop, database, now - retention.usage)
+    await retried(_forget_logs, database, now - retention.usage)
 
 
 async def _delete_all(database: Database, delete: Delete) -> None:
@@ -41,12 +41,12 @@ async def _delete_all(database: Database, delete: Delete) -> None:
         pass  # there may be more
 
 
-async def _give_up(database: Database, now: datetime) -> None:
+async def _expire(database: Database, now: datetime) -> None:
     async with database.reading() as session:
-        upto = await revisions.held_no_longer(session, now)
+        upto = await revisions.newest_expired(session, now)
     if upto is not None:
         async with database.writing() as session:
-            await revisions.give_up(session, upto)
+            await revisions.expire(session, upto)
 
 
 async def _delete(database: Database, delete: Delete) -> int:
@@ -54,6 +54,6 @@ async def _delete(database: Database, delete: Delete) -> int:
         return await delete(session, BATCH)
 
 
-async def _drop(database: Database, unheard_since: datetime) -> None:
+async def _forget_logs(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
         await decisions.forget_logs(session, unheard_since)

@@ -19,7 +19,7 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long decisions are kept, and usage."""
+    """How long decisions and usage are kept."""
 
     decisions: timedelta
     usage: timedelta
@@ -27,7 +27,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The store's settings; `http` and `grpc` are HOST:PORT, port 0 takes any free one."""
+    """The settings of the store; `http` and `grpc` are HOST:PORT, port 0 takes any free port."""
 
     database: str = "sqlite:///registry.db"
     http: str = "127.0.0.1:8080"
@@ -40,61 +40,61 @@ class Settings:
     webhook_private: bool = False
     drain_seconds: float = 5.0
     most_failed_keys: int = 30
-    """Wrong keys a minute from one address, before the next is told to wait."""
+    """Wrong keys per minute from one address, before further ones are throttled."""
     keep_decisions: int = 90
-    """Days that decisions are kept after they came in."""
+    """Days that decisions are kept after the store received them."""
     keep_usage: int = 400
-    """Days that it is kept what each agent did by the minute."""
+    """Days that usage per minute is kept."""
 
     def url(self) -> URL:
-        """The database's URL with its asynchronous driver; `StartError` if it is none."""
+        """The URL of the database with its asynchronous driver; `StartError` if it is not valid."""
         return database_url(self.database)
 
     def pepper_path(self) -> Path:
-        """Where the pepper is: `pepper_file`, else beside the SQLite database."""
+        """The path of the pepper: `pepper_file`, else beside the SQLite database."""
         if self.pepper_file is not None:
             return self.pepper_file
         url = self.url()
         if url.get_backend_name() != "sqlite" or not url.database:
-            raise StartError("`--pepper-file` is required with PostgreSQL; a file that is missing is made")
+            raise StartError("`--pepper-file` is required with PostgreSQL; a missing file is created")
         return Path(f"{url.database}.pepper")
 
     def retention(self) -> Retention:
-        """How long what sidecars report is kept."""
+        """How long reported decisions and usage are kept."""
         return Retention(timedelta(days=self.keep_decisions), timedelta(days=self.keep_usage))
 
 
 def database_url(text: str) -> URL:
-    """A database's URL with its asynchronous driver; `StartError` if it is none."""
-    # What is wrong is not repeated: wherever a URL is malformed there may be a password.
+    """The URL of a database with its asynchronous driver; `StartError` if it is not valid."""
+    # The messages do not quote the URL: any part of a malformed URL may be a password.
     try:
         url = make_url(text)
     except ArgumentError:
-        raise StartError(f"database: this is not a URL as {_URLS}") from None
+        raise StartError(f"`--database`: not a URL such as {_URLS}") from None
     except ValueError:
         raise StartError(_BAD_PORT) from None
     if url.get_backend_name() not in DRIVERS:
-        raise StartError(f"database: `{url.drivername}` is not one of sqlite, postgresql")
+        raise StartError(f"`--database`: `{url.drivername}` is not one of sqlite, postgresql")
     url = url.set(drivername=DRIVERS[url.get_backend_name()])
     if url.get_backend_name() == "sqlite" and (url.host or url.database in (None, "", ":memory:")):
-        raise StartError(f"database: this names no file; write it as {_URLS}")
+        raise StartError(f"`--database`: the URL names no file: write it as {_URLS}")
     if "@" in (url.host or ""):
-        raise StartError("database: the host holds an `@`; in the user's name or the password write it as `%40`")
+        raise StartError("`--database`: the host contains `@`: in the user name or password write it as `%40`")
     if url.port is not None and not 0 < url.port <= MAX_PORT:
         raise StartError(_BAD_PORT)
     return url
 
 
-def host_and_port(setting: str, text: str) -> Address:
-    """`HOST:PORT` (an IPv6 host in brackets); `StartError` naming the setting if it is not that."""
+def host_and_port(flag: str, text: str) -> Address:
+    """Reads `HOST:PORT`, with an IPv6 host in brackets; `StartError` that names the flag if it is not valid."""
     try:
         return addresses.host_and_port(text)
     except BadAddressError as error:
-        raise StartError(f"{setting}: {error}") from None
+        raise StartError(f"`{flag}`: {error}") from None
 
 
 def load_pepper(path: Path, *, is_new: bool) -> bytes:
-    """The pepper in the file; one that is missing is made, with mode 0600, but only for a database that `is_new`."""
+    """Reads the pepper; creates a missing file with mode 0600, but only for a new database."""
     if not is_new and not path.exists():
         raise StartError(
             f"`--pepper-file`: `{path.absolute()}` does not exist; it must hold the pepper of the keys in this database"
@@ -103,10 +103,10 @@ def load_pepper(path: Path, *, is_new: bool) -> bytes:
 
 
 def load_secret(flag: str, path: Path) -> bytes:
-    """The secret in the file that this flag names; a file that is missing is made, with mode 0600."""
+    """Reads the secret in the file of this flag; creates a missing file with mode 0600."""
     if not path.exists():
         try:
-            with suppress(FileExistsError):  # another program that starts at the same time has made it
+            with suppress(FileExistsError):  # another program that started at the same time created it
                 secret_files.write_new(path, secrets.token_hex(SECRET_BYTES).encode())
         except OSError as error:
             raise StartError(f"`{flag}`: cannot write `{path}`: {error.strerror}") from None
@@ -114,20 +114,20 @@ def load_secret(flag: str, path: Path) -> bytes:
 
 
 def read_secret(flag: str, path: Path) -> bytes:
-    """The secret in the file that this flag names, of 32 bytes or more; `StartError` where there is none."""
+    """Reads the secret in the file of this flag; `StartError` if it is missing or shorter than 32 bytes."""
     secret = read_private(flag, path)
     if len(secret) < SECRET_BYTES:
-        raise StartError(f"`{flag}`: `{path}` holds less than {SECRET_BYTES} bytes")
+        raise StartError(f"`{flag}`: `{path}` holds fewer than {SECRET_BYTES} bytes")
     return secret
 
 
 def read_private(flag: str, path: Path) -> bytes:
-    """What the file that this flag names holds; `StartError` where other users can read it too."""
+    """Reads the file of this flag; `StartError` if other users can read it."""
     try:
         return secret_files.read(path)
     except secret_files.SecretFileError as error:
         raise StartError(f"`{flag}`: {error}") from None
 
 
-_BAD_PORT = f"database: the port is not a number from 1 to {MAX_PORT}"
+_BAD_PORT = f"`--database`: the port is not a number from 1 to {MAX_PORT}"
 _URLS = "`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`"

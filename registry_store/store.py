@@ -1,4 +1,4 @@
-"""What the interfaces of one running store share."""
+"""The parts of a running store that its interfaces share."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from registry_store.sync.sidecars import Sidecars
 
 @dataclass(slots=True)
 class Store:
-    """One store: its database, and what it keeps in memory beside it."""
+    """A store: its database and its state in memory."""
 
     settings: Settings
     database: Database
@@ -27,7 +27,7 @@ class Store:
     metrics: Metrics
     authentication: Authentication
     after_change: Callable[[int], Awaitable[None]] | None = None
-    """Awaited with the newest revision once a request has changed something, before it is answered."""
+    """Awaited with the newest revision after each request that writes, before the response."""
     notifications: Notifications | None = None
-    """None on SQLite, whose one store wakes itself."""
+    """None on SQLite: its only store needs no notifications."""
     ready: bool = False

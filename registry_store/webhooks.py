@@ -1,7 +1,7 @@
-"""Webhooks: bodies posted to an https URL, signed, and never to an address that is not public.
+"""Webhooks: signed bodies, posted to an https URL at a public address.
 
-The receiver checks `Registry-Signature: sha256=HEX`: HMAC-SHA-256, under the shared secret, of the text of
-`Registry-Timestamp` (Unix seconds), a full stop and the body; a timestamp that is minutes old is a replay.
+The receiver checks `Registry-Signature: sha256=HEX`: the HMAC-SHA-256, with the shared secret, of the value of
+`Registry-Timestamp` (Unix seconds), a full stop and the body. A request with a timestamp of minutes ago is a replay.
 """
 
 import hmac
@@ -20,42 +20,42 @@ from registry_store.errors import StartError
 TIMEOUT_SECONDS = 5.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 UNICAST = ipaddress.ip_network("2000::/3")
-"""All that is given out of IPv6; the rest has special meanings, or none."""
+"""All public IPv6 unicast addresses; all others are special or unassigned."""
 SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")))
-"""Of special meaning as well, in whole or beyond what `is_global` knows."""
+"""Further special networks that `is_global` does not cover, or not completely."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class DeliveryError(Exception):
-    """The receiver has not taken the body; the message says why."""
+    """The receiver did not accept the body; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where to post, and the secret shared with the receiver; `private`: private addresses are allowed."""
+    """The URL to post to, and the secret shared with the receiver; `private`: private addresses are allowed."""
 
     url: str
     secret: bytes
     private: bool = False
 
-    def check(self, setting: str) -> None:
-        """Raise `StartError`, naming the setting, unless the URL is an https URL with a host."""
+    def check(self, flag: str) -> None:
+        """Raises `StartError`, with the flag, unless the URL is an https URL with a host."""
         try:
             parts = urlsplit(self.url)
             valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and not parts.username
         except ValueError:
             valid = False
         if not valid:
-            raise StartError(f"{setting}: `{self.url}` is not an https URL")
+            raise StartError(f"`{flag}`: `{self.url}` is not an https URL")
 
     def deliver(self, body: bytes, timestamp: int) -> None:
-        """Post the body once, signed as of `timestamp`; `DeliveryError` unless it is answered with 2xx."""
+        """Posts the body once, signed with `timestamp`; `DeliveryError` unless the response is 2xx."""
         parts = urlsplit(self.url)
         host, port = str(parts.hostname), parts.port or 443
         headers = self._headers(body, timestamp) | {"host": parts.netloc}
         failure: Exception | None = None
-        # By the addresses that were checked, for the name may mean another by the time of the connection.
+        # Connect to the checked addresses, because the name may resolve to another address later.
         for address in self._addresses(host, port):
             try:
                 status = self._post(address, host, port, body, headers)
@@ -92,13 +92,13 @@ class Webhook:
             raise DeliveryError(f"`{self.url}`: the host cannot be found: {error}") from None
         addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         if not self.private and not all(map(is_public, addresses)):
-            raise DeliveryError(f"`{self.url}` is at an address that is not public, which is not allowed")
+            raise DeliveryError(f"`{self.url}` has an address that is not public, which is not allowed")
         return addresses
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, and every one that is wrapped in it, is reached over the public internet."""
-    return all(map(_is_public, _unwrapped(address)))
+    """Whether the address, and every address embedded in it, is on the public internet."""
+    return all(map(_is_public, _embedded(address)))
 
 
 def _is_public(address: Address) -> bool:
@@ -107,7 +107,7 @@ def _is_public(address: Address) -> bool:
     return address.version == 4 or address in UNICAST
 
 
-def _unwrapped(address: Address) -> Iterator[Address]:
+def _embedded(address: Address) -> Iterator[Address]:
     if isinstance(address, ipaddress.IPv4Address):
         yield address
     elif address.ipv4_mapped is not None:

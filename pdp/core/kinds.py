@@ -304,7 +304,7 @@ class Moment:
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         moment = _moment(value)
         if moment is None:
-            problems.append(Problem(path, f"{quote(value)} is not a time as 2030-01-31T12:00:00Z"))
+            problems.append(Problem(path, f"{quote(value)} is not a time such as 2030-01-31T12:00:00Z"))
         return moment
 
     def schema(self) -> Schema:

@@ -1,4 +1,4 @@
-"""Takes checkpoints of the activity log while the store runs: what was appended is checked, signed and put away."""
+"""Checkpoints of the activity log while the store runs: new entries are verified, signed and saved."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ EVERY_SECONDS = 1.0
 
 
 class Checkpointer:
-    """Signs what the log has gained, each second and once more at the end.
+    """Signs the new entries of the log every second, and once more when the store stops.
 
-    A log that is not what it was is reported once, and nothing more of it is signed.
+    A log that was changed is reported once, and no more entries are signed.
     """
 
     def __init__(self, database: Database, file: CheckpointFile) -> None:
@@ -35,15 +35,15 @@ class Checkpointer:
 
     @property
     def sequence(self) -> int:
-        """The last entry that is signed."""
+        """The sequence of the last signed entry."""
         return self._file.last.sequence
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Take checkpoints until the block is left, and a last one then."""
+        """Takes checkpoints until the block exits, and a last one then."""
         return repeated(self._attempt)
 
     async def catch_up(self) -> None:
-        """Sign every entry that is not signed yet."""
+        """Signs every unsigned entry."""
         while self.fault is None and (hashes := await self._unsigned()):
             await asyncio.to_thread(self._file.append, hashes, datetime.now(UTC))
 
@@ -62,7 +62,7 @@ class Checkpointer:
             entries = await following(session, last.sequence, MAX_ENTRIES)
         self.fault = self._first_fault(known, entries)
         if self.fault is not None:
-            logger.critical("the activity log is not what it was: %s; run `registry-store verify-log`", self.fault)
+            logger.critical("the activity log was changed: %s; run `registry-store verify-log`", self.fault)
             return []
         return [entry.hash for entry in entries]
 

@@ -1,7 +1,8 @@
-"""Signed checkpoints of the activity log, in a file: what the log was, told where the database's owner cannot reach.
+"""Signed checkpoints of the activity log, in a file that the owner of the database cannot change.
 
-Each line is JSON: the entries `first` to `sequence` as the beginnings of their hashes, the whole `hash` of the last,
-the `signature` of the line before as `previous`, and its own, an HMAC-SHA-256 under a key made from the pepper.
+Each line is JSON: the hash prefixes of the entries `first` to `sequence`, the whole `hash` of the last one, the
+`signature` of the line before as `previous`, and its own `signature`: an HMAC-SHA-256 with a key derived from the
+pepper.
 """
 
 import fcntl
@@ -22,19 +23,19 @@ from registry_store.errors import StartError
 from registry_store.journal.activity import GENESIS
 
 PREFIX = 16
-"""How many digits of an entry's hash are kept, of all but the last."""
+"""Hex digits of the hash that are kept for each entry except the last."""
 MAX_ENTRIES = 500
-"""In one line, which is therefore shorter than `TAIL_BYTES`."""
+"""Maximum number of entries in a line, so that a line is shorter than `TAIL_BYTES`."""
 TAIL_BYTES = 32 * 1024
 
 
 class CheckpointError(Exception):
-    """A line that this pepper did not sign, or that does not follow the one before it."""
+    """A line is not signed with this pepper, or does not follow the line before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """That the log reached entry `sequence` with `hash`; `entries` are how the hashes from `first` on begin."""
+    """The log reached entry `sequence` with `hash`; `entries` are the hash prefixes from `first` on."""
 
     first: int
     sequence: int
@@ -45,29 +46,29 @@ class Checkpoint:
     signature: str = GENESIS
 
     def signed(self) -> Iterator[Signed]:
-        """What it says of each of its entries."""
+        """Yields each signed entry."""
         for number, prefix in enumerate(self.entries[:-1], self.first):
             yield Signed(number, prefix, self.at)
         yield Signed(self.sequence, self.hash, self.at)
 
 
 NOTHING = Checkpoint(1, 0, GENESIS, (), "")
-"""Before the first line of a file."""
+"""The checkpoint of an empty file."""
 
 
 def signing_key(pepper: Pepper) -> bytes:
-    """The key of checkpoints, made from the pepper; it tells nothing of the pepper."""
+    """The key that signs checkpoints, derived from the pepper; it does not reveal the pepper."""
     return pepper.hash("activity checkpoints").encode()
 
 
 class Signer:
-    """Signs checkpoints, and knows its own."""
+    """Signs checkpoints and verifies their signatures."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def following(self, last: Checkpoint, hashes: Sequence[str], at: datetime) -> Checkpoint:
-        """The checkpoint after `last`, of the entries after it."""
+        """Signs a checkpoint of the entries after `last`."""
         body: dict[str, Any] = {
             "first": last.sequence + 1,
             "sequence": last.sequence + len(hashes),
@@ -79,7 +80,7 @@ class Signer:
         return Checkpoint(**body, signature=self._sign(body))
 
     def read(self, line: bytes) -> Checkpoint:
-        """The checkpoint of a line; `CheckpointError` where this signer did not write it."""
+        """Reads a line; `CheckpointError` if this signer did not sign it."""
         try:
             body = json.loads(line)
             signature = body.pop("signature")
@@ -87,20 +88,20 @@ class Signer:
                 return Checkpoint(**body, signature=signature)
         except (ValueError, TypeError, KeyError, AttributeError):
             pass
-        raise CheckpointError("is not signed under this pepper")
+        raise CheckpointError("is not signed with this pepper")
 
     def _sign(self, body: Document) -> str:
         return hmac.digest(self._key, canonical(body).encode(), "sha256").hex()
 
 
 def text_of(checkpoint: Checkpoint) -> bytes:
-    """The line of a checkpoint, as the file and a webhook get it."""
+    """The line of a checkpoint, for the file and the webhook."""
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
     return canonical(fields).encode() + b"\n"
 
 
 def read_file(path: Path, signer: Signer) -> Iterator[Checkpoint]:
-    """The checkpoints that the file holds now, in order; `CheckpointError` names the first line that is not one."""
+    """Reads the checkpoints of the file, in order; `CheckpointError` names the first invalid line."""
     return _read(path, signer, path.stat().st_size)
 
 
@@ -110,7 +111,7 @@ def _read(path: Path, signer: Signer, size: int) -> Iterator[Checkpoint]:
         for number, line in enumerate(file, 1):
             size -= len(line)
             if size < 0 or not line.endswith(b"\n"):
-                return  # written since, or still being written
+                return  # written after the call, or not yet complete
             try:
                 found = signer.read(line)
             except CheckpointError as error:
@@ -122,7 +123,7 @@ def _read(path: Path, signer: Signer, size: int) -> Iterator[Checkpoint]:
 
 
 class CheckpointFile:
-    """The file as its one writer has it: `last` is the newest checkpoint in it."""
+    """The file, opened by its only writer; `last` is its newest checkpoint."""
 
     def __init__(self, path: Path, signer: Signer) -> None:
         self.path = path
@@ -135,7 +136,7 @@ class CheckpointFile:
             raise
 
     def append(self, hashes: Sequence[str], at: datetime) -> Checkpoint:
-        """Add a checkpoint of the entries after the last, on disk when this returns; `OSError` adds nothing."""
+        """Appends a checkpoint of the entries after the last one and syncs it to disk; `OSError` appends nothing."""
         checkpoint = self._signer.following(self.last, hashes, at)
         line = text_of(checkpoint)
         size = os.fstat(self._descriptor).st_size
@@ -154,14 +155,14 @@ class CheckpointFile:
         size = os.fstat(self._descriptor).st_size
         start = max(0, size - TAIL_BYTES)
         whole, _, torn = os.pread(self._descriptor, size - start, start).rpartition(b"\n")
-        if torn:  # the line under way at a crash: nobody relied on it
+        if torn:  # an incomplete line after a crash: nothing relied on it
             os.ftruncate(self._descriptor, size - len(torn))
         if not whole:
             return NOTHING
         try:
             return self._signer.read(whole.rpartition(b"\n")[2])
         except CheckpointError as error:
-            raise StartError(f"checkpoint-file: the last line of `{self.path}` {error}") from None
+            raise StartError(f"`--checkpoint-file`: the last line of `{self.path}` {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +176,12 @@ def _locked(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise StartError(f"checkpoint-file: `{path}` cannot be written: {error.strerror}") from None
+        raise StartError(f"`--checkpoint-file`: `{path}` cannot be written: {error.strerror}") from None
     os.fsync(folder)
     os.close(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise StartError(f"checkpoint-file: `{path}` is that of another store that runs") from None
+        raise StartError(f"`--checkpoint-file`: `{path}` is in use by another store") from None
     return descriptor

@@ -1,4 +1,4 @@
-"""Sends the lines of the checkpoint file to a webhook: each at least once, in their order, across restarts."""
+"""Sends the lines of the checkpoint file to a webhook: each at least once, in order, also across restarts."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 BACKOFF = Backoff(first=2.0, maximum=60.0)
-MAX_AT_THE_END = 100
-"""Lines that are still sent when the store stops; the rest is sent after the next start."""
+MAX_AT_STOP = 100
+"""Maximum number of lines to send when the store stops; the others are sent after the next start."""
 
 
 class CheckpointSender:
-    """Follows the file from where it last stopped, which it keeps in a file beside it."""
+    """Follows the file from its last position, which is saved in a file beside it."""
 
     def __init__(self, path: Path, webhook: Webhook) -> None:
         self._path = path
@@ -29,10 +29,10 @@ class CheckpointSender:
         self._failures = 0
         self._sent = self._read_mark()
         self.sequence = 0
-        """The last entry of the activity log that the receiver knows of, since the store started."""
+        """The last entry of the activity log that was sent since the store started."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Send until the block is left, and what is left then unless the receiver fails."""
+        """Sends until the block exits, then sends the remaining lines unless the receiver fails."""
         return repeated(self._attempt)
 
     async def _attempt(self, end: asyncio.Event) -> float:
@@ -48,14 +48,14 @@ class CheckpointSender:
             while await asyncio.to_thread(self._send_next):
                 self._failures = 0
                 number += 1
-                if end.is_set() if end else number >= MAX_AT_THE_END:
+                if end.is_set() if end else number >= MAX_AT_STOP:
                     return
         except (DeliveryError, OSError) as error:
             self._failures += 1
-            logger.warning("a checkpoint of the activity log was not sent, try %d: %s", self._failures, error)
+            logger.warning("a checkpoint of the activity log was not sent (try %d): %s", self._failures, error)
         except Exception:
             self._failures += 1
-            logger.exception("a fault while sending a checkpoint of the activity log")
+            logger.exception("internal error while sending a checkpoint of the activity log")
 
     def _send_next(self) -> bool:
         with self._path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The whole activity log, from the database or from an export: written out, and verified."""
+"""Export and verification of the whole activity log."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,8 +22,8 @@ UNREADABLE = (ValueError, TypeError, OperationalError)
 
 
 async def verify_database(session: AsyncSession, chain: Chain) -> Fault | None:
-    """The first fault of the log in the database, if there is one."""
-    head = await meta(session)  # the first read, so that the entries are of the same moment
+    """The first fault of the log in the database, or None."""
+    head = await meta(session)  # read first, so that the entries are from the same snapshot
     end = (head.activity_sequence, head.activity_hash)
     async for entry in _stored(session):
         fault = entry if isinstance(entry, Fault) else chain.take(entry)
@@ -33,20 +33,20 @@ async def verify_database(session: AsyncSession, chain: Chain) -> Fault | None:
 
 
 def verify_export(path: Path, chain: Chain) -> Fault | None:
-    """The first fault of the log that `exported` wrote, if there is one."""
+    """The first fault of a log that `exported` wrote, or None."""
     with path.open("rb") as lines:
         for line in lines:
             try:
                 entry = _entry_of(json.loads(line))
             except (ValueError, TypeError):
-                return Fault(chain.sequence + 1, "is no entry: the line cannot be read")
+                return Fault(chain.sequence + 1, "is invalid: the line is not an entry")
             if (fault := chain.take(entry)) is not None:
                 return fault
     return chain.end()
 
 
 async def exported(session: AsyncSession, after: int) -> AsyncIterator[str]:
-    """Every entry after `after` as a line of JSON, oldest first."""
+    """Yields every entry after `after` as a line of JSON, oldest first."""
     while batch := await activity.following(session, after, BATCH):
         for entry in batch:
             yield canonical(activity.document(entry)) + "\n"
@@ -76,14 +76,14 @@ async def _first_unreadable(session: AsyncSession, last: int) -> Fault:
         try:
             await session.get(Activity, sequence)
         except UNREADABLE:
-            return Fault(sequence, "was edited: it cannot be read any more")
-    raise AssertionError("a batch cannot be read, and each of its entries can")
+            return Fault(sequence, "was edited: it cannot be read")
+    raise AssertionError("a batch cannot be read, but each of its entries can")
 
 
 def _entry_of(document: Any) -> Activity:
     columns = dict(document)
     if type(columns.get("sequence")) is not int:
-        raise TypeError("the sequence is no whole number")
+        raise TypeError("the sequence is not an integer")
     for state in STATES:
         columns[state] = None if columns.get(state) is None else canonical(columns[state])
     return Activity(**columns | {"timestamp": read_instant(columns.get("timestamp"))})

@@ -8,9 +8,9 @@ from registry_store.cli import gitops, keys, log, serve
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="agent-pdp")
 def main() -> None:
-    """The registry of AI agents: agents, policies, MCP servers, and the sidecars that sync from it.
+    """The registry of AI agents, policies and MCP servers, from which sidecars sync.
 
-    Every option is also an environment variable: REGISTRY_STORE_DATABASE for --database, and so on.
+    Every option is also an environment variable: `--database` is REGISTRY_STORE_DATABASE.
     """
 
 

@@ -1,4 +1,4 @@
-"""`apply` and `export`: the registry as a folder of YAML in git, over the REST interface."""
+"""`apply` and `export`: manage the registry as a folder of YAML files, over the REST interface."""
 
 import os
 import sys
@@ -8,42 +8,48 @@ from pathlib import Path
 
 import click
 
-from registry_store.cli.options import file, option, plainly
+from registry_store.cli.options import file, option, report_errors
 from registry_store.errors import StartError
 from registry_store.gitops import folder as folders
 from registry_store.gitops.folder import FolderError
-from registry_store.gitops.plan import SIGNS, Plan, Step, plan, present
-from registry_store.gitops.remote import RefusedError, Remote
+from registry_store.gitops.plan import SIGNS, Plan, Step, plan, read_objects
+from registry_store.gitops.remote import RegistryRequestError, Remote
 from registry_store.settings import read_private
 
 COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 DONE = {"create": "created", "change": "changed", "remove": "removed", "retire": "retired"}
 
 FOLDER = click.option(
-    "-f", "--folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the YAML files."
+    "-f",
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder with the YAML files.",
 )
-URL = option("--url", required=True, help="The store's REST interface, as https://registry.example.com.")
-KEY_FILE = option("--key-file", type=file(exists=True), help="Holds an API key. Without it: $REGISTRY_STORE_KEY.")
+URL = option("--url", required=True, help="REST interface of the store, such as https://registry.example.com.")
+KEY_FILE = option(
+    "--key-file", type=file(exists=True), help="File with an API key. Default: the key in $REGISTRY_STORE_KEY."
+)
 
 
-def remotely(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that calls a store."""
+def remote_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of a command that calls a store."""
     return URL(KEY_FILE(function))
 
 
 @click.command()
 @FOLDER
-@remotely
-@click.option("--prune", is_flag=True, help="Remove what the folder does not declare; agents are retired.")
-@click.option("--dry-run", is_flag=True, help="Only show the plan; exit code 1 if there is something to do.")
+@remote_options
+@click.option("--prune", is_flag=True, help="Remove objects that the folder does not declare; agents are retired.")
+@click.option("--dry-run", is_flag=True, help="Only show the plan; exit code 1 if it has steps.")
 @click.option("--yes", is_flag=True, help="Do not ask before applying.")
-@click.option("--note", default="", help="Why: the note of the versions, and the reason of removals.")
-@plainly
+@click.option("--note", default="", help="Note of the new versions and reason of the removals.")
+@report_errors
 def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run: bool, yes: bool, note: str) -> None:
-    """Make the registry what a folder of YAML declares: show the plan, ask, and carry it out object by object.
+    """Apply a folder of YAML to the registry: show the plan, ask for confirmation, and execute it step by step.
 
-    Exit code 0: the registry is as declared; 1: it is not, and with --dry-run nothing else is wrong; 2: a file is
-    wrong, or the store refuses.
+    Exit code 0: the registry is as declared; 1: it is not, or with --dry-run the plan has steps; 2: a file is invalid,
+    or the store rejected a request.
     """
     try:
         declared = folders.read(folder)
@@ -55,18 +61,18 @@ def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run
         _show(made)
         if dry_run:
             sys.exit(1 if made.steps else 0)
-        if made.steps and _agreed(yes=yes):
-            _carry_out(remote, made.steps, note)
+        if made.steps and _confirmed(yes=yes):
+            _execute(remote, made.steps, note)
 
 
 @click.command()
 @FOLDER
-@remotely
-@plainly
+@remote_options
+@report_errors
 def export(folder: Path, url: str, key_file: Path | None) -> None:
-    """Write the registry to an empty folder as the YAML that `apply` reads."""
+    """Write the registry to an empty folder, as YAML for `apply`."""
     with _remote(url, key_file) as remote:
-        number = folders.write(folder, present(remote))
+        number = folders.write(folder, read_objects(remote))
     click.echo(f"{number} objects written to `{folder}`")
 
 
@@ -100,7 +106,7 @@ def _coloured(line: str) -> None:
     click.secho(line, fg=COLOURS.get(line.lstrip()[:1]))
 
 
-def _agreed(*, yes: bool) -> bool:
+def _confirmed(*, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -108,11 +114,11 @@ def _agreed(*, yes: bool) -> bool:
     return click.confirm("apply?")
 
 
-def _carry_out(remote: Remote, steps: list[Step], note: str) -> None:
+def _execute(remote: Remote, steps: list[Step], note: str) -> None:
     for number, step in enumerate(steps):
         try:
-            remote.call(step.method, step.path, _explained(step, note), **step.headers)
-        except RefusedError as error:
+            remote.call(step.method, step.path, _with_note(step, note), **step.headers)
+        except RegistryRequestError as error:
             click.echo(f"{step}: {error}", err=True)
             click.echo(f"applied: {number} of {len(steps)}; run apply again for a new plan", err=True)
             sys.exit(2)
@@ -120,7 +126,7 @@ def _carry_out(remote: Remote, steps: list[Step], note: str) -> None:
     click.echo(f"applied: {len(steps)} of {len(steps)}")
 
 
-def _explained(step: Step, note: str) -> dict[str, object] | None:
+def _with_note(step: Step, note: str) -> dict[str, object] | None:
     if step.method == "DELETE":
         return {"reason": note}
     return step.body | {"version_notes": note} if step.body is not None and step.kind is folders.AGENT else step.body

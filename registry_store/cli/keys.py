@@ -1,4 +1,4 @@
-"""`keys create`, `keys list`, `keys revoke`: API keys, on the database itself."""
+"""`keys create`, `keys list` and `keys revoke`: manage API keys directly in the database."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pdp.serving import secret_files
 from pdp.serving.printable import printable
 from registry_store.access import keys as api_keys
 from registry_store.access.keys import Role
-from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
+from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, report_errors
 from registry_store.database.migrate import opened
 from registry_store.database.tables import Key
 from registry_store.errors import StartError
@@ -28,14 +28,16 @@ def keys() -> None:
 @DATABASE
 @PEPPER_FILE
 @option("--role", type=click.Choice([role.value for role in Role]), required=True)
-@option("--name", required=True, help="Who holds the key; the activity log shows it.")
-@option("--agent-id", help="The agent that uses the key; only with role agent.")
-@option("--group", multiple=True, help="A group whose approvals the key decides; only with role approver. Repeatable.")
-@option("--agents", metavar="ID,…", help="The agents that the sidecar may sync and report on; only with role sidecar.")
-@option("--tags", metavar="TAG,…", help="The same for agents with one of these tags; only with role sidecar.")
-@option("--expires-at", metavar="TIME", help="RFC 3339, as 2030-01-31T12:00:00Z. Default: never.")
-@click.option("--out", type=file(), help="Write the key to this new file, mode 0600, and do not print it.")
-@plainly
+@option("--name", required=True, help="Holder of the key; shown in the activity log.")
+@option("--agent-id", help="Agent that uses the key; only with role agent.")
+@option("--group", multiple=True, help="Group whose approvals the key may decide; only with role approver. Repeatable.")
+@option("--agents", metavar="ID,…", help="Agents that the sidecar may sync and report on; only with role sidecar.")
+@option(
+    "--tags", metavar="TAG,…", help="Tags of agents that the sidecar may sync and report on; only with role sidecar."
+)
+@option("--expires-at", metavar="TIME", help="Time in RFC 3339, such as 2030-01-31T12:00:00Z. Default: never.")
+@click.option("--out", type=file(), help="Write the key to this new file (mode 0600) instead of printing it.")
+@report_errors
 def create(
     *,
     database: str,
@@ -46,7 +48,7 @@ def create(
     out: Path | None,
     **body: str | None,
 ) -> None:
-    """Create a key and print it, or write it to a file; it cannot be read again."""
+    """Create a key and print it or write it to a file. It cannot be shown again."""
     lists = {"groups": group, "agents": _names(agents), "tags": _names(tags)}
     settings = Settings(database, pepper_file=pepper_file)
     if out is None:
@@ -58,9 +60,9 @@ def create(
 
 @keys.command("list")
 @DATABASE
-@plainly
+@report_errors
 def list_keys(database: str) -> None:
-    """List keys: id, role, state, name, and its groups or what it is bound to."""
+    """List keys: id, role, state, name, and groups, agents or tags."""
     for key in asyncio.run(_all(Settings(database))):
         state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
         click.echo(printable(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{_scope(key)}"))
@@ -69,9 +71,9 @@ def list_keys(database: str) -> None:
 @keys.command()
 @DATABASE
 @click.argument("key_id")
-@plainly
+@report_errors
 def revoke(database: str, key_id: str) -> None:
-    """Revoke a key: it opens nothing from now on."""
+    """Revoke a key, at once."""
     asyncio.run(_revoke(Settings(database), key_id))
 
 
@@ -88,7 +90,7 @@ def _scope(key: Key) -> str:
 
 
 def _create_in(out: Path, settings: Settings, body: dict[str, Any]) -> None:
-    """Create a key and write it to a new file, before the key is committed: never one without the other."""
+    """Creates a key and writes it to a new file before the commit, so that neither exists without the other."""
     kept = False
 
     def keep(text: str) -> None:
@@ -108,7 +110,7 @@ def _write(out: Path, text: str) -> None:
     try:
         secret_files.write_new(out, f"{text}\n".encode())
     except FileExistsError:
-        raise StartError(f"`--out`: `{out}` exists already, and is not overwritten") from None
+        raise StartError(f"`--out`: `{out}` already exists and is not overwritten") from None
     except OSError as error:
         raise StartError(f"`--out`: cannot write `{out}`: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""What the commands share: options that are environment variables too, and faults told in one line."""
+"""Shared by the commands: options that are also environment variables, and errors in one line."""
 
 import sys
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from registry_store.journal.activity import Actor
 
 
 def option(name: str, **described: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option that is also the environment variable REGISTRY_STORE_NAME."""
+    """An option that can also be set by the environment variable REGISTRY_STORE_NAME."""
     variable = f"REGISTRY_STORE_{name.removeprefix('--').replace('-', '_').upper()}"
     return click.option(name, envvar=variable, show_envvar=True, **described)
 
 
 def file(*, exists: bool = False) -> click.Path:
-    """A file's path; one that is there already, where `exists`."""
+    """The type of a file path; with `exists`, the file must exist."""
     return click.Path(exists=exists, dir_okay=False, path_type=Path)
 
 
@@ -34,12 +34,12 @@ DATABASE = option(
 PEPPER_FILE = option(
     "--pepper-file",
     type=file(),
-    help="The secret that keys are hashed with. Default: beside the SQLite database.",
+    help="File with the secret that keys are hashed with. Default: beside the SQLite database.",
 )
 
 
-def plainly(function: Callable[..., None]) -> Callable[..., None]:
-    """What keeps a command from doing its work is one line, and exit code 2."""
+def report_errors(function: Callable[..., None]) -> Callable[..., None]:
+    """Makes a command report an error in one line, with exit code 2."""
 
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
@@ -52,5 +52,5 @@ def plainly(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def actor() -> Actor:
-    """In whose name a command that works on the database itself does so."""
+    """The actor of a command that changes the database directly."""
     return Actor("registry-store", "cli", datetime.now(UTC))

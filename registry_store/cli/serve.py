@@ -1,4 +1,4 @@
-"""`serve`, `migrate` and `new-epoch`: the store itself, its database's schema, and its database restored."""
+"""`serve`, `migrate` and `new-epoch`: run the store, migrate the database, and start an epoch after a restore."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pdp.serving import logs
-from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, plainly
+from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, report_errors
 from registry_store.database.migrate import migrated, opened
 from registry_store.journal import epochs
 from registry_store.settings import Settings
@@ -20,16 +20,22 @@ MAX_DAYS = 36_500
 
 @click.command()
 @DATABASE
-@option("--http", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="REST.")
-@option("--grpc", default="127.0.0.1:50052", show_default=True, metavar="HOST:PORT", help="Sync.")
-@option("--auto-activate", is_flag=True, help="Activate agents when they are registered; for development.")
+@option("--http", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to serve REST.")
+@option(
+    "--grpc",
+    default="127.0.0.1:50052",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to serve gRPC for sidecars.",
+)
+@option("--auto-activate", is_flag=True, help="Activate agents at registration; for development.")
 @PEPPER_FILE
 @option(
     "--checkpoint-file",
     type=file(),
     help="Append signed checkpoints of the activity log, for `verify-log`; one file for each store.",
 )
-@option("--checkpoint-url", metavar="URL", help="Post each signed checkpoint to this https URL too.")
+@option("--checkpoint-url", metavar="URL", help="Also post each signed checkpoint to this https URL.")
 @option("--webhook-secret-file", type=file(), help="File with the secret that signs webhooks.")
 @option("--webhook-private", is_flag=True, help="Allow webhooks to private, loopback and link-local addresses.")
 @option(
@@ -38,7 +44,7 @@ MAX_DAYS = 36_500
     default=90,
     show_default=True,
     metavar="DAYS",
-    help="Delete decisions this long after they came in.",
+    help="Delete decisions this long after the store received them.",
 )
 @option(
     "--keep-usage",
@@ -46,7 +52,7 @@ MAX_DAYS = 36_500
     default=400,
     show_default=True,
     metavar="DAYS",
-    help="Delete usage by the minute after this long.",
+    help="Delete usage per minute after this time.",
 )
 @option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True, help="Lowest level to log.")
 @option(
@@ -54,31 +60,31 @@ MAX_DAYS = 36_500
     type=click.Choice(logs.FORMATS),
     default="plain",
     show_default=True,
-    help="Lines for people, or one JSON object a line.",
+    help="Plain text, or one JSON object per line.",
 )
-@plainly
+@report_errors
 def serve(log_level: str, log_format: str, **settings: Any) -> None:
-    """Run the store until SIGTERM or SIGINT; then drain and stop."""
+    """Run the store until SIGTERM or SIGINT, then drain and stop."""
     logs.configure(log_level, log_format)
     asyncio.run(_serve(Settings(**settings)))
 
 
 @click.command()
 @DATABASE
-@plainly
+@report_errors
 def migrate(database: str) -> None:
-    """Bring the database to the schema that this program needs."""
+    """Migrate the database to the schema of this version."""
     asyncio.run(migrated(Settings(database).url()))
 
 
 @click.command("new-epoch")
 @DATABASE
-@plainly
+@report_errors
 def new_epoch(database: str) -> None:
-    """After a restore from backup: tell every sidecar that the past has changed.
+    """Start a new epoch after a restore from backup, so that every sidecar gets a snapshot.
 
-    Revisions made after the backup are gone, and their numbers will be used again; a sidecar that has seen them must
-    not take the new ones for those. Prints the new epoch.
+    Revisions after the backup are lost and their numbers are reused. Sidecars that saw them must not confuse them with
+    the new ones. Prints the new epoch.
     """
     click.echo(asyncio.run(_renew(Settings(database))))
 

@@ -1,4 +1,4 @@
-"""What is logged of work that is tried again until it is done."""
+"""Logging of work that is retried until it succeeds."""
 
 import logging
 
@@ -9,30 +9,30 @@ logger = logging.getLogger(__name__)
 
 
 class Attempts:
-    """Logs of work that is tried again and again: one line as it begins to fail, and one when it works again.
+    """Logs retried work: one line when it begins to fail and one when it works again, however often it is tried.
 
-    However often it is tried, the log does not grow. What fails because the database is out of reach is not logged
-    here: the outage itself is. A fault of this program is logged with its traceback, once until the work is done again.
+    Failures during an outage of the database are not logged here: the outage has its own log lines. A bug in this
+    program is logged with its traceback, once until the work succeeds again.
     """
 
     def __init__(self, doing: str, outage: Outage) -> None:
         self._doing = doing
         self._outage = outage
-        self._told: set[bool] = set()
+        self._logged: set[bool] = set()
 
     def failed(self, error: Exception) -> None:
-        """Note that it was tried, and failed by this error, which is being handled."""
+        """Records that a try failed with `error`; call it while the error is handled."""
         is_fault = not isinstance(error, FAILURES)
-        if is_fault in self._told or self._outage.covers(error):
+        if is_fault in self._logged or self._outage.covers(error):
             return
-        self._told.add(is_fault)
+        self._logged.add(is_fault)
         if is_fault:
-            logger.exception("a fault while %s", self._doing)
+            logger.exception("internal error while %s", self._doing)
         else:
             logger.warning("%s failed: %s", self._doing, reason_of(error))
 
     def worked(self) -> None:
-        """Note that it was done."""
-        if self._told:
-            self._told.clear()
+        """Records that a try succeeded."""
+        if self._logged:
+            self._logged.clear()
             logger.warning("%s works again", self._doing)

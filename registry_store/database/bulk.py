@@ -1,4 +1,4 @@
-"""Many rows in one transaction: no object for each, and no statement that takes long."""
+"""Inserts of many rows in one transaction, in short statements and without an object for each row."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry_store.database.tables import Base
 
 CHUNK = 1_000
-"""Rows of one statement; between two of them the store sees to its other work."""
+"""Rows of one statement; the event loop does other work between two statements."""
 
 Item = TypeVar("Item")
 
 
 def chunks(items: Iterable[Item]) -> Iterator[Sequence[Item]]:
-    """The items in their order, `CHUNK` at a time."""
+    """Splits the items into sequences of up to `CHUNK`, in order."""
     rest = iter(items)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
@@ -26,7 +26,7 @@ def chunks(items: Iterable[Item]) -> Iterator[Sequence[Item]]:
 async def insert_all(
     session: AsyncSession, entity: type[Base], same: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Insert rows, made as they are needed, of the same columns each; `same` are the values that all of them share."""
+    """Inserts rows with the same columns, generated on demand; `same` holds the values that all rows share."""
     table = Base.metadata.tables[entity.__tablename__]
     in_arrays = session.get_bind().dialect.name == "postgresql"
     for chunk in chunks(rows):
@@ -37,7 +37,7 @@ async def insert_all(
 
 
 def _of_arrays(table: Table, same: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Insert:
-    """One array for each column, which the server takes in far less time than a message for each row."""
+    """An insert with one array for each column: much faster than a message for each row."""
     names = list(rows[0])
     shared = [bindparam(None, value, table.c[name].type) for name, value in same.items()]
     arrays = [bindparam(None, [row[name] for row in rows], ARRAY(table.c[name].type)) for name in names]

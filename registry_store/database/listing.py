@@ -1,4 +1,4 @@
-"""Which agents a list shows, and how many there are: both from an index alone."""
+"""Lists of agents and their counts, both read from indexes only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from registry_store.database.tables import Agent, AgentTag
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which agents a list shows; None: any."""
+    """Selects the agents of a list; None: any."""
 
     status: str | None = None
     agent_type: str | None = None
@@ -20,7 +20,7 @@ class Filter:
 
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Agent], int]:
-    """Agents by id, `limit` from `offset` on, and how many there are in all."""
+    """A page of agents, by id, and the total count."""
     source: Any = Agent if wanted.tag is None else AgentTag
     conditions = _conditions(wanted, source)
     total = await session.scalar(select(func.count()).select_from(source).where(*conditions)) or 0
@@ -28,7 +28,7 @@ async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -
     if size <= 0:
         return [], total
     found = select(source.agent_id).where(*conditions).limit(size)
-    # Whichever end is nearer is where the database begins to leave out.
+    # Start from the nearer end, so that the database skips fewer rows.
     behind = total - offset - size
     if behind < offset:
         found = found.order_by(source.agent_id.desc()).offset(behind)

@@ -1,4 +1,4 @@
-"""Bringing a database to the schema that this program knows."""
+"""Migration of a database to the schema of this version."""
 
 import sqlite3
 import time
@@ -26,11 +26,11 @@ BACKOFF = Backoff(first=0.02, maximum=0.2)
 
 @asynccontextmanager
 async def opened(url: URL) -> AsyncIterator[Database]:
-    """The database at the newest schema (SQLite is brought there), closed on leaving."""
-    with _said_plainly(url):
-        database = _made(url)
+    """Opens the database, checks its schema (a SQLite database is migrated), and closes it on exit."""
+    with _report_failures(url):
+        database = _new_database(url)
     try:
-        with _said_plainly(url):
+        with _report_failures(url):
             if database.is_sqlite:
                 await upgrade(database)
             await check(database)
@@ -40,17 +40,17 @@ async def opened(url: URL) -> AsyncIterator[Database]:
 
 
 async def migrated(url: URL) -> None:
-    """Bring the database to the newest schema."""
-    with _said_plainly(url):
-        database = _made(url, patient=True)
+    """Migrates the database to the newest schema."""
+    with _report_failures(url):
+        database = _new_database(url, patient=True)
     try:
-        with _said_plainly(url):
+        with _report_failures(url):
             await upgrade(database)
     finally:
         await database.close()
 
 
-def _made(url: URL, *, patient: bool = False) -> Database:
+def _new_database(url: URL, *, patient: bool = False) -> Database:
     if url.get_backend_name() == "sqlite":
         path = str(url.database)
         make_private(path)
@@ -60,19 +60,19 @@ def _made(url: URL, *, patient: bool = False) -> Database:
 
 
 @contextmanager
-def _said_plainly(url: URL) -> Iterator[None]:
+def _report_failures(url: URL) -> Iterator[None]:
     try:
         yield
     except (*FAILURES, sqlite3.Error, ValueError) as error:
-        # Without the parameters, which may hold a password as well.
+        # Without the query parameters, because they may hold a password too.
         shown = url.set(query={}).render_as_string(hide_password=True)
-        raise StartError(f"database: `{shown}` cannot be used: {reason_of(error)}") from error
+        raise StartError(f"`--database`: `{shown}` cannot be used: {reason_of(error)}") from error
 
 
 def _probe(path: str) -> None:
-    # A connection that aiosqlite cannot open leaves its thread behind, which then complains on stderr.
+    # If aiosqlite cannot open a connection, its thread stays and prints errors to stderr.
     with closing(sqlite3.connect(path)) as connection:
-        # Of several that turn a new file to WAL at once, SQLite refuses all but one without waiting.
+        # If several programs switch a new file to WAL at once, SQLite rejects all but one immediately.
         deadline = time.monotonic() + LOCKED_SECONDS
         for failures in count(1):
             try:
@@ -86,13 +86,13 @@ def _probe(path: str) -> None:
 
 
 async def upgrade(database: Database) -> None:
-    """Apply every migration that the database lacks, all or none."""
+    """Applies all pending migrations in one transaction."""
     async with database.engine.begin() as connection:
         await connection.run_sync(_upgrade)
 
 
 async def check(database: Database) -> None:
-    """Raise `StartError` unless the database is at the newest schema."""
+    """Raises `StartError` unless the database has the newest schema."""
     async with database.engine.connect() as connection:
         current = await connection.run_sync(_current)
     if current != _head():
@@ -103,7 +103,7 @@ async def check(database: Database) -> None:
 
 def _upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        # Of several that migrate at once the others wait, and find nothing left to do.
+        # If several programs migrate at once, the others wait here and then have nothing to do.
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     current = _current(connection)
     if current is not None and current not in _known():

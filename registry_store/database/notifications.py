@@ -1,4 +1,4 @@
-"""Hearing at once what other stores on the same PostgreSQL commit."""
+"""Notifications of commits by other stores on the same PostgreSQL database."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ CLOSE_SECONDS = 1.0
 
 
 class Notifications:
-    """Calls `wake` after each commit of any store; while `heard` is false there is but polling."""
+    """Calls `wake` after each commit of any store; while `heard` is false, only polling finds commits."""
 
     def __init__(self, database: Database, wake: Callable[[], None]) -> None:
         self._database = database
@@ -25,11 +25,11 @@ class Notifications:
         doing = "listening for commits of other stores (polling finds them meanwhile)"
         self._attempts = Attempts(doing, database.outage)
         self._failures = 0
-        """Times in a row that the connection was lost or not made."""
+        """Consecutive times that the connection was lost or could not be opened."""
         self.heard = False
 
     async def run(self) -> None:
-        """Listen until cancelled, connecting again whenever the connection is lost."""
+        """Listens until cancelled; reconnects if the connection is lost."""
         while True:
             try:
                 await self._listen()
@@ -40,7 +40,7 @@ class Notifications:
             await asyncio.sleep(BACKOFF.seconds(self._failures))
 
     async def _find_outage(self) -> None:
-        """Ask whether the database is away, or this connection alone: an outage is logged once for the whole store."""
+        """Queries the database once: if it is down, the outage is logged once for the whole store."""
         with suppress(Exception):
             async with self._database.reading() as session:
                 await session.execute(select(1))
@@ -54,12 +54,12 @@ class Notifications:
             self.heard = True
             self._failures = 0
             self._attempts.worked()
-            self._wake()  # for what was committed before
+            self._wake()  # for commits before this connection
             while not await _within(lost.wait(), CHECK_SECONDS):
-                await connection.execute("SELECT 1")  # a peer that went silent is found by the time-out
+                await connection.execute("SELECT 1")  # a silent peer is detected by the time-out
         finally:
             self.heard = False
-            with suppress(*FAILURES):  # it is cut off then; raised from here, this would hide that `run` was cancelled
+            with suppress(*FAILURES):  # an error here would hide that `run` was cancelled
                 await connection.close(timeout=CLOSE_SECONDS)
 
 

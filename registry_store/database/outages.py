@@ -1,4 +1,4 @@
-"""Whether the database is out of reach, and the two lines that the log says of it."""
+"""Outages of the database, each logged with two lines."""
 
 import logging
 import time
@@ -10,14 +10,14 @@ from registry_store.database.failures import FAILURES, is_conflict, is_unavailab
 logger = logging.getLogger(__name__)
 
 SETTLED_SECONDS = 5.0
-"""The database is back once no transaction has failed for so long: some connections may work before others do."""
+"""The database is back when no transaction failed for this time: some connections may recover before others."""
 
 
 class Outage:
-    """One line when the database goes and one when it is back, however many transactions fail meanwhile.
+    """Logs one line when the database goes down and one when it is back, however many transactions fail meanwhile.
 
-    Every transaction of the program reports to it, so that jobs and requests need not log the outage themselves.
-    `clock` gives monotonic seconds.
+    Every transaction of the program reports its result here, so jobs and requests do not log the outage themselves.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Outage:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take note of how the transaction in the block ends; errors pass."""
+        """Records the result of the transaction in the block; errors propagate."""
         try:
             yield
         except Exception as error:
@@ -37,7 +37,7 @@ class Outage:
         self._worked()
 
     def covers(self, error: BaseException) -> bool:
-        """Whether this error of work with the database comes from an outage that the log tells of already."""
+        """Whether this error belongs to an outage that is already logged."""
         return self._began_at is not None and isinstance(error, FAILURES)
 
     def _failed(self, error: BaseException) -> None:

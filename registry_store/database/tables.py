@@ -1,4 +1,4 @@
-"""The tables, for SQLite and PostgreSQL alike."""
+"""The tables, for both SQLite and PostgreSQL."""
 
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class Written(str):
-    """A document of a JSON column, written out already: writing megabytes would hold up the event loop."""
+    """A document of a JSON column that is already serialized: serializing megabytes would block the event loop."""
 
 
 JsonDocument = JSON().with_variant(JSONB(), "postgresql")
@@ -18,7 +18,7 @@ JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "pos
 
 
 class Instant(TypeDecorator[datetime]):
-    """A moment in UTC: timestamptz in PostgreSQL; in SQLite, which keeps no zone, its UTC reading."""
+    """A time in UTC: timestamptz in PostgreSQL; without a zone in SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -52,7 +52,7 @@ class Meta(Base):
     epoch: Mapped[str]
     revision: Mapped[int]
     oldest_revision: Mapped[int]
-    """Changes after this revision are still held."""
+    """Changes after this revision are kept."""
     activity_sequence: Mapped[int]
     activity_hash: Mapped[str]
     pepper_check: Mapped[str | None]
@@ -112,7 +112,7 @@ class AgentVersion(Base):
 
 
 class Policy(Base):
-    """A policy of an agent, or of the organisation where `agent_id` is null."""
+    """A policy of an agent, or of the organisation if `agent_id` is null."""
 
     __tablename__ = "policies"
     __table_args__ = (
@@ -140,7 +140,7 @@ class Policy(Base):
     priority: Mapped[int]
     body: Mapped[dict[str, Any]]
     size: Mapped[int]
-    """Bytes of the body as JSON: what it adds to the agent's document."""
+    """Bytes of the body as JSON, in the document of the agent."""
     revision: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -157,7 +157,7 @@ class McpServer(Base):
 
 
 class Change(Base):
-    """Which record a revision touched; subscribers are sent its newest state."""
+    """A record that a revision changed; subscribers get its newest state."""
 
     __tablename__ = "changes"
 
@@ -165,12 +165,12 @@ class Change(Base):
     kind: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     record_id: Mapped[str] = mapped_column(primary_key=True)
     former_tags: Mapped[list[str]]
-    """Tags that this revision took from the agent: whoever subscribes to one of them must hear that it left."""
+    """Tags that this revision removed from the agent: their subscribers must be notified that the agent left."""
     committed_at: Mapped[datetime]
 
 
 class Activity(Base):
-    """An entry of the hash chain; the states are the very text that was hashed."""
+    """An entry of the hash chain; the states are stored as the text that was hashed."""
 
     __tablename__ = "activity"
     __table_args__ = (
@@ -199,7 +199,7 @@ class Activity(Base):
 
 
 class EmergencyStop(Base):
-    """A stop, in force until it is released; of one selector at most one is in force."""
+    """A stop, in force until it is released; at most one stop per selector is in force."""
 
     __tablename__ = "emergency_stops"
     __table_args__ = (
@@ -233,7 +233,7 @@ class StoppedAgent(Base):
 
 
 class Key(Base):
-    """An API key: never the key itself, but its keyed hash."""
+    """An API key, stored as a keyed hash."""
 
     __tablename__ = "keys"
 
@@ -242,9 +242,9 @@ class Key(Base):
     role: Mapped[str]
     agent_id: Mapped[str | None]
     groups: Mapped[list[str]] = mapped_column(server_default="[]", default=list)
-    """Whose approvals an approver's key decides, beside those that name it."""
+    """Groups whose approvals an approver's key may decide, in addition to those that name the key."""
     agents: Mapped[list[str] | None] = mapped_column(JsonOrNull)
-    """The agents that a sidecar's key may sync and report of; with neither these nor `tags`: every agent."""
+    """Agents that a sidecar's key may sync and report on; every agent if this and `tags` are null."""
     tags: Mapped[list[str] | None] = mapped_column(JsonOrNull)
     hash: Mapped[str]
     created_at: Mapped[datetime]
@@ -255,7 +255,7 @@ class Key(Base):
 
 
 class Approval(Base):
-    """What a sidecar asked people for: one action of one agent, to be allowed once."""
+    """A request of a sidecar for approval: one action of one agent, allowed once."""
 
     __tablename__ = "approvals"
     __table_args__ = (
@@ -280,7 +280,7 @@ class Approval(Base):
     timeout_seconds: Mapped[int]
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime]
-    """While pending: to decide; once approved: to use it."""
+    """While pending: the deadline to decide; once approved: the deadline to use it."""
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[str | None]
     comment: Mapped[str | None]
@@ -294,7 +294,7 @@ def _index_of_given(name: str, column: str) -> Index:
 
 
 class Decision(Base):
-    """A decision that a sidecar made; of an agent that nobody registered as well."""
+    """A decision of a sidecar; its agent may be unregistered."""
 
     __tablename__ = "decisions"
     __table_args__ = (
@@ -314,17 +314,17 @@ class Decision(Base):
 
     decision_id: Mapped[str] = mapped_column(primary_key=True)
     repeat_of: Mapped[str | None]
-    """The decision whose answer was given once more under its idempotency key."""
+    """The earlier decision whose answer was repeated, with the same idempotency key."""
     node_id: Mapped[str]
     sequence: Mapped[int]
     agent_id: Mapped[str]
     outcome: Mapped[str]
     reason: Mapped[str | None]
     policy_id: Mapped[str | None]
-    """Of the policy that decided."""
+    """Id of the policy that decided."""
     tool: Mapped[str | None]
     shadow_allow: Mapped[int | None]
-    """1 where a shadow policy would have had this outcome, else null, as the next three: they are in no index then."""
+    """1 if a shadow policy would have had this outcome, else null and in no index; so are the next three columns."""
     shadow_require_approval: Mapped[int | None]
     shadow_block: Mapped[int | None]
     shadow_escalate: Mapped[int | None]
@@ -335,27 +335,27 @@ class Decision(Base):
 
 
 class DecisionLog(Base):
-    """Whose the node id of a sidecar is, how far its decision log has come in, and what of it is missing for ever."""
+    """The owner of a sidecar's node id, how far its decision log was received, and how many records are lost."""
 
     __tablename__ = "decision_logs"
 
     node_id: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str | None]
-    """The name of the keys that the node id belongs to; null: it will be that of the key that uses it next."""
+    """The name of the keys that own the node id; null: the next key that uses it becomes the owner."""
     seen_at: Mapped[datetime | None]
-    """When it last connected, to within a day."""
+    """When it last connected, to the day."""
     sequence: Mapped[int]
     hash: Mapped[str]
     missing: Mapped[int]
-    """Records that the sidecar had to give up before they were sent."""
+    """Records that the sidecar dropped before they were sent."""
     breaks: Mapped[int]
-    """Times that a record did not follow from the one before it by its hash."""
+    """Records whose hash does not follow from the record before."""
     updated_at: Mapped[datetime]
     """When it last reported."""
 
 
 class Usage(Base):
-    """What an agent did within one minute, by outcome; dry runs are not in it."""
+    """The decisions and cost of an agent in one minute, by outcome; without dry runs."""
 
     __tablename__ = "usage"
     __table_args__ = (Index("ix_usage_minute", "minute"),)

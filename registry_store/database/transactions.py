@@ -1,4 +1,4 @@
-"""Transactions on SQLite and PostgreSQL: many readers, each at one moment; one writer at a time."""
+"""Transactions on SQLite and PostgreSQL: many readers, each with a snapshot, and one writer at a time."""
 
 import asyncio
 import json
@@ -22,9 +22,9 @@ TRIES = 5
 BACKOFF = Backoff(first=0.02, maximum=0.5)
 
 ON_COMMIT = "on_commit"
-"""Where `session.info` of a writing transaction holds a list of functions that are called once it is committed."""
+"""Key in `session.info` of a writing transaction: a list of functions to call after the commit."""
 CHANNEL = "registry_store"
-"""PostgreSQL tells every commit of a writer on it."""
+"""Channel on which PostgreSQL notifies of every commit of a writer."""
 
 POOL_WAIT_SECONDS = 10
 SQLITE_BUSY_MILLISECONDS = 10_000
@@ -35,7 +35,7 @@ COMMAND_SECONDS = 30
 SESSION_SETTINGS = {
     "application_name": "registry-store",
     "lock_timeout": "10s",
-    # A store that is cut off while it holds the writers' lock must not keep it.
+    # A store that loses its connection must not keep the lock of the writers.
     "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "5",
@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 class Database:
     """The engines of one database; `on_commit` is called after each committed write.
 
-    A `patient` one waits as long as its statements take: building an index may take longer than any request may.
+    With `patient`, statements have no time-out: building an index may take longer than a request is allowed to.
     """
 
     def __init__(self, url: URL, *, patient: bool = False) -> None:
@@ -68,35 +68,35 @@ class Database:
 
     @property
     def engine(self) -> AsyncEngine:
-        """The engine that writes."""
+        """The engine of the writers."""
         return self._writer
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees the database at one moment, however long it reads."""
+        """A session that reads one snapshot of the database."""
         with self.outage.watched():
             async with AsyncSession(self._reader, expire_on_commit=False) as session:
                 yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
-        """A session that no other writer overlaps: committed on leaving, rolled back on any exception.
+        """A session that excludes other writers: committed on exit, rolled back on any exception.
 
-        SQLite holds off other writers by `BEGIN IMMEDIATE`, PostgreSQL by the lock on the row of `meta`. What is
-        checked inside therefore still holds when it is written. On PostgreSQL the commit wakes every store.
+        SQLite excludes other writers by `BEGIN IMMEDIATE`, PostgreSQL by the lock on the row of `meta`. So a condition
+        that is checked in the session is still true at the commit. On PostgreSQL the commit wakes every store.
         """
         with self.outage.watched():
             async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-                locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it but once
+                locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it only once
                 yield session
                 del locked
-        for done in session.info.get(ON_COMMIT, ()):
-            done()
+        for notify in session.info.get(ON_COMMIT, ()):
+            notify()
         self.on_commit()
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[AsyncSession]:
-        """A session that writes what has no revision and no entry in the log: on PostgreSQL it holds up no writer."""
+        """A session for writes without a revision or log entry; on PostgreSQL it does not block writers."""
         with self.outage.watched():
             async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
                 yield session
@@ -107,19 +107,19 @@ class Database:
         return select(Meta, func.pg_notify(CHANNEL, "")).with_for_update(of=Meta)
 
     async def close(self) -> None:
-        """Give every connection back."""
+        """Closes every connection."""
         await self._reader.dispose()
         await self._writer.dispose()
 
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """An `INSERT` into the table that may say what becomes of a row that is there already."""
+    """An `INSERT` into the table that supports `on_conflict_…`."""
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     return insert(table)
 
 
 async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
-    """What `work`, a whole transaction, gives; while it fails by a conflict with others it is run anew, a few times."""
+    """Runs `work`, a whole transaction, and returns its result; retries it a few times on a conflict."""
     for failures in range(1, TRIES):
         try:
             return await work(*arguments)
@@ -131,9 +131,9 @@ async def retried(work: Callable[..., Coroutine[Any, Any, Result]], *arguments: 
 
 
 async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection to PostgreSQL; `OSError` where there is none to be had.
+    """Opens a connection to PostgreSQL; `OSError` if that fails.
 
-    The URL's parameters mean what they mean to libpq (`sslmode`, `sslrootcert`, …).
+    The parameters of the URL have the same meaning as in libpq (`sslmode`, `sslrootcert`, …).
     """
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
@@ -144,20 +144,20 @@ async def connect(url: URL, *, patient: bool = False) -> "asyncpg.Connection[asy
             server_settings=SESSION_SETTINGS | (UNBOUNDED if patient else {}),
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, OverflowError) as error:
-        # SQLAlchemy would let these pass as they are, and nobody would take them for a database that is away.
+        # SQLAlchemy would not wrap these errors, so they would not count as an outage.
         raise ConnectionError(reason_of(error)) from error
 
 
 def make_private(path: str) -> None:
-    """Make the file of a SQLite database with mode 0600, which those beside it inherit, unless it is there already."""
-    with suppress(OSError):  # SQLite says better what keeps it from being made
+    """Creates the file of a SQLite database with mode 0600, unless it exists; SQLite's other files inherit the mode."""
+    with suppress(OSError):  # SQLite reports the problem with a better message
         os.close(os.open(Path(path).resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def keep_private(path: str) -> None:
-    """Give the files of a SQLite database mode 0600; that it is one is known."""
+    """Sets the files of a SQLite database to mode 0600; only for a file that is known to be a database."""
     file = Path(path).resolve()
-    # By their names: to close a file of SQLite's would give up the locks that this process holds on it.
+    # By name: closing an open file would release the locks of this process on the database.
     for one in (file, *(file.with_name(f"{file.name}{ending}") for ending in SQLITE_ENDINGS)):
         with suppress(FileNotFoundError):
             if one.stat().st_mode & 0o777 != 0o600:
@@ -190,7 +190,7 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver shall not begin transactions; `begin` below does
+        connection.isolation_level = None  # the driver must not begin transactions; `begin` below does
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout = {SQLITE_BUSY_MILLISECONDS}",
@@ -213,4 +213,4 @@ def _json(value: Any) -> str:
 
 
 def _nothing() -> None:
-    """No one waits for commits yet."""
+    """The default of `on_commit`."""

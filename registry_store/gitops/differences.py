@@ -1,4 +1,4 @@
-"""What differs between two JSON documents, told to people line by line."""
+"""The differences between two JSON documents, as lines for people."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +9,12 @@ from pdp.core.json.equality import same_json
 from pdp.core.records import POLICY_BODY
 from registry_store.documents import Document, without_defaults
 
-LONGEST = 160
-"""Characters of one value as a line shows it."""
+MAX_SHOWN = 160
+"""Maximum number of characters of one value in a line."""
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """A line for each value that was added (+), removed (-) or changed (~), by its path; none where nothing differs."""
+    """A line for each value that was added (+), removed (-) or changed (~), with its path."""
     if same_json(before, after):
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -29,9 +29,9 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A value on one line, cut where it is long."""
+    """A value on one line, truncated to `MAX_SHOWN` characters."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def _of_members(before: Mapping[str, Any], after: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -45,7 +45,7 @@ def _of_members(before: Mapping[str, Any], after: Mapping[str, Any], path: str) 
 
 
 def _of_policies(before: Mapping[str, Document], after: Mapping[str, Document], path: str) -> Iterator[str]:
-    """In which place a policy stands is of no account, its name is."""
+    """Compares policies by name, in any order."""
     for name in {**before, **after}:
         inner = f"{path}[{json.dumps(name, ensure_ascii=False)}]"
         if name not in after:

@@ -1,7 +1,7 @@
-"""A folder of YAML: agents with their policies, organisation policies and MCP servers, as git keeps them.
+"""A folder of YAML files: agents with their policies, organisation policies and MCP servers, for a git repository.
 
-Each document names its `kind` and holds what a caller of the REST interface may write; a field that is left out has its
-default. Files end in .yaml or .yml, in any subfolder, and may hold several documents.
+Each document names its `kind` and has the fields that a caller of the REST interface may write; a missing field has its
+default. Files end in .yaml or .yml, may be in any subfolder, and may hold several documents.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ from registry_store.records import declarations
 
 ENDINGS = (".yaml", ".yml")
 MAX_BYTES = 64 * 1024 * 1024
-"""Of one file."""
+"""Maximum size of one file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object: which field names it, and how what a file says of it is read."""
+class ObjectKind:
+    """A kind of object: the field that identifies it, its fields, and the function that reads its document."""
 
     name: str
     id_field: str
@@ -45,33 +45,33 @@ class Kind:
 
 def _read_agent(body: Any) -> Document:
     if isinstance(body, Mapping) and "version_notes" in body:
-        raise InvalidRecordError([Problem("version_notes", "unknown field: `apply --note` says why")])
+        raise InvalidRecordError([Problem("version_notes", "unknown field: use `apply --note`")])
     declared = declarations.read(body)
     status = declared.status and declared.status.value
     return declared.configuration | {"status": status, "policies": list(declared.policies)}
 
 
-AGENT = Kind("agent", "agent_id", CONFIGURATION, _read_agent)
-ORGANISATION_POLICY = Kind(
+AGENT = ObjectKind("agent", "agent_id", CONFIGURATION, _read_agent)
+ORGANISATION_POLICY = ObjectKind(
     "organisation_policy",
     "policy_name",
     POLICY_BODY | {"applies_to": APPLIES_TO},
     lambda body: to_json(read_organisation_policy_body(body)),
 )
-MCP_SERVER = Kind("mcp_server", "server_name", SERVER_BODY, lambda body: to_json(read_server_body(body)))
+MCP_SERVER = ObjectKind("mcp_server", "server_name", SERVER_BODY, lambda body: to_json(read_server_body(body)))
 KINDS = {kind.name: kind for kind in (MCP_SERVER, ORGANISATION_POLICY, AGENT)}
 
 
 class Object(NamedTuple):
-    """An object as it was read: every field of it, defaults filled in."""
+    """An object with every field; missing fields have their defaults."""
 
-    kind: Kind
+    kind: ObjectKind
     id: str
     document: Document
 
 
 class Fault(NamedTuple):
-    """What is wrong in a file, and where."""
+    """A problem in a file, and its line."""
 
     file: Path
     line: int
@@ -82,18 +82,18 @@ class Fault(NamedTuple):
 
 
 class FolderError(Exception):
-    """A folder that cannot be applied, with every fault in it; its text tells the first hundred."""
+    """The folder cannot be applied; `faults` has every fault, the message the first hundred."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = faults
-        told = [str(fault) for fault in faults[:MAX_PROBLEMS]]
+        lines = [str(fault) for fault in faults[:MAX_PROBLEMS]]
         if len(faults) > MAX_PROBLEMS:
-            told.append(f"and {len(faults) - MAX_PROBLEMS:,} more")
-        super().__init__("\n".join(told))
+            lines.append(f"and {len(faults) - MAX_PROBLEMS:,} more")
+        super().__init__("\n".join(lines))
 
 
 def read(folder: Path) -> list[Object]:
-    """Every object of the folder, by file; `FolderError` with every fault of every file."""
+    """Reads every object of the folder, in the order of files; `FolderError` with every fault of every file."""
     if not folder.is_dir():
         raise StartError(f"`{folder}` is not a folder")
     objects: dict[tuple[str, str], tuple[Object, str]] = {}
@@ -102,7 +102,7 @@ def read(folder: Path) -> list[Object]:
         for found, line in _objects(file, faults):
             key = (found.kind.name, found.id)
             if key in objects:
-                message = f"{found.kind.name} `{found.id}` is at {objects[key][1]} already"
+                message = f"duplicate {found.kind.name} `{found.id}`: also at {objects[key][1]}"
                 faults.append(Fault(file, line, Problem(found.kind.id_field, message)))
             else:
                 objects[key] = (found, f"{file}:{line}")
@@ -112,13 +112,13 @@ def read(folder: Path) -> list[Object]:
 
 
 def write(folder: Path, objects: Iterable[Object]) -> int:
-    """Write the objects as `read` reads them, and tell how many; `StartError` where the folder holds YAML already.
+    """Writes the objects for `read` and returns their number; `StartError` if the folder already holds YAML.
 
-    Organisation policies share one file, in their order: that is how those of one priority are evaluated.
+    Organisation policies share one file: policies of the same priority are evaluated in the order of the file.
     """
     faults: list[Fault] = []
     if folder.is_dir() and _files(folder, faults):
-        raise StartError(f"`{folder}` holds YAML already: export to an empty folder")
+        raise StartError(f"`{folder}` already holds YAML: export to an empty folder")
     if faults:
         raise StartError(str(faults[0]))
     names = _Names()
@@ -126,16 +126,16 @@ def write(folder: Path, objects: Iterable[Object]) -> int:
     number = 0
     for number, found in enumerate(objects, 1):  # noqa: B007 - the last number is the count
         if found.kind is ORGANISATION_POLICY:
-            shared.append(spoken(found))
+            shared.append(file_document(found))
         else:
-            _write(folder / f"{found.kind.name}s" / f"{names.of(found)}.yaml", spoken(found))
+            _write(folder / f"{found.kind.name}s" / f"{names.of(found)}.yaml", file_document(found))
     if shared:
         _write(folder / f"{ORGANISATION_POLICY.name.removesuffix('y')}ies.yaml", *shared)
     return number
 
 
-def spoken(found: Object) -> Document:
-    """The object as a file says it: its kind, and what is not as it would be by default."""
+def file_document(found: Object) -> Document:
+    """The document of an object in a file: its kind, and the fields that differ from their defaults."""
     document = {"kind": found.kind.name} | without_defaults(found.document, found.kind.fields)
     if found.kind is not AGENT:
         return document
@@ -145,7 +145,7 @@ def spoken(found: Object) -> Document:
 
 
 class _Names:
-    """Names of files, of which no two are the same to a file system that knows no capitals."""
+    """Generates file names that differ also on a case-insensitive file system."""
 
     def __init__(self) -> None:
         self._taken: set[tuple[str, str]] = set()
@@ -164,9 +164,9 @@ def _write(path: Path, *documents: Document) -> None:
 
 
 def _files(folder: Path, faults: list[Fault]) -> list[Path]:
-    """The YAML files of a folder, ordered by path; whatever may hold YAML and cannot be read is a fault.
+    """The YAML files of a folder, sorted by path; a path that may hold YAML and cannot be read is a fault.
 
-    Nothing is skipped for being unreadable: `apply --prune` would retire the agents that it declares.
+    An unreadable path is never skipped: `apply --prune` would retire the agents that it declares.
     """
     files = []
     pending = [folder]
@@ -179,17 +179,17 @@ def _files(folder: Path, faults: list[Fault]) -> list[Path]:
             elif stat.S_ISDIR(mode) and (path == folder or not path.is_symlink()):
                 pending += [inside for inside in path.iterdir() if not inside.name.startswith(".")]
             elif stat.S_ISDIR(mode):
-                faults.append(_unread(path, "is a symlink to a folder: only symlinks to files are followed"))
+                faults.append(_path_fault(path, "is a symlink to a folder: only symlinks to files are followed"))
             elif path.suffix in ENDINGS:
-                faults.append(_unread(path, "is not a regular file"))
+                faults.append(_path_fault(path, "is not a regular file"))
         except FileNotFoundError:
-            faults.append(_unread(path, "is a symlink to what is not there"))
+            faults.append(_path_fault(path, "is a broken symlink"))
         except OSError as error:
-            faults.append(_unread(path, f"cannot be read: {error.strerror}"))
+            faults.append(_path_fault(path, f"cannot be read: {error.strerror}"))
     return sorted(files)
 
 
-def _unread(path: Path, message: str) -> Fault:
+def _path_fault(path: Path, message: str) -> Fault:
     return Fault(path, 1, Problem("", message))
 
 

@@ -1,4 +1,4 @@
-"""What a registry lacks of what a folder declares: step by step, each a request of its own."""
+"""The plan that changes a registry to what a folder declares: a list of steps, each one request."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pdp.core.errors import InvalidRecordError
 from registry_store.documents import Document
 from registry_store.errors import RegistryError
 from registry_store.gitops.differences import differences
-from registry_store.gitops.folder import AGENT, MCP_SERVER, ORGANISATION_POLICY, Kind, Object, spoken
+from registry_store.gitops.folder import AGENT, MCP_SERVER, ORGANISATION_POLICY, Object, ObjectKind, file_document
 from registry_store.gitops.remote import Remote, Reply
 
 AGENTS = "/api/agents/registry"
@@ -22,14 +22,14 @@ SIGNS = {"create": "+", "change": "~", "remove": "-", "retire": "-"}
 
 
 class ApplyError(RegistryError):
-    """A folder that asks for what no request does; every such case is told."""
+    """The folder declares changes that no request can make; the message lists all of them."""
 
 
 class Step(NamedTuple):
-    """A request, what people read of it, and what must still be so when it is made (`headers`)."""
+    """A request, the lines that describe it to people, and its preconditions (`headers`)."""
 
     verb: str
-    kind: Kind
+    kind: ObjectKind
     id: str
     lines: Sequence[str]
     method: str
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Plan:
-    """The steps that lead from the registry to the folder, and what people should know besides."""
+    """The steps that bring the registry to the declared state, and notes for people."""
 
     steps: list[Step] = field(default_factory=list)
     unchanged: int = 0
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
-    """The plan for these objects; `prune`: what they do not name is removed. `ApplyError` with every reason."""
+    """Plans the steps for these objects; `prune`: all others are removed. `ApplyError` with every problem."""
     objects = {
         kind.name: [found for found in declared if found.kind is kind]
         for kind in (MCP_SERVER, ORGANISATION_POLICY, AGENT)
@@ -64,7 +64,7 @@ def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
     registered = sum(_plan_agent(remote, found, made, prune=prune) for found in objects[AGENT.name])
     if prune:
         retirements = _retirements(remote, {found.id for found in objects[AGENT.name]})
-        # Agents first, and servers last: at no moment does an agent run without a rule that still stands.
+        # Agents first and servers last, so that no agent runs without a rule that applies to it.
         made.steps.extend([*retirements, *removals[1], *removals[0]])
     else:
         _note_kept(made, removals)
@@ -74,8 +74,8 @@ def plan(remote: Remote, declared: Sequence[Object], *, prune: bool) -> Plan:
     return made
 
 
-def _plan_listed(remote: Remote, kind: Kind, objects: Sequence[Object], made: Plan) -> list[Step]:
-    """Plan what one list of the registry lacks; returned is what would remove the rest of it."""
+def _plan_listed(remote: Remote, kind: ObjectKind, objects: Sequence[Object], made: Plan) -> list[Step]:
+    """Plans the changes to one list of the registry; returns the steps that would remove its other records."""
     path, noun = LISTS[kind.name]
     present = {record[kind.id_field]: record for record in remote.pages(path, noun)}
     for found in objects:
@@ -96,21 +96,21 @@ def _plan_listed(remote: Remote, kind: Kind, objects: Sequence[Object], made: Pl
 
 
 def _plan_agent(remote: Remote, found: Object, made: Plan, *, prune: bool) -> bool:
-    """Plan what an agent lacks; returned is whether the registry has it, and not as a retired one."""
+    """Plans the changes to an agent; returns whether the registry has it and it is not retired."""
     path = f"{DECLARATIONS}/{quote(found.id, safe='')}"
     reply = remote.find(path)
     if reply is None:
         made.steps.append(_creation(found, "PUT", path, {"if_none_match": "*"}))
         return False
     if reply.document["status"] == "retired":
-        made.problems.append(f"agent `{found.id}` is retired, and no id is used again")
+        made.problems.append(f"agent `{found.id}` is retired, and ids are never reused")
         return False
     _plan_change_of_agent(found, reply, path, made, prune=prune)
     return True
 
 
 def _plan_change_of_agent(found: Object, reply: Reply, path: str, made: Plan, *, prune: bool) -> None:
-    present = _known(AGENT, reply.document)
+    present = _read(AGENT, reply.document)
     wanted = found.document | {"status": _status(found, present["status"], made)}
     if not prune:
         wanted["policies"] = [*wanted["policies"], *_kept_policies(found, present, made)]
@@ -128,8 +128,8 @@ def _status(found: Object, present: str, made: Plan) -> str:
         made.problems.append(f"agent `{found.id}` is {present} and cannot become a draft again")
     if wanted == "active" and present == "suspended":
         made.notes.append(
-            f"agent `{found.id}` is suspended and stays so: its file says active, but only `activate`, or `release` of"
-            " an emergency stop, ends a suspension"
+            f"agent `{found.id}` is suspended and stays suspended: its file says active, but only `activate`, or"
+            " `release` of an emergency stop, ends a suspension"
         )
         return present
     return str(wanted)
@@ -149,7 +149,7 @@ def _retirements(remote: Remote, named: set[str]) -> Iterator[Step]:
     for record in remote.pages(AGENTS, "agents"):
         if record["status"] != "retired" and record["agent_id"] not in named:
             path = f"{AGENTS}/{quote(record['agent_id'], safe='')}"
-            lines = ("retired for good: its id is not used again",)
+            lines = ("retired permanently: its id is never reused",)
             tag = {"if_match": f'"{record["revision"]}"'}
             yield Step("retire", AGENT, record["agent_id"], lines, "DELETE", path, {}, tag)
 
@@ -161,36 +161,37 @@ def _note_kept(made: Plan, removals: Sequence[Sequence[Step]]) -> None:
 
 
 def _note_other_agents(made: Plan, number: int) -> None:
-    if number > 0:
-        which = "1 agent is" if number == 1 else f"{number} agents are"
-        made.notes.append(f"{which} not in the folder and stay{'s' if number == 1 else ''}; --prune retires for good")
+    if number == 1:
+        made.notes.append("1 agent is not in the folder and stays; --prune retires it permanently")
+    elif number > 1:
+        made.notes.append(f"{number} agents are not in the folder and stay; --prune retires them permanently")
 
 
 def _creation(found: Object, method: str, path: str, headers: dict[str, str]) -> Step:
-    lines = list(differences({}, {name: value for name, value in spoken(found).items() if name != "kind"}))
+    lines = list(differences({}, {name: value for name, value in file_document(found).items() if name != "kind"}))
     return Step("create", found.kind, found.id, lines, method, path, found.document, headers)
 
 
-def _path(kind: Kind, record: Document) -> str:
+def _path(kind: ObjectKind, record: Document) -> str:
     identity = record["policy_id"] if kind is ORGANISATION_POLICY else record[kind.id_field]
     return f"{LISTS[kind.name][0]}/{quote(identity, safe='')}"
 
 
-def _body(kind: Kind, record: Document) -> Document:
-    return _known(kind, {name: value for name, value in record.items() if name in kind.fields})
+def _body(kind: ObjectKind, record: Document) -> Document:
+    return _read(kind, {name: value for name, value in record.items() if name in kind.fields})
 
 
-def _known(kind: Kind, document: Any) -> Document:
+def _read(kind: ObjectKind, document: Any) -> Document:
     try:
         return kind.read(document)
     except InvalidRecordError as error:
-        raise ApplyError(f"the registry holds a {kind.name} that this program does not know: {error}") from None
+        raise ApplyError(f"the registry holds a {kind.name} that this version cannot read: {error}") from None
 
 
-def present(remote: Remote) -> Iterator[Object]:
-    """Every object of the registry but for retired agents, as a folder keeps them."""
+def read_objects(remote: Remote) -> Iterator[Object]:
+    """Reads every object of the registry, except retired agents."""
     for kind in (MCP_SERVER, ORGANISATION_POLICY):
         for record in remote.pages(*LISTS[kind.name]):
             yield Object(kind, record[kind.id_field], _body(kind, record))
     for record in remote.pages(DECLARATIONS, "declarations"):
-        yield Object(AGENT, record["agent_id"], _known(AGENT, record))
+        yield Object(AGENT, record["agent_id"], _read(AGENT, record))

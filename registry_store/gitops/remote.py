@@ -1,4 +1,4 @@
-"""A registry store's REST interface, as the command line calls it."""
+"""Client of a registry store's REST interface, for the command line."""
 
 import json
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ PAGE = 500
 TIMEOUT_SECONDS = 30
 
 
-class _Careful(urllib3.Retry):
-    """What may have been done is not done again: it is told, and the next plan shows how things are."""
+class _SafeRetry(urllib3.Retry):
+    """Never repeats a request that the store may have executed: it fails, and the next plan shows the result."""
 
-    RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may come after the change was made
+    RETRY_AFTER_STATUS_CODES = frozenset({429})  # a 503 may follow a change that was made
 
 
-RETRIES = _Careful(
+RETRIES = _SafeRetry(
     total=4,
     connect=2,
     read=0,
@@ -34,8 +34,8 @@ RETRIES = _Careful(
 )
 
 
-class RefusedError(RegistryError):
-    """The store's answer to a request that it does not carry out, or that there is none (status 0)."""
+class RegistryRequestError(RegistryError):
+    """The store rejected a request, or sent no usable answer (status 0)."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         self.status = status
@@ -43,7 +43,7 @@ class RefusedError(RegistryError):
 
 
 class Reply(NamedTuple):
-    """An answer: the record, and its entity tag."""
+    """An answer: the record and its entity tag."""
 
     document: Any
     tag: str
@@ -65,29 +65,29 @@ class Remote:
         )
 
     def call(self, method: str, path: str, body: Document | None = None, **headers: str) -> Reply:
-        """One request; header names have `_` for `-`. `RefusedError` unless the store carries it out."""
+        """Sends a request; header names have `_` for `-`. `RegistryRequestError` unless it succeeds."""
         sent = dict(self._pool.headers) | {name.replace("_", "-"): value for name, value in headers.items()}
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         try:
             got = self._pool.request(method, self._url + path, body=data, headers=sent)
         except urllib3.exceptions.HTTPError as error:
-            raise RefusedError(f"`{self._url}` does not answer: {_reason(error)}") from None
+            raise RegistryRequestError(f"`{self._url}` does not answer: {_reason(error)}") from None
         document = _read(got.data)
         if got.status >= 300 or (document is None and got.data):
-            raise RefusedError(_told(got.status, document), got.status)
+            raise RegistryRequestError(_error_text(got.status, document), got.status)
         return Reply(document, got.headers.get("etag", ""))
 
     def find(self, path: str) -> Reply | None:
-        """The record at this path; None where there is none."""
+        """Reads the record at this path; None if there is none."""
         try:
             return self.call("GET", path)
-        except RefusedError as error:
+        except RegistryRequestError as error:
             if error.status == 404:
                 return None
             raise
 
     def pages(self, path: str, noun: str) -> Iterator[Document]:
-        """Every record of a list."""
+        """Reads every record of a list, page by page."""
         offset = 0
         while True:
             page = self.call("GET", f"{path}?limit={PAGE}&offset={offset}").document
@@ -97,7 +97,7 @@ class Remote:
                 return
 
     def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         self._pool.clear()
 
 
@@ -108,9 +108,9 @@ def _read(data: bytes) -> Any:
         return None
 
 
-def _told(status: int, answer: Any) -> str:
+def _error_text(status: int, answer: Any) -> str:
     if not isinstance(answer, dict):
-        return f"the answer, of status {status}, is not that of a registry store"
+        return f"the answer with status {status} is not from a registry store"
     problems = [f"{problem.get('path')}: {problem.get('message')}" for problem in answer.get("errors", [])]
     return "; ".join(problems) or str(answer.get("detail") or answer.get("title") or f"status {status}")
 

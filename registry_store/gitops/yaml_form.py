@@ -1,7 +1,7 @@
-"""YAML as the registry's folder has it: JSON values and nothing else, each with the line on which it stands.
+"""YAML restricted to JSON values, each with its line number.
 
-YAML 1.2's idea of a value: `no` and `17:00` are texts, `017` is no number. What YAML can say and JSON cannot (tags,
-aliases, keys that are not texts, a key twice) is a problem of its line.
+Values follow YAML 1.2: `no` and `17:00` are strings, `017` is not a number. Anything that JSON cannot express (tags,
+aliases, keys that are not strings, duplicate keys) is a problem with its line.
 """
 
 import re
@@ -14,14 +14,14 @@ import yaml
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import join
 
-DEEPEST = 64
-"""Levels of nesting: more than any record has."""
-TOO_DEEP = f"nested more than {DEEPEST} levels deep"
+MAX_DEPTH = 64
+"""Maximum levels of nesting: more than any record has."""
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 MAX_DIGITS = 400
 TAG = "tag:yaml.org,2002:"
 NUMBER = r"-?(?:0|[1-9][0-9]*)"
 OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
-"""What YAML takes for the end of a line as well: kept only where it is escaped."""
+"""Further characters that end a line in YAML: they must be escaped."""
 SCALARS = (
     ("null", re.compile(r"(?:null|Null|NULL|~|)\Z"), ["n", "N", "~", ""]),
     ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")),
@@ -39,7 +39,7 @@ VALUES: Mapping[str, Callable[[str], Any]] = {
 
 
 class YamlFormError(Exception):
-    """A text that is no YAML; `line` is where, counted from 1."""
+    """The text is not valid YAML; `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         self.line = line
@@ -48,7 +48,7 @@ class YamlFormError(Exception):
 
 @dataclass
 class Document:
-    """One document: its value, the problems of its form, and the line of each path in it."""
+    """A document: its value, its problems, and the line of each path in it."""
 
     value: Any
     line: int
@@ -56,25 +56,25 @@ class Document:
     lines: dict[str, int] = field(default_factory=dict)
 
     def line_of(self, path: str) -> int:
-        """The line of what stands at `path`, or of the nearest thing around it that is there."""
+        """The line of the value at `path`, or of the nearest value that contains it."""
         while path and path not in self.lines:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines.get(path, self.line)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either this loader or one of YAML 1.1 would take for something else than a text."""
+    """Quotes strings that this loader or a YAML 1.1 loader would read as another type."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - how PyYAML has it
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in PyYAML
         first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
-        """Lists stand in from their key."""
+        """Indents lists under their key."""
         return super().increase_indent(flow, False)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Values are written out each time."""
+        """Never writes an alias for a repeated value."""
         return True
 
 
@@ -89,7 +89,7 @@ for _name, _pattern, _first in SCALARS:
 
 
 def documents(text: str) -> Iterator[Document]:
-    """The documents of a text but for empty ones; `YamlFormError` where it is none."""
+    """Parses the documents of a text, without empty ones; `YamlFormError` if it is not valid YAML."""
     events = yaml.parse(text, yaml.CSafeLoader)
     try:
         for event in events:
@@ -100,7 +100,7 @@ def documents(text: str) -> Iterator[Document]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context}"
-        if "nesting" in message:  # libyaml has a bound too, and may meet it first: it reads ahead within a line
+        if "nesting" in message:  # libyaml reads ahead within a line and may reach its own limit first
             message = TOO_DEEP
         raise YamlFormError(mark.line + 1 if mark else 1, message) from None
     except yaml.YAMLError as error:
@@ -109,7 +109,7 @@ def documents(text: str) -> Iterator[Document]:
 
 
 def dump(*values: Mapping[str, Any]) -> str:
-    """The values as the documents of one text."""
+    """Writes the values as the documents of one text."""
     return yaml.dump_all(
         values, Dumper=_Dumper, explicit_start=len(values) > 1, sort_keys=False, allow_unicode=True, width=120
     )
@@ -123,7 +123,7 @@ def _document(events: Iterator[yaml.Event]) -> Document:
 
 
 class _Reader:
-    """Makes values of events, and notes their lines and problems in the document."""
+    """Converts events to values, and records their lines and problems in the document."""
 
     def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
         self._document = document
@@ -131,7 +131,7 @@ class _Reader:
 
     def value(self, event: yaml.Event, path: str, depth: int) -> Any:
         self._document.lines.setdefault(path, _line(event))
-        if depth > DEEPEST:  # here and not as a problem: whatever follows is deep too
+        if depth > MAX_DEPTH:  # raised, because every following value is too deep as well
             raise YamlFormError(_line(event), TOO_DEEP)
         match event:
             case yaml.AliasEvent():
@@ -146,7 +146,7 @@ class _Reader:
             case yaml.ScalarEvent():
                 self._check_tag(event.tag, path, "str")
                 return self._scalar(event, path)
-        raise AssertionError(f"the parser gave {event} for a value")
+        raise AssertionError(f"the parser returned {event} as a value")
 
     def _mapping(self, path: str, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -156,9 +156,9 @@ class _Reader:
             self._document.lines[inner] = _line(event)
             value = self.value(next(self._events), inner, depth + 1)
             if not isinstance(key, str):
-                self._problem(inner, "the key is not a text: put it in quotes")
+                self._problem(inner, "the key is not a string: quote it")
             elif key in found:
-                self._problem(inner, "stands there twice")
+                self._problem(inner, "duplicate key")
             else:
                 found[key] = value
         return found
@@ -177,7 +177,7 @@ class _Reader:
 
     def _check_tag(self, tag: str | None, path: str, kind: str) -> None:
         if tag not in (None, "!", TAG + kind):
-            self._problem(path, f"has the tag `{tag}`: tags are not read")
+            self._problem(path, f"has the tag `{tag}`: tags are not supported")
 
     def _problem(self, path: str, message: str) -> None:
         self._document.problems.append(Problem(path, message))

@@ -25,7 +25,7 @@ STATES = ("previous_state", "new_state")
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who changes something, by which way (api, dashboard, sdk, cli, system), and when."""
+    """Who makes a change, through what (api, dashboard, sdk, cli, system), and when."""
 
     name: str
     via: str
@@ -35,7 +35,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries a list shows; None: any. `since` is included, `until` and `before` (a sequence) are not."""
+    """Selects entries of a list; None: any. `since` is inclusive, `until` and `before` (a sequence) are exclusive."""
 
     agent_id: str | None = None
     activity_type: str | None = None
@@ -49,7 +49,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is changed; `agent_id` when it is an agent or belongs to one."""
+    """The record that is changed; `agent_id` if it is an agent or belongs to one."""
 
     kind: str
     id: str
@@ -66,8 +66,8 @@ async def append(
     previous: Mapping[str, Any] | None = None,
     new: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add an entry after the last; the states hold just what changed, and no secret."""
-    same = _same_of_all(actor, activity_type, description, previous, new)
+    """Appends an entry; the states hold only the changed fields, and no secrets."""
+    same = _shared_columns(actor, activity_type, description, previous, new)
     for entry in _chained(await meta(session), same, [subject]):
         session.add(Activity(**same, **entry))
     _log_on_commit(session, actor, activity_type, [subject])
@@ -83,14 +83,14 @@ async def append_all(
     previous: Mapping[str, Any] | None = None,
     new: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add an entry for each subject, in their order, of a change that is the same for all of them."""
-    same, listed = _same_of_all(actor, activity_type, description, previous, new), list(subjects)
+    """Appends an entry for each subject, in order, for a change that is the same for all of them."""
+    same, listed = _shared_columns(actor, activity_type, description, previous, new), list(subjects)
     await insert_all(session, Activity, same, _chained(await meta(session), same, listed))
     _log_on_commit(session, actor, activity_type, listed)
 
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Activity], int]:
-    """Entries, newest first, and how many there are in all."""
+    """A page of entries, newest first, and the total count."""
     if wanted == Filter(before=wanted.before):
         return await _page_of_all(session, wanted.before, limit, offset)
     conditions = _conditions(wanted)
@@ -103,7 +103,7 @@ async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -
 async def _page_of_all(
     session: AsyncSession, before: int | None, limit: int, offset: int
 ) -> tuple[Sequence[Activity], int]:
-    # The log has no gaps, so that a place in it is a sequence: nothing is counted, and nothing walked past.
+    # The log has no gaps, so an offset is a sequence: no rows are counted or skipped.
     newest = (await meta(session)).activity_sequence
     total = newest if before is None else min(newest, before - 1)
     last = total - offset
@@ -119,7 +119,7 @@ async def following(session: AsyncSession, sequence: int, most: int) -> Sequence
 
 
 def document(entry: Activity) -> Document:
-    """The entry as REST and the export show it: every column, the states as objects."""
+    """The entry as in REST and exports: every column, the states as objects."""
     columns = _columns(entry)
     for state in STATES:
         columns[state] = None if columns[state] is None else json.loads(columns[state])
@@ -127,7 +127,7 @@ def document(entry: Activity) -> Document:
 
 
 def digest(entry: Activity) -> str:
-    """SHA-256 over the canonical JSON of every column but the hash itself, in hex."""
+    """The SHA-256 of the canonical JSON of every column except the hash, in hex."""
     columns = _columns(entry)
     del columns["hash"]
     return _digest(columns)
@@ -135,7 +135,7 @@ def digest(entry: Activity) -> str:
 
 @dataclass(slots=True)
 class _Logged:
-    """What one transaction does to subjects in the same way, as its log line tells it."""
+    """One kind of change in a transaction, with its subjects; logged as one line."""
 
     actor: Actor
     activity_type: str
@@ -165,7 +165,7 @@ class _Logged:
 
 
 def _log_on_commit(session: AsyncSession, actor: Actor, activity_type: str, subjects: Sequence[Subject]) -> None:
-    """Log the change once it is committed: one line, however many subjects; no states, which the activity log keeps."""
+    """Logs the change after the commit: one line for all subjects, without the states of the activity log."""
     if not subjects:
         return
     lines: dict[tuple[Actor, str], _Logged] = session.info.setdefault("logged", {})
@@ -176,7 +176,7 @@ def _log_on_commit(session: AsyncSession, actor: Actor, activity_type: str, subj
     line.subjects += len(subjects)
 
 
-def _same_of_all(
+def _shared_columns(
     actor: Actor,
     activity_type: str,
     description: str,
@@ -196,7 +196,7 @@ def _same_of_all(
 
 
 def _chained(head: Meta, same: Document, subjects: Iterable[Subject]) -> Iterator[Document]:
-    """The other columns of an entry for each subject; once all are taken, the chain's head is at the last."""
+    """Yields the remaining columns of the entry of each subject; then moves the head of the chain to the last one."""
     hashed = same | {"timestamp": instant(same["timestamp"])}
     sequence, previous = head.activity_sequence, head.activity_hash
     for subject in subjects:

@@ -1,4 +1,4 @@
-"""The epoch: the name of one history of the database, by which a sidecar tells that the past has changed."""
+"""The epoch: the id of one history of the database. A new one tells sidecars that revisions were lost."""
 
 from uuid import uuid4
 
@@ -10,7 +10,7 @@ from registry_store.journal.revisions import meta
 
 
 async def renew(session: AsyncSession, actor: Actor) -> str:
-    """Begin a new epoch and return it: every sidecar gets a snapshot, whatever revision it has seen."""
+    """Starts a new epoch and returns it: every sidecar gets a snapshot, whatever revision it has."""
     row = await meta(session)
     before, row.epoch = row.epoch, uuid4().hex
     await activity.append(

@@ -1,4 +1,4 @@
-"""The gapless revision, and which records each revision touched."""
+"""The gapless revision, and the records that each revision changed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from pdp.core.model import RecordKind
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Change, Meta
 
-HELD_REVISIONS = 100_000
-HELD_FOR = timedelta(days=7)
-"""How far back a subscriber may resume; whoever was away for longer gets a snapshot."""
+MAX_KEPT_REVISIONS = 100_000
+KEPT_FOR = timedelta(days=7)
+"""How far back a subscriber may resume; after a longer absence it gets a snapshot."""
 META_ID = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """A record that changed, and the tags that it lost meanwhile."""
+    """A changed record, and the tags that it lost."""
 
     kind: RecordKind
     record_id: str
@@ -35,7 +35,7 @@ async def meta(session: AsyncSession) -> Meta:
 async def advance(
     session: AsyncSession, kind: RecordKind, record_id: str, at: datetime, former_tags: Iterable[str] = ()
 ) -> int:
-    """Note that this transaction changes a record; all that one transaction changes shares one new revision."""
+    """Records that this transaction changes a record; all changes of a transaction share one new revision."""
     revision = await _revision(session)
     noted: dict[tuple[RecordKind, str], Change] = session.info["changes"]
     change = noted.get((kind, record_id))
@@ -49,29 +49,29 @@ async def advance(
 
 
 async def advance_all(session: AsyncSession, kind: RecordKind, record_ids: Iterable[str], at: datetime) -> int:
-    """Note that this transaction changes many records, each of which it notes but this once."""
+    """Records that this transaction changes many records; name each record only once."""
     revision = await _revision(session)
     same = {"revision": revision, "kind": kind, "former_tags": [], "committed_at": at}
     await insert_all(session, Change, same, ({"record_id": record_id} for record_id in record_ids))
     return revision
 
 
-async def held_no_longer(session: AsyncSession, now: datetime) -> int | None:
-    """The newest revision that is too far back to be held still; None when all that are held may be."""
+async def newest_expired(session: AsyncSession, now: datetime) -> int | None:
+    """The newest revision to delete; None if all stored revisions are kept."""
     row = await meta(session)
-    old = await session.scalar(select(func.max(Change.revision)).where(Change.committed_at < now - HELD_FOR))
-    upto = max(old or 0, row.revision - HELD_REVISIONS)
+    old = await session.scalar(select(func.max(Change.revision)).where(Change.committed_at < now - KEPT_FOR))
+    upto = max(old or 0, row.revision - MAX_KEPT_REVISIONS)
     return upto if upto > row.oldest_revision else None
 
 
-async def give_up(session: AsyncSession, upto: int) -> None:
-    """From now on no subscriber resumes from before `upto`, and what these revisions touched can be deleted."""
+async def expire(session: AsyncSession, upto: int) -> None:
+    """Marks the changes up to `upto` for deletion: no subscriber resumes from before `upto` any more."""
     row = await meta(session)
     row.oldest_revision = max(row.oldest_revision, min(upto, row.revision))
 
 
-async def delete_given_up(session: AsyncSession, most: int) -> int:
-    """Delete at most so many of the rows that are held no longer; returns how many there were."""
+async def delete_expired(session: AsyncSession, most: int) -> int:
+    """Deletes up to `most` rows that are marked for deletion; returns the number of deleted rows."""
     oldest = (await meta(session)).oldest_revision
     key = tuple_(Change.revision, Change.kind, Change.record_id)
     rows = select(Change.revision, Change.kind, Change.record_id).where(Change.revision <= oldest).limit(most)
@@ -82,9 +82,9 @@ async def delete_given_up(session: AsyncSession, most: int) -> int:
 
 
 async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:
-    """What revisions `after` < r ≤ `upto` touched, each record once; None when that is more than `most`.
+    """The records that revisions `after` < r ≤ `upto` changed, each once; None if there are more than `most` changes.
 
-    `only` is a further SQL condition on `Change`.
+    `only` is an additional SQL condition on `Change`.
     """
     statement = select(Change).where(Change.revision > after, Change.revision <= upto).order_by(Change.revision)
     if only is not None:
@@ -99,7 +99,7 @@ async def between(session: AsyncSession, after: int, upto: int, most: int, only:
 
 
 async def committed_at(session: AsyncSession, revision: int) -> float:
-    """When a revision was committed, in Unix seconds; 0 when it is no longer held."""
+    """The commit time of a revision, in Unix seconds; 0 if the revision is no longer stored."""
     moment = await session.scalar(select(func.max(Change.committed_at)).where(Change.revision == revision))
     return moment.timestamp() if moment else 0.0
 

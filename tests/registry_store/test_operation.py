@@ -83,16 +83,16 @@ def taken() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--http", "TAKEN"], ["http", "address already in use"]),
-        (["--grpc", "TAKEN"], ["grpc", "address already in use"]),
-        (["--http", "nowhere"], ["http", "HOST:PORT"]),
-        (["--grpc", "127.0.0.1:99999"], ["grpc", "0 to 65535"]),
-        (["--database", "nonsense"], ["database", "sqlite:///FILE"]),
-        (["--database", "mysql://host/name"], ["database", "sqlite, postgresql"]),
-        (["--database", "sqlite://"], ["database", "no file"]),
-        (["--database", "sqlite:////nowhere/registry.db"], ["database", "unable to open"]),
-        (["--database", f"sqlite:///{__file__}"], ["database", "not a database"]),
-        (["--database", "postgresql://a:secret@127.0.0.1:1/x"], ["pepper-file", "required"]),
+        (["--http", "TAKEN"], ["`--http`: ", "address already in use"]),
+        (["--grpc", "TAKEN"], ["`--grpc`: ", "address already in use"]),
+        (["--http", "nowhere"], ["`--http`: ", "HOST:PORT"]),
+        (["--grpc", "127.0.0.1:99999"], ["`--grpc`: ", "0 to 65535"]),
+        (["--database", "nonsense"], ["`--database`: ", "sqlite:///FILE"]),
+        (["--database", "mysql://host/name"], ["`--database`: ", "sqlite, postgresql"]),
+        (["--database", "sqlite://"], ["`--database`: ", "no file"]),
+        (["--database", "sqlite:////nowhere/registry.db"], ["`--database`: ", "unable to open"]),
+        (["--database", f"sqlite:///{__file__}"], ["`--database`: ", "not a database"]),
+        (["--database", "postgresql://a:secret@127.0.0.1:1/x"], ["`--pepper-file`", "required"]),
         (["--pepper-file", "/nowhere/pepper"], ["--pepper-file", "cannot write"]),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_key_can_be_written_to_a_new_file(tmp_path: Path) -> None:
     again = run(*create)
     assert (again.exit_code, again.stderr) == (
         2,
-        f"registry-store: `--out`: `{out}` exists already, and is not overwritten\n",
+        f"registry-store: `--out`: `{out}` already exists and is not overwritten\n",
     )
     nowhere = run(*create[:-1], tmp_path / "nowhere" / "key")
     assert (nowhere.exit_code, "`--out`: cannot write" in nowhere.stderr) == (2, True)

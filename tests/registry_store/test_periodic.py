@@ -62,7 +62,7 @@ async def test_work_under_way_hears_of_the_end() -> None:
         (SQLAlchemyError("away"), "WARNING", "counting failed: away"),
         (TimeoutError("too slow"), "WARNING", "counting failed: too slow"),
         (ConnectionError("no\nmore"), "WARNING", "counting failed: no"),
-        (ValueError("wrong"), "ERROR", "a fault while counting"),
+        (ValueError("wrong"), "ERROR", "internal error while counting"),
     ],
 )
 async def test_what_is_done_by_the_clock_goes_on_after_failures(

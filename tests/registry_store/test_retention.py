@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from registry_store import retention
 from registry_store.cli import main
 from registry_store.journal import revisions
-from registry_store.journal.revisions import HELD_FOR
+from registry_store.journal.revisions import KEPT_FOR
 from registry_store.settings import Settings
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.rest.test_lists import statements
@@ -45,9 +45,9 @@ def held(store: Served) -> tuple[int, int]:
 def test_changes_are_held_for_a_week(fresh: Served) -> None:
     """Up to then nothing is deleted; then all is, and whoever has the newest revision may still resume."""
     fill(fresh.rest(), 3)
-    tidy(fresh, HELD_FOR - timedelta(hours=1))
+    tidy(fresh, KEPT_FOR - timedelta(hours=1))
     assert held(fresh) == (3, 0)
-    tidy(fresh, HELD_FOR + timedelta(hours=1))
+    tidy(fresh, KEPT_FOR + timedelta(hours=1))
     assert held(fresh) == (0, 3)
     fresh.rest().register("new-agent-prod")
     tidy(fresh)
@@ -77,7 +77,7 @@ def test_deleting_is_cut_into_transactions(fresh: Served, monkeypatch: pytest.Mo
     monkeypatch.setattr(retention, "BATCH", 2)
     fill(fresh.rest(), 5)
     with statements(fresh, of="tidy") as seen:
-        tidy(fresh, HELD_FOR + timedelta(hours=1))
+        tidy(fresh, KEPT_FOR + timedelta(hours=1))
     assert held(fresh) == (0, 5)
     assert len([statement for statement in seen if statement.startswith("DELETE FROM changes")]) == 3
 
@@ -87,12 +87,12 @@ def test_stores_may_tidy_up_side_by_side(fresh: Served) -> None:
     fill(fresh.rest(), 3)
     database = fresh.running._store.database
 
-    async def give_up(upto: int) -> None:
+    async def expire(upto: int) -> None:
         async with database.writing() as session:
-            await revisions.give_up(session, upto)
+            await revisions.expire(session, upto)
 
     for upto in (2, 1, 99):
-        fresh.run(give_up(upto))
+        fresh.run(expire(upto))
     assert held(fresh)[1] == 3
 
 

@@ -215,7 +215,7 @@ def test_wrong_settings_are_one_line(tmp_path: Path, change: dict[str, str | Non
     }
     ended = CliRunner().invoke(main, ["serve", *(part for item in options.items() if item[1] for part in item if part)])
     named = {
-        "url": "checkpoint-url: ",
+        "url": "`--checkpoint-url`: ",
         "file": "`--checkpoint-url` requires `--checkpoint-file`",
         "secret": "`--checkpoint-url` requires `--webhook-secret-file`",
     }

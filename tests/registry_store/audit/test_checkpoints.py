@@ -94,16 +94,16 @@ def test_a_file_of_another_pepper_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints"
     with CheckpointFile(path, SIGNER) as file:
         file.append(HASHES[:1], NOON)
-    with pytest.raises(StartError, match=r"the last line of .* is not signed under this pepper"):
+    with pytest.raises(StartError, match=r"the last line of .* is not signed with this pepper"):
         CheckpointFile(path, Signer(b"other"))
-    with pytest.raises(CheckpointError, match=r"line 1 of .* is not signed under this pepper"):
+    with pytest.raises(CheckpointError, match=r"line 1 of .* is not signed with this pepper"):
         list(read_file(path, Signer(b"other")))
 
 
 @pytest.mark.parametrize("path", ["nowhere/checkpoints", "."])
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, path: str) -> None:
     """By its setting."""
-    with pytest.raises(StartError, match=r"checkpoint-file: .* cannot be written"):
+    with pytest.raises(StartError, match=r"`--checkpoint-file`: .* cannot be written"):
         CheckpointFile(tmp_path / path, SIGNER)
 
 

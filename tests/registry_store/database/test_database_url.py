@@ -42,7 +42,7 @@ def test_a_wrong_url_is_said_without_its_password(url: str) -> None:
     """Before anything is connected to."""
     with pytest.raises(StartError) as refused:
         database_url(url)
-    assert str(refused.value).startswith("database: ")
+    assert str(refused.value).startswith("`--database`: ")
     assert SECRET not in str(refused.value)
 
 
@@ -72,5 +72,5 @@ def test_no_command_prints_the_password_of_a_database_that_it_cannot_use(
     options = ["--database", url.format(folder=tmp_path), *pepper, *COMMANDS[command]]
     ended = CliRunner().invoke(main, [*command.split(), *options])
     assert (ended.exit_code, len(ended.stderr.splitlines())) == (2, 1), ended.output
-    assert ended.stderr.startswith("registry-store: database: ")
+    assert ended.stderr.startswith("registry-store: `--database`: ")
     assert SECRET not in ended.output

@@ -155,5 +155,5 @@ def test_a_job_says_what_the_outage_does_not_explain(caplog: pytest.LogCaptureFi
         "taking checkpoints failed: disk full",
         "taking checkpoints works again",
         "the database is out of reach: gone",
-        "a fault while taking checkpoints",
+        "internal error while taking checkpoints",
     ]

@@ -72,7 +72,7 @@ def test_a_symlink_to_a_file_is_read(folder: Path, tmp_path: Path) -> None:
 def test_a_symlink_to_nothing_is_an_error(folder: Path, name: str) -> None:
     """Of any name: it may have been a folder of agents."""
     (folder / name).symlink_to("nowhere")
-    assert faults(folder) == [f"{folder / name}:1: is a symlink to what is not there"]
+    assert faults(folder) == [f"{folder / name}:1: is a broken symlink"]
 
 
 def test_a_symlink_to_itself_is_an_error(folder: Path) -> None:

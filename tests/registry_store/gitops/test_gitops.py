@@ -148,7 +148,7 @@ def test_nothing_is_removed_without_prune(repository: Repository) -> None:
     assert [note.split("`")[1] for note in notes] == ["high value", "files", "no nights"]
     assert repository.dry_run().exit_code == 0
     (repository.folder / "registry.yaml").write_text(dump(AGENT))
-    assert "note: 1 agent is not in the folder and stays; --prune retires for good" in repository.dry_run().stdout
+    assert "note: 1 agent is not in the folder and stays; --prune retires it permanently" in repository.dry_run().stdout
     repository.write(AGENT | {"policies": []})
     pruned = repository.apply("--yes", "--prune", "--note", "SEC-3")
     assert pruned.stdout.splitlines() == [
@@ -156,7 +156,7 @@ def test_nothing_is_removed_without_prune(repository: Repository) -> None:
         '    - policies["high value"]: {"policy_name": "high value", "conditions": {"amount_above": 5000}, '
         '"policy_action": "require_approval"}',
         "- agent `other-agent-prod`",
-        "    retired for good: its id is not used again",
+        "    retired permanently: its id is never reused",
         "- organisation_policy `no nights`",
         "- mcp_server `files`",
         "plan: 0 to create, 1 to change, 3 to remove, 0 unchanged",
@@ -189,7 +189,7 @@ def test_applying_ends_no_suspension(repository: Repository) -> None:
     repository.write(AGENT | {"auto_approve_below": 5})
     applied = repository.apply("--yes")
     assert applied.exit_code == 0
-    assert "note: agent `finance-books-prod` is suspended and stays so" in applied.stdout
+    assert "note: agent `finance-books-prod` is suspended and stays suspended" in applied.stdout
     agent = repository.admin.get(f"{REGISTRY}/finance-books-prod").body
     assert (agent["status"], agent["auto_approve_below"]) == ("suspended", 5)
     assert repository.dry_run().exit_code == 0
@@ -240,7 +240,7 @@ def test_every_problem_of_every_file_is_told_before_anything_is_done(repository:
         ["f.yaml:2:", "not"],
         ["good.yaml:2:", "server_name:"],
     ]
-    assert f"is at {folder}b.yml:2 already" in ended.stderr
+    assert f"also at {folder}b.yml:2" in ended.stderr
     assert repository.admin.get("/api/agents/mcp/servers").body["total"] == 0
 
 
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_read_prunes_no_agent(repository: Repository) -> N
     ended = repository.apply("--prune", "--yes")
     file = repository.folder / "agent.yaml"
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert ended.stderr == f"{file}:1: is a symlink to what is not there\n"
+    assert ended.stderr == f"{file}:1: is a broken symlink\n"
     assert repository.admin.get(f"{REGISTRY}/{AGENT['agent_id']}").body["status"] == "active"
 
 
@@ -279,7 +279,7 @@ def test_what_changed_since_the_plan_is_not_overwritten(
         repository.admin.put(f"{REGISTRY}/finance-books-prod", {"auto_approve_below": 7})
         return True
 
-    monkeypatch.setattr("registry_store.cli.gitops._agreed", meanwhile)
+    monkeypatch.setattr("registry_store.cli.gitops._confirmed", meanwhile)
     ended = repository.apply()
     assert ended.exit_code == 2
     assert "agent `finance-books-prod`: the record has changed" in ended.stderr
@@ -346,7 +346,7 @@ def test_an_export_writes_through_no_symlink(repository: Repository, tmp_path: P
     file.symlink_to(tmp_path / "elsewhere.yaml")
     ended = repository.export(exported)
     assert ended.exit_code == 2
-    assert f"{file}:1: is a symlink to what is not there" in ended.stderr
+    assert f"{file}:1: is a broken symlink" in ended.stderr
     assert not (tmp_path / "elsewhere.yaml").exists()
 
 

@@ -115,7 +115,7 @@ def test_a_message_shows_a_value_as_it_was_given(admin: Rest) -> None:
     """Not in lower case."""
     answer = admin.get("/api/activity?since=Noon")
     assert answer.body["errors"] == [
-        {"path": "since", "message": "value error, `Noon` is not a time as 2030-01-31T12:00:00Z"}
+        {"path": "since", "message": "value error, `Noon` is not a time such as 2030-01-31T12:00:00Z"}
     ]
 
 
