@@ -1,4 +1,4 @@
-"""Advice on a record that is valid, but probably not what its author meant."""
+"""Warnings about records that are valid but probably not what the author meant."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ EXACT = ("allowed_action_types", "allowed_resources", "blocked_resources")
 
 
 def on_agent(configuration: Mapping[str, Any]) -> list[str]:
-    """What an experienced reader would remark on."""
+    """The warnings about an agent's configuration."""
     return [*_on_id(configuration["agent_id"]), *_on_wildcards(configuration)]
 
 
@@ -23,14 +23,14 @@ def _on_id(agent_id: str) -> list[str]:
     if any(word not in VAGUE and not word.isdigit() for word in words):
         return []
     return [
-        f"agent_id `{agent_id}` says nothing of team, purpose or environment; "
+        f"agent_id `{agent_id}` does not name a team, purpose or environment; "
         "better: `finance-transaction-processor-prod`"
     ]
 
 
 def _on_wildcards(configuration: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name} holds `{entry}`: entries match exactly, `*` stands for itself"
+        f"{name} contains `{entry}`: entries match exactly, `*` is not a wildcard"
         for name in EXACT
         for entry in configuration[name]
         if "*" in entry

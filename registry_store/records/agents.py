@@ -1,4 +1,4 @@
-"""Agents: registered, changed, activated, suspended, retired; never erased."""
+"""Agents: register, change, activate, suspend and retire them. Agents are never deleted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,13 +20,13 @@ from registry_store.records import versions
 
 DEFAULTS: Document = {name: to_json(field.default) for name, field in CONFIGURATION.items()}
 CHANGE_BODY: dict[str, Field] = CONFIGURATION | {
-    "version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")
+    "version_notes": Field(PROSE, "", about="Reason for the change; the note of the new version")
 }
-"""What a caller may write to change an agent."""
+"""The fields of a request that changes an agent."""
 
 ROLLBACK_BODY: dict[str, Field] = {
-    "target_version": Field(VERSION, "", required=True, about="The version to make active again, as 1.0.0"),
-    "reason": Field(PROSE, "", about="Why; the activity log keeps it"),
+    "target_version": Field(VERSION, "", required=True, about="Version to restore, such as 1.0.0"),
+    "reason": Field(PROSE, "", about="Reason, kept in the activity log"),
 }
 
 ALLOWED_FROM = {
@@ -38,7 +38,7 @@ ACTIVITY_OF = {Status.ACTIVE: "activated", Status.SUSPENDED: "suspended", Status
 
 
 async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: bool) -> Agent:
-    """Add an agent as a draft (as active where `activate`), version 1.0.0; `ConflictError` if the id was ever used."""
+    """Adds an agent as a draft (active if `activate`), version 1.0.0; `ConflictError` if the id was ever used."""
     configuration = to_json(read_configuration(body))
     agent_id = configuration["agent_id"]
     if await session.get(Agent, agent_id) is not None:
@@ -73,7 +73,7 @@ async def get(session: AsyncSession, agent_id: str) -> Agent:
 
 
 async def get_changeable(session: AsyncSession, agent_id: str) -> Agent:
-    """The agent; `ConflictError` if it is retired, for what is retired stays as it was."""
+    """The agent; `ConflictError` if it is retired, because retired agents cannot be changed."""
     agent = await get(session, agent_id)
     if agent.status == "retired":
         raise ConflictError(f"agent `{agent_id}` is retired")
@@ -81,7 +81,7 @@ async def get_changeable(session: AsyncSession, agent_id: str) -> Agent:
 
 
 async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
-    """Put the fields of `body` in place of the agent's; what bears on security makes a version."""
+    """Changes the fields in `body`; a change to a security-relevant field makes a version."""
     before = configuration_of(agent)
     after, notes = _merged(before, body, agent.agent_id)
     fields = versions.changed_fields(before, after)
@@ -102,7 +102,7 @@ async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -
 
 
 async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
-    """Make a stored version active again, with its configuration; nothing happens where both are so already."""
+    """Restores a stored version and its configuration; does nothing if both are already active."""
     values = read_values(body, ROLLBACK_BODY)
     target, left = values["target_version"], agent.version
     version = await versions.get(session, agent.agent_id, target)
@@ -124,7 +124,7 @@ async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor)
 
 
 async def set_status(session: AsyncSession, agent: Agent, status: Status, reason: str, actor: Actor) -> None:
-    """Move the agent to `status`; nothing happens if it is there, `ConflictError` if no way leads there."""
+    """Changes the status; does nothing if it is the same, `ConflictError` if the change is not allowed."""
     before = Status(agent.status)
     if before is status:
         return
@@ -146,7 +146,7 @@ async def set_status(session: AsyncSession, agent: Agent, status: Status, reason
 async def set_status_of_all(
     session: AsyncSession, agent_ids: Sequence[str], before: Status, after: Status, *, reason: str, actor: Actor
 ) -> None:
-    """Move agents that all are `before` to `after`, in one revision, with an entry for each."""
+    """Changes the status of agents that are all `before` to `after`, in one revision, with a log entry for each."""
     if not agent_ids:
         return
     revision = await revisions.advance_all(session, RecordKind.AGENT, agent_ids, actor.at)
@@ -165,18 +165,18 @@ async def set_status_of_all(
 
 
 async def touch(session: AsyncSession, agent: Agent, actor: Actor, lost_tags: Iterable[str] = ()) -> None:
-    """Note that the agent's record changed in this transaction's revision."""
+    """Records that the agent changed in this transaction's revision."""
     agent.revision = await revisions.advance(session, RecordKind.AGENT, agent.agent_id, actor.at, lost_tags)
     agent.updated_at = actor.at
 
 
 def configuration_of(agent: Agent) -> Document:
-    """Every field that a caller may write, also those that are younger than the stored row."""
+    """Every field that a caller may write; fields that are newer than the stored row have their defaults."""
     return DEFAULTS | agent.configuration
 
 
 def document(agent: Agent) -> Document:
-    """The agent as REST shows it."""
+    """The agent in the form of the REST interface."""
     state = {
         "status": agent.status,
         "version": agent.version,
@@ -188,7 +188,7 @@ def document(agent: Agent) -> Document:
 
 
 def synced_document(agent: Agent, policies: Sequence[Document]) -> Document:
-    """The agent as sidecars get it: what `pdp.core.records.read_agent` reads."""
+    """The agent in the form that sidecars receive and `pdp.core.records.read_agent` reads."""
     return configuration_of(agent) | {
         "status": agent.status,
         "version": agent.version,
@@ -206,7 +206,7 @@ async def _configure(session: AsyncSession, agent: Agent, after: Document, actor
 
 
 def _check_compiles(agent: Agent) -> None:
-    # Without its policies, each of which was checked as it was written.
+    # Without the policies: each was checked when it was written.
     check_synced(synced_document(agent, ()), read_agent)
 
 
@@ -214,7 +214,7 @@ def _restorable(version: AgentVersion) -> Document:
     try:
         return Document(to_json(read_configuration(DEFAULTS | version.configuration)))
     except InvalidRecordError as error:
-        raise ConflictError(f"version `{versions.version_of(version.minor)}` is not valid any more: {error}") from None
+        raise ConflictError(f"version `{versions.version_of(version.minor)}` is no longer valid: {error}") from None
 
 
 def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Document, str]:

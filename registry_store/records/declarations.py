@@ -1,4 +1,4 @@
-"""Declarations: an agent with its policies as one document, the way a folder of YAML says what shall be."""
+"""Declarations: an agent with its policies as one document, as in a folder of YAML files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 
 class Declared(Enum):
-    """What a declaration may say of the status; to retire an agent is no state to be in, but an end."""
+    """The statuses that a declaration may set; it cannot retire an agent."""
 
     DRAFT = "draft"
     ACTIVE = "active"
@@ -32,18 +32,18 @@ class Declared(Enum):
 
 
 OWN_FIELDS: dict[str, Field] = {
-    "status": Field(OrNull(Choice(Declared)), None, about="null: as it is; a new agent as registration makes it"),
-    "policies": Field(ListOf(POLICY_BODY_KIND, MAX_POLICIES, distinct=False), (), about="All of the agent's policies"),
+    "status": Field(OrNull(Choice(Declared)), None, about="null: keep it; a new agent as registration sets it"),
+    "policies": Field(ListOf(POLICY_BODY_KIND, MAX_POLICIES, distinct=False), (), about="All policies of the agent"),
 }
-NOTES: dict[str, Field] = {"version_notes": Field(PROSE, "", about="Why; the note of the version that this makes")}
+NOTES: dict[str, Field] = {"version_notes": Field(PROSE, "", about="Reason of the change; note of the new version")}
 BODY: dict[str, Field] = CONFIGURATION | OWN_FIELDS | NOTES
-"""What a caller may write; what is left out has its default, `status` excepted."""
+"""The fields that a caller may write; missing fields have their defaults, except `status`."""
 _KIND = ObjectOf(BODY, AGENT_BODY_KIND.check)
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A declaration that was read: every field of the configuration, and every field of every policy."""
+    """A declaration with every field of the configuration and of each policy."""
 
     configuration: Document
     status: Status | None
@@ -52,13 +52,13 @@ class Declaration:
 
     @property
     def agent_id(self) -> str:
-        """Which agent it is of."""
+        """The id of the declared agent."""
         agent_id: str = self.configuration["agent_id"]
         return agent_id
 
 
 def read(body: Any) -> Declaration:
-    """A declaration as a caller wrote it; `InvalidRecordError` with every problem."""
+    """Reads a declaration; `InvalidRecordError` with every problem."""
     problems = Problems()
     values = _KIND.read(body, "", problems)
     _check_names(values["policies"], problems)
@@ -73,9 +73,9 @@ def read(body: Any) -> Declaration:
 async def apply(
     session: AsyncSession, agent: Agent | None, wanted: Declaration, actor: Actor, *, activate: bool
 ) -> Agent:
-    """Make the agent what the declaration says, registering it where it is None; `activate` as for `agents.register`.
+    """Applies a declaration; registers the agent if it is None, with `activate` as for `agents.register`.
 
-    `ConflictError` where no way leads there: a retired agent, a draft of what is none any more, an end to a suspension.
+    `ConflictError` if the change is not allowed: to a retired agent, back to a draft, or out of a suspension.
     """
     if agent is None:
         own_status = wanted.status is None and activate
@@ -89,14 +89,14 @@ async def apply(
 
 
 async def document(session: AsyncSession, agent: Agent) -> Document:
-    """The agent as a declaration that `read` reads again, every field of it."""
+    """The agent as a declaration for `read`, with every field."""
     return (await _documents(session, [agent]))[0]
 
 
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[Document], int]:
-    """Declarations of the agents that are not retired, by id, and how many there are.
+    """A page of declarations of agents that are not retired, by id, and the total count.
 
-    A page holds less than `limit` where its policies would be larger than `MAX_PAGE_BYTES`.
+    The page has fewer than `limit` items if its policies would be larger than `MAX_PAGE_BYTES`.
     """
     living = Agent.status != Status.RETIRED.value
     total = await session.scalar(select(func.count()).select_from(Agent).where(living))
@@ -128,13 +128,13 @@ async def _apply_policies(session: AsyncSession, agent_id: str, wanted: Sequence
     owned = await session.scalars(select(Policy).where(Policy.agent_id == agent_id))
     present = {policy.policy_name: policy for policy in owned}
     names = {body["policy_name"] for body in wanted}
-    for name in present.keys() - names:  # first, so that they make room
+    for name in present.keys() - names:  # first, to make room
         await policies.remove(session, present[name], "", actor)
     for index, body in enumerate(wanted):
         policy = present.get(body["policy_name"])
         if policy is not None:
             await policies.change(session, policy, body, actor)
-        else:  # policies of one priority are evaluated oldest first: in the order in which they are declared
+        else:  # policies of the same priority are evaluated oldest first, so this keeps the declared order
             moment = actor.at + timedelta(microseconds=index)
             await policies.add(session, agent_id, body, replace(actor, at=moment))
 
@@ -146,9 +146,9 @@ async def _apply_status(session: AsyncSession, agent: Agent, wanted: Declaration
     if wanted.status is Status.DRAFT:
         raise ConflictError(f"agent `{agent.agent_id}` is {before.value} and cannot become a draft again")
     if before is Status.SUSPENDED:
-        # Whoever suspended it, by an emergency stop perhaps, shall not be overruled by the next run of a pipeline.
+        # A pipeline must not undo a suspension by a person, such as an emergency stop.
         raise ConflictError(
-            f"agent `{agent.agent_id}` is suspended: no declaration ends that, `activate` or `release` does"
+            f"agent `{agent.agent_id}` is suspended: only `activate` or `release` ends a suspension, not a declaration"
         )
     await agents.set_status(session, agent, Status.ACTIVE, wanted.notes, actor)
     await agents.set_status(session, agent, wanted.status or before, wanted.notes, actor)
@@ -161,5 +161,5 @@ def _check_names(bodies: Sequence[Document], problems: Problems) -> None:
         if problems.full:
             return
         if name and seen.setdefault(name, index) != index:
-            message = f"{quote(name)} is that of policies[{seen[name]}] already"
+            message = f"duplicate name {quote(name)}: also in policies[{seen[name]}]"
             problems.append(Problem(f"policies[{index}].policy_name", message))

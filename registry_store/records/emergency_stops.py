@@ -1,4 +1,4 @@
-"""Emergency stops: suspend at once every active agent of a selector, and later undo exactly that."""
+"""Emergency stops: suspend all active agents of a selector at once, and later activate exactly these."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ SELECTOR: dict[str, Field] = {
     "agent_ids": Field(ListOf(AGENT_ID, 1000), (), about="Only these agents; empty: any"),
     "tags": Field(TAGS, (), about="Only agents with one of these tags; empty: any"),
     "agent_types": Field(ListOf(Choice(AgentType), 5), (), about="Only agents of one of these types; empty: any"),
-    "all": Field(Flag(), False, about="Every agent: said in so many words, instead of a selector that is empty"),
+    "all": Field(Flag(), False, about="Every agent; must be explicit, because an empty selector is rejected"),
 }
-STOP_BODY = SELECTOR | {"reason": Field(PROSE, "", about="Why; the activity log keeps it with every agent")}
+STOP_BODY = SELECTOR | {"reason": Field(PROSE, "", about="Reason, kept in the activity log for each agent")}
 RELEASE_BODY: dict[str, Field] = {
-    "stop_id": Field(Text(64, 1), "", required=True, about="The stop to undo"),
-    "reason": Field(PROSE, "", about="Why; the activity log keeps it with every agent"),
+    "stop_id": Field(Text(64, 1), "", required=True, about="Id of the stop to release"),
+    "reason": Field(PROSE, "", about="Reason, kept in the activity log for each agent"),
 }
 
 IN_FORCE = EmergencyStop.released_at.is_(None)
 
 
 async def stop(session: AsyncSession, body: Any, actor: Actor) -> tuple[EmergencyStop, Document]:
-    """Suspend every active agent of the selector; the second value says what this did.
+    """Suspends every active agent of the selector; also returns the effects as a document.
 
-    A selector whose stop is in force already widens that stop to the agents that became active since. An agent that
-    another stop keeps suspended is kept by this one too, so that the first release does not let it go.
+    If the selector already has a stop in force, that stop is extended to agents that became active since. An agent that
+    another stop keeps suspended is added to this stop too, so that releasing one of them does not activate it.
     """
     values = read_values(body, STOP_BODY)
     _check_selector(values)
@@ -62,7 +62,7 @@ async def stop(session: AsyncSession, body: Any, actor: Actor) -> tuple[Emergenc
 
 
 async def release(session: AsyncSession, body: Any, actor: Actor) -> tuple[EmergencyStop, Document]:
-    """Activate what the stop suspended, but for agents that a person or another stop suspends still."""
+    """Activates the agents of the stop, except those that a person or another stop keeps suspended."""
     values = read_values(body, RELEASE_BODY)
     stopped = await get(session, values["stop_id"])
     if stopped.released_at is not None:
@@ -90,8 +90,8 @@ async def release(session: AsyncSession, body: Any, actor: Actor) -> tuple[Emerg
     return stopped, {"activated": len(activated)}
 
 
-async def let_go(session: AsyncSession, agent_id: str, actor: Actor) -> None:
-    """A person has decided on this agent: no release changes its status any more."""
+async def remove_agent(session: AsyncSession, agent_id: str, actor: Actor) -> None:
+    """Removes the agent from all stops in force, after a person has set its status: no release changes it any more."""
     in_force = select(EmergencyStop.stop_id).where(IN_FORCE)
     gone = await session.scalars(
         delete(StoppedAgent)
@@ -99,13 +99,13 @@ async def let_go(session: AsyncSession, agent_id: str, actor: Actor) -> None:
         .returning(StoppedAgent.stop_id)
     )
     for stop_id in sorted(gone):
-        described = f"agent `{agent_id}` left emergency stop `{stop_id}`, whose release leaves it as it is"
+        described = f"agent `{agent_id}` left emergency stop `{stop_id}`, whose release will not change its status"
         subject = Subject("emergency_stop", stop_id, agent_id)
         await activity.append(session, actor, "emergency_stop_left", described, subject)
 
 
 async def get(session: AsyncSession, stop_id: str) -> EmergencyStop:
-    """The stop; `NotFoundError` if there was none of that id."""
+    """The stop; `NotFoundError` if the id is unknown."""
     stopped = await session.get(EmergencyStop, stop_id)
     if stopped is None:
         raise NotFoundError(f"no emergency stop `{stop_id}`")
@@ -113,7 +113,7 @@ async def get(session: AsyncSession, stop_id: str) -> EmergencyStop:
 
 
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[list[Document], int]:
-    """Stops, those in force first, then the newest; and how many there are."""
+    """A page of stops, those in force first, then the newest, and the total count."""
     total = await session.scalar(select(func.count()).select_from(EmergencyStop))
     order = (EmergencyStop.released_at.is_not(None), EmergencyStop.created_at.desc(), EmergencyStop.stop_id)
     rows = (await session.scalars(select(EmergencyStop).order_by(*order).limit(limit).offset(offset))).all()
@@ -122,14 +122,14 @@ async def page(session: AsyncSession, limit: int, offset: int) -> tuple[list[Doc
 
 
 async def agents_of(session: AsyncSession, stop_id: str, limit: int, offset: int) -> tuple[Sequence[str], int]:
-    """The ids of the agents that the stop keeps or kept suspended, and how many there are."""
+    """A page of the ids of the agents in the stop, and the total count."""
     ids = select(StoppedAgent.agent_id).where(StoppedAgent.stop_id == stop_id).order_by(StoppedAgent.agent_id)
     rows = await session.scalars(ids.limit(limit).offset(offset))
     return rows.all(), (await _counts(session, [stop_id])).get(stop_id, 0)
 
 
 def document(stopped: EmergencyStop, count: int) -> Document:
-    """The stop as REST shows it, with how many agents it keeps or kept suspended."""
+    """The stop in the form of the REST interface; `count` is the number of its agents."""
     return Document(
         to_json(
             {
@@ -213,7 +213,7 @@ def _selector(values: dict[str, Any]) -> dict[str, Any]:
 def _check_selector(values: dict[str, Any]) -> None:
     narrowed = any(values[name] for name in ("agent_ids", "tags", "agent_types"))
     if values["all"] and narrowed:
-        raise InvalidRecordError([Problem("all", "stands alone: without agent_ids, tags and agent_types")])
+        raise InvalidRecordError([Problem("all", "cannot be combined with agent_ids, tags or agent_types")])
     if not values["all"] and not narrowed:
         raise InvalidRecordError(
             [Problem("", "the selector is empty: give agent_ids, tags, agent_types, or `all`: true")]

@@ -1,4 +1,4 @@
-"""MCP servers, and how their tools are governed."""
+"""MCP servers and the governance of their tools."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ DEFAULTS: Document = {name: to_json(field.default) for name, field in SERVER_BOD
 
 
 async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
-    """Add a server; `ConflictError` if the name is taken."""
+    """Adds a server; `ConflictError` if the name is taken."""
     values = to_json(read_server_body(body))
     check_synced(values, read_server)
     name = values["server_name"]
@@ -39,7 +39,7 @@ async def add(session: AsyncSession, body: Any, actor: Actor) -> McpServer:
 
 
 async def get(session: AsyncSession, name: str) -> McpServer:
-    """The server; `NotFoundError` if there is none of that name."""
+    """The server; `NotFoundError` if the name is unknown."""
     server = await session.get(McpServer, name)
     if server is None:
         raise NotFoundError(f"no MCP server `{name}`")
@@ -47,14 +47,14 @@ async def get(session: AsyncSession, name: str) -> McpServer:
 
 
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[McpServer], int]:
-    """Servers by name, and how many there are."""
+    """A page of servers, by name, and the total count."""
     total = await session.scalar(select(func.count()).select_from(McpServer))
     rows = await session.scalars(select(McpServer).order_by(McpServer.server_name).limit(limit).offset(offset))
     return rows.all(), total or 0
 
 
 async def change(session: AsyncSession, server: McpServer, body: Any, actor: Actor) -> None:
-    """Put the fields of `body` in place of the server's."""
+    """Changes the fields in `body`."""
     if not isinstance(body, Mapping):
         raise InvalidRecordError([Problem("", "the body is not an object")])
     if body.get("server_name", server.server_name) != server.server_name:
@@ -80,7 +80,7 @@ async def change(session: AsyncSession, server: McpServer, body: Any, actor: Act
 
 
 async def remove(session: AsyncSession, server: McpServer, reason: str, actor: Actor) -> None:
-    """Delete the server; actions that name it are blocked from then on."""
+    """Deletes the server; actions that name it are then blocked."""
     await revisions.advance(session, RecordKind.MCP_SERVER, server.server_name, actor.at)
     await session.delete(server)
     described = reason or f"MCP server `{server.server_name}` removed"
@@ -90,12 +90,12 @@ async def remove(session: AsyncSession, server: McpServer, reason: str, actor: A
 
 
 def body_of(server: McpServer) -> Document:
-    """Every field that a caller may write, also those that are younger than the stored row; what sidecars get."""
+    """Every field that a caller may write; fields that are newer than the stored row have their defaults."""
     return DEFAULTS | server.body
 
 
 def document(server: McpServer) -> Document:
-    """The server as REST shows it."""
+    """The server in the form of the REST interface."""
     state = {
         "revision": server.revision,
         "created_at": server.created_at,

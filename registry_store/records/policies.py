@@ -1,4 +1,4 @@
-"""Policies: an agent's own, and the organisation's, which bind the agents of a selector."""
+"""Policies of agents, and policies of the organisation for the agents of a selector."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,14 +26,14 @@ from registry_store.journal.activity import Actor, Subject
 from registry_store.records import agents, versions
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of one owner's policies together: what a sidecar must take in one message."""
+"""Maximum total size of the policies of one owner: a sidecar gets them in one message."""
 
 BODY_OF_AGENT = POLICY_BODY
 BODY_OF_ORGANISATION = POLICY_BODY | {"applies_to": APPLIES_TO}
 
 
 async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Actor) -> Policy:
-    """Add a policy to an agent, or to the organisation if `agent_id` is None; `ConflictError` if the name is taken."""
+    """Adds a policy to an agent, or to the organisation if `agent_id` is None; `ConflictError` if the name is taken."""
     values = to_json(_reader(agent_id)(body))
     policy = Policy(policy_id=f"pol_{uuid4().hex}", agent_id=agent_id, created_at=actor.at, updated_at=actor.at, size=0)
     await _check_name(session, policy, values["policy_name"])
@@ -48,7 +48,7 @@ async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Act
 
 
 async def get(session: AsyncSession, agent_id: str | None, policy_id: str) -> Policy:
-    """The policy of this owner; `NotFoundError` if it has none of that id."""
+    """The policy of this owner; `NotFoundError` if the owner has no policy with this id."""
     policy = await session.get(Policy, policy_id)
     if policy is None or policy.agent_id != agent_id:
         raise NotFoundError(f"no policy `{policy_id}`" + (f" of agent `{agent_id}`" if agent_id else ""))
@@ -56,7 +56,7 @@ async def get(session: AsyncSession, agent_id: str | None, policy_id: str) -> Po
 
 
 async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: int) -> tuple[Sequence[Policy], int]:
-    """The owner's policies in the order of evaluation, and how many there are."""
+    """A page of the owner's policies, in the order of evaluation, and the total count."""
     total = await session.scalar(select(func.count()).select_from(Policy).where(_owned(agent_id)))
     rows = await session.scalars(
         select(Policy)
@@ -69,7 +69,7 @@ async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: 
 
 
 async def change(session: AsyncSession, policy: Policy, body: Any, actor: Actor) -> None:
-    """Put the fields of `body` in place of the policy's."""
+    """Changes the fields in `body`."""
     before = body_of(policy)
     if not isinstance(body, Mapping):
         raise InvalidRecordError([Problem("", "the body is not an object")])
@@ -93,7 +93,7 @@ async def change(session: AsyncSession, policy: Policy, body: Any, actor: Actor)
 
 
 async def remove(session: AsyncSession, policy: Policy, reason: str, actor: Actor) -> None:
-    """Delete the policy; the activity log keeps what it said."""
+    """Deletes the policy; the activity log keeps its content."""
     await _touch(session, policy, actor)
     await session.delete(policy)
     described = reason or f"policy `{policy.policy_name}` removed"
@@ -101,13 +101,13 @@ async def remove(session: AsyncSession, policy: Policy, reason: str, actor: Acto
 
 
 def body_of(policy: Policy) -> Document:
-    """Every field that a caller may write, also those that are younger than the stored row."""
+    """Every field that a caller may write; fields that are newer than the stored row have their defaults."""
     fields = BODY_OF_AGENT if policy.agent_id else BODY_OF_ORGANISATION
     return {name: to_json(field.default) for name, field in fields.items()} | policy.body
 
 
 def document(policy: Policy) -> Document:
-    """The policy as REST shows it."""
+    """The policy in the form of the REST interface."""
     state = {
         "policy_id": policy.policy_id,
         "agent_id": policy.agent_id,
@@ -119,7 +119,7 @@ def document(policy: Policy) -> Document:
 
 
 def synced_document(policy: Policy) -> Document:
-    """The policy as sidecars get it."""
+    """The policy in the form that sidecars receive."""
     return body_of(policy) | {"policy_id": policy.policy_id, "created_at": to_json(policy.created_at)}
 
 
@@ -154,7 +154,7 @@ async def _check_room(session: AsyncSession, policy: Policy) -> None:
         )
     ).one()
     if count >= MAX_POLICIES:
-        raise ConflictError(f"there are {count} policies already, and {MAX_POLICIES} is the most")
+        raise ConflictError(f"there are already {count} policies; the maximum is {MAX_POLICIES}")
     if size + policy.size > MAX_BYTES:
         raise ConflictError(f"the policies together would be larger than {MAX_BYTES} bytes")
 

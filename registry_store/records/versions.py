@@ -1,4 +1,4 @@
-"""Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, … of which one is active."""
+"""Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, …; one of them is active."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,18 +43,18 @@ VERSIONED = frozenset(
         "time_window_days",
     }
 )
-"""A change to any of these makes a version."""
+"""A change to any of these fields makes a version."""
 
 INITIAL_NOTE = "Initial registration"
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The fields whose values differ, in the order of `after`."""
+    """The fields with different values, in the order of `after`."""
     return [name for name in after if name not in before or not same_json(before[name], after[name])]
 
 
 def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:
-    """Store the agent's configuration as the next version after the highest ever used, and make it the active one."""
+    """Stores the agent's configuration as the next version after the highest ever used, and activates it."""
     agent.latest_minor += 1
     agent.version = version_of(agent.latest_minor)
     session.add(
@@ -70,7 +70,7 @@ def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:
 
 
 async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) -> tuple[Sequence[AgentVersion], int]:
-    """The agent's versions, newest first, and how many there are; without their configurations."""
+    """A page of the agent's versions, newest first and without configurations, and the total count."""
     of_agent = AgentVersion.agent_id == agent_id
     total = await session.scalar(select(func.count()).select_from(AgentVersion).where(of_agent))
     rows = await session.scalars(
@@ -85,7 +85,7 @@ async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) ->
 
 
 async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
-    """The version by its name; `NotFoundError` if the agent never had it."""
+    """The version with this name; `NotFoundError` if the agent never had it."""
     found = None
     if match := re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version):
         found = await session.get(AgentVersion, (agent_id, int(match[1])))
@@ -95,7 +95,7 @@ async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersio
 
 
 def document(version: AgentVersion, active: str) -> Document:
-    """The version as lists show it; `active` is the name of the agent's active one."""
+    """The version in the form of lists; `active` is the name of the agent's active version."""
     name = version_of(version.minor)
     return {
         "version": name,
@@ -107,15 +107,15 @@ def document(version: AgentVersion, active: str) -> Document:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Document]:
-    """Each field whose value differs between two configurations, with both values."""
+    """The fields that differ between two configurations, with both values."""
     return [{"field": name, "before": before.get(name), "after": after[name]} for name in changed_fields(before, after)]
 
 
 def default_note(fields: Iterable[str]) -> str:
-    """The note of a change whose author left none."""
+    """The note of a change without a note of its author."""
     return f"Updated: {', '.join(fields)}"
 
 
 def version_of(minor: int) -> str:
-    """A version's name by its number."""
+    """The name of the version with this minor number."""
     return f"1.{minor}.0"

@@ -1,1 +1,1 @@
-"""The REST interface: one router a noun, which owns the transaction."""
+"""The REST interface: one router per noun; each route owns its transaction."""

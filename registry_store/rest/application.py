@@ -1,4 +1,4 @@
-"""The FastAPI application: routers, errors, measures."""
+"""The FastAPI application: routers, error handlers and metrics."""
 
 import time
 from functools import partial
@@ -10,36 +10,36 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry_store.metrics import Metrics
 from registry_store.rest import documentation
 from registry_store.rest.exchange import problems
-from registry_store.rest.openapi import TAGS, described
+from registry_store.rest.openapi import TAGS, openapi_document
 from registry_store.rest.table import ROUTERS, allowed
 from registry_store.store import Store
 
 
 def application(store: Store) -> FastAPI:
-    """The REST interface of this store."""
+    """Builds the REST interface of a store."""
     app = FastAPI(
         title="registry-store",
         description="The registry of AI agents: agents, policies, MCP servers, keys",
         version=version("agent-pdp"),
-        generate_unique_id_function=lambda route: route.name,  # each has a name of its own
+        generate_unique_id_function=lambda route: route.name,  # route names are unique
         openapi_tags=TAGS,
-        redirect_slashes=False,  # a redirected request would be another one than the client sent
-        openapi_url=None,  # it and the pages are routes of our own, as strict as the others
+        redirect_slashes=False,  # a redirect would change the request
+        openapi_url=None,  # this and the pages are routes of this package, as strict as the others
         docs_url=None,
         redoc_url=None,
     )
-    app.openapi = partial(described, app)  # type: ignore[method-assign]  # FastAPI's own way to describe it otherwise
+    app.openapi = partial(openapi_document, app)  # type: ignore[method-assign]  # the documented way to replace it
     app.state.store = store
     problems.install(app, allowed)
     for router in ROUTERS:
         app.include_router(router)
     documentation.install(app)
-    app.add_middleware(Measured, metrics=store.metrics)
+    app.add_middleware(RequestMetrics, metrics=store.metrics)
     return app
 
 
-class Measured:
-    """Counts and times each request by its route, never by its path, whose values have no bound."""
+class RequestMetrics:
+    """Counts and times requests by route; paths have an unlimited number of values."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

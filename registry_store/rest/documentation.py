@@ -1,7 +1,7 @@
-"""What the interface says of itself: `/`, `/openapi.json`, and `/docs`, on which it can be tried.
+"""Pages that describe the interface: `/`, `/openapi.json`, and `/docs` to try it.
 
-The scripts of `/docs` come from this package alone. The routes close over nothing: FastAPI keeps the functions that it
-has seen for as long as the process lives.
+The scripts of `/docs` are served from here, not from another host. The routes are not closures: FastAPI keeps a
+reference to every route function until the process ends.
 """
 
 from importlib.metadata import version
@@ -22,12 +22,12 @@ ASSETS_PATH = "/docs/assets"
 _INDEX = index(
     "registry-store",
     version("agent-pdp"),
-    "The registry of AI agents. Its interface is under /api and needs a key: Authorization: Bearer owkai_…",
+    "The registry of AI agents. The REST interface is under /api and requires a key: Authorization: Bearer owkai_…",
     {
-        "/docs": "the interface, to read and to try",
-        "/openapi.json": "the same, for programs",
+        "/docs": "documentation, to read and try the interface",
+        "/openapi.json": "the interface as an OpenAPI document",
         "/healthz": "whether the process answers",
-        "/readyz": "whether it should get requests",
+        "/readyz": "whether it accepts requests",
         "/metrics": "metrics for Prometheus",
     },
 )
@@ -35,26 +35,26 @@ _router = APIRouter(include_in_schema=False, route_class=Strict)
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page and what it needs."""
+    """Adds the pages and their assets."""
     app.include_router(_router)
     app.mount(ASSETS_PATH, StaticFiles(directory=ASSETS))
 
 
 @_router.api_route("/", methods=["GET", "HEAD"])
 async def root(request: Request) -> Response:
-    """What this is and where to look: HTML for a browser, else JSON."""
+    """The name of this program and links: HTML for a browser, else JSON."""
     return _INDEX(request.headers.get("accept", ""))
 
 
 @_router.api_route("/openapi.json", methods=["GET", "HEAD"])
 async def openapi(request: Request) -> JSONResponse:
-    """The description of the interface."""
+    """The OpenAPI document."""
     return JSONResponse(request.app.openapi())
 
 
 @_router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    """A page that shows every route and sends requests."""
+    """The page that shows every route and can send requests."""
     return get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=f"{request.app.title}: REST interface",

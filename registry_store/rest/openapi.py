@@ -1,4 +1,4 @@
-"""The interface's own description, at /openapi.json."""
+"""The OpenAPI document of the interface, at /openapi.json."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,26 +14,26 @@ INVALID = gives(422)[422]
 TAGS = [
     {"name": name, "description": about}
     for name, about in (
-        ("agents", "Register agents, change them and their status"),
-        ("versions", "What an agent's configuration was, and how it is brought back"),
+        ("agents", "Register agents, and change their configuration and status"),
+        ("versions", "Earlier configurations of an agent, and rollback"),
         ("agent policies", "Policies of one agent"),
-        ("organisation policies", "Policies that bind every agent of a selector"),
+        ("organisation policies", "Policies for every agent of a selector"),
         ("MCP servers", "The servers whose tools agents may call"),
-        ("declarations", "Agents with their policies, each as one document, as `registry-store apply` uses them"),
-        ("emergency stops", "Suspend many agents at once, and let exactly those go again"),
-        ("approvals", "What agents wait for, and people's decisions on it"),
-        ("decisions", "What sidecars decided"),
-        ("usage", "What an agent did and spent"),
+        ("declarations", "Agents with their policies, each as one document; used by `registry-store apply`"),
+        ("emergency stops", "Suspend many agents at once, and activate exactly these again"),
+        ("approvals", "Actions that wait for approval, and decisions of people on them"),
+        ("decisions", "Decisions of sidecars"),
+        ("usage", "Actions and cost of an agent"),
         ("activity", "Who changed what, and when"),
         ("keys", "API keys"),
-        ("sidecars", "The sidecars of this store, and whose node ids are"),
-        ("operations", "Probes and metrics; no key is needed"),
+        ("sidecars", "The sidecars of this store, and the owners of node ids"),
+        ("operations", "Probes and metrics, without a key"),
     )
 ]
 
 
-def described(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1 of the application: answers by reference, errors as problems, the roles of each route."""
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the application, with response schemas, errors as problems, and roles."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -46,7 +46,7 @@ def described(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = enums | COMPONENTS
         for operation in _operations(document):
             operation["summary"] = operation["operationId"].replace("_", " ").capitalize().replace("mcp", "MCP")
-            operation["responses"]["422"] = INVALID  # of any route: an unknown query parameter
+            operation["responses"]["422"] = INVALID  # any route rejects unknown query parameters
         for route in routes():
             if route.roles is not None:
                 operation = document["paths"][route.path][route.method.lower()]

@@ -1,4 +1,4 @@
-"""The page docs/reference/roles.md: `make roles` writes it from the routes themselves."""
+"""The page docs/reference/roles.md: `make roles` writes it from the routes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every route of the REST interface, and who may use it."""
+"""All routes of the REST interface and the roles that may use them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -43,7 +43,7 @@ ROUTERS = (
 
 
 class Route(NamedTuple):
-    """One method of one path; `roles` None: no key is needed."""
+    """One method of one path; `roles` is None if no key is required."""
 
     method: str
     path: str
@@ -52,7 +52,7 @@ class Route(NamedTuple):
 
 
 def routes() -> Iterator[Route]:
-    """Every route, in the order of the routers."""
+    """Yields every route, in the order of the routers."""
     for route in _all():
         about = (route.description or "").partition("\n")[0].rstrip(".")
         for method in sorted(route.methods or ()):
@@ -60,12 +60,12 @@ def routes() -> Iterator[Route]:
 
 
 def allowed(path: str) -> list[str]:
-    """The methods that a request's path has."""
+    """The allowed methods of a request path."""
     return sorted({method for route in _all() if route.path_regex.match(path) for method in route.methods or ()})
 
 
 def table() -> str:
-    """Who may use which route, as a table in Markdown."""
+    """The routes and their roles, as a Markdown table."""
     heads = [role.value for role in Role]
     lines = [f"| Route | {' | '.join(heads)} | no key |", f"| --- |{' --- |' * (len(heads) + 1)}"]
     for route in routes():

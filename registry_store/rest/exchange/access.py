@@ -1,4 +1,4 @@
-"""Who calls: the key of a request, its role, and the transaction in which it acts."""
+"""Access: the key of a request, its role, and the transactions of a request."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from registry_store.store import Store
 logger = logging.getLogger(__name__)
 
 AFTER_CHANGE_SECONDS = 5
-BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, as `registry-store keys create` prints it")
+BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, from `registry-store keys create`")
 READERS = (Role.ADMIN, Role.APPROVER, Role.VIEWER)
 
 
@@ -31,7 +31,7 @@ def store_of(request: Request) -> Store:
 
 
 class RoleIn:
-    """A dependency: the caller, if the key's role is one of these."""
+    """A dependency that returns the caller if the role of the key is one of these."""
 
     def __init__(self, *roles: Role) -> None:
         self.roles = frozenset(roles)
@@ -55,22 +55,22 @@ AdminOrAgent = Annotated[Caller, Depends(RoleIn(Role.ADMIN, Role.AGENT))]
 
 
 def sees(caller: Caller, agent_id: str) -> bool:
-    """Whether what is of this agent is there for the caller: to an agent's key that of other agents is not.
+    """Whether the caller may see records of this agent: an agent's key sees only its own agent.
 
-    A record that is read by its id is then a `NotFoundError`, as where there is none: whether it exists is not told.
+    Other records are a `NotFoundError`, so that the response does not reveal whether they exist.
     """
     return caller.role is not Role.AGENT or caller.agent_id == agent_id
 
 
 def check_sees(caller: Caller, agent_id: str) -> None:
-    """`NotAllowedError` where an agent's key names another agent, registered or not."""
+    """Raises `NotAllowedError` if an agent's key names another agent, registered or not."""
     if not sees(caller, agent_id):
         whose = f"agent `{caller.agent_id}`" if caller.agent_id else "no agent yet"
-        raise NotAllowedError(f"this key is that of {whose}")
+        raise NotAllowedError(f"this key belongs to {whose}")
 
 
 def seen_by(caller: Caller, agent_id: str | None) -> str | None:
-    """The agent of which a list is: an agent's key lists that agent alone, named or not; None: every agent."""
+    """The agent to list, None for all; an agent's key lists only its own agent."""
     if caller.role is not Role.AGENT:
         return agent_id
     check_sees(caller, agent_id or caller.agent_id or "")
@@ -79,20 +79,20 @@ def seen_by(caller: Caller, agent_id: str | None) -> str | None:
 
 @asynccontextmanager
 async def reading(request: Request) -> AsyncIterator[AsyncSession]:
-    """A transaction that reads."""
+    """A read transaction."""
     async with store_of(request).database.reading() as session:
         yield session
 
 
 @asynccontextmanager
 async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[AsyncSession, Actor]]:
-    """A transaction that writes, and in whose name."""
+    """A write transaction, and the actor of its changes."""
     store = store_of(request)
     async with store.database.writing() as session:
         yield session, Actor(caller.name, _via(request), datetime.now(UTC), caller.key_id)
         revision = (await meta(session)).revision if store.after_change else 0
     if store.after_change:
-        await _tell(store.after_change, revision)
+        await _notify(store.after_change, revision)
 
 
 async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
@@ -107,13 +107,13 @@ async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | 
         raise
 
 
-async def _tell(after_change: Callable[[int], Awaitable[None]], revision: int) -> None:
-    """Tell of a change that is committed, whatever becomes of the telling."""
+async def _notify(after_change: Callable[[int], Awaitable[None]], revision: int) -> None:
+    """Calls `after_change` for a committed change; a failure is only logged."""
     try:
         async with asyncio.timeout(AFTER_CHANGE_SECONDS):
             await after_change(revision)
     except Exception:
-        logger.exception("revision %d was committed, but what follows a change failed", revision)
+        logger.exception("revision %d was committed, but the notification after it failed", revision)
 
 
 def _via(request: Request) -> str:

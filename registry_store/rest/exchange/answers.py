@@ -1,4 +1,4 @@
-"""What the routes share in answering: pages, entity tags, and their description in OpenAPI."""
+"""Shared by the routes: responses, pages, entity tags, and their OpenAPI descriptions."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from registry_store.errors import StaleTagError
 from registry_store.rest.exchange import schemas
 from registry_store.rest.exchange.problems import MEDIA_TYPE
 
-Limit = Annotated[int, Query(ge=1, le=500, description="How many at most")]
-Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="How many to leave out")]
+Limit = Annotated[int, Query(ge=1, le=500, description="Maximum number of items")]
+Offset = Annotated[int, Query(ge=0, le=1_000_000_000, description="Number of items to skip")]
 
 STORABLE = r"^[^\x00]*$"
-"""No database keeps a NUL in text, so none can be looked for."""
+"""Without NUL: databases do not store it in text."""
 AgentId = Annotated[str, Path(max_length=256, pattern=STORABLE, examples=["finance-transaction-processor-prod"])]
 RecordId = Annotated[str, Path(max_length=256, pattern=STORABLE)]
 Word = Annotated[str | None, Query(max_length=256, pattern=STORABLE)]
@@ -30,11 +30,11 @@ Moment = Annotated[
 ]
 
 VOLATILE = ("last_used_at", "key")
-"""What the entity tag leaves out: it is told once, or changes without the record being changed."""
+"""Members that the entity tag ignores: they are shown once, or change without a change to the record."""
 
 
 def answer(document: Mapping[str, Any], status: int = 200, location: str | None = None) -> JSONResponse:
-    """One record, with its entity tag."""
+    """The response with one record and its entity tag."""
     headers = {"ETag": entity_tag(document)}
     if location is not None:
         headers["Location"] = location
@@ -44,12 +44,12 @@ def answer(document: Mapping[str, Any], status: int = 200, location: str | None 
 def page(
     noun: str, items: Sequence[Document | str], total: int, limit: int, offset: int, **beside: Any
 ) -> JSONResponse:
-    """A list as the contract has it: the noun's plural beside `total`, `limit` and `offset`."""
+    """The response with a page of a list: the items, `total`, `limit` and `offset`."""
     return _Page(noun, items, beside, {"total": total, "limit": limit, "offset": offset})
 
 
 class _Page(JSONResponse):
-    """Rendered item by item as it is sent, for it may be megabytes, and others have their turn in between."""
+    """Renders item by item with pauses: a page may be megabytes, and other requests must not wait."""
 
     def __init__(self, noun: str, items: Sequence[Any], before: Document, after: Document) -> None:
         super().__init__({})
@@ -68,15 +68,15 @@ class _Page(JSONResponse):
 
 
 def entity_tag(document: Mapping[str, Any]) -> str:
-    """The ETag of a record: its revision, or what it says where it has none."""
+    """The ETag of a record: its revision, or a hash of its content if it has none."""
     if "revision" in document:
         return f'"{document["revision"]}"'
-    said = {name: value for name, value in document.items() if name not in VOLATILE}
-    return f'"{hashlib.sha256(canonical(said).encode()).hexdigest()[:16]}"'
+    content = {name: value for name, value in document.items() if name not in VOLATILE}
+    return f'"{hashlib.sha256(canonical(content).encode()).hexdigest()[:16]}"'
 
 
 def check_match(request: Request, document: Mapping[str, Any]) -> None:
-    """Raise `StaleTagError` if the caller's `If-Match` names another state than this."""
+    """Raises `StaleTagError` if the `If-Match` header does not match the record."""
     wanted = request.headers.get("if-match")
     if wanted is None:
         return
@@ -93,7 +93,7 @@ def takes(
     tagged: bool = False,
     example: Document | None = None,
 ) -> dict[str, Any]:
-    """OpenAPI of a JSON body of these fields; `tagged`: the request may say `If-Match`."""
+    """The OpenAPI description of a JSON body with these fields; `tagged`: with the header `If-Match`."""
     content: dict[str, Any] = {"schema": schemas.body(fields, partial=partial)}
     if example is not None:
         content["example"] = example
@@ -102,25 +102,25 @@ def takes(
 
 
 def if_match() -> dict[str, Any]:
-    """OpenAPI of the header `If-Match`."""
-    about = 'The ETag that GET gave, as `"17"`: the request is refused with 412 if the record has changed since'
+    """The OpenAPI description of the header `If-Match`."""
+    about = 'ETag of an earlier GET, such as `"17"`: if the record has changed since, the request is rejected with 412'
     return {"parameters": [{"name": "If-Match", "in": "header", "schema": {"type": "string"}, "description": about}]}
 
 
 def gives(
     *errors: int, status: int = 200, about: str = "The record", schema: Mapping[str, Any] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI of the answers: the good one, and each error as a problem."""
-    good: dict[str, Any] = {
+    """The OpenAPI description of the responses: success, and each error as a problem."""
+    success: dict[str, Any] = {
         "description": about,
         "content": {"application/json": {"schema": schema or {"type": "object"}}},
     }
-    answers: dict[int | str, dict[str, Any]] = {status: good}
+    answers: dict[int | str, dict[str, Any]] = {status: success}
     return answers | {code: _error(code) for code in (401, 403, *errors, 429, 503)}
 
 
-def gives_nothing(*errors: int, about: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI of an answer without a body, and each error as a problem."""
+def no_content(*errors: int, about: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a response without a body, and each error as a problem."""
     return gives(*errors, status=204) | {204: {"description": about}}
 
 
@@ -140,17 +140,17 @@ def _header(about: str, kind: str) -> Document:
 
 _ERRORS = {
     400: "The body is not JSON",
-    401: "No key, or one that is wrong, revoked or expired",
-    403: "The key's role does not cover it",
+    401: "The key is missing, wrong, revoked or expired",
+    403: "The role of the key does not allow the request",
     404: "No such record",
-    409: "The record's present state forbids it",
-    412: "Changed since the ETag in If-Match",
-    413: "The body is larger than this route takes: 1 MiB, or 9 MiB for a declaration; or it has too many values",
-    422: "Every bad field or parameter with its path",
-    429: "Too many wrong keys came from there",
+    409: "The current state of the record does not allow the request",
+    412: "The record has changed since the ETag in If-Match",
+    413: "The body is larger than 1 MiB (9 MiB for a declaration), or it has too many values",
+    422: "Every invalid field or parameter with its path",
+    429: "Too many wrong keys from this address",
     503: "The database is out of reach",
 }
-_RETRY_AFTER = {"Retry-After": _header("Seconds to wait before trying again", "integer")}
+_RETRY_AFTER = {"Retry-After": _header("Seconds to wait before the next try", "integer")}
 _HEADERS = {
     401: {"WWW-Authenticate": _header("How to authenticate: Bearer", "string")},
     429: _RETRY_AFTER,

@@ -1,4 +1,4 @@
-"""Request bodies: JSON objects of bounded size, read by the tables of fields."""
+"""Request bodies: JSON of bounded size, checked with the tables of fields."""
 
 import asyncio
 from typing import Any
@@ -14,18 +14,18 @@ from registry_store.documents import lower_first, read_values
 
 MAX_BYTES = 1024 * 1024
 MAX_VALUES = 50_000
-"""More than a record can have. Python parses a body while nothing else runs, and takes its time for each value."""
+"""More than a record can have. Parsing blocks the interpreter, for a time that grows with the number of values."""
 SMALL_BYTES = 4096
-"""So little is parsed sooner than a thread is woken."""
+"""Up to this size, parsing is faster than waking a thread."""
 
-REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Why; the activity log keeps it")}
+REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Reason, kept in the activity log")}
 
 
-async def read_json(request: Request, max_bytes: int = MAX_BYTES, most_values: int = MAX_VALUES) -> Any:
-    """The body as JSON; 413 above `max_bytes` (by default 1 MiB) or `most_values`, and 400 where it is not JSON."""
+async def read_json(request: Request, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> Any:
+    """Reads the body as JSON; 413 above `max_bytes` or `max_values`, 400 if it is not JSON."""
     raw = await _read_bounded(request, max_bytes)
-    if raw.count(b",") > most_values:
-        raise HTTPException(413, f"the body has more than {most_values} values")
+    if raw.count(b",") > max_values:
+        raise HTTPException(413, f"the body has more than {max_values} values")
     try:
         return strict_json.loads(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(strict_json.loads, raw)
     except ValueError as error:
@@ -33,13 +33,13 @@ async def read_json(request: Request, max_bytes: int = MAX_BYTES, most_values: i
 
 
 async def read_reason(request: Request) -> str:
-    """The `reason` of a body that may be left out altogether."""
+    """Reads the `reason` of an optional body."""
     reason: str = read_values(await read_optional_json(request), REASON_BODY)["reason"]
     return reason
 
 
 async def read_optional_json(request: Request) -> Any:
-    """The body as JSON; an empty object where it is left out."""
+    """Reads the body as JSON; an empty object if there is no body."""
     return await read_json(request) if await _read_bounded(request) else {}
 
 

@@ -1,4 +1,4 @@
-"""The bodies that OpenAPI shows; each works as printed against a fresh store."""
+"""The example bodies in OpenAPI; each works unchanged with a new store."""
 
 from typing import Any
 

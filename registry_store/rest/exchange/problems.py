@@ -43,7 +43,7 @@ def problem(
     errors: Iterable[Problem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The answer to a request that failed, with every bad field by its path."""
+    """The response to a failed request, with every invalid field by its path."""
     content: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     if detail:
         content["detail"] = bounded_text(detail, MAX_DETAIL_CHARACTERS)
@@ -53,7 +53,7 @@ def problem(
 
 
 def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
-    """Make every error of the application a problem; `allowed` tells the methods that a path has."""
+    """Returns every error of the application as a problem; `allowed` returns the methods of a path."""
 
     @app.exception_handler(InvalidRecordError)
     async def invalid_record(_request: Request, error: InvalidRecordError) -> Response:

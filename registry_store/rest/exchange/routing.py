@@ -1,4 +1,4 @@
-"""Routes: what every request meets before its endpoint, and once more when its transaction conflicts with others."""
+"""Route classes: strict query parameters, and retries after a conflict of transactions."""
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -15,10 +15,10 @@ from registry_store.database.transactions import retried
 
 
 class Strict(APIRoute):
-    """A route that refuses query parameters that it does not have, and those that are given more than once.
+    """A route that rejects unknown and duplicate query parameters.
 
-    The key is checked first, unless they are so many that reading them takes time. One answer names these parameters
-    and those whose values are wrong.
+    The key is checked first, unless there are too many parameters to read them quickly. One response names all unknown,
+    duplicate and invalid parameters.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
@@ -32,10 +32,10 @@ class Strict(APIRoute):
         self._parameters = frozenset(parameter.alias for parameter in self.dependant.query_params)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's own handler, whose refusal of parameters names every one that is wrong."""
+        """The handler of the route; its 422 response names every invalid parameter."""
         handle = super().get_route_handler()
 
-        async def refusing(request: Request) -> Response:
+        async def checked(request: Request) -> Response:
             if has_too_many(request.scope["query_string"]):
                 raise RequestValidationError(self._problems(request))
             try:
@@ -43,7 +43,7 @@ class Strict(APIRoute):
             except RequestValidationError as error:
                 raise RequestValidationError([*self._problems(request), *error.errors()]) from None
 
-        return refusing
+        return checked
 
     def _problems(self, request: Request) -> list[dict[str, Any]]:
         found = problems_of(request.scope["query_string"], self._parameters)
@@ -51,13 +51,13 @@ class Strict(APIRoute):
 
 
 class Retried(Strict):
-    """Answers a request anew after a serialisation failure or a deadlock: nothing of the first try was kept.
+    """A route that retries a request after a serialisation failure or a deadlock, which roll back the first try.
 
-    A body is read once and kept with the request, so that each try sees the same.
+    The body is read once and kept with the request, so that each try gets the same body.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's own handler, a few times if need be."""
+        """The handler of the route, with retries."""
         handle = super().get_route_handler()
 
         async def again(request: Request) -> Response:

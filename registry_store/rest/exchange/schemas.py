@@ -1,4 +1,4 @@
-"""What bodies and answers look like, as OpenAPI tells it: made from the tables of fields that check them."""
+"""OpenAPI schemas of bodies and responses, built from the tables of fields that check them."""
 
 from collections.abc import Mapping
 
@@ -23,24 +23,24 @@ VERSION_NAME = VERSION.schema()
 
 
 def or_null(schema: Schema) -> Schema:
-    """The schema, or null."""
+    """A schema that also allows null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 def body(fields: Mapping[str, Field], *, partial: bool = False) -> Schema:
-    """A body of these fields; `partial`: none of them required."""
+    """The schema of a body with these fields; `partial`: no field is required."""
     schema = schema_of(fields, partial=partial)
     return schema | {"properties": {name: _described(name, part) for name, part in schema["properties"].items()}}
 
 
 def record(fields: Mapping[str, Field], **state: Schema) -> Schema:
-    """An answer with every one of these fields and of `state`; later releases may add members."""
+    """The schema of a response with all of these fields and `state`; later releases may add members."""
     properties = body(fields)["properties"] | state
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def written(members: Mapping[str, Schema], *checked: str) -> Schema:
-    """An object as sidecars write it, of which the store checks only so many members; a sidecar may write others."""
+def reported(members: Mapping[str, Schema], *checked: str) -> Schema:
+    """The schema of an object that sidecars report; the store checks only some members, and there may be others."""
     return {"type": "object", "properties": dict(members), "required": list(checked)}
 
 
@@ -50,7 +50,7 @@ def ref(name: str) -> Schema:
 
 
 def page_of(noun: str, item: Schema, **beside: Schema) -> Schema:
-    """A list as the contract has it."""
+    """The schema of a page of a list."""
     members = {noun: {"type": "array", "items": item}, "total": COUNT, "limit": COUNT, "offset": COUNT}
     return record({}, **beside, **members)
 
@@ -82,7 +82,7 @@ STOP = record(
     stop_id=TEXT,
     selector=record(SELECTOR),
     reason=TEXT,
-    agent_count=COUNT | {"description": "How many agents it keeps, or kept, suspended"},
+    agent_count=COUNT | {"description": "Number of agents that the stop suspends, or suspended"},
     created_at=MOMENT,
     created_by=TEXT,
     released_at=or_null(MOMENT),
@@ -98,14 +98,14 @@ APPROVAL = record(
     outcome={"type": "string", "enum": ["require_approval", "escalate"]},
     reason=TEXT,
     message=TEXT,
-    policy=or_null(ref("PolicyReference")) | {"description": "The policy that asked for it; null: none did"},
-    action=ref("Action") | {"description": "What the agent wants to do, some attributes redacted"},
-    action_sha256=TEXT | {"description": "Of the canonical action: of no other action is it an approval"},
-    approvers=TEXTS | {"description": "Keys or groups that may decide; with `team` null and none here: any approver"},
+    policy=or_null(ref("PolicyReference")) | {"description": "The policy that asked for it, or null"},
+    action=ref("Action") | {"description": "The action; some attributes may be redacted"},
+    action_sha256=TEXT | {"description": "SHA-256 of the canonical action; the approval is valid only for this action"},
+    approvers=TEXTS | {"description": "Keys or groups that may decide; any approver if empty and `team` is null"},
     team=or_null(TEXT),
     timeout_seconds=COUNT,
     requested_at=MOMENT,
-    expires_at=MOMENT | {"description": "While pending: to decide; once approved: to use it"},
+    expires_at=MOMENT | {"description": "While pending: the deadline to decide; once approved: the deadline to use it"},
     decided_at=or_null(MOMENT),
     decided_by=or_null(TEXT),
     comment=or_null(TEXT),
@@ -129,7 +129,7 @@ NODE = record(
     {},
     node_id=TEXT,
     key_name=or_null(TEXT)
-    | {"description": "The name of the keys that it belongs to; null: that of the next to use it"},
+    | {"description": "Name of the keys that own it; null: the next key that uses it becomes the owner"},
 )
 VERSION_RECORD = record(
     {}, version=VERSION_NAME, is_active=FLAG, version_notes=TEXT, created_at=MOMENT, created_by=TEXT
@@ -154,27 +154,27 @@ ENTRY = record(
 DECISIONS_TODAY = record({}, **{outcome.name.lower(): COUNT for outcome in Outcome})
 DECISION_RECORD = record(
     DECISION,
-    action=ref("Action") | {"description": "As the request gave it, attributes redacted"},
-    answer=ref("Answer") | {"description": "As the runtime got it"},
-    opens=or_null(record(requests.OPENS)) | {"description": "The approval that it opened; null: none"},
+    action=ref("Action") | {"description": "The action of the request, with redacted attributes"},
+    answer=ref("Answer") | {"description": "The answer to the runtime"},
+    opens=or_null(record(requests.OPENS)) | {"description": "The approval that it opened, or null"},
     node_id=TEXT | {"description": "The sidecar that decided"},
-    sequence=COUNT | {"description": "Its place in the sidecar's log"},
+    sequence=COUNT | {"description": "Sequence number in the sidecar's log"},
     received_at=MOMENT,
 )
-NOTHING_REPORTED = "null: no decision of it has come in"
+NOTHING_REPORTED = "null: no decision was reported"
 DAY = "the calendar day in the agent's `time_window_timezone`"
 USAGE = {
     name: or_null(schema) | {"description": about}
     for name, schema, about in (
-        ("actions_last_minute", COUNT, f"Decisions but blocks within the last 60 s; {NOTHING_REPORTED}"),
-        ("actions_last_hour", COUNT, f"Decisions but blocks within the last hour, to the minute; {NOTHING_REPORTED}"),
-        ("actions_last_day", COUNT, f"Decisions but blocks within the last 24 h, to the minute; {NOTHING_REPORTED}"),
-        ("decisions_today", DECISIONS_TODAY, f"Decisions of {DAY}, by outcome; {NOTHING_REPORTED}"),
-        ("spent_today_usd", {"type": "number"}, f"What allows were charged on {DAY}; {NOTHING_REPORTED}"),
+        ("actions_last_minute", COUNT, f"Decisions except blocks in the last 60 s; {NOTHING_REPORTED}"),
+        ("actions_last_hour", COUNT, f"Decisions except blocks in the last hour, to the minute; {NOTHING_REPORTED}"),
+        ("actions_last_day", COUNT, f"Decisions except blocks in the last 24 h, to the minute; {NOTHING_REPORTED}"),
+        ("decisions_today", DECISIONS_TODAY, f"Decisions on {DAY}, by outcome; {NOTHING_REPORTED}"),
+        ("spent_today_usd", {"type": "number"}, f"Cost of allowed actions on {DAY}; {NOTHING_REPORTED}"),
         (
             "error_rate",
             {"type": "number"},
-            "Share of failed outcomes over the last 100 reported; null: this release takes no reports of outcomes",
+            "Share of failures in the last 100 reported outcomes; null: not supported in this release",
         ),
     )
 }
@@ -205,20 +205,20 @@ COMPONENTS: dict[str, Schema] = {
         changes={"type": "array", "items": record({}, field=TEXT, before={}, after={})},
     ),
     "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
-    | {"description": "What `PUT` of it takes again"},
+    | {"description": "A document that `PUT` accepts"},
     "Policy": record(POLICY_BODY, policy_id=TEXT, agent_id=TEXT, **STATE),
     "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, policy_id=TEXT, agent_id={"type": "null"}, **STATE),
     "McpServer": record(SERVER_BODY, **STATE),
     "Key": KEY,
-    "NewKey": {"allOf": [ref("Key"), record({}, key=TEXT | {"description": "The key itself: shown this once"})]},
+    "NewKey": {"allOf": [ref("Key"), record({}, key=TEXT | {"description": "The key; only this response shows it"})]},
     "EmergencyStop": STOP,
     "Stopped": {"allOf": [ref("EmergencyStop"), record({}, suspended=COUNT, unknown_agent_ids=TEXTS)]},
     "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
     "Approval": APPROVAL,
     "Decision": DECISION_RECORD,
-    "Action": written(ACTION, "agent_id"),
-    "Answer": written(ANSWER, "outcome"),
-    "PolicyReference": written(POLICY["properties"]),
+    "Action": reported(ACTION, "agent_id"),
+    "Answer": reported(ANSWER, "outcome"),
+    "PolicyReference": reported(POLICY["properties"]),
     "Activity": ENTRY,
     "Sidecar": SIDECAR,
     "Node": NODE,

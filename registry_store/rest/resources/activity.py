@@ -1,4 +1,4 @@
-"""/api/activity and /api/agents/registry/{agent_id}/activity: who did what, when."""
+"""/api/activity and /api/agents/registry/{agent_id}/activity: the activity log."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -23,7 +23,7 @@ JSON_LINES = "application/x-ndjson"
 BATCH = 500
 
 Before = Annotated[
-    int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence: such pages stay put")
+    int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence, so that pages stay stable")
 ]
 
 
@@ -41,7 +41,7 @@ async def list_agent_activity(
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List what was done to an agent, its policies and its keys, newest first."""
+    """List the changes to an agent, its policies and its keys, newest first."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
         await agents.get(session, agent_id)
@@ -60,16 +60,16 @@ async def list_activity(
     activity_type: Annotated[Word, Query(alias="type")] = None,
     performed_by: Word = None,
     subject_kind: Annotated[
-        Word, Query(description="Only entries on such a record: `agent`, `policy`, `key` …")
+        Word, Query(description="Only entries on this kind of record: `agent`, `policy`, `key` …")
     ] = None,
-    subject_id: Annotated[Word, Query(description="Only entries on the record of this id")] = None,
-    since: Annotated[Moment, Query(description="Only entries of this time or later")] = None,
-    until: Annotated[Moment, Query(description="Only entries of before this time")] = None,
+    subject_id: Annotated[Word, Query(description="Only entries on the record with this id")] = None,
+    since: Annotated[Moment, Query(description="Only entries at or after this time")] = None,
+    until: Annotated[Moment, Query(description="Only entries before this time")] = None,
     before: Before = None,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List what was done in the whole registry, newest first."""
+    """List all changes in the registry, newest first."""
     wanted = Filter(agent_id, activity_type, performed_by, subject_kind, subject_id, since, until, before)
     async with reading(request) as session:
         rows, total = await activity.page(session, wanted, limit, offset)
@@ -80,16 +80,21 @@ async def list_activity(
     "/api/activity/export",
     response_class=StreamingResponse,
     responses=gives(422)
-    | {200: {"description": "An entry a line, oldest first", "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
+    | {
+        200: {
+            "description": "One entry a line, oldest first",
+            "content": {JSON_LINES: {"schema": {"type": "string"}}},
+        }
+    },
 )
 async def export_activity(
     request: Request,
     _caller: Reader,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only entries after this sequence")] = 0,
 ) -> StreamingResponse:
-    """Stream the log as JSON lines, oldest first; `registry-store verify-log --log` checks what it gives."""
+    """Stream the log as JSON lines, oldest first; `registry-store verify-log --log` verifies the export."""
     database = store_of(request).database
-    first = await _batch(database, after)  # a database out of reach is said before the answer begins
+    first = await _batch(database, after)  # an unreachable database is reported before the response starts
     return StreamingResponse(_lines(database, first), media_type=JSON_LINES)
 
 
@@ -100,6 +105,6 @@ async def _lines(database: Database, batch: list[Activity]) -> AsyncIterator[str
 
 
 async def _batch(database: Database, after: int) -> list[Activity]:
-    # A transaction a batch: a reader who dawdles holds no connection.
+    # One transaction per batch: a slow reader holds no connection.
     async with database.reading() as session:
         return list(await activity.following(session, after, BATCH))

@@ -44,7 +44,7 @@ BODY = (400, 413, 422)
     responses=gives(*BODY, 409, status=201, schema=ref("AgentWithWarnings")),
 )
 async def register_agent(request: Request, caller: AdminOrAgent) -> JSONResponse:
-    """Register an agent: a draft, until an admin activates it."""
+    """Register an agent. It is a draft until an admin activates it."""
     body = await read_json(request)
     _check_own(caller, body)
     store = store_of(request)
@@ -87,7 +87,7 @@ async def read_agent(request: Request, agent_id: AgentId, caller: ReaderOrAgent)
     responses=gives(*BODY, 404, 409, 412, schema=ref("AgentWithWarnings")),
 )
 async def change_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Change the fields that are sent; what bears on security makes the next version."""
+    """Change the given fields of an agent; a change to a security-relevant field makes a new version."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         agent = await agents.get_changeable(session, agent_id)
@@ -102,7 +102,7 @@ async def change_agent(request: Request, agent_id: AgentId, caller: Admin) -> JS
     responses=gives(*BODY, 404, 412, schema=ref("Agent")),
 )
 async def retire_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Retire an agent for good; nothing is erased."""
+    """Retire an agent permanently; its records are kept."""
     return await _set_status(request, agent_id, caller, Status.RETIRED)
 
 
@@ -112,7 +112,7 @@ async def retire_agent(request: Request, agent_id: AgentId, caller: Admin) -> JS
     responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
 async def activate_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Let a draft or suspended agent act."""
+    """Activate a draft or suspended agent."""
     return await _set_status(request, agent_id, caller, Status.ACTIVE)
 
 
@@ -122,15 +122,15 @@ async def activate_agent(request: Request, agent_id: AgentId, caller: Admin) -> 
     responses=gives(*BODY, 404, 409, 412, schema=ref("Agent")),
 )
 async def suspend_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Block every action of an active agent, until it is activated again."""
+    """Suspend an active agent: every action is blocked until it is activated again."""
     return await _set_status(request, agent_id, caller, Status.SUSPENDED)
 
 
 def _check_own(caller: Caller, body: Any) -> None:
-    """Raise `ConflictError` if the key of one agent registers another, before it is shown whether that one exists."""
+    """Raises `ConflictError` if an agent's key registers another agent, whether or not that one exists."""
     wanted = body.get("agent_id") if isinstance(body, dict) else None
     if wanted is not None and caller.role is Role.AGENT and caller.agent_id not in (None, wanted):
-        raise ConflictError(f"this key is that of agent `{caller.agent_id}`")
+        raise ConflictError(f"this key belongs to agent `{caller.agent_id}`")
 
 
 async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: Status) -> JSONResponse:
@@ -139,7 +139,7 @@ async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: 
         agent = await agents.get(session, agent_id)
         check_match(request, agents.document(agent))
         await agents.set_status(session, agent, status, reason, actor)
-        await emergency_stops.let_go(session, agent_id, actor)
+        await emergency_stops.remove_agent(session, agent_id, actor)
     return answer(agents.document(agent))
 
 

@@ -1,4 +1,4 @@
-"""/api/approvals: what agents wait for, and people's decisions on it."""
+"""/api/approvals: actions that wait for approval, and decisions of people on them."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -45,11 +45,11 @@ async def list_approvals(
     *,
     status: ApprovalState | None = None,
     agent_id: Word = None,
-    mine: Annotated[Flag, Query(description="Only those that this key may decide")] = False,
+    mine: Annotated[Flag, Query(description="Only approvals that this key may decide")] = False,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List approvals; an agent's key lists its own agent's."""
+    """List approvals; an agent's key lists only those of its agent."""
     now = datetime.now(UTC)
     wanted = Filter(status, seen_by(caller, agent_id), caller if mine else None)
     async with reading(request) as session:
@@ -59,7 +59,7 @@ async def list_approvals(
 
 @router.get("/{approval_id}", responses=gives(404, 422, schema=ref("Approval")))
 async def read_approval(request: Request, approval_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
-    """Read an approval: the action that it is for, whose it is to decide, and what became of it."""
+    """Read an approval: the action, who may decide, and the result."""
     async with reading(request) as session:
         approval = await approvals.get(session, approval_id)
     if not sees(caller, approval.agent_id):
@@ -73,7 +73,7 @@ async def read_approval(request: Request, approval_id: RecordId, caller: ReaderO
     responses=gives(*DECIDING, schema=ref("Approval")),
 )
 async def approve_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
-    """Let the agent do this action, once, within the approval's time-out from now."""
+    """Approve this action, for one use within the time-out of the approval."""
     comment = read_values(await read_optional_json(request), APPROVE_BODY)["comment"]
     async with writing(request, caller) as (session, actor):
         approval = await _decidable(session, request, approval_id, caller, actor.at)
@@ -87,7 +87,7 @@ async def approve_action(request: Request, approval_id: RecordId, caller: Approv
     responses=gives(*DECIDING, schema=ref("Approval")),
 )
 async def deny_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
-    """Refuse this action, with the reason that the agent is told."""
+    """Deny this action, with a reason for the agent."""
     comment = read_values(await read_json(request), DENY_BODY)["comment"]
     async with writing(request, caller) as (session, actor):
         approval = await _decidable(session, request, approval_id, caller, actor.at)

@@ -1,4 +1,4 @@
-"""/api/decisions: what sidecars decided."""
+"""/api/decisions: decisions of sidecars."""
 
 from typing import Annotated, Literal
 
@@ -33,18 +33,18 @@ ReasonName = Annotated[
     str | None,
     AfterValidator(_check_reason),
     WithJsonSchema({"type": "string", "enum": list(Reason.__members__)}),
-    Query(description="Only decisions for this reason"),
+    Query(description="Only decisions with this reason"),
 ]
 Offset = Annotated[
-    int, Query(ge=0, le=MAX_OFFSET, description="How many to leave out; further back leads `before`, at any depth")
+    int, Query(ge=0, le=MAX_OFFSET, description="Number of items to skip; use `before` to go further back")
 ]
-Before = Annotated[str | None, Query(pattern=f"^{ids.PATTERN}$", description="Only decisions before that of this id")]
+Before = Annotated[str | None, Query(pattern=f"^{ids.PATTERN}$", description="Only decisions before this id")]
 ANSWER = page_of(
     "decisions",
     ref("Decision"),
-    total_exact=FLAG | {"description": f"Whether `total` is all; false: there are more than {MAX_COUNTED}"},
-    missing=COUNT | {"description": "How many records sidecars had to give up before they came in, of all logs"},
-    breaks=COUNT | {"description": "How many records do not follow from those before by their hash, of all logs"},
+    total_exact=FLAG | {"description": f"Whether `total` is exact; false: there are more than {MAX_COUNTED}"},
+    missing=COUNT | {"description": "Number of records that sidecars dropped before they were sent, in all logs"},
+    breaks=COUNT | {"description": "Number of records whose hash does not follow from the record before, in all logs"},
 )
 
 
@@ -56,18 +56,18 @@ async def list_decisions(
     agent_id: Word = None,
     outcome: OutcomeName | None = None,
     reason: ReasonName = None,
-    policy: Annotated[Word, Query(description="Only decisions by the policy of this id")] = None,
+    policy: Annotated[Word, Query(description="Only decisions by the policy with this id")] = None,
     tool: Word = None,
     shadow: Annotated[
         OutcomeName | None, Query(description="Only decisions for which a shadow policy would have had this outcome")
     ] = None,
-    since: Annotated[Moment, Query(description="Only decisions of this millisecond or later")] = None,
-    until: Annotated[Moment, Query(description="Only decisions of before this millisecond")] = None,
+    since: Annotated[Moment, Query(description="Only decisions at or after this time, in milliseconds")] = None,
+    until: Annotated[Moment, Query(description="Only decisions before this time, in milliseconds")] = None,
     before: Before = None,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List the decisions that sidecars reported, newest first; an agent's key lists its own agent's."""
+    """List the decisions that sidecars reported, newest first; an agent's key lists only those of its agent."""
     wanted = Filter(seen_by(caller, agent_id), outcome, reason, policy, tool, shadow, since, until, before)
     async with reading(request) as session:
         found = await decisions.page(session, wanted, limit, offset)
@@ -79,7 +79,7 @@ async def list_decisions(
 
 @router.get("/{decision_id}", responses=gives(404, 422, schema=ref("Decision")))
 async def read_decision(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
-    """Read a decision: the action, the answer, and from which sidecar it came."""
+    """Read a decision: the action, the answer, and the sidecar."""
     async with reading(request) as session:
         decision = await decisions.get(session, decision_id)
     if not sees(caller, decision.agent_id):

@@ -1,4 +1,4 @@
-"""/api/agents/declarations: agents with their policies, each as one document; what `registry-store apply` speaks."""
+"""/api/agents/declarations: agents with their policies, each as one document; used by `registry-store apply`."""
 
 import asyncio
 
@@ -45,9 +45,9 @@ async def read_declaration(request: Request, agent_id: AgentId, _caller: Reader)
     | gives(status=201, about="Registered", schema=ref("Declaration")),
 )
 async def apply_declaration(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Make the agent and its policies just this, in one transaction; `If-None-Match: *` only registers."""
+    """Set an agent and all of its policies, in one transaction; `If-None-Match: *` only registers."""
     body = _with_id(await read_json(request, policies.MAX_BYTES + MAX_BYTES, MAX_VALUES), agent_id)
-    wanted = await asyncio.to_thread(declarations.read, body)  # of megabytes: other callers shall not wait
+    wanted = await asyncio.to_thread(declarations.read, body)  # it may be megabytes, and other callers must not wait
     async with writing(request, caller) as (session, actor):
         found = await session.get(Agent, agent_id)
         _check_presence(request, agent_id, there=found is not None)
@@ -64,12 +64,12 @@ def _with_id(body: object, agent_id: str) -> Document:
     if not isinstance(body, dict):
         raise InvalidRecordError([Problem("", "the body is not an object")])
     if body.get("agent_id", agent_id) != agent_id:
-        raise InvalidRecordError([Problem("agent_id", f"is not that of the path, `{agent_id}`")])
+        raise InvalidRecordError([Problem("agent_id", f"differs from `{agent_id}` in the path")])
     return body | {"agent_id": agent_id}
 
 
 def _check_presence(request: Request, agent_id: str, *, there: bool) -> None:
     if there and request.headers.get("if-none-match") == "*":
-        raise StaleTagError(f"agent `{agent_id}` is registered by now")
+        raise StaleTagError(f"agent `{agent_id}` is already registered")
     if not there and "if-match" in request.headers:
         raise StaleTagError(f"agent `{agent_id}` is not registered")

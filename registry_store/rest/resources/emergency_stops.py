@@ -1,4 +1,4 @@
-"""/api/agents/emergency-stop and /emergency-stops: suspend many agents at once, and let exactly those go again."""
+"""/api/agents/emergency-stop and /emergency-stops: suspend many agents at once, and activate exactly these again."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -21,13 +21,13 @@ AGENTS = {"allOf": [ref("EmergencyStop"), page_of("agent_ids", {"type": "string"
 @router.post(
     "/emergency-stop",
     openapi_extra=takes(STOP_BODY, example=examples.EMERGENCY_STOP),
-    responses=gives(400, 413, 422, about="The stop, and what this request did", schema=ref("Stopped")),
+    responses=gives(400, 413, 422, about="The stop, and the effects of this request", schema=ref("Stopped")),
 )
 async def stop_agents(request: Request, caller: Admin) -> JSONResponse:
-    """Suspend every active agent that each part of the selector takes in.
+    """Suspend every active agent that matches all parts of the selector.
 
-    The same selector again widens the stop that is in force, and is harmless. Agents that are activated later are
-    not stopped.
+    A repeat with the same selector extends the stop that is in force. Agents that are activated later are not
+    suspended.
     """
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
@@ -39,10 +39,10 @@ async def stop_agents(request: Request, caller: Admin) -> JSONResponse:
 @router.post(
     "/emergency-stop/release",
     openapi_extra=takes(RELEASE_BODY, example=examples.RELEASE),
-    responses=gives(400, 404, 413, 422, about="The stop, and what this request did", schema=ref("Released")),
+    responses=gives(400, 404, 413, 422, about="The stop, and the effects of this request", schema=ref("Released")),
 )
 async def release_emergency_stop(request: Request, caller: Admin) -> JSONResponse:
-    """Activate what a stop suspended, but for agents on which a person decided since or that another stop keeps."""
+    """Activate the agents of a stop, except those whose status a person set since or that another stop suspends."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         stopped, done = await emergency_stops.release(session, body, actor)
@@ -68,7 +68,7 @@ async def list_emergency_stops(
 async def read_emergency_stop(
     request: Request, stop_id: RecordId, _caller: Reader, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
-    """Read an emergency stop, and which agents it keeps, or kept, suspended."""
+    """Read an emergency stop and its agents."""
     async with reading(request) as session:
         stopped = await emergency_stops.get(session, stop_id)
         agent_ids, total = await emergency_stops.agents_of(session, stop_id, limit, offset)

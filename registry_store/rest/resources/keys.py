@@ -33,7 +33,7 @@ router = APIRouter(prefix="/api/keys", tags=["keys"], route_class=Retried)
     responses=gives(400, 413, 422, status=201, about="The key", schema=ref("NewKey")),
 )
 async def create_key(request: Request, caller: Admin) -> JSONResponse:
-    """Create a key; this answer alone shows it."""
+    """Create a key; only this response shows it."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         key, text = await keys.create(session, store_of(request).pepper, body, actor)
@@ -42,7 +42,7 @@ async def create_key(request: Request, caller: Admin) -> JSONResponse:
 
 @router.get("", responses=gives(422, about="A page of keys, newest first", schema=page_of("keys", ref("Key"))))
 async def list_keys(request: Request, _caller: Admin, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
-    """List keys; the keys themselves cannot be read again."""
+    """List keys; the keys themselves are not shown."""
     async with reading(request) as session:
         rows, total = await keys.page(session, limit, offset)
     return page("keys", [_document(request, row) for row in rows], total, limit, offset)
@@ -50,14 +50,14 @@ async def list_keys(request: Request, _caller: Admin, limit: Limit = 50, offset:
 
 @router.get("/{key_id}", responses=gives(404, 422, schema=ref("Key")))
 async def read_key(request: Request, key_id: RecordId, _caller: Admin) -> JSONResponse:
-    """Read what a key is: whose, of which role, until when, and when it was last used."""
+    """Read the name, role, expiry and last use of a key."""
     async with reading(request) as session:
         return answer(_document(request, await keys.get(session, key_id)))
 
 
 @router.delete("/{key_id}", openapi_extra=if_match(), responses=gives(404, 412, 422, schema=ref("Key")))
 async def revoke_key(request: Request, key_id: RecordId, caller: Admin) -> JSONResponse:
-    """Revoke a key: it opens nothing from now on, and open streams under it end."""
+    """Revoke a key, at once; its open streams end."""
     async with writing(request, caller) as (session, actor):
         check_match(request, _document(request, await keys.get(session, key_id)))
         key = await keys.revoke(session, key_id, actor)

@@ -14,7 +14,7 @@ from registry_store.rest.exchange.answers import (
     answer,
     check_match,
     gives,
-    gives_nothing,
+    no_content,
     page,
     takes,
 )
@@ -64,7 +64,7 @@ async def read_mcp_server(request: Request, server_name: RecordId, _caller: Read
     responses=gives(*BODY, 404, 412, schema=ref("McpServer")),
 )
 async def change_mcp_server(request: Request, server_name: RecordId, caller: Admin) -> JSONResponse:
-    """Change the fields that are sent."""
+    """Change the given fields of an MCP server."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         server = await mcp_servers.get(session, server_name)
@@ -77,10 +77,10 @@ async def change_mcp_server(request: Request, server_name: RecordId, caller: Adm
     "/{server_name}",
     status_code=204,
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
-    responses=gives_nothing(*BODY, 404, 412, about="Removed"),
+    responses=no_content(*BODY, 404, 412, about="Removed"),
 )
 async def remove_mcp_server(request: Request, server_name: RecordId, caller: Admin) -> Response:
-    """Remove an MCP server: actions that name it are blocked from then on."""
+    """Remove an MCP server; actions that name it are then blocked."""
     reason = await read_reason(request)
     async with writing(request, caller) as (session, actor):
         server = await mcp_servers.get(session, server_name)

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: how the store itself is doing."""
+"""/healthz, /readyz, /metrics: the state of the store."""
 
 import time
 from typing import Any
@@ -18,27 +18,27 @@ router = APIRouter(tags=["operations"], route_class=Strict)
 MAX_DATABASE_AGE_SECONDS = 5
 
 
-def _tells(about: str, **members: Schema) -> dict[int | str, dict[str, Any]]:
+def _answers(about: str, **members: Schema) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": about, "content": {"application/json": {"schema": record({}, **members)}}}}
 
 
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
-        "description": "Starting, stopping, or without its database",
+        "description": "The store is starting, stopping, or has no connection to its database",
         "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
     }
 }
 
 
-@router.get("/healthz", responses=_tells("The process answers", status={"const": "ok"}))
+@router.get("/healthz", responses=_answers("The process answers", status={"const": "ok"}))
 async def check_alive(request: Request) -> JSONResponse:
     """Whether the process answers."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/readyz", responses=_tells("Requests may come", status={"const": "ready"}, revision=COUNT) | NOT_READY)
+@router.get("/readyz", responses=_answers("Ready for requests", status={"const": "ready"}, revision=COUNT) | NOT_READY)
 async def check_ready(request: Request) -> JSONResponse:
-    """Whether requests should come here."""
+    """Whether the store accepts requests."""
     store = store_of(request)
     if not store.ready:
         return problem(503, "the store is stopping")

@@ -15,7 +15,7 @@ from registry_store.rest.exchange.answers import (
     answer,
     check_match,
     gives,
-    gives_nothing,
+    no_content,
     page,
     takes,
 )
@@ -75,7 +75,7 @@ async def read_agent_policy(
     responses=gives(*BODY, 404, 409, 412, schema=ref("Policy")),
 )
 async def change_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> JSONResponse:
-    """Change the fields that are sent of an agent's policy."""
+    """Change the given fields of an agent's policy."""
     return await _change(request, agent_id, policy_id, caller)
 
 
@@ -83,7 +83,7 @@ async def change_agent_policy(request: Request, agent_id: AgentId, policy_id: Re
     "/{policy_id}",
     status_code=204,
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
-    responses=gives_nothing(*BODY, 404, 409, 412, about="Removed"),
+    responses=no_content(*BODY, 404, 409, 412, about="Removed"),
 )
 async def remove_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> Response:
     """Remove an agent's policy."""
@@ -97,7 +97,7 @@ async def remove_agent_policy(request: Request, agent_id: AgentId, policy_id: Re
     responses=gives(*BODY, 409, status=201, schema=ref("OrganisationPolicy")),
 )
 async def add_organisation_policy(request: Request, caller: Admin) -> JSONResponse:
-    """Add a policy that binds every agent of its selector."""
+    """Add a policy for every agent of its selector."""
     return await _add(request, None, caller)
 
 
@@ -130,7 +130,7 @@ async def read_organisation_policy(request: Request, policy_id: RecordId, _calle
     responses=gives(*BODY, 404, 409, 412, schema=ref("OrganisationPolicy")),
 )
 async def change_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> JSONResponse:
-    """Change the fields that are sent of a policy of the organisation."""
+    """Change the given fields of a policy of the organisation."""
     return await _change(request, None, policy_id, caller)
 
 
@@ -138,7 +138,7 @@ async def change_organisation_policy(request: Request, policy_id: RecordId, call
     "/{policy_id}",
     status_code=204,
     openapi_extra=takes(REASON_BODY, optional=True, tagged=True, example=examples.REASON),
-    responses=gives_nothing(*BODY, 404, 412, about="Removed"),
+    responses=no_content(*BODY, 404, 412, about="Removed"),
 )
 async def remove_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> Response:
     """Remove a policy of the organisation."""

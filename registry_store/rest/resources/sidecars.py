@@ -1,4 +1,4 @@
-"""/api/sidecars: the sidecars of this store, and whose node ids are."""
+"""/api/sidecars: the sidecars of this store, and the owners of node ids."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/sidecars", tags=["sidecars"], route_class=Retrie
     "", responses=gives(422, about="A page of sidecars, by node id", schema=page_of("sidecars", ref("Sidecar")))
 )
 async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, offset: Offset = 0) -> JSONResponse:
-    """List the sidecars of this store: what each has acknowledged, and what it refuses."""
+    """List the sidecars of this store, with the revision that each acknowledged and the records that it refused."""
     rows, total = store_of(request).sidecars.page(limit, offset)
     return page("sidecars", [sidecars.document(row) for row in rows], total, limit, offset)
 
@@ -26,12 +26,12 @@ async def list_sidecars(request: Request, _caller: Reader, limit: Limit = 50, of
 @router.post(
     "/{node_id}/release",
     openapi_extra=takes(nodes.RELEASE_BODY, optional=True, example=examples.RELEASE_NODE),
-    responses=gives(400, 404, 413, 422, about="Whose it is now", schema=ref("Node")),
+    responses=gives(400, 404, 413, 422, about="The node id and its new owner", schema=ref("Node")),
 )
 async def release_node_id(request: Request, node_id: RecordId, caller: Admin) -> JSONResponse:
-    """Give a sidecar's node id to the keys of another name, or to the next key that uses it.
+    """Release a sidecar's node id to keys with another name, or to the next key that uses it.
 
-    A node id belongs to the keys of the name that first used it; a new key of that name needs no release.
+    A node id belongs to keys with the name that first used it; a new key with this name needs no release.
     """
     body = await read_optional_json(request)
     async with writing(request, caller) as (session, actor):

@@ -1,4 +1,4 @@
-"""/api/agents/registry/{agent_id}/usage: what is known of an agent at work."""
+"""/api/agents/registry/{agent_id}/usage: actions and cost of an agent."""
 
 from datetime import UTC, datetime
 
@@ -17,18 +17,18 @@ from registry_store.sync import sidecars
 
 router = APIRouter(tags=["usage"], route_class=Strict)
 
-LAST_SEEN = or_null(MOMENT) | {"description": "When a sidecar that decides for it was last heard; null: never"}
+LAST_SEEN = or_null(MOMENT) | {"description": "Last message of a sidecar that decides for the agent; null: never"}
 ANSWER = page_of("sidecars", ref("Sidecar"), agent_id=TEXT, last_seen=LAST_SEEN, **USAGE)
 
 
 @router.get(
     "/api/agents/registry/{agent_id}/usage",
-    responses=gives(404, 422, about="What is known, and a page of the sidecars that serve it", schema=ANSWER),
+    responses=gives(404, 422, about="The usage, and a page of the sidecars that serve the agent", schema=ANSWER),
 )
 async def read_agent_usage(
     request: Request, agent_id: AgentId, caller: ReaderOrAgent, limit: Limit = 50, offset: Offset = 0
 ) -> JSONResponse:
-    """Show an agent's counts and spend, as sidecars reported them, and the sidecars of this store that serve it."""
+    """Read an agent's counts and cost, as sidecars reported them, and the sidecars of this store that serve it."""
     check_sees(caller, agent_id)
     now = datetime.now(UTC)
     async with reading(request) as session:

@@ -1,4 +1,4 @@
-"""/api/agents/registry/{agent_id}/versions and /rollback: what an agent's configuration was, and is again."""
+"""/api/agents/registry/{agent_id}/versions and /rollback: earlier configurations of an agent."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -41,7 +41,7 @@ async def list_versions(
 
 @router.get("/versions/{version}", responses=gives(404, 422, schema=ref("VersionWithConfiguration")))
 async def read_version(request: Request, agent_id: AgentId, version: RecordId, caller: ReaderOrAgent) -> JSONResponse:
-    """Read a version with the whole configuration that it stores."""
+    """Read a version with its whole configuration."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
         active = (await agents.get(session, agent_id)).version
@@ -54,7 +54,7 @@ async def read_version(request: Request, agent_id: AgentId, version: RecordId, c
 async def compare_versions(
     request: Request, agent_id: AgentId, version: RecordId, other: RecordId, caller: ReaderOrAgent
 ) -> JSONResponse:
-    """Show each field whose value differs between two versions."""
+    """Show the fields that differ between two versions."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
         await agents.get(session, agent_id)
@@ -70,7 +70,7 @@ async def compare_versions(
     responses=gives(400, 413, 422, 404, 409, 412, schema=ref("Agent")),
 )
 async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Make a stored version active again, with its configuration."""
+    """Restore a stored version and its configuration."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         agent = await agents.get_changeable(session, agent_id)

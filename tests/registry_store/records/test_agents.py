@@ -232,7 +232,7 @@ def test_if_match_guards_against_lost_updates(admin: Rest) -> None:
 
 
 def test_advice_on_ids_and_wildcards(admin: Rest) -> None:
-    """The store warns about ids that say nothing, and about `*` where entries match exactly."""
+    """The store warns about ids without meaning, and about `*` where entries match exactly."""
     vague = admin.register("agent-1", allowed_resources=["prod-*"])["warnings"]
     assert len(vague) == 2
     assert "agent-1" in vague[0]
