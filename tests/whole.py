@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 FINANCIAL: dict[str, Any] = json.loads((EXAMPLES / "financial-agent.json").read_text())
 HIGH_VALUE: dict[str, Any] = json.loads((EXAMPLES / "high-value-policy.json").read_text())
 AGENT = FINANCIAL["agent_id"]
-QUICK = Timing(heartbeat=0.2, dead_after=BOUND_SECONDS, backoff_first=0.05, backoff_most=0.2)
+QUICK = Timing(heartbeat=0.2, dead_after=BOUND_SECONDS, backoff_first=0.05, backoff_max=0.2)
 """A connection that closes during a pause is soon open again, but calls fail in between."""
 
 

@@ -55,7 +55,7 @@ class Timing:
     snapshot_timeout: float = 300.0
     settled_after: float = 5.0
     backoff_first: float = 0.5
-    backoff_most: float = 30.0
+    backoff_max: float = 30.0
 
 
 class Node(NamedTuple):
@@ -88,7 +88,7 @@ class Subscriber:
         self._metrics = metrics
         self._uplink = uplink
         self._timing = timing
-        self._backoff = Backoff(timing.backoff_first, timing.backoff_most)
+        self._backoff = Backoff(timing.backoff_first, timing.backoff_max)
 
     async def run(self) -> None:
         """Follows the store from stream to stream, until cancelled."""

@@ -22,7 +22,7 @@ from tests.pdp.scripted_store import Line, Script, ScriptedStore, gone, record, 
 from tests.waiting import eventually
 
 QUICK = Timing(
-    heartbeat=0.02, dead_after=3600, snapshot_timeout=3600, settled_after=0.0, backoff_first=0.01, backoff_most=0.02
+    heartbeat=0.02, dead_after=3600, snapshot_timeout=3600, settled_after=0.0, backoff_first=0.01, backoff_max=0.02
 )
 """A stream ends only where its script says so, however long this machine pauses."""
 IMPATIENT = replace(QUICK, dead_after=0.2)
@@ -333,7 +333,7 @@ async def test_heartbeats_go_up_with_the_revision_in_force() -> None:
 
 async def test_after_a_clean_end_the_next_stream_opens_at_once() -> None:
     """A clean end is not a failure, so there is no back-off, which would be longer than the test."""
-    patient = replace(QUICK, backoff_first=1e6, backoff_most=1e6)
+    patient = replace(QUICK, backoff_first=1e6, backoff_max=1e6)
     async with following(ending, resuming, timing=patient) as sidecar:
         await eventually(lambda: len(sidecar.store.lines) == 2)
 
@@ -525,7 +525,7 @@ async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
     """Also while its call to a missing store is being set up, when gRPC loses the cancellation."""
     replica = Replica(Holder(), Metrics(), lambda *_: None)
     node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
-    timing = Timing(backoff_first=0.001, backoff_most=0.002)
+    timing = Timing(backoff_first=0.001, backoff_max=0.002)
     subscriber = Subscriber(node, lambda: "key", replica, Metrics(), Uplink(), clock=lambda: NOW, timing=timing)
     for number in range(200):
         task = asyncio.create_task(subscriber.run())
