@@ -70,7 +70,9 @@ async def test_a_sidecar_keeps_answering_when_its_store_is_killed(tmp_path: Path
     database = f"--database=sqlite:///{tmp_path / 'registry.db'}"
     made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
     assert made.code == 0, made
-    (tmp_path / "sidecar.key").write_text(made.out)
+    key_file = tmp_path / "sidecar.key"
+    key_file.touch(0o600)
+    key_file.write_text(made.out)
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
     async with AsyncExitStack() as life:
@@ -94,7 +96,6 @@ async def test_each_stale_mode_works_when_the_store_is_killed(tmp_path: Path) ->
     made = await run("registry-store", "keys", "create", "--role=sidecar", "--name=test", database)
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
-    key_file.touch(0o600)
     key_file.touch(0o600)
     key_file.write_text(made.out)
     fresh = ("allow", "RISK_BELOW_AUTO_APPROVE")

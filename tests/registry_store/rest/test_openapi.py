@@ -140,7 +140,7 @@ def attacked(settings: Settings, folder: Path, *options: str, cover_wide: bool) 
 @pytest.mark.parametrize("scope", [EVERYTHING, ERASED], ids=["everything", "erased"])
 def test_the_store_keeps_to_its_description(settings: Settings, tmp_path: Path, scope: list[str]) -> None:
     """schemathesis finds no 5xx, no undocumented answer, and nothing else with all of its checks on."""
-    code, report = attacked(settings, tmp_path, *scope, "--max-examples", "4", "--seed", "1", cover_wide=False)
+    code, report = attacked(settings, tmp_path, *scope, "--max-examples", "2", "--seed", "1", cover_wide=False)
     assert code == 0, report
 
 
