@@ -258,7 +258,7 @@ FROM_OTHER = ", ".join(f"{column} = other.{column}" for column in EVERY_COLUMN)
             5,
             "replaced or moved",
         ),
-        ([f"INSERT INTO activity SELECT 0, {COLUMNS} FROM activity WHERE sequence = 5"], 0, "put in"),
+        ([f"INSERT INTO activity SELECT 0, {COLUMNS} FROM activity WHERE sequence = 5"], 0, "inserted"),
         ([f"INSERT INTO activity SELECT 10, {COLUMNS} FROM activity WHERE sequence = 9"], 10, "replaced or moved"),
     ],
     ids=["edit", "blanks", "link", "hash", "delete", "first", "cut", "move", "swap", "contents", "before", "after"],
