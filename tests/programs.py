@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 BOUND_SECONDS = 60.0
 
 
-class CallEndedError(NamedTuple):
+class Ended(NamedTuple):
     """How a program ended."""
 
     code: int
@@ -25,7 +25,7 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PDP_")} | dict(changes)
 
 
-async def run(program: str, *arguments: str, **environment: str) -> CallEndedError:
+async def run(program: str, *arguments: str, **environment: str) -> Ended:
     """Runs a program to its end."""
     process = await asyncio.create_subprocess_exec(
         BIN / program,
@@ -37,7 +37,7 @@ async def run(program: str, *arguments: str, **environment: str) -> CallEndedErr
     async with asyncio.timeout(BOUND_SECONDS):
         out, err = await process.communicate()
     assert process.returncode is not None
-    return CallEndedError(process.returncode, out.decode(), err.decode())
+    return Ended(process.returncode, out.decode(), err.decode())
 
 
 class Running:

@@ -1,6 +1,6 @@
 """Agents: register, change, activate, suspend and retire them. Agents are never deleted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, update
@@ -231,7 +231,9 @@ def _merged(before: Mapping[str, Any], body: Any, agent_id: str) -> tuple[Docume
     return to_json(after), notes
 
 
-async def _add_tags(session: AsyncSession, agent: Agent, tags: Iterable[str]) -> None:
+async def _add_tags(session: AsyncSession, agent: Agent, tags: Collection[str]) -> None:
+    if not tags:
+        return
     await session.flush()  # a tag refers to the agent's status and type as the database has them
     session.add_all(
         AgentTag(agent_id=agent.agent_id, tag=tag, status=agent.status, agent_type=agent.agent_type) for tag in tags

@@ -91,4 +91,4 @@ async def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
         for option, name in (("--registry", "registry"), ("--store", "registry gRPC")):
             ended = await run("pdp", "dev", *FREE, f"{option}={first[name]}")
             assert (ended.code, ended.err.count("\n")) == (2, 1), ended
-            assert ended.err.startswith(f"pdp: `{option}`: `{first[name]}` ")
+            assert ended.err.startswith(f"pdp: `{option}`: cannot listen on `{first[name]}`: ")
