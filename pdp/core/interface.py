@@ -1,4 +1,4 @@
-"""An action and an answer as JSON: the members of each, as JSON Schemas, as both programs describe them."""
+"""An action, an answer and a problem as JSON: the members of each, as JSON Schemas, as both programs describe them."""
 
 from pdp.core.action import FIELDS
 from pdp.core.fields import Schema, schema_of
@@ -57,3 +57,23 @@ ANSWER: dict[str, Schema] = {
     "source": _text("Whether the store's stream confirms that data", enum=["live", "cached"]),
 }
 """The members of an answer, all of which it has."""
+
+PROBLEM: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["path", "message"],
+                "properties": {"path": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+"""An error (RFC 9457); `errors` names each wrong field by its path."""

@@ -5,24 +5,10 @@ from typing import Any
 
 from pdp import wire
 from pdp.core.fields import Schema
-from pdp.core.interface import ANSWER
+from pdp.core.interface import ANSWER, PROBLEM
 
 TEXT: Schema = {"type": "string"}
-PROBLEM: Schema = {
-    "type": "object",
-    "required": ["type", "title", "status"],
-    "properties": {
-        "type": TEXT,
-        "title": TEXT,
-        "status": {"type": "integer"},
-        "detail": TEXT,
-        "retry_after": {"type": "number", "description": "Seconds until the idempotency key is free"},
-        "errors": {
-            "type": "array",
-            "items": {"type": "object", "required": ["path", "message"], "properties": {"path": TEXT, "message": TEXT}},
-        },
-    },
-}
+RETRY_AFTER: Schema = {"type": "number", "description": "Seconds until the idempotency key is free"}
 EXAMPLE = {
     "action": {
         "agent_id": "finance-transaction-processor-prod",
@@ -57,7 +43,7 @@ def document() -> dict[str, Any]:
             "schemas": {
                 "Request": wire.request_schema(),
                 "Answer": {"type": "object", "properties": ANSWER, "required": list(ANSWER)},
-                "Problem": PROBLEM,
+                "Problem": PROBLEM | {"properties": PROBLEM["properties"] | {"retry_after": RETRY_AFTER}},
             }
         },
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
-from pdp.core.interface import ACTION, ANSWER, POLICY
+from pdp.core.interface import ACTION, ANSWER, POLICY, PROBLEM
 from pdp.core.model import Outcome, Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store.access.keys import KEY_BODY
@@ -177,17 +177,6 @@ USAGE = {
             "Share of failures in the last 100 reported outcomes; null: not supported in this release",
         ),
     )
-}
-PROBLEM: Schema = {
-    "type": "object",
-    "required": ["type", "title", "status"],
-    "properties": {
-        "type": TEXT,
-        "title": TEXT,
-        "status": {"type": "integer"},
-        "detail": TEXT,
-        "errors": {"type": "array", "items": record({}, path=TEXT, message=TEXT)},
-    },
 }
 
 COMPONENTS: dict[str, Schema] = {
