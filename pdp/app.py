@@ -22,10 +22,11 @@ from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints import http
-from pdp.endpoints.listeners import bound, bound_address, http_listener
+from pdp.endpoints.listeners import bound, http_listener
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
 from pdp.serving import calls, lag
+from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key

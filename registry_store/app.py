@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 import grpc
 
 from pdp.serving import calls, lag
-from pdp.serving.addresses import Address
+from pdp.serving.accepting import listening
+from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from registry_store import retention
@@ -44,7 +45,6 @@ from registry_store.webhooks import Webhook
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 1024
 MAX_HTTP_CONNECTIONS = 1000
 BODY_SECONDS = 30
 """Enough for 9 MiB, the largest accepted body, over a slow connection."""
@@ -245,7 +245,7 @@ async def _http(store: Store) -> AsyncIterator[str]:
         idle_seconds=IDLE_SECONDS,
         stop_seconds=store.settings.drain_seconds,
     )
-    address = str(Address(*listener.getsockname()[:2]))
+    address = bound_address(listener)
     async with serving(application(store), listener, limits, proxy_headers=True):
         yield address
 
@@ -272,16 +272,10 @@ async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> Asy
 def _listener(flag: str, text: str) -> socket.socket:
     address = host_and_port(flag, text)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # asyncio disables Nagle's algorithm only if the protocol is given; with it, each response is some 40 ms late.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        listener.listen(BACKLOG)
+        return listening(family, (address.host, address.port))
     except OSError as error:
-        listener.close()
         raise StartError(f"`{flag}`: cannot listen on `{text}`: {_reason(error)}") from None
-    return listener
 
 
 def _reason(error: OSError) -> str:

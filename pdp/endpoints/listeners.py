@@ -12,11 +12,11 @@ from pathlib import Path
 import grpc
 
 from pdp.core.fields import quote, quote_path
+from pdp.serving.accepting import listening
 from pdp.serving.addresses import Address
 from pdp.settings import SettingsError
 
 SOCKET_MODE = 0o660
-BACKLOG = 1024
 
 
 def http_listener(setting: str, address: Address) -> socket.socket:
@@ -24,22 +24,11 @@ def http_listener(setting: str, address: Address) -> socket.socket:
 
     Two sockets can be bound to one address at the same time, but only one can listen, so this also listens.
     """
-    family, kind, protocol, _, name = _resolved(setting, address)[0]
-    listener = socket.socket(family, kind, protocol)
+    family, _, _, _, name = _resolved(setting, address)[0]
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(name)
-        listener.listen(BACKLOG)
+        return listening(family, name)
     except OSError as error:
-        listener.close()
         raise _refused(setting, address, error) from error
-    return listener
-
-
-def bound_address(listener: socket.socket) -> str:
-    """HOST:PORT of a bound socket."""
-    host, port = listener.getsockname()[:2]
-    return str(Address(host, port))
 
 
 @contextmanager

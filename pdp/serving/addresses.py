@@ -1,6 +1,7 @@
 """Socket addresses, as settings and messages show them."""
 
 import re
+import socket
 from typing import NamedTuple
 
 MAX_PORT = 65535
@@ -25,6 +26,12 @@ class Address(NamedTuple):
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def bound_address(listener: socket.socket) -> str:
+    """HOST:PORT of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return str(Address(host, port))
 
 
 def host_and_port(text: str, *, any_port: bool = True, what: str = "HOST:PORT") -> Address:

@@ -12,8 +12,8 @@ import urllib3
 
 from pdp.core.json import strict_json
 from pdp.endpoints import http
-from pdp.endpoints.listeners import bound_address, http_listener
-from pdp.serving.addresses import Address
+from pdp.endpoints.listeners import http_listener
+from pdp.serving.addresses import Address, bound_address
 from pdp.serving.connections import Limits
 from pdp.serving.http import serving
 from pdp.settings import SettingsError
