@@ -1,5 +1,7 @@
 """The errors that the database and the connection to it raise, and what they mean."""
 
+import sqlite3
+
 import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -11,7 +13,9 @@ UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.I
 connection that broke at a bad moment."""
 CONFLICTS = ("40001", "40P01")
 """SQLSTATEs of a serialisation failure and a deadlock: the same transaction may succeed on retry."""
-UNAVAILABLE_STATES = (*CONFLICTS, "08", "25006", "53", "55P03", "57")
+LOCK_TIMEOUT = "55P03"
+SQLITE_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+UNAVAILABLE_STATES = (*CONFLICTS, LOCK_TIMEOUT, "08", "25006", "53", "57")
 """Prefixes of SQLSTATEs for server errors: lost, read-only after a failover, exhausted, lock time-out, stopping."""
 
 
@@ -25,6 +29,14 @@ def is_unavailable(error: BaseException) -> bool:
 def is_conflict(error: BaseException) -> bool:
     """Whether the transaction conflicted with another one, and may succeed on retry."""
     return isinstance(error, DBAPIError) and _state(error) in CONFLICTS
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether another transaction was in the way: a conflict, or a lock that was not free in time."""
+    if not isinstance(error, DBAPIError):
+        return False
+    sqlite_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the part that extends it
+    return sqlite_code in SQLITE_LOCKED or is_conflict(error) or _state(error) == LOCK_TIMEOUT
 
 
 def reason_of(error: BaseException) -> str:

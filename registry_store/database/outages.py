@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from registry_store.database.failures import FAILURES, is_conflict, is_unavailable, reason_of
+from registry_store.database.failures import FAILURES, is_contention, is_unavailable, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,4 +58,4 @@ class Outage:
 
 
 def _blames_database(error: BaseException) -> bool:
-    return is_unavailable(error) and not is_conflict(error)
+    return is_unavailable(error) and not is_contention(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from pdp.serving.backoff import Backoff
 from registry_store.database import notifications, transactions
@@ -133,10 +134,18 @@ def test_the_database_is_back_once_nothing_fails_any_more(caplog: pytest.LogCapt
 
 
 def test_what_is_no_outage_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    """A fault, a refusal or a conflict of two transactions says nothing of the database."""
-    outage, conflict = Outage(), Exception()
+    """A fault, a refusal, a conflict of two transactions or a lock that was not free in time is not an outage."""
+    outage, conflict, lock, busy = Outage(), Exception(), Exception(), sqlite3.OperationalError("database is locked")
     conflict.sqlstate = "40001"  # type: ignore[attr-defined]
-    for error in (ValueError("a fault"), NotFoundError("no agent"), DBAPIError("", None, conflict)):
+    lock.sqlstate = "55P03"  # type: ignore[attr-defined]
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    for error in (
+        ValueError("a fault"),
+        NotFoundError("no agent"),
+        DBAPIError("", None, conflict),
+        DBAPIError("", None, lock),
+        OperationalError("", None, busy),
+    ):
         transaction(outage, error)
         assert not outage.covers(error)
     assert not caplog.messages
