@@ -1,4 +1,7 @@
-"""Migration of a database to the schema of this version."""
+"""Migration of a database to the schema of this version.
+
+Alembic is imported only where there is something to migrate: most starts find the newest schema.
+"""
 
 import sqlite3
 import time
@@ -6,21 +9,23 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, func, select
+from sqlalchemy import URL, Connection, func, inspect, select, text
 
 from pdp.serving.backoff import Backoff
 from registry_store.database.failures import FAILURES, reason_of
 from registry_store.database.transactions import Database, keep_private, make_private
 from registry_store.errors import StartError
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 ADVISORY_LOCK = 0x7265676973747279  # "registry" in ASCII
 LOCKED_SECONDS = 10.0
+MIGRATIONS = Path(__file__).parent / "migrations"
+REVISIONS = sorted(path.stem[1:5] for path in (MIGRATIONS / "versions").glob("r[0-9]*.py"))
+"""The revisions of the schema, oldest first: `r0003_lists_of_agents.py` is `0003`."""
 BACKOFF = Backoff(first=0.02, maximum=0.2)
 
 
@@ -95,9 +100,9 @@ async def check(database: Database) -> None:
     """Raises `StartError` unless the database has the newest schema."""
     async with database.engine.connect() as connection:
         current = await connection.run_sync(_current)
-    if current != _head():
+    if current != REVISIONS[-1]:
         raise StartError(
-            f"the database's schema is `{current or 'empty'}` and not `{_head()}`: run `registry-store migrate`"
+            f"the database's schema is `{current or 'empty'}` and not `{REVISIONS[-1]}`: run `registry-store migrate`"
         )
 
 
@@ -106,25 +111,26 @@ def _upgrade(connection: Connection) -> None:
         # If several programs migrate at once, the others wait here and then have nothing to do.
         connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
     current = _current(connection)
-    if current is not None and current not in _known():
+    if current == REVISIONS[-1]:
+        return
+    if current is not None and current not in REVISIONS:
         raise StartError(f"the database's schema `{current}` is newer than this program")
+    from alembic import command
+
     command.upgrade(_config(connection), "head")
 
 
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+def _config(connection: Connection | None = None) -> "Config":
+    from alembic.config import Config
 
-
-def _config(connection: Any = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_config()).get_current_head()
-
-
-def _known() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    current: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return current

@@ -1,16 +1,21 @@
 """Migrations, up and down on both databases, with data in the tables."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from registry_store.database import migrate
 from registry_store.database.tables import Base
 from registry_store.database.transactions import Database
 from registry_store.settings import Settings
+from tests.registry_store.conftest import settings_in
 from tests.registry_store.decisions.test_decision_lists import answered
 from tests.registry_store.reporting import Log, decision, report
 from tests.registry_store.serving import Rest, Served, served
@@ -52,6 +57,22 @@ def shown(store: Served, key: str | None) -> list[Any]:
     return [answer.body for answer in answers]
 
 
+def test_the_names_of_the_migrations_are_the_revisions_in_their_order() -> None:
+    """The store reads them from the folder, without Alembic; Alembic reads the same from the files."""
+    known = ScriptDirectory.from_config(migrate._config()).walk_revisions()
+    assert [script.revision for script in known][::-1] == migrate.REVISIONS
+
+
+def test_a_database_at_the_newest_schema_is_opened_without_alembic(tmp_path: Path) -> None:
+    """A start that has nothing to migrate does not import it: that took a fifth of the time of a command."""
+    program = (
+        "from registry_store.cli import main; main(standalone_mode=False); import sys; print('alembic' in sys.modules)"
+    )
+    arguments = [sys.executable, "-c", program, "keys", "list", "--database", settings_in(tmp_path).database]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+
+
 async def move(settings: Settings, revision: str) -> set[str]:
     """Bring the database up or down to a revision; returns its tables."""
 
@@ -74,7 +95,7 @@ async def test_data_survives_every_step_down_and_up_again(settings: Settings) ->
         admin = store.rest()
         fill(admin)
         before = shown(store, admin.key)
-    for _ in range(len(migrate._known()) - 1):
+    for _ in range(len(migrate.REVISIONS) - 1):
         await move(settings, "-1")
     assert await move(settings, "head") == set(Base.metadata.tables) | {"alembic_version"}
     with served(settings) as store:
