@@ -64,6 +64,7 @@ roles: install
 protos: install
 	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=. --pyi_out=. --grpc_python_out=. \
 	    $(GENERATED:%=protos/%.proto)
+	$(BIN)/python protos/agent_action.py > ascend/action.py
 
 drift: install
 	@new=$$(mktemp -d) && trap 'rm -r $$new' EXIT && \
@@ -71,7 +72,9 @@ drift: install
 	    --grpc_python_out=$$new $(GENERATED:%=protos/%.proto) && \
 	for name in $(GENERATED); do for end in _pb2.py _pb2.pyi _pb2_grpc.py; do \
 	    cmp $$new/$$name$$end $$name$$end || { echo "generated code is stale: run make protos"; exit 1; }; \
-	done; done
+	done; done; \
+	$(BIN)/python protos/agent_action.py > $$new/action.py && cmp $$new/action.py ascend/action.py || \
+	    { echo "generated code is stale: run make protos"; exit 1; }
 
 # A shallow clone or an unpacked archive has no commit before this one.
 breaking: install

@@ -1,5 +1,6 @@
 """The client that agent code imports: ask for a decision before each action, and act only when it is truthy."""
 
+from ascend.action import ActionFields, AgentAction
 from ascend.client import AscendClient
 from ascend.errors import (
     Conflict,
@@ -11,10 +12,11 @@ from ascend.errors import (
     Stale,
     Unavailable,
 )
-from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
+from ascend.model import Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
 from ascend.registry import Registry
 
 __all__ = [
+    "ActionFields",
     "AgentAction",
     "Approval",
     "ApprovalState",

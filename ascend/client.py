@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import grpc
 
 from ascend import messages
+from ascend.action import ActionFields, AgentAction
 from ascend.errors import RegistryError
-from ascend.model import AgentAction, Approval, ApprovalState, Decision, Outcome
+from ascend.model import Approval, ApprovalState, Decision, Outcome
 from ascend.registry import Registry
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
@@ -112,11 +113,11 @@ class AscendClient:
         idempotency_key: str = "",
         approval_id: str = "",
         dry_run: bool = False,
-        **fields: Any,
+        **fields: Unpack[ActionFields],
     ) -> Decision:
         """Whether the agent may do an action of this type on this resource; never raises for what the action holds.
 
-        `fields` are the other fields of an `AgentAction`, as `risk_score`.
+        `fields` are the other fields of an `AgentAction`, such as `risk_score`.
         """
         action = AgentAction(action_type=action_type, resource=resource, **fields)
         return self.evaluate(action, idempotency_key=idempotency_key, approval_id=approval_id, dry_run=dry_run)

@@ -9,9 +9,8 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
+from ascend.action import AgentAction
 from ascend.model import (
-    FIELDS,
-    AgentAction,
     Approval,
     ApprovalState,
     Decision,
@@ -21,6 +20,9 @@ from ascend.model import (
     ShadowVerdict,
 )
 from pdp.v1 import decision_pb2 as pb
+
+FIELDS = [field for field in pb.Action.DESCRIPTOR.fields if field.name != "agent_id"]
+"""Of an action: those of the message, save whose action it is."""
 
 _OUTCOMES = {
     pb.OUTCOME_ALLOW: Outcome.ALLOW,

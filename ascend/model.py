@@ -1,13 +1,10 @@
-"""Actions, decisions and approvals as agent code sees them."""
+"""Decisions and approvals as agent code sees them."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-from pdp.v1 import decision_pb2 as pb
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -17,27 +14,6 @@ class Outcome(StrEnum):
     REQUIRE_APPROVAL = "require_approval"
     BLOCK = "block"
     ESCALATE = "escalate"
-
-
-FIELDS = [field for field in pb.Action.DESCRIPTOR.fields if field.name != "agent_id"]
-"""Of an action: those of the message, save whose action it is."""
-
-
-def _member(field: Any) -> tuple[str, Any, Any]:
-    if field.name == "action_type":
-        return field.name, str, dataclasses.field()
-    if field.message_type is not None:
-        return field.name, Mapping[str, Any], dataclasses.field(default_factory=dict)
-    default = () if field.is_repeated else None if field.has_presence else field.default_value
-    return field.name, Any, dataclasses.field(default=default)
-
-
-if TYPE_CHECKING:
-    AgentAction = pb.Action  # whose generated stub knows the types of the fields
-else:
-    AgentAction = dataclasses.make_dataclass("AgentAction", map(_member, FIELDS), frozen=True, slots=True, kw_only=True)
-    AgentAction.__module__ = __name__
-    AgentAction.__doc__ = "An action that the agent wants to do; `risk_score` from 0 to 100, costs in US dollars."
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import dataclasses
 import click
 import pytest
 
-from ascend import AgentAction
+from ascend import ActionFields, AgentAction
 from pdp import cli, metrics
 from pdp.core.action import ATTRIBUTE_OF, FIELDS, REQUEST, Action, action_json
 from pdp.v1 import decision_pb2 as pb
@@ -36,5 +36,7 @@ def test_a_command_has_an_option_for_every_field(command: str) -> None:
 
 
 def test_the_client_takes_every_field_but_its_own_id() -> None:
-    """As an attribute of an `AgentAction`, and so as an argument of `evaluate_action`."""
-    assert [field.name for field in dataclasses.fields(AgentAction)] == [name for name in PROTO if name != "agent_id"]
+    """As an attribute of an `AgentAction`, and as an argument of `evaluate_action`, with its type."""
+    names = [name for name in PROTO if name != "agent_id"]
+    assert [field.name for field in dataclasses.fields(AgentAction)] == names
+    assert ["action_type", "resource", *ActionFields.__annotations__] == names
