@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring
 from operator import attrgetter, gt
 from sys import float_info
 from typing import Any, NamedTuple, TypeVar
@@ -22,9 +23,9 @@ from pdp.core.action import (
     MAX_ID_CHARACTERS,
     MAX_KEY_CHARACTERS,
     REQUEST,
+    RESTORE,
     Action,
     Converted,
-    action_json,
     kind_of,
     texts_of,
 )
@@ -161,7 +162,7 @@ def instant(wall: float) -> str:
 
 def digest(action: Action) -> bytes:
     """The SHA-256 of an action in canonical JSON (RFC 8785): the same for equal actions of every endpoint."""
-    return hashlib.sha256(canonical_json.dumps(action_json(action))).digest()
+    return hashlib.sha256(canonical_text(action).encode()).digest()
 
 
 def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:
@@ -264,6 +265,24 @@ def _compile_reader() -> Callable[[pb.Action], Action]:
     return reader
 
 
+def _compile_canonical_text() -> Callable[[Action], str]:
+    """Generates the function that writes an action in canonical JSON: to make a document first takes twice as long."""
+    names: dict[str, Any] = {"quoted": encode_basestring, "text": canonical_json.text}
+    members = []
+    for name in sorted(FIELDS):  # the names are ASCII, so this is the canonical order
+        value = f"action.{ATTRIBUTE_OF[name]}"
+        if name in RESTORE:
+            names[f"restore_{name}"] = RESTORE[name]
+            value = f"None if (value := {value}) is None else restore_{name}(value)"
+        write = "quoted" if isinstance(kind_of(name), Text) else "text"
+        members.append(f"'\"{name}\":' + {write}({value})")
+    source = "lambda action: '{' + " + " + ',' + ".join(members) + " + '}'"
+    canonical: Callable[[Action], str] = eval(source, names)  # noqa: S307
+    return canonical
+
+
+canonical_text = _compile_canonical_text()
+"""An action in canonical JSON (RFC 8785)."""
 _read = _compile_reader()
 # The pattern of an agent id is checked only if no agent has the id.
 _BOUNDED = {

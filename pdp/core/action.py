@@ -30,11 +30,14 @@ AGENT_ID = Text(
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A kind whose values an `Action` holds in another form: `convert` makes that form, `restore` reverses it."""
+    """A kind whose values an `Action` holds in another form: `convert` makes that form, `restore` reverses it.
+
+    Without `restore` that form is JSON too.
+    """
 
     kind: Kind
     convert: Callable[[Any], Any]
-    restore: Callable[[Any], Any]
+    restore: Callable[[Any], Any] | None = None
 
     def read(self, value: Any, path: str, problems: Problems) -> Any:
         before = len(problems)
@@ -57,9 +60,7 @@ NAME = Text(256)
 AMOUNT = Converted(Number(0), double, double)
 COST = Converted(Number(0, MAX_DOLLARS), _micros, _dollars)
 LABELS = ListOf(Text(MAX_ACTION_BYTES), 64, distinct=False)
-ATTRIBUTES = Converted(
-    Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), doubles, lambda attributes: attributes
-)
+ATTRIBUTES = Converted(Json(MAX_ACTION_BYTES, MAX_ATTRIBUTE_DEPTH, only_object=True), doubles)
 
 
 @dataclass(slots=True)
@@ -120,7 +121,8 @@ def kind_of(name: str) -> Kind:
 
 
 _values = attrgetter(*ATTRIBUTE_OF.values())
-_RESTORE = {name: kind.restore for name in FIELDS if isinstance(kind := kind_of(name), Converted)}
+RESTORE = {name: kind.restore for name in FIELDS if isinstance(kind := kind_of(name), Converted) and kind.restore}
+"""By field name: what makes a value of JSON of the value of an `Action`, where they differ."""
 _texts = attrgetter(*(ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), Text)))
 _LISTS = [ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), ListOf)]
 
@@ -128,7 +130,7 @@ _LISTS = [ATTRIBUTE_OF[name] for name in FIELDS if isinstance(kind_of(name), Lis
 def action_json(action: Action) -> dict[str, Any]:
     """An action as a JSON object with the field names of the interfaces: every field; null or empty if not given."""
     document = dict(zip(FIELDS, _values(action), strict=True))
-    for name, restore in _RESTORE.items():
+    for name, restore in RESTORE.items():
         if document[name] is not None:
             document[name] = restore(document[name])
     return document

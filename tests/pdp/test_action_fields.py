@@ -1,14 +1,18 @@
 """The fields of an action stand in one table, and everything that knows them takes them from there."""
 
 import dataclasses
+import hashlib
 
 import click
 import pytest
+from hypothesis import given
 
 from ascend import ActionFields, AgentAction
-from pdp import cli, metrics
+from pdp import cli, metrics, wire
 from pdp.core.action import ATTRIBUTE_OF, FIELDS, REQUEST, Action, action_json
+from pdp.core.json.canonical_json import dumps
 from pdp.v1 import decision_pb2 as pb
+from tests.core.worlds import actions
 
 PROTO = [field.name for field in pb.Action.DESCRIPTOR.fields]
 
@@ -24,6 +28,14 @@ def test_a_record_has_every_field() -> None:
     """So have the metrics of malformed requests."""
     assert list(action_json(Action("agent-a", "api.read"))) == PROTO
     assert set(PROTO) < metrics.REQUEST_FIELDS
+
+
+@given(actions)
+def test_the_digest_is_that_of_the_documents_canonical_form(action: Action) -> None:
+    """So an approval is of the same action in the sidecar and in the store."""
+    document = dumps(action_json(action))
+    assert wire.canonical_text(action).encode() == document
+    assert wire.digest(action) == hashlib.sha256(document).digest()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explain"])

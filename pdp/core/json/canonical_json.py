@@ -16,7 +16,7 @@ MAX_EXACT = 2**53
 
 def dumps(value: Any) -> bytes:
     """A JSON value in its canonical form. `ValueError` for a value that JSON cannot express."""
-    return _text(value).encode()
+    return text(value).encode()
 
 
 def double(value: float) -> float:
@@ -44,7 +44,8 @@ def doubles(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """The canonical form as text."""
     if isinstance(value, str):
         return encode_basestring(value)
     if value is None:
@@ -54,9 +55,9 @@ def _text(value: Any) -> str:
     if isinstance(value, int | float):
         return _number(double(value))
     if isinstance(value, Mapping):
-        return "{" + ",".join([f"{encode_basestring(name)}:{_text(value[name])}" for name in _sorted(value)]) + "}"
+        return "{" + ",".join([f"{encode_basestring(name)}:{text(value[name])}" for name in _sorted(value)]) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_text, value)) + "]"
+        return "[" + ",".join(map(text, value)) + "]"
     raise ValueError(f"`{type(value).__name__}` is not JSON")
 
 

@@ -8,7 +8,7 @@ import jsonschema_rs
 import pytest
 
 from pdp import wire
-from pdp.core.action import Action
+from pdp.core.action import Action, action_json
 from pdp.core.interface import ACTION, ANSWER
 from pdp.endpoints import openapi
 from pdp.endpoints.pages import Pages
@@ -89,7 +89,7 @@ async def test_every_route_is_described(bench: Bench) -> None:
 
 def test_the_schemas_have_every_member() -> None:
     """Those of an action and of an answer as the sidecar writes them, in the log too."""
-    assert list(wire.action_json(Action("a", "b"))) == list(ACTION)
+    assert list(action_json(Action("a", "b"))) == list(ACTION)
     assert list(wire.request_schema()["properties"]["action"]["properties"]) == list(ACTION)
     assert list(DOCUMENT["components"]["schemas"]["Answer"]["properties"]) == list(ANSWER)
 
