@@ -161,9 +161,10 @@ class DecisionPoint:
         remembered = self._remembered(request, now)
         if remembered is None:
             result = self._decide(state, request, now, use)
-            self.answers.put(
-                request.action.agent_id, _key(request), digest, result.answer.SerializeToString(), now.boot
-            )
+            if result.answer.reason != pb.REASON_AGENT_NOT_REGISTERED:  # it may register itself and ask again
+                self.answers.put(
+                    request.action.agent_id, _key(request), digest, result.answer.SerializeToString(), now.boot
+                )
             return result
         if remembered.digest != digest:
             raise InvalidActionError(Problem("idempotency_key", "was used for another action within ten minutes"))

@@ -194,6 +194,15 @@ async def test_a_pending_answer_is_not_repeated_for_a_suspended_agent(bench: Ben
     assert len(bench.people.asked) == 1
 
 
+async def test_a_key_of_an_unknown_agent_is_free_once_it_is_registered(bench: Bench) -> None:
+    """A client that registers itself repeats its first question, and nothing was counted."""
+    unknown = {"agent_id": "payments-new-test", "idempotency_key": "k"}
+    async with served(bench.service) as stub:
+        assert (await stub.Evaluate(request(**unknown))).reason == pb.REASON_AGENT_NOT_REGISTERED
+        bench.put(agent("payments-new-test"))
+        assert (await stub.Evaluate(request(**unknown))).reason == pb.REASON_RISK_BELOW_AUTO_APPROVE
+
+
 async def test_a_block_is_repeated_unchanged(bench: Bench) -> None:
     """Also if another rule would block it now."""
     async with served(bench.service) as stub:
