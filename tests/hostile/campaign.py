@@ -83,7 +83,7 @@ class Campaign:
 
     async def run(self, rounds: Iterable[Sequence[str]], seconds: float) -> Account:
         """Each round is a few attacks at once, for so many seconds each."""
-        self._targets = [self._installation.target(number) for number in range(len(self._witnesses))]
+        self._targets = [await self._installation.target(number) for number in range(len(self._witnesses))]
         callers = [asyncio.create_task(witness.run()) for witness in self._witnesses]
         callers.append(asyncio.create_task(administer(self._installation, self._witnesses)))
         callers.append(asyncio.create_task(self._probe()))

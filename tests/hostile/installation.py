@@ -160,18 +160,16 @@ class Installation:
         serve = ("serve", "--database", f"sqlite:///{self._database}", "--http", self.store_http)
         self.store = self._program("store", "registry-store", *serve, "--grpc", self.store_grpc, "--auto-activate")
         self.sidecars: list[Program] = []
-        self.admin = Api(self.store_http, self.key("admin", "admin"))
+        self.admin = Api(self.store_http, self._admin_key())
 
-    def key(self, role: str, name: str, *options: str) -> str:
-        """A new API key, also written into the file `NAME.key`."""
+    def _admin_key(self) -> str:
         command = [str(BIN / "registry-store"), "keys", "create", "--database", f"sqlite:///{self._database}"]
-        done = subprocess.run(
-            [*command, "--role", role, "--name", name, *options], capture_output=True, text=True, check=True
-        )
-        key = done.stdout.strip()
-        path = self.folder / f"{name}.key"
-        path.touch(0o600)
-        path.write_text(key)
+        options = ["--role", "admin", "--name", "admin"]
+        return subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout.strip()
+
+    async def _key(self, role: str, name: str, **scope: Any) -> str:
+        made = await self.admin.call("POST", "/api/keys", {"role": role, "name": name, **scope})
+        key: str = made["key"]
         return key
 
     async def start(self) -> None:
@@ -184,11 +182,13 @@ class Installation:
         await self.admin.call("POST", f"/api/agents/registry/{SUSPENDED}/suspend", {"reason": "test"})
         for number, (grpc_address, http_address) in enumerate(self.sidecar_addresses):
             name = f"sidecar-{number}"
-            self.key("sidecar", name)
+            key_file = self.folder / f"{name}.key"
+            key_file.touch(0o600)
+            key_file.write_text(await self._key("sidecar", name))
             sidecar = self._program(
                 name,
                 "pdp",
-                *("serve", "--store", self.store_grpc, "--key-file", f"{self.folder / name}.key", "--all-agents"),
+                *("serve", "--store", self.store_grpc, "--key-file", str(key_file), "--all-agents"),
                 *("--listen", grpc_address, "--http", http_address, "--data-dir", f"{self.folder / name}"),
                 *("--log-format", "json", *self._options),
             )
@@ -197,11 +197,11 @@ class Installation:
         for _, http_address in self.sidecar_addresses:
             await self.until_ready(http_address)
 
-    def target(self, number: int = 0) -> Target:
+    async def target(self, number: int = 0) -> Target:
         """The knowledge of an attacker of one sidecar."""
         grpc_address, http_address = self.sidecar_addresses[number]
-        intruder = self.key("sidecar", "intruder", "--agents", INTRUDER)
-        viewer = self.key("viewer", "viewer")
+        intruder = await self._key("sidecar", "intruder", agents=[INTRUDER])
+        viewer = await self._key("viewer", "viewer")
         victim_key = (self.folder / f"sidecar-{number}.key").read_text()
         node = (self.folder / f"sidecar-{number}" / "node-id").read_text().strip()
         return Target(

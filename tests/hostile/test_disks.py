@@ -15,6 +15,7 @@ from tests.hostile.installation import HONEST, Installation, installed
 from tests.waiting import eventually_gives
 
 SIZE = "4m"
+LARGE = {f"text-{number}": "x" * 1000 for number in range(40)}
 
 
 @contextmanager
@@ -50,7 +51,7 @@ async def test_on_a_full_disk_decisions_are_refused_and_go_on_once_there_is_room
                 while True:
                     file.write(bytes(4096))
             allowed = []
-            while not isinstance(answer := await evaluate(installation, resource="x" * 2000), grpc.StatusCode):
+            while not isinstance(answer := await evaluate(installation, attributes=LARGE), grpc.StatusCode):
                 allowed.append(answer.decision_id)
             assert answer is grpc.StatusCode.UNAVAILABLE
             filler.unlink()

@@ -38,7 +38,10 @@ def agents(admin: Rest) -> list[dict[str, Any]]:
 
 
 def test_every_page_of_every_filter_is_right(admin: Rest, agents: list[dict[str, Any]]) -> None:
-    """Status, type and tag, alone and together: each page, from either end, is what leaving out one by one gives."""
+    """Status, type and tag, alone and together: each page, from either end, is what leaving out one by one gives.
+
+    Filters of all three are asked for their last page alone.
+    """
     limit = 4
     for status, agent_type, tag in product((None, *STATUSES), (None, *TYPES), (None, *TAGS)):
         query = {"status": status, "type": agent_type, "tag": tag, "limit": limit}
@@ -50,7 +53,9 @@ def test_every_page_of_every_filter_is_right(admin: Rest, agents: list[dict[str,
             and agent_type in (None, agent["agent_type"])
             and (tag is None or tag in agent["tags"])
         ]
-        for offset in {0, 1, len(right) // 2, max(0, len(right) - limit), max(0, len(right) - 1), len(right), 1000}:
+        last = max(0, len(right) - limit)
+        offsets = {0, 1, len(right) // 2, last, max(0, len(right) - 1), len(right), 1000}
+        for offset in {last} if status and agent_type and tag else offsets:
             body = admin.get(f"{REGISTRY}?{asked}&offset={offset}").body
             shown = [agent["agent_id"] for agent in body["agents"]]
             assert (shown, body["total"]) == (right[offset : offset + limit], len(right)), f"{asked}&offset={offset}"
