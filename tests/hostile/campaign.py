@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,8 +57,9 @@ class Account:
     figures: dict[str, object] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     attacks: int = 0
-    late_turns: float = 0
-    """Event loop lag that is too long: a finding of a long campaign, but not of a test on a busy machine."""
+    late_turns: Counter[str] = field(default_factory=Counter)
+    """Late turns of the event loops, by the attacks of the round: a finding of a long campaign, but not of a test on a
+    busy machine."""
 
     def find(self, *findings: str) -> None:
         """Record a finding and print it at once, because people watch a long campaign."""
@@ -79,6 +81,7 @@ class Campaign:
         self._targets: list[Target] = []
         self._disturbed = 0.0
         """When a program was last stopped or killed, or answered again after that."""
+        self._late: dict[str, float] = {}
         self._began = time.monotonic()
 
     async def run(self, rounds: Iterable[Sequence[str]], seconds: float) -> Account:
@@ -91,6 +94,7 @@ class Campaign:
             for number, names in enumerate(rounds):
                 await self._round(number, names, seconds)
                 self._sample()
+                await self._count_late_turns(" and ".join(names))
                 for caller in callers:
                     if caller.done():
                         caller.result()
@@ -171,7 +175,7 @@ class Campaign:
         account = self.account
         for witness in self._witnesses:
             account.find(*witness.findings, *witness.overruns())
-        await self._check_lag()
+        await self._count_late_turns("the end")
         await self._check_records()
         await self._installation.stop()
         seconds = time.monotonic() - self._began
@@ -192,19 +196,23 @@ class Campaign:
             "p50, p99, p99.9 there, ms": [round(first.latency(share) * 1000, 1) for share in (0.5, 0.99, 0.999)],
         }
 
-    async def _check_lag(self) -> None:
+    async def _count_late_turns(self, cause: str) -> None:
         _, sidecar = self._installation.sidecar_addresses[0]
         for name, address, metric in (
             ("sidecar-0", sidecar, "pdp_event_loop_lag_seconds"),
             ("store", self._installation.store_http, "registry_store_event_loop_lag_seconds"),
         ):
-            samples = await _samples(address)
-            within = next(value for key, value in samples if key == (f"{metric}_bucket", str(MAX_LAG_SECONDS)))
-            everything = next(value for key, value in samples if key == (f"{metric}_count", ""))
-            self.account.late_turns += everything - within
-            self.account.figures[f"turns of {name}, and of these over {MAX_LAG_SECONDS} s late"] = [
-                everything,
-                everything - within,
+            samples = dict(await _samples(address))
+            turns = samples[f"{metric}_count", ""]
+            late = turns - samples[f"{metric}_bucket", str(MAX_LAG_SECONDS)]
+            before = self._late.get(name, 0)
+            # Where it is less, the program was started again and counts anew.
+            if more := late - before if late >= before else late:
+                self.account.late_turns[f"{cause}: {name}"] += int(more)
+            self._late[name] = late
+            self.account.figures[f"turns of {name} since its start, and of these over {MAX_LAG_SECONDS} s late"] = [
+                turns,
+                late,
             ]
 
     async def _check_records(self) -> None:
@@ -278,7 +286,10 @@ def main() -> int:
     rounds = rounds_for(given.minutes * 60, given.seed)
     with tempfile.TemporaryDirectory(prefix="pdp-hostile-") as folder:
         account = asyncio.run(campaign(Path(folder), rounds, given.seconds, given.seed, kills=True))
-    found = account.findings + [f"{account.late_turns:.0f} late turns"] * bool(account.late_turns)
+    late = [
+        f"{times} turns over {MAX_LAG_SECONDS} s late at {what}" for what, times in account.late_turns.most_common()
+    ]
+    found = account.findings + late
     lines = [f"{name}: {figure}" for name, figure in account.figures.items()]
     sys.stdout.write("\n".join([*lines, f"found: {len(found)}", *found[:50], ""]))
     return 1 if found else 0
