@@ -129,4 +129,5 @@ def _execute(remote: Remote, steps: list[Step], note: str) -> None:
 def _with_note(step: Step, note: str) -> dict[str, object] | None:
     if step.method == "DELETE":
         return {"reason": note}
-    return step.body | {"version_notes": note} if step.body is not None and step.kind is folders.AGENT else step.body
+    has_versions = step.kind in (folders.AGENT, folders.ORGANISATION_POLICY)
+    return step.body | {"version_notes": note} if step.body is not None and note and has_versions else step.body

@@ -141,9 +141,25 @@ class Policy(Base):
     body: Mapped[dict[str, Any]]
     size: Mapped[int]
     """Bytes of the body as JSON, in the document of the agent."""
+    version: Mapped[str] = mapped_column(server_default="1.0.0")
     revision: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class PolicyVersion(Base):
+    """A version of a policy; the versions stay when the policy is removed, with what is needed to restore it."""
+
+    __tablename__ = "policy_versions"
+
+    policy_id: Mapped[str] = mapped_column(primary_key=True)
+    minor: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    agent_id: Mapped[str | None] = mapped_column(ForeignKey("agents.agent_id"))
+    policy_created_at: Mapped[datetime]
+    version_notes: Mapped[str]
+    configuration: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
 
 
 class McpServer(Base):

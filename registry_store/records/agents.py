@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.model import RecordKind, Status
-from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, PROSE, VERSION, read_agent, read_configuration
+from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, read_agent, read_configuration
 from registry_store.database.bulk import chunks
 from registry_store.database.tables import Agent, AgentTag, AgentVersion
 from registry_store.documents import Document, check_synced, read_values, to_json
@@ -19,15 +19,8 @@ from registry_store.journal.activity import Actor, Subject
 from registry_store.records import versions
 
 DEFAULTS: Document = {name: to_json(field.default) for name, field in CONFIGURATION.items()}
-CHANGE_BODY: dict[str, Field] = CONFIGURATION | {
-    "version_notes": Field(PROSE, "", about="Reason for the change; the note of the new version")
-}
+CHANGE_BODY: dict[str, Field] = CONFIGURATION | versions.NOTES
 """The fields of a request that changes an agent."""
-
-ROLLBACK_BODY: dict[str, Field] = {
-    "target_version": Field(VERSION, "", required=True, about="Version to restore, such as 1.0.0"),
-    "reason": Field(PROSE, "", about="Reason, kept in the activity log"),
-}
 
 ALLOWED_FROM = {
     Status.ACTIVE: {Status.DRAFT, Status.SUSPENDED},
@@ -103,7 +96,7 @@ async def change(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -
 
 async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor) -> None:
     """Restores a stored version and its configuration; does nothing if both are already active."""
-    values = read_values(body, ROLLBACK_BODY)
+    values = read_values(body, versions.ROLLBACK_BODY)
     target, left = values["target_version"], agent.version
     version = await versions.get(session, agent.agent_id, target)
     before, after = configuration_of(agent), _restorable(version)

@@ -83,7 +83,7 @@ async def apply(
     else:
         await agents.get_changeable(session, agent.agent_id)
         await agents.change(session, agent, wanted.configuration | {"version_notes": wanted.notes}, actor)
-    await _apply_policies(session, agent.agent_id, wanted.policies, actor)
+    await _apply_policies(session, agent.agent_id, wanted, actor)
     await _apply_status(session, agent, wanted, actor)
     return agent
 
@@ -124,14 +124,15 @@ async def _documents(session: AsyncSession, rows: Sequence[Agent]) -> list[Docum
     return [agents.configuration_of(row) | {"status": row.status, "policies": bodies[row.agent_id]} for row in rows]
 
 
-async def _apply_policies(session: AsyncSession, agent_id: str, wanted: Sequence[Document], actor: Actor) -> None:
+async def _apply_policies(session: AsyncSession, agent_id: str, wanted: Declaration, actor: Actor) -> None:
     owned = await session.scalars(select(Policy).where(Policy.agent_id == agent_id))
     present = {policy.policy_name: policy for policy in owned}
-    names = {body["policy_name"] for body in wanted}
+    names = {body["policy_name"] for body in wanted.policies}
     for name in present.keys() - names:  # first, to make room
-        await policies.remove(session, present[name], "", actor)
-    for index, body in enumerate(wanted):
-        policy = present.get(body["policy_name"])
+        await policies.remove(session, present[name], wanted.notes, actor)
+    for index, content in enumerate(wanted.policies):
+        body = content | {"version_notes": wanted.notes}
+        policy = present.get(content["policy_name"])
         if policy is not None:
             await policies.change(session, policy, body, actor)
         else:  # policies of the same priority are evaluated oldest first, so this keeps the declared order

@@ -1,63 +1,75 @@
 """Policies of agents, and policies of the organisation for the agents of a selector."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.errors import InvalidRecordError, Problem
+from pdp.core.errors import InvalidRecordError, Problem, Problems
+from pdp.core.kinds import ObjectOf
 from pdp.core.model import RecordKind
 from pdp.core.records import (
     APPLIES_TO,
     MAX_POLICIES,
+    ORGANISATION_POLICY_BODY_KIND,
     POLICY_BODY,
+    POLICY_BODY_KIND,
     read_organisation_policy,
-    read_organisation_policy_body,
     read_policy,
-    read_policy_body,
 )
-from registry_store.database.tables import Policy
+from registry_store.database.tables import Policy, PolicyVersion
 from registry_store.documents import Document, check_synced, synced_size, to_json
 from registry_store.errors import ConflictError, NotFoundError
 from registry_store.journal import activity, revisions
 from registry_store.journal.activity import Actor, Subject
-from registry_store.records import agents, versions
+from registry_store.records import agents, policy_versions, versions
 
 MAX_BYTES = 8 * 1024 * 1024
 """Maximum total size of the policies of one owner: a sidecar gets them in one message."""
 
 BODY_OF_AGENT = POLICY_BODY
 BODY_OF_ORGANISATION = POLICY_BODY | {"applies_to": APPLIES_TO}
+REQUEST_OF_AGENT = BODY_OF_AGENT | versions.NOTES
+REQUEST_OF_ORGANISATION = BODY_OF_ORGANISATION | versions.NOTES
+"""The fields of a request that adds or changes a policy."""
+_REQUEST_OF_AGENT_KIND = ObjectOf(REQUEST_OF_AGENT, POLICY_BODY_KIND.check)
+_REQUEST_OF_ORGANISATION_KIND = ObjectOf(REQUEST_OF_ORGANISATION, ORGANISATION_POLICY_BODY_KIND.check)
 
 
 async def add(session: AsyncSession, agent_id: str | None, body: Any, actor: Actor) -> Policy:
-    """Adds a policy to an agent, or to the organisation if `agent_id` is None; `ConflictError` if the name is taken."""
-    values = to_json(_reader(agent_id)(body))
-    policy = Policy(policy_id=f"pol_{uuid4().hex}", agent_id=agent_id, created_at=actor.at, updated_at=actor.at, size=0)
-    await _check_name(session, policy, values["policy_name"])
-    _fill(policy, values)
-    await _check_room(session, policy)
-    await _touch(session, policy, actor)
+    """Adds a policy, version 1.0.0, to an agent, or to the organisation if `agent_id` is None.
+
+    `ConflictError` if the name is taken.
+    """
+    values, notes = _read_request(agent_id, body)
+    policy = Policy(policy_id=f"pol_{uuid4().hex}", agent_id=agent_id, created_at=actor.at, size=0)
+    await _write(session, policy, values, actor)
+    policy_versions.add(session, policy, 0, notes or policy_versions.INITIAL_NOTE, actor)
     session.add(policy)
-    await activity.append(
-        session, actor, "policy_added", f"policy `{policy.policy_name}` added", _subject(policy), new=values
-    )
+    described = f"policy `{policy.policy_name}` added" + (f": {notes}" if notes else "")
+    await activity.append(session, actor, "policy_added", described, _subject(policy), new=values)
     return policy
 
 
 async def get(session: AsyncSession, agent_id: str | None, policy_id: str) -> Policy:
     """The policy of this owner; `NotFoundError` if the owner has no policy with this id."""
-    policy = await session.get(Policy, policy_id)
-    if policy is None or policy.agent_id != agent_id:
+    policy = await find(session, agent_id, policy_id)
+    if policy is None:
         raise NotFoundError(f"no policy `{policy_id}`" + (f" of agent `{agent_id}`" if agent_id else ""))
     return policy
 
 
+async def find(session: AsyncSession, agent_id: str | None, policy_id: str) -> Policy | None:
+    """The policy of this owner; None if it has no policy with this id, or no longer."""
+    policy = await session.get(Policy, policy_id)
+    return policy if policy is not None and policy.agent_id == agent_id else None
+
+
 async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: int) -> tuple[Sequence[Policy], int]:
     """A page of the owner's policies, in the order of evaluation, and the total count."""
-    total = await session.scalar(select(func.count()).select_from(Policy).where(_owned(agent_id)))
+    total = await number(session, agent_id)
     rows = await session.scalars(
         select(Policy)
         .where(_owned(agent_id))
@@ -65,35 +77,68 @@ async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: 
         .limit(limit)
         .offset(offset)
     )
-    return rows.all(), total or 0
+    return rows.all(), total
+
+
+async def number(session: AsyncSession, agent_id: str | None) -> int:
+    """How many policies the owner has."""
+    return await session.scalar(select(func.count()).select_from(Policy).where(_owned(agent_id))) or 0
 
 
 async def change(session: AsyncSession, policy: Policy, body: Any, actor: Actor) -> None:
-    """Changes the fields in `body`."""
+    """Changes the fields in `body`, and makes a version if any value changes."""
     before = body_of(policy)
     if not isinstance(body, Mapping):
         raise InvalidRecordError([Problem("", "the body is not an object")])
-    after = to_json(_reader(policy.agent_id)({**before, **body}))
+    after, notes = _read_request(policy.agent_id, {**before, **body})
     fields = versions.changed_fields(before, after)
     if not fields:
         return
-    await _check_name(session, policy, after["policy_name"])
-    _fill(policy, after)
-    await _check_room(session, policy)
-    await _touch(session, policy, actor)
+    await _write(session, policy, after, actor)
+    minor = await policy_versions.next_minor(session, policy.policy_id)
+    policy_versions.add(session, policy, minor, notes or versions.default_note(fields), actor)
     await activity.append(
         session,
         actor,
         "policy_updated",
-        f"policy `{policy.policy_name}` updated: {', '.join(fields)}",
+        f"policy `{policy.policy_name}` updated: {notes or ', '.join(fields)}",
         _subject(policy),
         previous={name: before[name] for name in fields},
         new={name: after[name] for name in fields},
     )
 
 
+async def rollback(
+    session: AsyncSession, policy: Policy | None, version: PolicyVersion, reason: str, actor: Actor
+) -> Policy:
+    """Restores a stored version of the policy, also if it was removed (None); nothing if the version is active.
+
+    `ConflictError` if the stored content is no longer valid, or its name is taken.
+    """
+    target = versions.version_of(version.minor)
+    left, before = (policy.version, body_of(policy)) if policy else (None, Document())
+    policy = policy or _removed(version)
+    after = _restorable(version)
+    fields = versions.changed_fields(before, after)
+    if left == target and not fields:
+        return policy
+    await _write(session, policy, after, actor)
+    policy.version = target
+    session.add(policy)
+    await activity.append(
+        session,
+        actor,
+        "policy_rolled_back",
+        reason or f"policy `{policy.policy_name}`: {left or 'removed'} → {target}",
+        _subject(policy),
+        previous={"version": left} | {name: before[name] for name in fields if name in before},
+        new={"version": target} | {name: after[name] for name in fields},
+    )
+    return policy
+
+
 async def remove(session: AsyncSession, policy: Policy, reason: str, actor: Actor) -> None:
-    """Deletes the policy; the activity log keeps its content."""
+    """Deletes the policy; its versions and the activity log keep its content."""
     await _touch(session, policy, actor)
     await session.delete(policy)
     described = reason or f"policy `{policy.policy_name}` removed"
@@ -102,8 +147,13 @@ async def remove(session: AsyncSession, policy: Policy, reason: str, actor: Acto
 
 def body_of(policy: Policy) -> Document:
     """Every field that a caller may write; fields that are newer than the stored row have their defaults."""
-    fields = BODY_OF_AGENT if policy.agent_id else BODY_OF_ORGANISATION
-    return {name: to_json(field.default) for name, field in fields.items()} | policy.body
+    return with_defaults(policy.agent_id, policy.body)
+
+
+def with_defaults(agent_id: str | None, body: Document) -> Document:
+    """A stored body; fields that are newer than it have their defaults."""
+    fields = BODY_OF_AGENT if agent_id else BODY_OF_ORGANISATION
+    return {name: to_json(field.default) for name, field in fields.items()} | body
 
 
 def document(policy: Policy) -> Document:
@@ -111,6 +161,7 @@ def document(policy: Policy) -> Document:
     state = {
         "policy_id": policy.policy_id,
         "agent_id": policy.agent_id,
+        "version": policy.version,
         "revision": policy.revision,
         "created_at": policy.created_at,
         "updated_at": policy.updated_at,
@@ -123,12 +174,43 @@ def synced_document(policy: Policy) -> Document:
     return body_of(policy) | {"policy_id": policy.policy_id, "created_at": to_json(policy.created_at)}
 
 
-def _reader(agent_id: str | None) -> Callable[[Any], dict[str, Any]]:
-    return read_policy_body if agent_id else read_organisation_policy_body
+def _read_request(agent_id: str | None, body: Any) -> tuple[Document, str]:
+    """The content of the policy, and the note of the caller."""
+    values = _read(_REQUEST_OF_AGENT_KIND if agent_id else _REQUEST_OF_ORGANISATION_KIND, body)
+    notes: str = values.pop("version_notes")
+    return values, notes
+
+
+def _removed(version: PolicyVersion) -> Policy:
+    """The row of a removed policy; with its time of creation it has its old place in the order of evaluation."""
+    created_at = version.policy_created_at
+    return Policy(policy_id=version.policy_id, agent_id=version.agent_id, created_at=created_at, size=0)
+
+
+def _restorable(version: PolicyVersion) -> Document:
+    kind = POLICY_BODY_KIND if version.agent_id else ORGANISATION_POLICY_BODY_KIND
+    try:
+        return _read(kind, with_defaults(version.agent_id, version.configuration))
+    except InvalidRecordError as error:
+        raise ConflictError(f"version `{versions.version_of(version.minor)}` is no longer valid: {error}") from None
+
+
+def _read(kind: ObjectOf, body: Any) -> Document:
+    problems = Problems()
+    values = kind.read(body, "", problems)
+    problems.raise_if_any()
+    return Document(to_json(values))
 
 
 def _owned(agent_id: str | None) -> Any:
     return Policy.agent_id == agent_id if agent_id else Policy.agent_id.is_(None)
+
+
+async def _write(session: AsyncSession, policy: Policy, values: Document, actor: Actor) -> None:
+    await _check_name(session, policy, values["policy_name"])
+    _fill(policy, values)
+    await _check_room(session, policy)
+    await _touch(session, policy, actor)
 
 
 def _fill(policy: Policy, values: Document) -> None:

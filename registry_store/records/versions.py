@@ -1,16 +1,20 @@
-"""Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, …; one of them is active."""
+"""Versions of an agent's configuration: 1.0.0, 1.1.0, 1.2.0, …; one of them is active.
+
+What the versions of policies share with them is here too.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
-from pdp.core.fields import quote
+from pdp.core.fields import Field, quote
 from pdp.core.json.equality import same_json
-from registry_store.database.tables import Agent, AgentVersion
+from pdp.core.records import PROSE, VERSION
+from registry_store.database.tables import Agent, AgentVersion, PolicyVersion
 from registry_store.documents import Document, to_json
 from registry_store.errors import NotFoundError
 from registry_store.journal.activity import Actor
@@ -47,6 +51,15 @@ VERSIONED = frozenset(
 
 INITIAL_NOTE = "Initial registration"
 
+NOTES: dict[str, Field] = {
+    "version_notes": Field(PROSE, "", about="Reason for the change; the note of the new version")
+}
+ROLLBACK_BODY: dict[str, Field] = {
+    "target_version": Field(VERSION, "", required=True, about="Version to restore, such as 1.0.0"),
+    "reason": Field(PROSE, "", about="Reason, kept in the activity log"),
+}
+Stored = TypeVar("Stored", AgentVersion, PolicyVersion)
+
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The fields with different values, in the order of `after`."""
@@ -69,15 +82,16 @@ def add(session: AsyncSession, agent: Agent, notes: str, actor: Actor) -> None:
     )
 
 
-async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) -> tuple[Sequence[AgentVersion], int]:
-    """A page of the agent's versions, newest first and without configurations, and the total count."""
-    of_agent = AgentVersion.agent_id == agent_id
-    total = await session.scalar(select(func.count()).select_from(AgentVersion).where(of_agent))
+async def page(
+    session: AsyncSession, table: type[Stored], of_record: ColumnElement[bool], limit: int, offset: int
+) -> tuple[Sequence[Stored], int]:
+    """A page of one record's versions, newest first and without configurations, and the total count."""
+    total = await session.scalar(select(func.count()).select_from(table).where(of_record))
     rows = await session.scalars(
-        select(AgentVersion)
-        .options(defer(AgentVersion.configuration, raiseload=True))
-        .where(of_agent)
-        .order_by(AgentVersion.minor.desc())
+        select(table)
+        .options(defer(table.configuration, raiseload=True))
+        .where(of_record)
+        .order_by(table.minor.desc())
         .limit(limit)
         .offset(offset)
     )
@@ -86,16 +100,15 @@ async def page(session: AsyncSession, agent_id: str, limit: int, offset: int) ->
 
 async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
     """The version with this name; `NotFoundError` if the agent never had it."""
-    found = None
-    if match := re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version):
-        found = await session.get(AgentVersion, (agent_id, int(match[1])))
+    minor = minor_of(version)
+    found = None if minor is None else await session.get(AgentVersion, (agent_id, minor))
     if found is None:
         raise NotFoundError(f"no version {quote(version)} of agent `{agent_id}`")
     return found
 
 
-def document(version: AgentVersion, active: str) -> Document:
-    """The version in the form of lists; `active` is the name of the agent's active version."""
+def document(version: AgentVersion | PolicyVersion, active: str | None) -> Document:
+    """The version in the form of lists; `active` is the name of the active version, None of a removed policy."""
     name = version_of(version.minor)
     return {
         "version": name,
@@ -119,3 +132,9 @@ def default_note(fields: Iterable[str]) -> str:
 def version_of(minor: int) -> str:
     """The name of the version with this minor number."""
     return f"1.{minor}.0"
+
+
+def minor_of(version: str) -> int | None:
+    """The minor number of a version's name; None if no version has this name."""
+    match = re.fullmatch(r"1\.(0|[1-9][0-9]{0,17})\.0", version)
+    return int(match[1]) if match else None

@@ -75,11 +75,13 @@ def entity_tag(document: Mapping[str, Any]) -> str:
     return f'"{hashlib.sha256(canonical(content).encode()).hexdigest()[:16]}"'
 
 
-def check_match(request: Request, document: Mapping[str, Any]) -> None:
-    """Raises `StaleTagError` if the `If-Match` header does not match the record."""
+def check_match(request: Request, document: Mapping[str, Any] | None) -> None:
+    """Raises `StaleTagError` if the `If-Match` header does not match the record; None matches no tag."""
     wanted = request.headers.get("if-match")
     if wanted is None:
         return
+    if document is None:
+        raise StaleTagError("the record is removed, and has no ETag")
     tags = {tag.strip() for tag in wanted.split(",")}
     if "*" not in tags and entity_tag(document) not in tags:
         raise StaleTagError(f"the record has changed: its ETag is {entity_tag(document)}")

@@ -27,7 +27,8 @@ POLICY = {
     "on_missing": "match",
 }
 DECLARATION = AGENT | {"status": "active", "policies": [POLICY], "version_notes": "SEC-1041: as reviewed"}
-POLICY_CHANGE = {"priority": 5}
+POLICY_CHANGE = {"priority": 5, "version_notes": "SEC-1045: before the other rules"}
+POLICY_ROLLBACK = {"target_version": "1.0.0", "reason": "SEC-1046: back in its old place"}
 ORGANISATION_POLICY = {
     "policy_name": "No personal data at night",
     "conditions": {"data_classification": "pii", "hour_after": 20, "hour_before": 6},

@@ -161,6 +161,9 @@ DECISION_RECORD = record(
     sequence=COUNT | {"description": "Sequence number in the sidecar's log"},
     received_at=MOMENT,
 )
+CHANGES: Schema = {"type": "array", "items": record({}, field=TEXT, before={}, after={})}
+OF_AGENT: dict[str, Schema] = {"policy_id": TEXT, "agent_id": TEXT}
+OF_ORGANISATION: dict[str, Schema] = {"policy_id": TEXT, "agent_id": {"type": "null"}}
 NOTHING_REPORTED = "null: no decision was reported"
 DAY = "the calendar day in the agent's `time_window_timezone`"
 USAGE = {
@@ -191,12 +194,26 @@ COMPONENTS: dict[str, Schema] = {
         agent_id=TEXT,
         from_version=VERSION_NAME,
         to_version=VERSION_NAME,
-        changes={"type": "array", "items": record({}, field=TEXT, before={}, after={})},
+        changes=CHANGES,
     ),
     "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
     | {"description": "A document that `PUT` accepts"},
-    "Policy": record(POLICY_BODY, policy_id=TEXT, agent_id=TEXT, **STATE),
-    "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, policy_id=TEXT, agent_id={"type": "null"}, **STATE),
+    "Policy": record(POLICY_BODY, **OF_AGENT, version=VERSION_NAME, **STATE),
+    "PolicyVersion": {
+        "allOf": [ref("Version"), record({}, **OF_AGENT, configuration=record(POLICY_BODY))],
+    },
+    "OrganisationPolicy": record(policies.BODY_OF_ORGANISATION, **OF_ORGANISATION, version=VERSION_NAME, **STATE),
+    "OrganisationPolicyVersion": {
+        "allOf": [ref("Version"), record({}, **OF_ORGANISATION, configuration=record(policies.BODY_OF_ORGANISATION))],
+    },
+    "PolicyVersionDifference": record(
+        {},
+        policy_id=TEXT,
+        agent_id=or_null(TEXT) | {"description": "null: a policy of the organisation"},
+        from_version=VERSION_NAME,
+        to_version=VERSION_NAME,
+        changes=CHANGES,
+    ),
     "McpServer": record(SERVER_BODY, **STATE),
     "Key": KEY,
     "NewKey": {"allOf": [ref("Key"), record({}, key=TEXT | {"description": "The key; only this response shows it"})]},

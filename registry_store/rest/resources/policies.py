@@ -32,7 +32,7 @@ BODY = (400, 413, 422)
 @of_agent.post(
     "",
     status_code=201,
-    openapi_extra=takes(policies.BODY_OF_AGENT, example=examples.POLICY),
+    openapi_extra=takes(policies.REQUEST_OF_AGENT, example=examples.POLICY),
     responses=gives(*BODY, 404, 409, status=201, schema=ref("Policy")),
 )
 async def add_agent_policy(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
@@ -71,11 +71,11 @@ async def read_agent_policy(
 
 @of_agent.put(
     "/{policy_id}",
-    openapi_extra=takes(policies.BODY_OF_AGENT, partial=True, tagged=True, example=examples.POLICY_CHANGE),
+    openapi_extra=takes(policies.REQUEST_OF_AGENT, partial=True, tagged=True, example=examples.POLICY_CHANGE),
     responses=gives(*BODY, 404, 409, 412, schema=ref("Policy")),
 )
 async def change_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> JSONResponse:
-    """Change the given fields of an agent's policy."""
+    """Change the given fields of an agent's policy; a change makes a new version."""
     return await _change(request, agent_id, policy_id, caller)
 
 
@@ -86,14 +86,14 @@ async def change_agent_policy(request: Request, agent_id: AgentId, policy_id: Re
     responses=no_content(*BODY, 404, 409, 412, about="Removed"),
 )
 async def remove_agent_policy(request: Request, agent_id: AgentId, policy_id: RecordId, caller: Admin) -> Response:
-    """Remove an agent's policy."""
+    """Remove an agent's policy; its versions are kept."""
     return await _remove(request, agent_id, policy_id, caller)
 
 
 @of_organisation.post(
     "",
     status_code=201,
-    openapi_extra=takes(policies.BODY_OF_ORGANISATION, example=examples.ORGANISATION_POLICY),
+    openapi_extra=takes(policies.REQUEST_OF_ORGANISATION, example=examples.ORGANISATION_POLICY),
     responses=gives(*BODY, 409, status=201, schema=ref("OrganisationPolicy")),
 )
 async def add_organisation_policy(request: Request, caller: Admin) -> JSONResponse:
@@ -126,11 +126,11 @@ async def read_organisation_policy(request: Request, policy_id: RecordId, _calle
 
 @of_organisation.put(
     "/{policy_id}",
-    openapi_extra=takes(policies.BODY_OF_ORGANISATION, partial=True, tagged=True, example=examples.POLICY_CHANGE),
+    openapi_extra=takes(policies.REQUEST_OF_ORGANISATION, partial=True, tagged=True, example=examples.POLICY_CHANGE),
     responses=gives(*BODY, 404, 409, 412, schema=ref("OrganisationPolicy")),
 )
 async def change_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> JSONResponse:
-    """Change the given fields of a policy of the organisation."""
+    """Change the given fields of a policy of the organisation; a change makes a new version."""
     return await _change(request, None, policy_id, caller)
 
 
@@ -141,7 +141,7 @@ async def change_organisation_policy(request: Request, policy_id: RecordId, call
     responses=no_content(*BODY, 404, 412, about="Removed"),
 )
 async def remove_organisation_policy(request: Request, policy_id: RecordId, caller: Admin) -> Response:
-    """Remove a policy of the organisation."""
+    """Remove a policy of the organisation; its versions are kept."""
     return await _remove(request, None, policy_id, caller)
 
 

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from registry_store.database.tables import AgentVersion
 from registry_store.records import agents, versions
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, writing
@@ -34,7 +35,7 @@ async def list_versions(
     check_sees(caller, agent_id)
     async with reading(request) as session:
         active = (await agents.get(session, agent_id)).version
-        rows, total = await versions.page(session, agent_id, limit, offset)
+        rows, total = await versions.page(session, AgentVersion, AgentVersion.agent_id == agent_id, limit, offset)
     listed = [versions.document(row, active) for row in rows]
     return page("versions", listed, total, limit, offset, agent_id=agent_id)
 
@@ -66,7 +67,7 @@ async def compare_versions(
 
 @router.post(
     "/rollback",
-    openapi_extra=takes(agents.ROLLBACK_BODY, tagged=True, example=examples.ROLLBACK),
+    openapi_extra=takes(versions.ROLLBACK_BODY, tagged=True, example=examples.ROLLBACK),
     responses=gives(400, 413, 422, 404, 409, 412, schema=ref("Agent")),
 )
 async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:

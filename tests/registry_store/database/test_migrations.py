@@ -138,6 +138,32 @@ async def test_decisions_that_came_before_the_filters_are_found_by_them(settings
         )
 
 
+async def test_the_way_up_makes_a_first_version_of_each_policy(settings: Settings) -> None:
+    """Its content as it is, with the time and the author of the last change; each change after it is a version more."""
+    with served(settings) as store:
+        admin = store.rest()
+        fill(admin)
+        for path in (f"{REGISTRY}/kept-agent-prod/policies", "/api/agents/policies"):
+            own = f"{path}/{admin.get(path).body['policies'][0]['policy_id']}"
+            Rest(admin.address, store.key("admin", "ann")).put(own, {"priority": 7, "version_notes": "SEC-1"})
+    await move(settings, "0009")
+    await move(settings, "head")
+    with served(settings) as store:
+        admin = Rest(store.running.http_address, admin.key)
+        for path in (f"{REGISTRY}/kept-agent-prod/policies", "/api/agents/policies"):
+            (policy,) = admin.get(path).body["policies"]
+            own = f"{path}/{policy['policy_id']}"
+            (version,) = admin.get(f"{own}/versions").body["versions"]
+            assert (version["version"], version["is_active"], version["created_by"]) == ("1.0.0", True, "ann")
+            assert version["created_at"] == policy["updated_at"]
+            stored = admin.get(f"{own}/versions/1.0.0").body["configuration"]
+            assert stored.items() <= policy.items()
+            assert admin.put(own, {"priority": 8}).body["version"] == "1.1.0"
+            admin.delete(own)
+            back = admin.post(f"{own}/rollback", {"target_version": "1.0.0"}).body
+            assert (back["priority"], back["created_at"]) == (7, policy["created_at"])
+
+
 async def test_the_way_down_counts_what_is_there(settings: Settings) -> None:
     """A program of revision 0007 reads its lists from counts: they are those of the agents, and triggers keep them."""
     with served(settings) as store:

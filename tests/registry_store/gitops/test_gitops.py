@@ -133,8 +133,13 @@ def test_a_change_is_shown_by_its_paths(repository: Repository) -> None:
         "applied: 2 of 2",
     ]
     assert repository.dry_run().exit_code == 0
-    newest = repository.admin.get(f"{REGISTRY}/finance-books-prod/versions").body["versions"][0]
-    assert (newest["version"], newest["version_notes"]) == ("1.1.0", "SEC-2: tighter")
+    own, organisation = f"{REGISTRY}/finance-books-prod/policies", "/api/agents/policies"
+    changed_policies = [
+        f"{path}/{repository.admin.get(path).body['policies'][0]['policy_id']}" for path in (own, organisation)
+    ]
+    for path in (f"{REGISTRY}/finance-books-prod", *changed_policies):
+        newest = repository.admin.get(f"{path}/versions").body["versions"][0]
+        assert (newest["version"], newest["version_notes"]) == ("1.1.0", "SEC-2: tighter")
 
 
 def test_nothing_is_removed_without_prune(repository: Repository) -> None:

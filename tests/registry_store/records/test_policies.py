@@ -28,7 +28,8 @@ def test_a_policy_is_added_read_changed_and_removed(admin: Rest, path: str) -> N
     assert own == f"{path}/{added.body['policy_id']}"
     assert admin.get(own).body == added.body
     changed = admin.put(own, {"priority": 5}).body
-    assert {name for name in changed if changed[name] != added.body[name]} == {"priority", "revision", "updated_at"}
+    differing = {name for name in changed if changed[name] != added.body[name]}
+    assert differing == {"priority", "version", "revision", "updated_at"}
     assert admin.delete(own, {"reason": "no longer needed"}).status == 204
     assert admin.get(own).status == 404
 

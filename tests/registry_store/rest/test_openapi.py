@@ -19,6 +19,7 @@ from tests.registry_store.serving import WAIT_SECONDS, Rest, Served, served
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 REGISTRY = "/api/agents/registry"
+RULE = f"{REGISTRY}/{{agent_id}}/policies/{{policy_id}}"
 AGENT_ID = "finance-transaction-processor-prod"
 NODE_ID = "payments-pod-1"
 WIDE = [
@@ -35,9 +36,9 @@ WIDE = [
 """Their bodies have so many fields that covering each takes most of a run; the long run does."""
 
 EVERYTHING = ["--exclude-checks", "use_after_free"]
-ERASED = ["--include-path-regex", "^/api/agents/(policies|mcp/servers)"]
+ERASED = ["--include-path-regex", r"^/api/agents/(policies(/\{policy_id\})?$|mcp/servers)"]
 """One check asks that what was deleted is gone. By contract an agent is retired and a key revoked, and both stay
-readable; so the check looks at policies and servers alone, which are erased."""
+readable; so do the versions of a policy. The check looks at policies and servers alone, which are erased."""
 
 CONFIG = """\
 # No schema can say that one field's value bounds another's, or that a record is in a state that forbids the request.
@@ -72,6 +73,14 @@ parameters = {{ "path.policy_id" = {{ dictionary = "of_agent", probability = 0.5
 
 [[operations]]
 include-path = "/api/agents/policies/{{policy_id}}"
+parameters = {{ "path.policy_id" = {{ dictionary = "of_organisation", probability = 0.5 }} }}
+
+[[operations]]
+include-path = "/api/agents/registry/{{agent_id}}/policies/{{policy_id}}/rollback"
+parameters = {{ "path.policy_id" = {{ dictionary = "of_agent", probability = 0.5 }} }}
+
+[[operations]]
+include-path = "/api/agents/policies/{{policy_id}}/rollback"
 parameters = {{ "path.policy_id" = {{ dictionary = "of_organisation", probability = 0.5 }} }}
 
 [dictionaries.asked]
@@ -181,6 +190,8 @@ def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest, m
     decided, asked = decision(agent_id="described-agent-prod"), record(agent_id="described-agent-prod")
     report(store, decided, asked)
     own = f"{REGISTRY}/described-agent-prod"
+    rule = admin.post(f"{own}/policies", {"policy_name": "p", "policy_action": "block"}).headers["location"]
+    admin.put(rule, {"priority": 5})
     stop_id = admin.post("/api/agents/emergency-stop", {"agent_ids": ["described-agent-prod"]}).body["stop_id"]
     for path, shown in (
         (own, f"{REGISTRY}/{{agent_id}}"),
@@ -188,6 +199,9 @@ def test_answers_say_what_is_described_and_no_more(store: Served, admin: Rest, m
         (f"{own}/versions", f"{REGISTRY}/{{agent_id}}/versions"),
         (f"{own}/versions/1.1.0", f"{REGISTRY}/{{agent_id}}/versions/{{version}}"),
         (f"{own}/versions/1.0.0/diff/1.1.0", f"{REGISTRY}/{{agent_id}}/versions/{{version}}/diff/{{other}}"),
+        (f"{rule}/versions", f"{RULE}/versions"),
+        (f"{rule}/versions/1.1.0", f"{RULE}/versions/{{version}}"),
+        (f"{rule}/versions/1.0.0/diff/1.1.0", f"{RULE}/versions/{{version}}/diff/{{other}}"),
         (f"{own}/usage", f"{REGISTRY}/{{agent_id}}/usage"),
         (f"{own}/activity", f"{REGISTRY}/{{agent_id}}/activity"),
         (f"/api/agents/emergency-stops/{stop_id}", "/api/agents/emergency-stops/{stop_id}"),

@@ -129,6 +129,21 @@ async def test_a_removed_server_and_policy_are_gone(fresh: Served) -> None:
     assert records[pb.RECORD_KIND_AGENT]["status"] == "retired"
 
 
+async def test_a_removed_policy_that_is_restored_comes_back_as_it_was(fresh: Served) -> None:
+    """Subscribers get the same document under the same id, with its age: the order of evaluation is the old one."""
+    admin = fresh.rest()
+    own = (await in_thread(admin.post, "/api/agents/policies", POLICY)).headers["location"]
+    async with subscriber(fresh.running.grpc_address, fresh.key("sidecar")) as sidecar:
+        await sidecar.hello()
+        (before,) = (await sidecar.snapshot()).records
+        await in_thread(admin.delete, own)
+        (gone,) = (await sidecar.changes_to(2))[-1].records
+        await in_thread(admin.post, f"{own}/rollback", {"target_version": "1.0.0"})
+        (back,) = (await sidecar.changes_to(3))[-1].records
+    assert (gone.id, document(gone)) == (before.id, None)
+    assert (back.id, document(back)) == (before.id, document(before))
+
+
 async def test_a_resumed_stream_sends_just_what_is_missing(fresh: Served) -> None:
     """A sidecar that comes back with its epoch and revision gets no snapshot."""
     admin, key = fresh.rest(), fresh.key("sidecar")
