@@ -162,6 +162,11 @@ DECISION_RECORD = record(
     received_at=MOMENT,
 )
 CHANGES: Schema = {"type": "array", "items": record({}, field=TEXT, before={}, after={})}
+LEFT_UNCHANGED = record(
+    {},
+    status=STATUS,
+    policies=COUNT | {"description": "Number of the agent's policies; each has its own versions and rollback"},
+) | {"description": "What a rollback of the agent does not touch, as it is now"}
 OF_AGENT: dict[str, Schema] = {"policy_id": TEXT, "agent_id": TEXT}
 OF_ORGANISATION: dict[str, Schema] = {"policy_id": TEXT, "agent_id": {"type": "null"}}
 NOTHING_REPORTED = "null: no decision was reported"
@@ -196,6 +201,7 @@ COMPONENTS: dict[str, Schema] = {
         to_version=VERSION_NAME,
         changes=CHANGES,
     ),
+    "RolledBack": {"allOf": [ref("Agent"), record({}, left_unchanged=LEFT_UNCHANGED)]},
     "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
     | {"description": "A document that `PUT` accepts"},
     "Policy": record(POLICY_BODY, **OF_AGENT, version=VERSION_NAME, **STATE),

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from registry_store.database.tables import AgentVersion
-from registry_store.records import agents, versions
+from registry_store.records import agents, policies, versions
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, writing
 from registry_store.rest.exchange.answers import (
@@ -68,13 +68,15 @@ async def compare_versions(
 @router.post(
     "/rollback",
     openapi_extra=takes(versions.ROLLBACK_BODY, tagged=True, example=examples.ROLLBACK),
-    responses=gives(400, 413, 422, 404, 409, 412, schema=ref("Agent")),
+    responses=gives(400, 413, 422, 404, 409, 412, schema=ref("RolledBack")),
 )
 async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
-    """Restore a stored version and its configuration."""
+    """Restore a stored version and its configuration; the status and the policies stay as they are."""
     body = await read_json(request)
     async with writing(request, caller) as (session, actor):
         agent = await agents.get_changeable(session, agent_id)
         check_match(request, agents.document(agent))
         await agents.rollback(session, agent, body, actor)
-    return answer(agents.document(agent))
+        number = await policies.number(session, agent_id)
+    left_unchanged = {"status": agent.status, "policies": number}
+    return answer(agents.document(agent) | {"left_unchanged": left_unchanged})
