@@ -1,7 +1,7 @@
 """Warnings about records that are valid but probably not what the author meant."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 VAGUE = frozenset(
@@ -11,11 +11,16 @@ VAGUE = frozenset(
     }
 )
 EXACT = ("allowed_action_types", "allowed_resources", "blocked_resources")
+NO_EFFECT = "has no effect yet: each sidecar enforces the whole limit until one limit over many sidecars exists"
 
 
-def on_agent(configuration: Mapping[str, Any]) -> list[str]:
-    """The warnings about an agent's configuration."""
-    return [*_on_id(configuration["agent_id"]), *_on_wildcards(configuration)]
+def on_agent(configuration: Mapping[str, Any], written: Collection[str]) -> list[str]:
+    """The warnings about an agent's configuration, of which a request wrote the fields `written`."""
+    return [
+        *_on_id(configuration["agent_id"]),
+        *_on_wildcards(configuration),
+        *(f"{name} `{configuration[name]}` {NO_EFFECT}" for name in _without_effect(configuration) if name in written),
+    ]
 
 
 def _on_id(agent_id: str) -> list[str]:
@@ -35,3 +40,9 @@ def _on_wildcards(configuration: Mapping[str, Any]) -> list[str]:
         for entry in configuration[name]
         if "*" in entry
     ]
+
+
+def _without_effect(configuration: Mapping[str, Any]) -> list[str]:
+    # A default that nobody wrote is not mentioned: every registration would have the warning.
+    scope = ["limit_scope"] if configuration["limit_scope"] == "agent" else []
+    return [*scope, "on_quota_unavailable"]

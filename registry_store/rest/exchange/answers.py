@@ -29,7 +29,7 @@ Moment = Annotated[
     datetime | None, BeforeValidator(read_instant), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 
-VOLATILE = ("last_used_at", "key")
+VOLATILE = ("last_used_at", "key", "warnings")
 """Members that the entity tag ignores: they are shown once, or change without a change to the record."""
 
 

@@ -201,9 +201,15 @@ COMPONENTS: dict[str, Schema] = {
         to_version=VERSION_NAME,
         changes=CHANGES,
     ),
-    "RolledBack": {"allOf": [ref("Agent"), record({}, left_unchanged=LEFT_UNCHANGED)]},
+    "RolledBack": {
+        "allOf": [
+            ref("AgentWithWarnings"),
+            record({}, left_unchanged=LEFT_UNCHANGED),
+        ]
+    },
     "Declaration": record(CONFIGURATION | declarations.OWN_FIELDS, status=STATUS)
     | {"description": "A document that `PUT` accepts"},
+    "DeclarationWithWarnings": {"allOf": [ref("Declaration"), record({}, warnings=TEXTS)]},
     "Policy": record(POLICY_BODY, **OF_AGENT, version=VERSION_NAME, **STATE),
     "PolicyVersion": {
         "allOf": [ref("Version"), record({}, **OF_AGENT, configuration=record(POLICY_BODY))],

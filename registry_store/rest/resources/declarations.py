@@ -9,7 +9,7 @@ from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.database.tables import Agent
 from registry_store.documents import Document
 from registry_store.errors import StaleTagError
-from registry_store.records import agents, declarations, policies
+from registry_store.records import advice, agents, declarations, policies
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Admin, Reader, reading, store_of, writing
 from registry_store.rest.exchange.answers import AgentId, Limit, Offset, answer, check_match, gives, page, takes
@@ -41,8 +41,8 @@ async def read_declaration(request: Request, agent_id: AgentId, _caller: Reader)
 @router.put(
     "/{agent_id}",
     openapi_extra=takes(declarations.BODY, tagged=True, example=examples.DECLARATION),
-    responses=gives(400, 409, 412, 413, 422, schema=ref("Declaration"))
-    | gives(status=201, about="Registered", schema=ref("Declaration")),
+    responses=gives(400, 409, 412, 413, 422, schema=ref("DeclarationWithWarnings"))
+    | gives(status=201, about="Registered", schema=ref("DeclarationWithWarnings")),
 )
 async def apply_declaration(request: Request, agent_id: AgentId, caller: Admin) -> JSONResponse:
     """Set an agent and all of its policies, in one transaction; `If-None-Match: *` only registers."""
@@ -57,7 +57,8 @@ async def apply_declaration(request: Request, agent_id: AgentId, caller: Admin) 
         agent = await declarations.apply(session, found, wanted, actor, activate=activate)
         await session.flush()
         document = await declarations.document(session, agent)
-    return answer(document, 200 if found else 201)
+    warnings = advice.on_agent(wanted.configuration, body)
+    return answer(document | {"warnings": warnings}, 200 if found else 201)
 
 
 def _with_id(body: object, agent_id: str) -> Document:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from registry_store.database.tables import AgentVersion
-from registry_store.records import agents, policies, versions
+from registry_store.records import advice, agents, policies, versions
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, writing
 from registry_store.rest.exchange.answers import (
@@ -78,5 +78,9 @@ async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) ->
         check_match(request, agents.document(agent))
         await agents.rollback(session, agent, body, actor)
         number = await policies.number(session, agent_id)
-    left_unchanged = {"status": agent.status, "policies": number}
-    return answer(agents.document(agent) | {"left_unchanged": left_unchanged})
+    configuration = agents.configuration_of(agent)
+    told = {
+        "warnings": advice.on_agent(configuration, configuration),  # a rollback writes every field
+        "left_unchanged": {"status": agent.status, "policies": number},
+    }
+    return answer(agents.document(agent) | told)

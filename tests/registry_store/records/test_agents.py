@@ -41,6 +41,7 @@ def test_what_was_sent_comes_back(admin: Rest) -> None:
     sent = {
         "agent_id": "round-trip-prod",
         "display_name": "Zoë — «é»",
+        "description": "Books what comes in\n",
         "agent_type": "autonomous",
         "tags": ["a", "b"],
         "metadata": {"owner": {"team": ["x", 1, 1.5, None, True]}},
@@ -238,6 +239,25 @@ def test_advice_on_ids_and_wildcards(admin: Rest) -> None:
     assert "agent-1" in vague[0]
     assert "prod-*" in vague[1]
     assert admin.register("finance-transaction-processor-prod")["warnings"] == []
+
+
+def test_what_has_no_effect_yet_says_so(admin: Rest) -> None:
+    """`limit_scope: agent` and `on_quota_unavailable` warn in every answer that writes them, and by default do not."""
+    text = "`{}` has no effect yet: each sidecar enforces the whole limit until one limit over many sidecars exists"
+    scope, quota = f"limit_scope {text.format('agent')}", f"on_quota_unavailable {text.format('block')}"
+    fields = {"limit_scope": "agent", "on_quota_unavailable": "block"}
+    path = f"{REGISTRY}/quota-writer-prod"
+    assert admin.register("quota-writer-prod", **fields)["warnings"] == [scope, quota]
+    assert admin.put(path, {"limit_scope": "agent"}).body["warnings"] == [scope]
+    assert admin.put(path, {"max_actions_per_minute": 10}).body["warnings"] == []
+    assert admin.put(path, {"limit_scope": "sidecar"}).body["warnings"] == []
+    assert admin.post(f"{path}/rollback", {"target_version": "1.2.0"}).body["warnings"] == [quota]
+    assert admin.post(f"{path}/rollback", {"target_version": "1.0.0"}).body["warnings"] == [scope, quota]
+    declared = admin.put("/api/agents/declarations/quota-writer-prod", {"display_name": "x", **fields}).body
+    assert declared["warnings"] == [scope, quota]
+    plain = admin.put("/api/agents/declarations/quota-writer-prod", {"display_name": "x"}).body
+    assert plain["warnings"] == []
+    assert "warnings" not in admin.get(path).body
 
 
 def test_unknown_things_are_problems_too(admin: Rest) -> None:
