@@ -1,5 +1,7 @@
 """Every decision of `cases/*.yaml` by the core and by the reference: the folder above tests the layers of the wire."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from pdp import wire
@@ -16,8 +18,7 @@ from tests.history import BruteForce, settle
 @pytest.mark.parametrize("case", load(), ids=lambda case: case.name)
 def test_the_core_decides_a_case(case: Case) -> None:
     """The fact that the case states holds for `decide` and `charge`."""
-    state, usage = case.state(), Usage()
-    case.hold([_core_answer(state, usage, step) for step in case.steps])
+    case.hold(core_answers(case.state(), case.steps))
 
 
 @pytest.mark.parametrize("case", load(), ids=lambda case: case.name)
@@ -32,6 +33,12 @@ def test_there_are_at_least_150_cases() -> None:
     names = [case.name for case in load()]
     assert len(names) >= 150
     assert len(set(names)) == len(names)
+
+
+def core_answers(state: State, steps: Iterable[Step]) -> list[Answer]:
+    """The answers of `decide` to the steps, with one count that starts empty."""
+    usage = Usage()
+    return [_core_answer(state, usage, step) for step in steps]
 
 
 def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
