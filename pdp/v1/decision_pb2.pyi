@@ -330,20 +330,24 @@ class ExplainResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[EvaluateResponse, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageExplanation, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[PolicyExplanation, _Mapping]]] = ..., would_allow: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportOutcomeRequest(_message.Message):
-    __slots__ = ("decision_id", "result", "actual_cost_usd", "error")
+    __slots__ = ("decision_id", "result", "actual_cost_usd", "error", "agent_id")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     ACTUAL_COST_USD_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     result: ActionResult
     actual_cost_usd: float
     error: str
-    def __init__(self, decision_id: _Optional[str] = ..., result: _Optional[_Union[ActionResult, str]] = ..., actual_cost_usd: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
+    agent_id: str
+    def __init__(self, decision_id: _Optional[str] = ..., result: _Optional[_Union[ActionResult, str]] = ..., actual_cost_usd: _Optional[float] = ..., error: _Optional[str] = ..., agent_id: _Optional[str] = ...) -> None: ...
 
 class ReportOutcomeResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("repeated",)
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    repeated: bool
+    def __init__(self, repeated: _Optional[bool] = ...) -> None: ...
 
 class WaitForApprovalRequest(_message.Message):
     __slots__ = ("approval_id",)

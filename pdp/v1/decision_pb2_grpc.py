@@ -55,6 +55,11 @@ class PolicyDecisionPointStub:
                 request_serializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcome = channel.unary_unary(
+                '/pdp.v1.PolicyDecisionPoint/ReportOutcome',
+                request_serializer=pdp_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+                response_deserializer=pdp_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
+                _registered_method=True)
         self.WaitForApproval = channel.unary_stream(
                 '/pdp.v1.PolicyDecisionPoint/WaitForApproval',
                 request_serializer=pdp_dot_v1_dot_decision__pb2.WaitForApprovalRequest.SerializeToString,
@@ -95,6 +100,15 @@ class PolicyDecisionPointServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOutcome(self, request, context):
+        """Takes the outcome of an allowed action: settles the day's budget to the actual cost, and counts the error rate.
+        NOT_FOUND: no such decision, or it was made more than an hour ago. PERMISSION_DENIED: it is another agent's or
+        another sidecar's. FAILED_PRECONDITION: the decision did not allow the action, or was a dry run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WaitForApproval(self, request, context):
         """Sends the state of an approval, and each later state until the final one. NOT_FOUND: there is no such approval.
         """
@@ -124,6 +138,11 @@ def add_PolicyDecisionPointServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=pdp_dot_v1_dot_decision__pb2.ExplainRequest.FromString,
                     response_serializer=pdp_dot_v1_dot_decision__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ReportOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportOutcome,
+                    request_deserializer=pdp_dot_v1_dot_decision__pb2.ReportOutcomeRequest.FromString,
+                    response_serializer=pdp_dot_v1_dot_decision__pb2.ReportOutcomeResponse.SerializeToString,
             ),
             'WaitForApproval': grpc.unary_stream_rpc_method_handler(
                     servicer.WaitForApproval,
@@ -240,6 +259,33 @@ class PolicyDecisionPoint:
             '/pdp.v1.PolicyDecisionPoint/Explain',
             pdp_dot_v1_dot_decision__pb2.ExplainRequest.SerializeToString,
             pdp_dot_v1_dot_decision__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pdp.v1.PolicyDecisionPoint/ReportOutcome',
+            pdp_dot_v1_dot_decision__pb2.ReportOutcomeRequest.SerializeToString,
+            pdp_dot_v1_dot_decision__pb2.ReportOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,
