@@ -31,6 +31,7 @@ from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_des
 from pdp.serving.http import serving
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
 from pdp.state import Holder, State
+from pdp.suspender import AGAIN_SECONDS
 from pdp.sync.last_good import LastGood, locked_folder
 from pdp.sync.replica import Replica, build_in_thread
 from pdp.sync.subscriber import Node, Subscriber, Timing
@@ -165,7 +166,9 @@ class _Program:
         uplink = Uplink()
         self._spool = Spool(decisions, settings.redact, Echo() if settings.log_decisions else None)
         self._counters = counters
-        self.service = DecisionService(self._holder, self.metrics, now, self._spool, uplink, counters=counters.counters)
+        self.service = DecisionService(
+            self._holder, self.metrics, now, self._spool, uplink, counters=counters.counters, ledger=counters.ledger
+        )
         self._replica = Replica(self._holder, self.metrics, self._on_state)
         node = Node(self.last_good.node_id(), settings.subscription, settings.store, settings.node_name)
         key = partial(read_key, settings.key_file)
@@ -249,11 +252,13 @@ class _Program:
         counting = asyncio.create_task(self._counters.run(self._spool))
         reporting = asyncio.create_task(self._reporter.run())
         announcing = asyncio.create_task(self._announce())
+        reporting_again = asyncio.create_task(self._report_suspensions())
         measuring = asyncio.create_task(lag.measure(self.metrics.loop_lag.observe))
         try:
             yield saving, following, logging_, counting, reporting
         finally:
             await _cancelled(announcing)
+            await _cancelled(reporting_again)
             await _cancelled(measuring)
             self._spool.close()
             self._counters.close()
@@ -266,6 +271,13 @@ class _Program:
             await _cancelled(counting)
             await _cancelled(saving)
             self._spool.end()
+
+    async def _report_suspensions(self) -> None:
+        """Report suspensions again while the store is there and has not acted on them: a record can be lost."""
+        while True:
+            if self._holder.current is not None and self._holder.source is Source.LIVE:
+                self.service.point.suspender.report_again(self._holder.current)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _announce(self) -> None:
         await self.has_data.wait()
@@ -306,6 +318,7 @@ class _Program:
         )
         self._spool.watch(self.metrics)
         self._counters.watch(self.metrics)
+        self._counters.ledger.watch(self.metrics)
         self._reporter.watch(self.metrics)
         point = self.service.point
         self.metrics.watch(

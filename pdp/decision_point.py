@@ -18,12 +18,17 @@ from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
 from pdp.core.model import Now, Outcome, Reason, StaleMode
+from pdp.core.outcome import OutcomeReport
 from pdp.core.usage import Usage
 from pdp.counters.counters import Counters
-from pdp.decision_log.record import Entry, Opens
+from pdp.decision_log.record import Entry, Note, Opens
 from pdp.idempotency import Answers, Remembered, TooManyRepeatsError
 from pdp.metrics import Metrics
+from pdp.outcomes.ledger import Ledger
+from pdp.outcomes.open_decisions import Allowed
+from pdp.settlement import Settlement
 from pdp.state import Holder, State
+from pdp.suspender import Suspender
 from pdp.v1 import decision_pb2 as pb
 
 APPROVAL_SECONDS = 3600
@@ -53,8 +58,8 @@ class Log(Protocol):
     async def room(self) -> None:
         """Return once there is room for another decision, or waiting has not helped."""
 
-    def append(self, entry: Entry, *, urgent: bool) -> None:
-        """Keep a decision; an urgent one is sent to the store at once."""
+    def append(self, entry: Entry | Note, *, urgent: bool) -> None:
+        """Keep a decision or a note; an urgent one is sent to the store at once."""
 
 
 class Evaluation(NamedTuple):
@@ -66,13 +71,22 @@ class Evaluation(NamedTuple):
     now: Now
     stale: StaleMode | None
     answer: pb.EvaluateResponse
+    suspended: bool
+    """Whether this sidecar suspended the agent, and the registry data does not say so yet."""
 
 
 class DecisionPoint:
-    """Decides from the state in force in `holder`, and counts usage in `counters`."""
+    """Decides from the state in force in `holder`, counts usage in `counters`, and remembers allows in `ledger`."""
 
     def __init__(
-        self, holder: Holder, metrics: Metrics, clock: Callable[[], Now], log: Log, counters: Counters | None = None
+        self,
+        holder: Holder,
+        metrics: Metrics,
+        clock: Callable[[], Now],
+        log: Log,
+        counters: Counters | None = None,
+        *,
+        ledger: Ledger | None = None,
     ) -> None:
         self._holder = holder
         self._metrics = metrics
@@ -80,6 +94,11 @@ class DecisionPoint:
         self._log = log
         self._ids = DecisionIds(secrets.randbits)
         self._counters = counters or Counters()
+        self._ledger = ledger or Ledger()
+        self.suspender = Suspender(self._ledger, log, metrics)
+        self.settlement = Settlement(
+            holder, clock, log, metrics, counters=self._counters, ledger=self._ledger, suspender=self.suspender
+        )
         self.answers = Answers()
 
     def evaluate(self, request: wire.Request, use: ApprovalUse | None = None) -> pb.EvaluateResponse:
@@ -106,12 +125,22 @@ class DecisionPoint:
             result.repeat_id,
         )
         self._log.append(entry, urgent=result.opens is not None)
+        if not result.repeat_id:
+            self._remember(state, request, result, now)
         return answer
+
+    def report(self, report: OutcomeReport) -> bool:
+        """Take the outcome of an action; whether it repeats one, and so changes nothing.
+
+        Raises `RefusedOutcomeError` if it is not taken, and `UnavailableError` while nothing can be recorded.
+        """
+        self._loggable_state()
+        return self.settlement.report(report)
 
     def needs_approval(self, request: wire.Request) -> bool:
         """Whether the action would need an approval if it were decided now; `evaluate` reports any error."""
         state, now, action = self._loggable_state(), self._clock(), request.action
-        agent = state.agents.get(action.agent_id)
+        agent = self._agent(state, action.agent_id)
         if agent is None or self._remembered(request, now) is not None:
             return False
         usage = self._counters.of(action.agent_id, agent.zone, now.boot)
@@ -129,8 +158,28 @@ class DecisionPoint:
         state, now = self._state(), self._clock()
         result = self._decide(state, wire.Request(action, dry_run=True), now, None)
         agent = state.agents.get(action.agent_id)
+        suspended = agent is not None and self._agent(state, action.agent_id) is not agent
         usage = _NO_USAGE if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
-        return Evaluation(state, action, usage.copy(), now, self._holder.stale(now.boot), result.answer)
+        return Evaluation(state, action, usage.copy(), now, self._holder.stale(now.boot), result.answer, suspended)
+
+    def _agent(self, state: State, agent_id: str) -> CompiledAgent | None:
+        """The agent, suspended if this sidecar has suspended it."""
+        agent = state.agents.get(agent_id)
+        if agent is not None and self._ledger.suspensions:
+            return self._ledger.suspensions.applied(agent)
+        return agent
+
+    def _remember(self, state: State, request: wire.Request, result: "_Result", now: Now) -> None:
+        """Remember the decision for the report of its outcome."""
+        answer, agent_id = result.answer, request.action.agent_id
+        agent = state.agents.get(agent_id)
+        if answer.outcome != pb.OUTCOME_ALLOW or request.dry_run or agent is None:
+            why = "a dry run" if request.dry_run else f"`{Outcome(answer.outcome).name.lower()}`"
+            self._ledger.not_allowed.add(answer.decision_id, agent_id, why)
+            return
+        approval_id = request.approval_id if answer.reason == pb.REASON_APPROVED else ""
+        allowed = Allowed(agent_id, agent.zone, now.wall, result.cost_micros, approval_id)
+        self._ledger.allow(answer.decision_id, allowed)
 
     def _loggable_state(self) -> State:
         if self._log.full:
@@ -176,7 +225,7 @@ class DecisionPoint:
         """The answer that replaces a remembered one if the action is no longer permitted."""
         if answer.outcome == pb.OUTCOME_BLOCK:
             return None
-        agent = state.agents.get(action.agent_id)
+        agent = self._agent(state, action.agent_id)
         decision = withdrawn(agent, state.servers, action, now, stale=self._holder.stale(now.boot))
         return None if decision is None else _Result(self._answer(agent, action, decision, state, now))
 
@@ -187,7 +236,7 @@ class DecisionPoint:
 
     def _decide(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
         action, stale = request.action, self._holder.stale(now.boot)
-        agent = state.agents.get(action.agent_id)
+        agent = self._agent(state, action.agent_id)
         if agent is None:
             _check_agent_id(action.agent_id)
             decision = decide(None, state.servers, action, _NO_USAGE, now, stale=stale)
@@ -200,6 +249,10 @@ class DecisionPoint:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
+            if decision.outcome is Outcome.BLOCK:
+                self.suspender.refused(agent, action, decision, usage, now)
+            elif self._ledger.suspensions:
+                self.suspender.admitted(agent, decision)
         answer = self._answer(agent, action, decision, state, now)
         opens = self._attach_approval(answer, request, decision, now, use)
         return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens)

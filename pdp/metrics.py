@@ -15,13 +15,14 @@ from prometheus_client.registry import Collector
 
 from pdp.core.action import FIELDS, REQUEST
 from pdp.core.model import Outcome, Reason
+from pdp.core.outcome import REPORT
 from pdp.serving import lag
 
 DURATION_BUCKETS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
 )  # fmt: skip
 SYNC_STATES = ("disconnected", "catching_up", "live")
-REQUEST_FIELDS = FIELDS.keys() | REQUEST.keys()
+REQUEST_FIELDS = FIELDS.keys() | REQUEST.keys() | REPORT.keys()
 _REASONS = max(Reason) + 1
 
 
@@ -53,6 +54,8 @@ class Metrics(Collector):
         self._malformed = self._counter("pdp_malformed_requests", "Requests refused as malformed", ["field"])
         self._unavailable = self._counter("pdp_unavailable", "Requests refused for want of registry data")
         self._internal_errors = self._counter("pdp_internal_errors", "Decisions that failed, and so blocked")
+        self._outcomes = self._counter("pdp_outcomes", "Outcomes of actions taken", ["result"])
+        self._suspensions = self._counter("pdp_suspensions", "Agents suspended by this sidecar", ["trigger"])
         self._refused = self._counter("pdp_refused_records", "Records that did not compile here", ["kind"])
         self._reconnects = self._counter("pdp_sync_reconnects", "Sync streams opened after the first")
         self._snapshots = self._counter("pdp_sync_snapshots", "Snapshots taken in")
@@ -89,6 +92,14 @@ class Metrics(Collector):
     def internal_error(self) -> None:
         """Counts one decision that failed."""
         self._internal_errors.inc()
+
+    def outcome(self, result: str) -> None:
+        """Counts one outcome, succeeded or failed."""
+        self._outcomes.labels(result).inc()
+
+    def suspended(self, trigger: str) -> None:
+        """Counts one suspension by this sidecar."""
+        self._suspensions.labels(trigger).inc()
 
     def refused_record(self, kind: str) -> None:
         """Counts one record that did not compile here."""

@@ -21,6 +21,7 @@ from pdp.core.model import (
     ServerRecord,
     Status,
 )
+from pdp.core.suspension import triggers_of
 from pdp.core.usage import Limits
 
 MAX_MERGED = 1024
@@ -117,6 +118,7 @@ class CompiledAgent:
 
     __slots__ = (
         "action_risk_scores",
+        "activations",
         "active",
         "agent_id",
         "agent_type",
@@ -136,6 +138,7 @@ class CompiledAgent:
         "requires_mfa_above",
         "status",
         "tags",
+        "triggers",
         "version",
         "window",
         "zone",
@@ -150,6 +153,8 @@ class CompiledAgent:
         self.status = record.status
         self.active = record.status is Status.ACTIVE
         self.version = record.version
+        self.activations = record.activations
+        self.triggers = triggers_of(record)
         self.policies = policies
         self.allowed_action_types = _restriction(record.allowed_action_types)
         self.allowed_resources = _restriction(record.allowed_resources)

@@ -185,6 +185,7 @@ class AgentRecord:
     webhook_url: str | None
     status: Status
     version: str
+    activations: int
     policies: tuple[PolicyRecord, ...]
 
 

@@ -40,6 +40,7 @@ CLOCK = Text(5, 5, r"([01][0-9]|2[0-3]):[0-5][0-9]", "a time of day as HH:MM")
 CLOCK_END = Text(5, 5, r"([01][0-9]|2[0-3]):[0-5][0-9]|24:00", "a time of day as HH:MM")
 EMAIL = Text(254, 3, r"[^@\s,;<>]+@[^@\s,;<>]+", "an e-mail address", format="email")
 HTTPS = Text(2048, 9, r"https://[^\s/?#@\\]+(?:[/?#]\S*)?", "an https URL", format="uri")
+ACTIVATIONS = Whole(0, 2**31)
 VERSION = Text(32, 5, r"[0-9]+\.[0-9]+\.[0-9]+", "a version as 1.0.0")
 SERVER_NAME = Text(
     128, 1, r"[a-zA-Z0-9][a-zA-Z0-9\-_.]*", "letters, digits, -, _ and . that start with a letter or digit"
@@ -183,6 +184,7 @@ ORGANISATION_POLICY: dict[str, Field] = POLICY | {"applies_to": APPLIES_TO}
 AGENT: dict[str, Field] = CONFIGURATION | {
     "status": Field(Choice(Status), Status.DRAFT, required=True),
     "version": Field(VERSION, "0.0.0", required=True),
+    "activations": Field(ACTIVATIONS, 0, about="How often it was activated"),
     "policies": Field(ListOf(POLICY_KIND, MAX_POLICIES, distinct=False), ()),
 }
 

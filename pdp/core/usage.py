@@ -96,6 +96,13 @@ class Usage:
         if len(days) > MAX_DAYS:
             del days[next(iter(days))]
 
+    def settle(self, day: int, difference: int) -> None:
+        """Add what an action of a local day cost beyond its estimate; negative: less than its estimate."""
+        if difference > 0:
+            self.spend(day, difference)
+        elif day in self.micros_by_day:
+            self.micros_by_day[day] = max(0, self.micros_by_day[day] + difference)
+
     def moved(self, last: float, boot: float) -> "Usage":
         """A copy on another boot clock, which shows `boot` when this one's shows `last`.
 

@@ -16,7 +16,10 @@ MAX_SECONDS = 120
 
 
 class Charges(NamedTuple):
-    """The charges of one agent: actions by second of the boot clock, in order, and micro-dollars by local day."""
+    """The charges of one agent: actions by second of the boot clock, in order, and micro-dollars by local day.
+
+    A day may be negative: actions cost less than they were charged before.
+    """
 
     actions: dict[int, int]
     micros: dict[int, int]
@@ -49,6 +52,16 @@ class Counters:
             self._pending.append((agent_id, agent.zone, now, decision.cost_micros))
             if len(self._pending) >= MAX_PENDING:
                 self._sum_up()
+
+    def settle(self, agent_id: str, day: int, difference: int) -> None:
+        """Correct the spend of a local day by what an action cost beyond its estimate; negative: less."""
+        usage = self.usage.get(agent_id)
+        if usage is None or not difference:
+            return
+        usage.settle(day, difference)
+        if self._recording:
+            micros = self._charges.setdefault(agent_id, Charges({}, {})).micros
+            micros[day] = micros.get(day, 0) + difference
 
     def record(self) -> None:
         """Start to record charges for `take`."""

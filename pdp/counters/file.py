@@ -1,4 +1,4 @@
-"""The counters file: the usage of every agent when the file was begun, and the charges since, one frame per write.
+"""The counters file: usage and outcomes of every agent when it was begun, and what followed, one frame per write.
 
 The header holds the file's size and the offset of the charges. Each frame holds a marker, its number, its length, a
 checksum of number and content, and the content as JSON. Zeros fill the file up to its size. So a truncated file differs
@@ -20,6 +20,8 @@ from pdp.core.usage import Usage
 from pdp.core.windows import Window
 from pdp.counters.counters import Charges
 from pdp.decision_log.segments import sync_folder
+from pdp.outcomes import ledger
+from pdp.outcomes.ledger import Changes, Ledger, Whole
 
 MAGIC = b"pdp counters 1\n\0"
 MARKER = b"\xf5pdc"
@@ -49,6 +51,7 @@ class Saved(NamedTuple):
     at: Moment
     lost_until: Now | None
     usage: dict[str, Usage]
+    ledger: Ledger
 
 
 class CountersFile:
@@ -71,11 +74,11 @@ class CountersFile:
         """Whether this file is nearly full, so that a new one should be begun."""
         return self._size - self._end < self._size // 4
 
-    def append(self, at: Moment, charges: Mapping[str, Charges]) -> None:
-        """Write charges durably. After an `OSError`, or without room for them, the file is behind."""
+    def append(self, at: Moment, charges: Mapping[str, Charges], changes: Changes | None = None) -> None:
+        """Write charges and changes durably. After an `OSError`, or without room for them, the file is behind."""
         if self.is_behind:
             return
-        frame = _frame(self._frames, _charges(at, charges))
+        frame = _frame(self._frames, _followed(at, charges, changes))
         self.is_behind = True
         if self._end + len(frame) > self._size:
             return
@@ -119,10 +122,15 @@ class NewFile:
         """Add the usage of these agents at that moment."""
         self._put({"at": at, "usage": {agent_id: _usage(one) for agent_id, one in usage.items()}})
 
-    def follow(self, at: Moment, charges: Mapping[str, Charges]) -> None:
-        """Add charges made since, of agents that were added or that will not be added."""
-        if charges:
-            self._following.append(_charges(at, charges))
+    def add_ledger(self, at: Moment, whole: Whole) -> None:
+        """Add decisions, outcomes and suspensions as they were at that moment."""
+        for changes in whole.parts():
+            self._put({"at": at, "ledger": [ledger.to_json(changes)]})
+
+    def follow(self, at: Moment, charges: Mapping[str, Charges], changes: Changes | None = None) -> None:
+        """Add charges made since, of agents that were added or that will not be added, and the ledger's changes."""
+        if charges or changes:
+            self._following.append(_followed(at, charges, changes))
 
     def finish(self) -> None:
         """Replace the old file, or raise `OSError` and leave the old one."""
@@ -219,6 +227,7 @@ def _has_later_frame(data: bytes, offset: int) -> bool:
 def _replayed(payloads: Iterator[bytes]) -> Saved:
     first = json.loads(next(payloads, b""))
     usage: dict[str, Usage] = {}
+    outcomes = Ledger()
     at = first["at"]
     for content in map(json.loads, payloads):
         at = content["at"]
@@ -229,9 +238,14 @@ def _replayed(payloads: Iterator[bytes]) -> Saved:
             for second, number in _pairs(actions):
                 charged.count(second, number)
             for day, spent in _pairs(micros):
-                charged.spend(day, spent)
+                if spent < 0:
+                    charged.settle(day, spent)
+                else:
+                    charged.spend(day, spent)
+        for changes in content.get("ledger", ()):
+            outcomes.apply(ledger.from_json(changes))
     lost_until = first["lost_until"]
-    return Saved(first["boot_id"], Moment(*at), None if lost_until is None else Now(*lost_until), usage)
+    return Saved(first["boot_id"], Moment(*at), None if lost_until is None else Now(*lost_until), usage, outcomes)
 
 
 def _usage(usage: Usage) -> list[list[int]]:
@@ -251,13 +265,14 @@ def _read_usage(stored: list[list[int]]) -> Usage:
     )
 
 
-def _charges(at: Moment, charges: Mapping[str, Charges]) -> bytes:
+def _followed(at: Moment, charges: Mapping[str, Charges], changes: Changes | None) -> bytes:
     # In parts: encoding many agents at once would hold Python's lock, and so delay decisions, for milliseconds.
     listed = ((agent_id, [_flat(one.actions), _flat(one.micros)]) for agent_id, one in charges.items())
     parts = []
     while part := dict(islice(listed, PART)):
         parts.append(_json(part)[1:-1])
-    return b'{"at":%s,"charges":{%s}}' % (_json(at), b",".join(parts))
+    recorded = b",".join(_json(ledger.to_json(part)) for part in changes.parts()) if changes else b""
+    return b'{"at":%s,"charges":{%s},"ledger":[%s]}' % (_json(at), b",".join(parts), recorded)
 
 
 def _flat(counts: Mapping[int, int]) -> list[int]:

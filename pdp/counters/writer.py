@@ -16,6 +16,7 @@ from pdp.core.model import Now
 from pdp.counters.counters import Counters
 from pdp.counters.file import CountersFile, DamagedError, Moment, NewFile, Saved, read
 from pdp.metrics import Metrics
+from pdp.outcomes.ledger import Ledger
 
 FLUSH_SECONDS = 0.5
 """Together with the time of a write this is less than the second that a crash may lose."""
@@ -36,7 +37,7 @@ class DiskThread(Protocol):
 
 
 class CountersWriter:
-    """The counters of a data folder, and their file; `run` must run.
+    """The counters and the ledger of outcomes of a data folder, and their file; `run` must run.
 
     After a restart of the machine the wall clock gives the age of the counts. It is compared with the latest wall clock
     seen, advanced with the boot clock, so that a clock that was set back and is right again makes no count older.
@@ -53,8 +54,10 @@ class CountersWriter:
         self._closed = asyncio.Event()
         now = clock()
         self._latest = self._wall_at_boot = now.wall - now.boot
+        self.ledger = Ledger()
         self.counters = self._loaded(now)
         self.counters.record()
+        self.ledger.record()
         try:
             self._write_whole(now)
         except OSError as error:
@@ -108,6 +111,7 @@ class CountersWriter:
     def _placed(self, saved: Saved, now: Now) -> Counters:
         """The counters on the clock of this boot."""
         usage, lost_until = saved.usage, saved.lost_until
+        self.ledger = saved.ledger
         wall, boot, latest = saved.at
         if saved.boot_id == self._boot_id and boot <= now.boot:
             self._latest = max(self._latest, latest - boot)
@@ -142,10 +146,11 @@ class CountersWriter:
 
     async def _flush(self, disk: DiskThread) -> None:
         try:
-            at, charges = self._moment(self._clock()), self.counters.take()
+            at = self._moment(self._clock())
+            charges, changes = self.counters.take(), self.ledger.take(at.wall)
             wall_at_boot = at.wall - at.boot
-            if charges or abs(wall_at_boot - self._wall_at_boot) > MIN_STEP_SECONDS:
-                await disk.in_thread(lambda: self._file.append(at, charges))
+            if charges or changes or abs(wall_at_boot - self._wall_at_boot) > MIN_STEP_SECONDS:
+                await disk.in_thread(lambda: self._file.append(at, charges, changes))
                 self._wall_at_boot = wall_at_boot
             if self._file.is_behind or (self._file.is_filling and not self._closed.is_set()):
                 await self._rewrite(disk)
@@ -166,14 +171,17 @@ class CountersWriter:
             await asyncio.sleep(0)
         new: NewFile = await disk.in_thread(partial(self._new_file, self._moment(self._clock())))
         try:
+            at, whole = self._moment(self._clock()), self.ledger.whole()
+            await disk.in_thread(partial(new.add_ledger, at, whole))
             for some in slices:
-                at, charges = self._moment(self._clock()), self.counters.take()
+                at = self._moment(self._clock())
+                charges, changes = self.counters.take(), self.ledger.take(at.wall)
                 copies = self.counters.copies(some, at.boot)
                 # The copies include the charges of these agents and of those to come; the others' must be added.
                 followed = {agent_id: one for agent_id, one in charges.items() if agent_id not in to_come}
                 to_come.difference_update(some)
-                await disk.in_thread(partial(self._file.append, at, charges))
-                await disk.in_thread(partial(new.follow, at, followed))
+                await disk.in_thread(partial(self._file.append, at, charges, changes))
+                await disk.in_thread(partial(new.follow, at, followed, changes))
                 await disk.in_thread(partial(new.add, at, copies))
             await disk.in_thread(new.finish)
         finally:
@@ -183,6 +191,7 @@ class CountersWriter:
         at = self._moment(now)
         new = self._new_file(at)
         try:
+            new.add_ledger(at, self.ledger.whole())
             agent_ids = iter(self.counters.usage)
             while some := tuple(islice(agent_ids, SLICE)):
                 new.add(at, self.counters.copies(some, now.boot))

@@ -1,4 +1,4 @@
-"""The record of a decision in the decision log: canonical JSON with redacted attributes."""
+"""The records of the decision log: decisions with redacted attributes, outcomes and suspensions, as canonical JSON."""
 
 import json
 from collections.abc import Mapping
@@ -42,11 +42,20 @@ class Entry(NamedTuple):
     repeat_id: str = ""
 
 
-def weight(entry: Entry) -> int:
+class Note(NamedTuple):
+    """A record beside the decisions, `outcome` or `suspension`, with its members, which are numbers and texts."""
+
+    kind: str
+    members: Mapping[str, Any]
+
+
+def weight(entry: Entry | Note) -> int:
     """The approximate memory of an entry, in bytes; never less than the size of its document.
 
     In the worst case a text grows sixfold (`\\u0001`), and a redacted null in a list is two bytes on the wire.
     """
+    if isinstance(entry, Note):
+        return FRAME_BYTES + TEXT_GROWTH * sum(len(text) for text in entry.members.values() if isinstance(text, str))
     action, attributes = entry.action, entry.action.attributes
     texts = (*texts_of(action), entry.idempotency_key, entry.approval_id)
     size = FRAME_BYTES + TEXT_GROWTH * (sum(map(len, texts)) + entry.answer.ByteSize()) + len(texts) * 3
@@ -55,8 +64,10 @@ def weight(entry: Entry) -> int:
     return size + ATTRIBUTE_GROWTH * len(repr(attributes)) if attributes else size
 
 
-def document(entry: Entry, redact: Redaction) -> bytes:
-    """The record of a decision, in the form that is hashed and sent."""
+def document(entry: Entry | Note, redact: Redaction) -> bytes:
+    """The record of an entry, in the form that is hashed and sent."""
+    if isinstance(entry, Note):
+        return canonical({entry.kind: entry.members})
     content = {
         "decision_id": entry.repeat_id or entry.answer.decision_id,
         "repeat_of": entry.answer.decision_id if entry.repeat_id else None,
@@ -71,6 +82,11 @@ def document(entry: Entry, redact: Redaction) -> bytes:
         "opens": None if entry.opens is None else _opens(entry.opens),
     }
     return canonical(content)
+
+
+def name_of(entry: Entry | Note) -> str:
+    """The entry as a log line names it."""
+    return f"{entry.kind} note" if isinstance(entry, Note) else f"decision {entry.answer.decision_id}"
 
 
 def gap(first: int, last: int, at: float) -> bytes:

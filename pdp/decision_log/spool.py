@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import MAX_DOCUMENT_BYTES, DecisionLog, Item
-from pdp.decision_log.record import Entry, document, weight
+from pdp.decision_log.record import Entry, Note, document, name_of, weight
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.decision_log.segments import Record
 from pdp.metrics import Metrics
@@ -71,7 +71,7 @@ class Spool:
         self._redact = redact
         self._echo = echo
         self._max_bytes = max_bytes
-        self._pending: deque[Entry] = deque()
+        self._pending: deque[Entry | Note] = deque()
         self._weight = 0
         self._weight_in_thread = 0
         self._lost = 0
@@ -89,8 +89,8 @@ class Spool:
         self._size = self._measured()
         self._update_budget()
 
-    def append(self, entry: Entry, *, urgent: bool) -> None:
-        """Queue a decision for writing; an urgent one is written and sent to the store at once."""
+    def append(self, entry: Entry | Note, *, urgent: bool) -> None:
+        """Queue a decision or a note for writing; an urgent one is written and sent to the store at once."""
         self._pending.append(entry)
         self._weight += weight(entry)
         if self._weight >= self._watched_at:
@@ -211,7 +211,7 @@ class Spool:
             self.urgent.set()
         return True
 
-    def _take(self) -> tuple[deque[Entry], int, bool]:
+    def _take(self) -> tuple[deque[Entry | Note], int, bool]:
         """Empty the queue: the entries, the number lost before them, and whether one is urgent."""
         taken = self._pending, self._lost, self._urgent
         self._handed_over += len(self._pending) + self._lost
@@ -248,7 +248,7 @@ class Spool:
 
         return await self.in_thread(measured)
 
-    def _write(self, entries: deque[Entry], lost: int) -> None:
+    def _write(self, entries: deque[Entry | Note], lost: int) -> None:
         if lost:
             self._unwritten.append(lost)
             self._taken += lost
@@ -262,19 +262,15 @@ class Spool:
             if self._echo is not None:
                 self._echo.put([record.document for record in records])
 
-    def _item(self, entry: Entry) -> Item:
+    def _item(self, entry: Entry | Note) -> Item:
         try:
             content = document(entry, self._redact)
         except Exception:
-            logger.exception("decision %s cannot be made a record", entry.answer.decision_id)
+            logger.exception("%s cannot be made a record", name_of(entry))
             return 1
         if len(content) <= MAX_DOCUMENT_BYTES:
             return content
-        logger.error(
-            "decision %s has a record of %d bytes, which is too large for the log",
-            entry.answer.decision_id,
-            len(content),
-        )
+        logger.error("%s has a record of %d bytes, which is too large for the log", name_of(entry), len(content))
         return 1
 
     def _bound_unwritten(self) -> None:

@@ -1,5 +1,6 @@
 """Explanations as protobuf messages: explains a decision from its records, and writes and reads the message."""
 
+from dataclasses import replace
 from typing import Any
 
 from pdp.core.explanation.explain import (
@@ -10,7 +11,7 @@ from pdp.core.explanation.explain import (
     Verdict,
     explain,
 )
-from pdp.core.model import Outcome, Reason
+from pdp.core.model import Outcome, Reason, Status
 from pdp.decision_point import Evaluation
 from pdp.v1 import decision_pb2 as pb
 
@@ -26,6 +27,8 @@ def explained(evaluation: Evaluation) -> pb.ExplainResponse:
     explanation of a different decision.
     """
     records = evaluation.state.uncompiled(evaluation.action.agent_id)
+    if evaluation.suspended and records.agent is not None:
+        records = records._replace(agent=replace(records.agent, status=Status.SUSPENDED))
     explanation = explain(records, evaluation.action, evaluation.usage, evaluation.now, stale=evaluation.stale)
     answer = evaluation.answer
     if (explanation.outcome.value, explanation.reason.value) != (answer.outcome, answer.reason):

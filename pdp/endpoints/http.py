@@ -17,6 +17,7 @@ from pdp.endpoints.origins import OwnOrigins
 from pdp.endpoints.pages import Pages
 from pdp.endpoints.service import DecisionService, invalid_request
 from pdp.metrics import Metrics
+from pdp.outcomes.reports import MAX_REPORT_BYTES
 from pdp.serving.pages import html_answer
 from pdp.serving.parameters import problems_of
 from pdp.serving.requests import problem, read_body
@@ -37,6 +38,10 @@ def application(
 
     async def evaluate(request: Request) -> Response:
         status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES))
+        return _json(answer, status)
+
+    async def outcome(request: Request) -> Response:
+        status, answer = await service.outcome_json(await read_body(request, MAX_REPORT_BYTES))
         return _json(answer, status)
 
     async def root(request: Request) -> Response:
@@ -64,6 +69,7 @@ def application(
     routes = [
         Route("/", _strict(root)),
         Route("/v1/evaluate", _strict(evaluate), methods=["POST"]),
+        Route("/v1/outcomes", _strict(outcome), methods=["POST"]),
         Route("/openapi.json", _strict(openapi)),
         Route("/docs", _strict(docs)),
         Route("/metrics", _strict(exposition)),

@@ -4,8 +4,9 @@ from importlib.metadata import version
 from typing import Any
 
 from pdp import wire
-from pdp.core.fields import Schema
+from pdp.core.fields import Schema, schema_of
 from pdp.core.interface import ANSWER, PROBLEM
+from pdp.core.outcome import REPORT
 
 TEXT: Schema = {"type": "string"}
 RETRY_AFTER: Schema = {"type": "number", "description": "Seconds until the idempotency key is free"}
@@ -17,6 +18,12 @@ EXAMPLE = {
         "amount": 250.0,
     },
     "dry_run": True,
+}
+
+OUTCOME_EXAMPLE = {
+    "decision_id": "019ca6b1-dc00-7000-8000-000000000000",
+    "result": "succeeded",
+    "actual_cost_usd": 1.25,
 }
 
 
@@ -35,6 +42,7 @@ def document() -> dict[str, Any]:
         ],
         "paths": {
             "/v1/evaluate": {"post": _EVALUATE},
+            "/v1/outcomes": {"post": _OUTCOME},
             "/healthz": {"get": _operation("check_alive", "Whether the process answers", "operations", _LIFE)},
             "/readyz": {"get": _operation("check_ready", "Whether it should get requests", "operations", _READINESS)},
             "/metrics": {"get": _operation("read_metrics", "Metrics for Prometheus", "operations", _METRICS)},
@@ -43,6 +51,7 @@ def document() -> dict[str, Any]:
             "schemas": {
                 "Request": wire.request_schema(),
                 "Answer": {"type": "object", "properties": ANSWER, "required": list(ANSWER)},
+                "Outcome": schema_of(REPORT),
                 "Problem": PROBLEM | {"properties": PROBLEM["properties"] | {"retry_after": RETRY_AFTER}},
             }
         },
@@ -57,7 +66,7 @@ def _operation(name: str, about: str, tag: str, responses: dict[str, Any]) -> di
         "summary": summary,
         "description": about,
         "tags": [tag],
-        "responses": responses | common,
+        "responses": common | responses,
     }
 
 
@@ -115,5 +124,31 @@ _EVALUATE: dict[str, Any] = _operation(
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": _ref("Request"), "example": EXAMPLE}},
+    }
+}
+_TAKEN: Schema = {
+    "type": "object",
+    "required": ["repeated"],
+    "properties": {
+        "repeated": {"type": "boolean", "description": "Whether an outcome was taken before; then that one stands"}
+    },
+}
+_OUTCOME: dict[str, Any] = _operation(
+    "report_outcome",
+    "Report how an allowed action ended, within an hour of its decision. It settles the budget to the actual cost.",
+    "decisions",
+    {
+        "200": _json("The outcome is taken", _TAKEN),
+        "403": _problem(f"{_FORBIDDEN}; or the decision is another agent's"),
+        "404": _problem("No such decision was made here within the last hour"),
+        "408": _problem("The body did not come in time"),
+        "409": _problem("The decision did not allow the action, or was a dry run"),
+        "413": _problem("The body is larger than 64 KiB"),
+        "503": _problem("Not now: there is no registry data yet, or the decision log is full"),
+    },
+) | {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _ref("Outcome"), "example": OUTCOME_EXAMPLE}},
     }
 }

@@ -18,13 +18,17 @@ from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
+from pdp.core.outcome import OutcomeReport
 from pdp.counters.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.endpoints import incoming
 from pdp.endpoints.explaining import explained
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
+from pdp.outcomes import reports
+from pdp.outcomes.ledger import Ledger
 from pdp.serving.turns import Turns
+from pdp.settlement import Refusal, RefusedOutcomeError
 from pdp.state import Holder
 from pdp.sync.uplink import UnknownApprovalError
 from pdp.v1 import decision_pb2 as pb
@@ -37,6 +41,11 @@ ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
 REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError)
+REFUSAL_CODES = {
+    Refusal.UNKNOWN: grpc.StatusCode.NOT_FOUND,
+    Refusal.FOREIGN: grpc.StatusCode.PERMISSION_DENIED,
+    Refusal.NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
+}
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -56,8 +65,9 @@ class DecisionService:
         store: Store,
         *,
         counters: Counters | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.point = DecisionPoint(holder, metrics, clock, log, counters)
+        self.point = DecisionPoint(holder, metrics, clock, log, counters, ledger=ledger)
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
@@ -79,6 +89,7 @@ class DecisionService:
                 "EvaluateBatch": grpc.unary_unary_rpc_method_handler(self._evaluate_batch),
                 "EvaluateStream": grpc.stream_stream_rpc_method_handler(self._evaluate_stream),
                 "Explain": grpc.unary_unary_rpc_method_handler(self._explain),
+                "ReportOutcome": grpc.unary_unary_rpc_method_handler(self._report_outcome),
                 "WaitForApproval": grpc.unary_stream_rpc_method_handler(self._wait_for_approval),
             },
         )
@@ -113,6 +124,36 @@ class DecisionService:
         except TooManyRepeatsError as error:
             document = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
             return 429, document | {"retry_after": error.retry_after}
+
+    async def outcome_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The JSON endpoint for outcomes: an HTTP status, and the answer or a problem (RFC 9457)."""
+        try:
+            report = await self._reading.of(len(body), partial(reports.read_json, body))
+            return 200, {"repeated": await self._take(report)}
+        except InvalidActionError as error:
+            self._metrics.refused(error.problems[0].path)
+            return 400, invalid_request(error)
+        except RefusedOutcomeError as error:
+            status, title = _REFUSED[error.refusal]
+            return status, _problem(status, title, str(error))
+        except UnavailableError as error:
+            self._metrics.unavailable()
+            return 503, _problem(503, "Not now", str(error))
+
+    async def _report_outcome(self, raw: bytes, context: Context) -> bytes:
+        try:
+            report = await self._reading.of(len(raw), partial(reports.read_message, raw))
+            return pb.ReportOutcomeResponse(repeated=await self._take(report)).SerializeToString()
+        except RefusedOutcomeError as error:
+            await context.abort(REFUSAL_CODES[error.refusal], str(error))
+        except REQUEST_ERRORS as error:
+            await _abort(context, self._error(error))
+
+    async def _take(self, report: OutcomeReport) -> bool:
+        """Whether the outcome repeats one; waits only for room in the log."""
+        if self._log.crowded:
+            await self._log.room()
+        return self.point.report(report)
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
         """The answer; waits only for room in the log, and for the store if the action needs its approval."""
@@ -275,6 +316,11 @@ class DecisionService:
         return pb.EvaluateError(code=_INVALID_ARGUMENT, field=field, message=str(error))
 
 
+_REFUSED = {
+    Refusal.UNKNOWN: (404, "Unknown decision"),
+    Refusal.FOREIGN: (403, "Not your decision"),
+    Refusal.NOT_ALLOWED: (409, "The action was not allowed"),
+}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _INVALID_ARGUMENT: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]

@@ -113,7 +113,9 @@ def test_a_synced_document_is_a_record() -> None:
     """With its status, version and policies; an agent's own policies have no selector."""
     agent = read_agent(AGENT | {"status": "active", "version": "1.2.0", "policies": [SYNCED]})
     policy = PolicyRecord(**POLICY_DEFAULTS, policy_id="1", created_at="2026-01-01T00:00:00.000000Z")
-    assert agent == AgentRecord(**CONFIGURATION_DEFAULTS, status=Status.ACTIVE, version="1.2.0", policies=(policy,))
+    assert agent == AgentRecord(
+        **CONFIGURATION_DEFAULTS, status=Status.ACTIVE, version="1.2.0", activations=0, policies=(policy,)
+    )
     assert policy.applies_to is None
     bare = read_agent(AGENT | {"status": "draft", "version": "1.0.0"})
     assert (bare.policies, bare.status) == ((), Status.DRAFT)

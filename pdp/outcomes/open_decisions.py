@@ -1,0 +1,108 @@
+"""The decisions of the last hour that allowed an action, whose outcomes may still be reported."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+OPEN_SECONDS = 3600.0
+"""A decision whose outcome is not reported for so long settles at its estimate."""
+SEGMENT = 4096
+MAX_SEGMENTS = 16
+
+
+class Allowed(NamedTuple):
+    """A decision that allowed an action: what it charged in micro-dollars, at `at` (Unix seconds) in this time zone.
+
+    `approval_id` is the approval that it used; empty: none.
+    """
+
+    agent_id: str
+    zone: str
+    at: float
+    cost_micros: int
+    approval_id: str = ""
+    reported: bool = False
+
+
+class OpenDecisions:
+    """Decisions by id, at most 65,536 and for at most an hour; one that is dropped settles at its estimate.
+
+    They are held in segments, in the order of their making, so that the oldest are dropped without a search.
+    """
+
+    def __init__(self, max_segments: int = MAX_SEGMENTS) -> None:
+        self.dropped = 0
+        """Decisions that were dropped before their hour was over, to bound memory."""
+        self._max_segments = max_segments
+        self._segments: deque[dict[str, Allowed]] = deque([{}])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._segments))
+
+    def add(self, decision_id: str, allowed: Allowed) -> None:
+        """Remember a decision."""
+        segment = self._segments[-1]
+        if len(segment) >= SEGMENT:
+            segment = self._new_segment(allowed.at)
+        segment[decision_id] = allowed
+
+    def get(self, decision_id: str, wall: float) -> Allowed | None:
+        """The decision with this id, if it was made within the last hour."""
+        for segment in reversed(self._segments):
+            allowed = segment.get(decision_id)
+            if allowed is not None:
+                return allowed if wall - allowed.at < OPEN_SECONDS else None
+        return None
+
+    def report(self, decision_id: str) -> None:
+        """Note that the outcome of a decision was reported; it is remembered, so that a repeat is recognised."""
+        for segment in self._segments:
+            if decision_id in segment:
+                segment[decision_id] = segment[decision_id]._replace(reported=True)
+
+    def expire(self, wall: float) -> None:
+        """Drop the segments that hold only decisions of more than an hour ago."""
+        while self._segments[0] and wall - _newest(self._segments[0]).at >= OPEN_SECONDS:
+            self._segments.popleft()
+            if not self._segments:
+                self._segments.append({})
+
+    def segments(self) -> list[dict[str, Allowed]]:
+        """Copies of the segments, oldest first; copying all of them takes less than a millisecond."""
+        return [segment.copy() for segment in self._segments]
+
+    def extend(self, decisions: Iterable[tuple[str, Allowed]]) -> None:
+        """Remember several decisions, oldest first."""
+        for decision_id, allowed in decisions:
+            self.add(decision_id, allowed)
+
+    def _new_segment(self, wall: float) -> dict[str, Allowed]:
+        self.expire(wall)
+        if len(self._segments) >= self._max_segments:
+            self.dropped += len(self._segments.popleft())
+        self._segments.append({})
+        return self._segments[-1]
+
+
+class NotAllowed:
+    """The last decisions that allowed no action, at most 8,192: no outcome is taken for them."""
+
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._newer: dict[str, tuple[str, str]] = {}
+        self._older: dict[str, tuple[str, str]] = {}
+
+    def add(self, decision_id: str, agent_id: str, why: str) -> None:
+        """Remember a decision, and why no outcome is taken."""
+        if len(self._newer) >= self._MOST:
+            self._older, self._newer = self._newer, {}
+        self._newer[decision_id] = agent_id, why
+
+    def get(self, decision_id: str) -> tuple[str, str] | None:
+        """The agent of the decision with this id, and why no outcome is taken."""
+        return self._newer.get(decision_id) or self._older.get(decision_id)
+
+
+def _newest(segment: dict[str, Allowed]) -> Allowed:
+    return next(reversed(segment.values()))
