@@ -59,6 +59,18 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.outcomes = Counter(
+            "registry_store_outcomes_total",
+            "Outcomes of actions that sidecars reported, each counted once, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.suspensions = Counter(
+            "registry_store_suspensions_total",
+            "Agents that this store suspended, by trigger.",
+            ["trigger"],
+            registry=self.registry,
+        )
         self.decision_repeats = Counter(
             "registry_store_decision_repeats_total",
             "Reported records that the store already had.",

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
-from registry_store.decisions import decisions, usage
+from registry_store.decisions import decisions, outcomes, usage
 from registry_store.journal import revisions
 from registry_store.periodic import by_the_clock
 from registry_store.settings import Retention
@@ -32,6 +32,7 @@ async def tidy(database: Database, retention: Retention, now: datetime) -> None:
     await retried(_expire, database, now)
     await _delete_all(database, revisions.delete_expired)
     await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
+    await _delete_all(database, partial(outcomes.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
     await retried(_forget_logs, database, now - retention.usage)
 

@@ -72,6 +72,8 @@ class Agent(Base):
     configuration: Mapped[dict[str, Any]]
     version: Mapped[str]
     latest_minor: Mapped[int]
+    activations: Mapped[int] = mapped_column(server_default="0")
+    """How often a person activated it: what counted towards a suspension before the last time counts no more."""
     revision: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -368,6 +370,38 @@ class DecisionLog(Base):
     """Records whose hash does not follow from the record before."""
     updated_at: Mapped[datetime]
     """When it last reported."""
+
+
+class Outcome(Base):
+    """How an allowed action ended, as its sidecar reported it."""
+
+    __tablename__ = "outcomes"
+    __table_args__ = (
+        Index("ix_outcomes_agent", "agent_id", "reported_at"),
+        Index("ix_outcomes_received", "received_at"),
+        Index(
+            "ix_outcomes_approval",
+            "approval_id",
+            sqlite_where=text("approval_id IS NOT NULL"),
+            postgresql_where=text("approval_id IS NOT NULL"),
+        ),
+    )
+
+    decision_id: Mapped[str] = mapped_column(primary_key=True)
+    node_id: Mapped[str]
+    sequence: Mapped[int]
+    agent_id: Mapped[str]
+    activations: Mapped[int]
+    """How often the agent had been activated then."""
+    approval_id: Mapped[str | None]
+    """The approval that the action used."""
+    result: Mapped[str]
+    charged_micros: Mapped[int]
+    actual_cost_micros: Mapped[int | None]
+    """What the action cost; null: what was charged."""
+    error: Mapped[str]
+    reported_at: Mapped[datetime]
+    received_at: Mapped[datetime]
 
 
 class Usage(Base):

@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.approvals import approvals
 from registry_store.database.tables import Decision, DecisionLog
+from registry_store.database.tables import Outcome as OutcomeRow
 from registry_store.database.transactions import inserting
-from registry_store.decisions import filters, usage
+from registry_store.decisions import filters, outcomes, usage
 from registry_store.decisions.filters import Filter
+from registry_store.decisions.notes import Outcome
 from registry_store.decisions.reports import MAX_SEQUENCE, Gap, Report
 from registry_store.decisions.reports import Decision as Reported
 from registry_store.documents import instant
@@ -42,6 +44,8 @@ class Received:
     sequence: int = 0
     kept: Counter[str] = field(default_factory=Counter)
     """New decisions by outcome."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """New outcomes of actions by result."""
     repeats: int = 0
     missing: int = 0
     breaks: list[int] = field(default_factory=list)
@@ -60,7 +64,7 @@ class Page:
 
 
 async def receive(session: AsyncSession, report: Report, owner: str, at: datetime) -> Received:
-    """Store the new decisions of a report, count them, and open the approvals that they request.
+    """Store the new decisions and outcomes of a report, count them, and open the approvals that they request.
 
     `owner` is the name of the key of the call. `NotAllowedError` if the node id belongs to another name,
     `InvalidRecordError` if the sequences are too far ahead. If the report requests approvals, the session must come
@@ -70,16 +74,20 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
     nodes.assign(log, owner)
     _check_sequences(log, report, at)
     new = await _insert(session, report, at)
+    settled = await outcomes.insert(session, report.node_id, report.outcomes, at)
     by_id: dict[str, Reported] = {}
     for decision in report.decisions:
         by_id.setdefault(decision.decision_id, decision)
     kept = [decision for decision_id, decision in by_id.items() if decision_id in new]
-    received = _advance(log, report, new)
+    first_of_each = {outcome.decision_id: outcome for _, outcome in reversed(report.outcomes)}
+    ended = {decision_id: first_of_each[decision_id] for decision_id in sorted(settled)}
+    received = _advance(log, report, new | settled)
     received.kept = Counter(decision.outcome for decision in kept)
+    received.outcomes = Counter(outcome.result.name.lower() for outcome in ended.values())
     log.missing = min(log.missing + received.missing, MAX_SEQUENCE)
     log.breaks += len(received.breaks)
     log.updated_at = at
-    await usage.count(session, kept)
+    await usage.count(session, kept, ended.values())
     if requested := [decision.opens for decision in kept if decision.opens is not None]:
         opened = await approvals.open_requested(session, report.node_id, requested, at)
         received.opened = [approval.status for approval in opened]
@@ -127,13 +135,14 @@ async def forget_logs(session: AsyncSession, moment: datetime) -> None:
     await session.execute(delete(DecisionLog).where(DecisionLog.updated_at < moment, unseen))
 
 
-def document(decision: Decision) -> dict[str, Any]:
-    """The decision as REST shows it: the sidecar's document, with where and when it was received."""
+def document(decision: Decision, outcome: OutcomeRow | None) -> dict[str, Any]:
+    """The decision as REST shows it: the sidecar's document, how its action ended, and where it was received."""
     origin = {
         "repeat_of": decision.repeat_of,  # older sidecars do not send it
         "node_id": decision.node_id,
         "sequence": decision.sequence,
         "received_at": instant(decision.received_at),
+        "outcome": outcomes.document(outcome),
     }
     return decision.document | origin
 
@@ -177,14 +186,14 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
 
 
 def _advance(log: DecisionLog, report: Report, new: Set[str]) -> Received:
-    """Advance the log to the end of the report, and note what breaks the hash chain.
+    """Advance the log to the end of the report, and note what breaks the hash chain; `new` are ids of decisions.
 
-    A repeated sequence with a new decision, or the last sequence with another hash, comes from another log with the
-    same node id: a data folder was copied or restored from a backup.
+    A repeated sequence with a new decision or outcome, or the last sequence with another hash, comes from another log
+    with the same node id: a data folder was copied or restored from a backup.
     """
     received = Received()
     for entry in report.entries:
-        is_new = isinstance(entry.content, Reported) and entry.content.decision_id in new
+        is_new = isinstance(entry.content, Reported | Outcome) and entry.content.decision_id in new
         if entry.sequence <= log.sequence:
             forked = is_new or (entry.sequence == log.sequence and entry.hash != log.hash)
             received.repeats += not is_new

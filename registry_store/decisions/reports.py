@@ -17,7 +17,8 @@ from pdp.core.model import Outcome
 from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
 from registry_store.database.tables import Written
-from registry_store.decisions import ids
+from registry_store.decisions import ids, notes
+from registry_store.decisions.notes import Note, Suspension
 from registry_store.documents import lower_first
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
@@ -88,7 +89,7 @@ class Entry:
     previous_hash: str
     hash: str
     intact: bool
-    content: Decision | Gap
+    content: Decision | Gap | Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,21 @@ class Report:
     def decisions(self) -> list[Decision]:
         """The entries that are decisions."""
         return [entry.content for entry in self.entries if isinstance(entry.content, Decision)]
+
+    @property
+    def outcomes(self) -> list[tuple[int, notes.Outcome]]:
+        """The entries that are outcomes, with their sequences."""
+        return [(entry.sequence, entry.content) for entry in self.entries if isinstance(entry.content, notes.Outcome)]
+
+    @property
+    def suspensions(self) -> list[Suspension]:
+        """The entries that are suspensions of agents."""
+        return [entry.content for entry in self.entries if isinstance(entry.content, Suspension)]
+
+    @property
+    def notes(self) -> list[Note]:
+        """The entries that are outcomes or suspensions."""
+        return [*(outcome for _, outcome in self.outcomes), *self.suspensions]
 
     @property
     def requests_approvals(self) -> bool:
@@ -154,7 +170,7 @@ def _entry(record: pb.DecisionRecord, path: str, problems: Problems) -> Entry | 
     return Entry(record.sequence, record.previous_hash.hex(), record.hash.hex(), intact, content)
 
 
-def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None:
+def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | Note | None:
     try:
         document = _storable(raw, strict_json.loads(raw))
     except ValueError as error:
@@ -166,6 +182,8 @@ def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | None
     if "gap" in document:
         values = read_fields(_known(document["gap"], _GAP), _GAP, f"{path}.gap", problems)
         return None if problems else Gap(values["first_sequence"], values["last_sequence"], values["records"])
+    if notes.is_note(document):
+        return notes.read(document, path, problems)
     written = json.dumps(document) if _NUL in raw else raw.decode()
     return _decision(document, Written(written), path, problems)
 

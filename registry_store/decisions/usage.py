@@ -7,19 +7,20 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import case, delete, exists, func, select, tuple_
+from sqlalchemy import case, delete, exists, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.model import Outcome
+from pdp.core.model import Outcome as Decided
 from registry_store.database.tables import Decision, Usage
 from registry_store.database.transactions import inserting
 from registry_store.decisions import ids
+from registry_store.decisions.notes import Outcome
 from registry_store.decisions.reports import Decision as Reported
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MAX_MICROS = 10**18
 """Upper bound of the sum in one row, so that adding cannot overflow in the database."""
-BLOCK = Outcome.BLOCK.name.lower()
+ALLOW, BLOCK = Decided.ALLOW.name.lower(), Decided.BLOCK.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class AgentUsage:
     today_micros: int
 
 
-async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
-    """Count new decisions; dry runs and repeats count nothing."""
+async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable[Outcome] = ()) -> None:
+    """Count new decisions, and settle the cost of the actions that ended; dry runs and repeats count nothing."""
     counted: Counter[tuple[str, datetime, str]] = Counter()
     spent: Counter[tuple[str, datetime, str]] = Counter()
     for decision in kept:
@@ -43,6 +44,12 @@ async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
             key = decision.agent_id, _minute(decision.decided_at), decision.outcome
             counted[key] += 1
             spent[key] += decision.cost_micros
+    less: Counter[tuple[str, datetime, str]] = Counter()
+    for outcome in ended:
+        if difference := outcome.difference_micros:
+            key = outcome.agent_id, _minute(outcome.decided_at), ALLOW
+            counted[key] += 0
+            (spent if difference > 0 else less)[key] += abs(difference)
     if not counted:
         return
     rows = [
@@ -55,7 +62,12 @@ async def count(session: AsyncSession, kept: Iterable[Reported]) -> None:
     bounded = case((Usage.cost_micros > MAX_MICROS - new.cost_micros, MAX_MICROS), else_=micros)
     added = {"decisions": Usage.decisions + new.decisions, "cost_micros": bounded}
     upsert = adding.on_conflict_do_update(index_elements=_KEY, set_=added)
-    await (await session.connection()).execute(upsert, rows)
+    connection = await session.connection()
+    await connection.execute(upsert, rows)
+    for (agent_id, minute, outcome), micros in less.items():  # the rows are locked by now, so the order is free
+        row = Usage.agent_id == agent_id, Usage.minute == minute, Usage.outcome == outcome
+        left = case((Usage.cost_micros > micros, Usage.cost_micros - micros), else_=0)
+        await connection.execute(update(Usage).where(*row).values(cost_micros=left))
 
 
 async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetime) -> AgentUsage | None:
@@ -82,7 +94,7 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
         minute=await _acted(session, agent_id, now - MINUTE, now),
         hour=sum(numbers[0] for numbers in acted),
         day=sum(numbers[1] for numbers in acted),
-        today={outcome.name.lower(): rows.get(outcome.name.lower(), _NOTHING)[2] for outcome in Outcome},
+        today={outcome.name.lower(): rows.get(outcome.name.lower(), _NOTHING)[2] for outcome in Decided},
         today_micros=sum(numbers[3] for numbers in rows.values()),
     )
 

@@ -42,6 +42,7 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
         agent_type=configuration["agent_type"],
         configuration=configuration,
         latest_minor=-1,
+        activations=int(activate),
         revision=await revisions.advance(session, RecordKind.AGENT, agent_id, actor.at),
         created_at=actor.at,
         updated_at=actor.at,
@@ -124,6 +125,7 @@ async def set_status(session: AsyncSession, agent: Agent, status: Status, reason
     if before not in ALLOWED_FROM[status]:
         raise ConflictError(f"agent `{agent.agent_id}` is {before.value} and cannot become {status.value}")
     agent.status = status.value
+    agent.activations += status is Status.ACTIVE
     await touch(session, agent, actor)
     await activity.append(
         session,
@@ -185,6 +187,7 @@ def synced_document(agent: Agent, policies: Sequence[Document]) -> Document:
     return configuration_of(agent) | {
         "status": agent.status,
         "version": agent.version,
+        "activations": agent.activations,
         "policies": list(policies),
     }
 

@@ -13,6 +13,7 @@ from registry_store.access.keys import Caller
 from registry_store.database.transactions import retried
 from registry_store.decisions import decisions
 from registry_store.decisions.decisions import Received
+from registry_store.decisions.notes import Outcome, Suspension
 from registry_store.decisions.reports import MAX_PROBLEMS, Decision, Report, read_report
 from registry_store.rpc.calls import SERVICE, CallEndedError, Context, Handler, answered, parsed
 from registry_store.store import Store
@@ -78,6 +79,7 @@ class DecisionReports:
         The sidecar then sets that decision aside. A block of an agent that the sidecar did not know is always accepted.
         """
         reported = {decision.agent_id for decision in report.decisions if not decision.is_of_unknown_agent}
+        reported |= {note.agent_id for note in report.notes}
         async with self._store.database.reading() as session:
             foreign = await scopes.outside_recently(session, caller, reported)
         problems = [
@@ -89,6 +91,11 @@ class DecisionReports:
             if isinstance(decision := entry.content, Decision)
             and decision.agent_id in foreign
             and not decision.is_of_unknown_agent
+        ]
+        problems += [
+            Problem(f"records[{index}].document", f"agent {quote(note.agent_id)} is outside the scope of the key")
+            for index, entry in enumerate(report.entries)
+            if isinstance(note := entry.content, Outcome | Suspension) and note.agent_id in foreign
         ]
         if problems:
             logger.warning(
@@ -108,6 +115,8 @@ class DecisionReports:
         metrics = self._store.metrics
         for outcome, number in received.kept.items():
             metrics.decisions.labels(outcome).inc(number)
+        for result, number in received.outcomes.items():
+            metrics.outcomes.labels(result).inc(number)
         metrics.decision_repeats.inc(received.repeats)
         metrics.decisions_missing.inc(received.missing)
         metrics.decision_breaks.inc(len(received.breaks))

@@ -118,6 +118,29 @@ def gap(first: int, last: int, records: int | None = None) -> dict[str, Any]:
     return {"gap": said | {"at": instant(datetime.now(UTC))}}
 
 
+def ended(decided: dict[str, Any], result: str = "succeeded", **fields: Any) -> dict[str, Any]:
+    """The record of the outcome of a decision, by default a second later and at its estimate."""
+    made = {
+        "decision_id": decided["decision_id"],
+        "agent_id": decided["action"]["agent_id"],
+        "activations": 0,
+        "approval_id": "",
+        "decided_at": decided["decided_at"],
+        "reported_at": instant(datetime.fromisoformat(decided["decided_at"]) + timedelta(seconds=1)),
+        "result": result,
+        "charged_micros": decided["cost_micros"],
+        "actual_cost_micros": None,
+        "error": "",
+    }
+    return {"outcome": made | fields}
+
+
+def suspended(agent_id: str, trigger: str, activations: int = 0, **figures: Any) -> dict[str, Any]:
+    """The record of a sidecar that suspended an agent."""
+    made = {"agent_id": agent_id, "activations": activations, "trigger": trigger, "figures": figures}
+    return {"suspension": made | {"at": instant(datetime.now(UTC))}}
+
+
 class Log:
     """The decision log of one sidecar."""
 

@@ -6,6 +6,7 @@ from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
 from pdp.core.interface import ACTION, ANSWER, POLICY, PROBLEM
 from pdp.core.model import Outcome, Status
+from pdp.core.outcome import Result
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store.access.keys import KEY_BODY
 from registry_store.approvals import requests
@@ -88,6 +89,13 @@ STOP = record(
     released_at=or_null(MOMENT),
     released_by=or_null(TEXT),
 )
+ACTION_OUTCOME = record(
+    {},
+    result={"type": "string", "enum": [result.name.lower() for result in Result]},
+    actual_cost_usd={"type": "number", "description": "What it cost; its estimate if the report gave no cost"},
+    error=TEXT | {"description": "Why it failed"},
+    reported_at=MOMENT,
+)
 APPROVAL = record(
     {},
     approval_id=TEXT,
@@ -110,6 +118,7 @@ APPROVAL = record(
     decided_by=or_null(TEXT),
     comment=or_null(TEXT),
     used_at=or_null(MOMENT),
+    action_outcome=or_null(ACTION_OUTCOME) | {"description": "How the action ended that used it; null: not reported"},
 )
 SIDECAR = record(
     {},
@@ -160,6 +169,7 @@ DECISION_RECORD = record(
     node_id=TEXT | {"description": "The sidecar that decided"},
     sequence=COUNT | {"description": "Sequence number in the sidecar's log"},
     received_at=MOMENT,
+    outcome=or_null(ACTION_OUTCOME) | {"description": "How the action ended; null: not reported"},
 )
 CHANGES: Schema = {"type": "array", "items": record({}, field=TEXT, before={}, after={})}
 LEFT_UNCHANGED = record(
@@ -182,7 +192,7 @@ USAGE = {
         (
             "error_rate",
             {"type": "number"},
-            "Share of failures in the last 100 reported outcomes; null: not supported in this release",
+            "Share of failures in the last 100 reported outcomes; null: none was reported",
         ),
     )
 }

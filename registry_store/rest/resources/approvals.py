@@ -12,8 +12,9 @@ from registry_store.access.keys import Caller
 from registry_store.approvals import approvals, lists
 from registry_store.approvals.approvals import APPROVE_BODY, DENY_BODY, ApprovalState
 from registry_store.approvals.lists import Filter
-from registry_store.database.tables import Approval
-from registry_store.documents import read_values
+from registry_store.database.tables import Approval, Outcome
+from registry_store.decisions import outcomes
+from registry_store.documents import Document, read_values
 from registry_store.errors import NotFoundError
 from registry_store.rest.exchange import examples
 from registry_store.rest.exchange.access import Approver, ReaderOrAgent, reading, seen_by, sees, store_of, writing
@@ -54,7 +55,9 @@ async def list_approvals(
     wanted = Filter(status, seen_by(caller, agent_id), caller if mine else None)
     async with reading(request) as session:
         rows, total = await lists.page(session, wanted, now, limit, offset)
-    return page("approvals", [approvals.document(row, now) for row in rows], total, limit, offset)
+        ended = await outcomes.of_approvals(session, [row.approval_id for row in rows])
+    listed = [_document(row, now, ended.get(row.approval_id)) for row in rows]
+    return page("approvals", listed, total, limit, offset)
 
 
 @router.get("/{approval_id}", responses=gives(404, 422, schema=ref("Approval")))
@@ -62,9 +65,10 @@ async def read_approval(request: Request, approval_id: RecordId, caller: ReaderO
     """Read an approval: the action, who may decide, and the result."""
     async with reading(request) as session:
         approval = await approvals.get(session, approval_id)
+        ended = await outcomes.of_approvals(session, [approval_id])
     if not sees(caller, approval.agent_id):
         raise NotFoundError(f"no approval `{approval_id}`")
-    return answer(approvals.document(approval, datetime.now(UTC)))
+    return answer(_document(approval, datetime.now(UTC), ended.get(approval_id)))
 
 
 @router.post(
@@ -100,10 +104,15 @@ async def _decidable(
 ) -> Approval:
     approval = await approvals.get(session, approval_id)
     approvals.check_may_decide(approval, caller)
-    check_match(request, approvals.document(approval, now))
+    check_match(request, _document(approval, now))
     return approval
 
 
 def _decided(request: Request, approval: Approval, now: datetime) -> JSONResponse:
     store_of(request).metrics.approvals.labels(approval.status).inc()
-    return answer(approvals.document(approval, now))
+    return answer(_document(approval, now))
+
+
+def _document(approval: Approval, now: datetime, ended: Outcome | None = None) -> Document:
+    """The approval, with how the action ended that used it."""
+    return approvals.document(approval, now) | {"action_outcome": outcomes.document(ended)}

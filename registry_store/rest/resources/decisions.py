@@ -8,7 +8,7 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from pdp.core.fields import quote
 from pdp.core.model import Reason
-from registry_store.decisions import decisions, ids
+from registry_store.decisions import decisions, ids, outcomes
 from registry_store.decisions.decisions import MAX_COUNTED
 from registry_store.decisions.filters import Filter
 from registry_store.errors import NotFoundError
@@ -72,16 +72,18 @@ async def list_decisions(
     async with reading(request) as session:
         found = await decisions.page(session, wanted, limit, offset)
         missing, breaks = await decisions.faults(session)
-    listed = [decisions.document(row) for row in found.rows]
+        ended = await outcomes.of_decisions(session, [row.decision_id for row in found.rows])
+    listed = [decisions.document(row, ended.get(row.decision_id)) for row in found.rows]
     beside = {"total_exact": found.exact, "missing": missing, "breaks": breaks}
     return page("decisions", listed, found.total, limit, offset, **beside)
 
 
 @router.get("/{decision_id}", responses=gives(404, 422, schema=ref("Decision")))
 async def read_decision(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
-    """Read a decision: the action, the answer, and the sidecar."""
+    """Read a decision: the action, the answer, how the action ended, and the sidecar."""
     async with reading(request) as session:
         decision = await decisions.get(session, decision_id)
+        ended = await outcomes.of_decisions(session, [decision_id])
     if not sees(caller, decision.agent_id):
         raise NotFoundError(f"no decision `{decision_id}`")
-    return answer(decisions.document(decision))
+    return answer(decisions.document(decision, ended.get(decision_id)))

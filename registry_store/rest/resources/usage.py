@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from registry_store.decisions import usage
+from registry_store.decisions import outcomes, usage
 from registry_store.decisions.usage import AgentUsage
 from registry_store.documents import Document, to_json
 from registry_store.records import agents
@@ -34,9 +34,11 @@ async def read_agent_usage(
     async with reading(request) as session:
         configuration = agents.configuration_of(await agents.get(session, agent_id))
         counted = await usage.of_agent(session, agent_id, configuration["time_window_timezone"], now)
+        sample = await outcomes.last(session, agent_id)
     serving = store_of(request).sidecars.serving(agent_id, configuration["tags"])
     seen = max((sidecar.last_heard_at for sidecar in serving), default=None)
     known = {"agent_id": agent_id, "last_seen": to_json(seen)} | _document(counted)
+    known["error_rate"] = sample.error_rate
     listed = [sidecars.document(sidecar) for sidecar in serving[offset : offset + limit]]
     return page("sidecars", listed, len(serving), limit, offset, **known)
 
