@@ -117,8 +117,19 @@ async def rollback(session: AsyncSession, agent: Agent, body: Any, actor: Actor)
     )
 
 
-async def set_status(session: AsyncSession, agent: Agent, status: Status, reason: str, actor: Actor) -> None:
-    """Changes the status; does nothing if it is the same, `ConflictError` if the change is not allowed."""
+async def set_status(
+    session: AsyncSession,
+    agent: Agent,
+    status: Status,
+    reason: str,
+    actor: Actor,
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """Changes the status; does nothing if it is the same, `ConflictError` if the change is not allowed.
+
+    The log entry shows what stands `beside` the new status.
+    """
     before = Status(agent.status)
     if before is status:
         return
@@ -134,7 +145,7 @@ async def set_status(session: AsyncSession, agent: Agent, status: Status, reason
         reason or f"{before.value} → {status.value}",
         _subject(agent),
         previous={"status": before.value},
-        new={"status": status.value},
+        new={"status": status.value, **(beside or {})},
     )
 
 

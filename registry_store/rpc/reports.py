@@ -8,6 +8,7 @@ import grpc
 
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.fields import quote
+from registry_store import suspending
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.database.transactions import retried
@@ -68,7 +69,9 @@ class DecisionReports:
     async def _received(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
         report = await asyncio.to_thread(_read, raw)  # megabytes of JSON must not block other callers
         await self._check_scope(report, caller)
-        received = await retried(self._keep, report, caller.name, datetime.now(UTC))
+        at = datetime.now(UTC)
+        received = await retried(self._keep, report, caller.name, at)
+        await suspending.by_report(self._store.database, self._store.metrics, report, at)
         self._count(received)
         _log_received(report, received)
         return pb.ReportDecisionsResponse(sequence=received.sequence)
