@@ -32,6 +32,7 @@ from registry_store.decisions.reports import MAX_MESSAGE_BYTES
 from registry_store.errors import StartError
 from registry_store.journal.activity import Actor
 from registry_store.metrics import Metrics
+from registry_store.offline import OfflineWatch
 from registry_store.rest.application import application
 from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
@@ -100,6 +101,7 @@ async def running(
         await stack.enter_async_context(_background(store.feed.run()))
         await stack.enter_async_context(_background(store.approval_feed.run()))
         await stack.enter_async_context(_background(expiry.run(database, store.metrics)))
+        await stack.enter_async_context(_background(OfflineWatch(database, store.sidecars, store.metrics).run()))
         await stack.enter_async_context(_background(streams.watch_keys()))
         await stack.enter_async_context(_background(lag.measure(store.metrics.loop_lag.observe)))
         await stack.enter_async_context(_background(retention.run(database, settings.retention())))

@@ -12,6 +12,7 @@ from registry_store.decisions import decisions, outcomes, usage
 from registry_store.journal import revisions
 from registry_store.periodic import by_the_clock
 from registry_store.settings import Retention
+from registry_store.sync import presence
 
 PERIOD_SECONDS = 60.0
 BATCH = 5_000
@@ -34,6 +35,7 @@ async def tidy(database: Database, retention: Retention, now: datetime) -> None:
     await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(outcomes.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
+    await retried(_forget_presence, database, now - presence.KEPT_FOR)
     await retried(_forget_logs, database, now - retention.usage)
 
 
@@ -58,3 +60,8 @@ async def _delete(database: Database, delete: Delete) -> int:
 async def _forget_logs(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
         await decisions.forget_logs(session, unheard_since)
+
+
+async def _forget_presence(database: Database, unheard_since: datetime) -> None:
+    async with database.beside() as session:
+        await presence.delete_before(session, unheard_since)

@@ -16,6 +16,9 @@ from registry_store.metrics import Metrics
 from registry_store.records import agents, suspensions
 from registry_store.records.suspensions import Cause
 
+BATCH = 100
+"""Agents suspended in one transaction, so that no other writer waits for long."""
+
 
 async def by_report(database: Database, metrics: Metrics, report: Report, at: datetime) -> None:
     """Suspend the agents that the report says are suspended, and those whose outcomes at all sidecars fail too often.
@@ -34,10 +37,9 @@ async def by_report(database: Database, metrics: Metrics, report: Report, at: da
 
 async def suspend(database: Database, metrics: Metrics, causes: list[Cause], at: datetime) -> None:
     """Suspend the agents for which there is a cause, each once, and count them."""
-    if not causes:
-        return
-    for cause in await retried(_suspend, database, causes, at):
-        metrics.suspensions.labels(cause.trigger.value).inc()
+    for first in range(0, len(causes), BATCH):
+        for cause in await retried(_suspend, database, causes[first : first + BATCH], at):
+            metrics.suspensions.labels(cause.trigger.value).inc()
 
 
 async def _suspend(database: Database, causes: Iterable[Cause], at: datetime) -> list[Cause]:

@@ -64,6 +64,12 @@ class Agent(Base):
         Index("ix_agents_status", "status", "agent_id"),
         Index("ix_agents_agent_type", "agent_type", "agent_id"),
         Index("ix_agents_status_type", "status", "agent_type", "agent_id", unique=True),
+        Index(
+            "ix_agents_offline",
+            "agent_id",
+            sqlite_where=text("offline_minutes IS NOT NULL"),
+            postgresql_where=text("offline_minutes IS NOT NULL"),
+        ),
     )
 
     agent_id: Mapped[str] = mapped_column(primary_key=True)
@@ -74,6 +80,10 @@ class Agent(Base):
     latest_minor: Mapped[int]
     activations: Mapped[int] = mapped_column(server_default="0")
     """How often a person activated it: what counted towards a suspension before the last time counts no more."""
+    activated_at: Mapped[datetime | None]
+    """When it last became active; null: before this was kept, or never."""
+    offline_minutes: Mapped[int | None]
+    """A copy from the configuration; null if the agent is not watched."""
     revision: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -370,6 +380,18 @@ class DecisionLog(Base):
     """Records whose hash does not follow from the record before."""
     updated_at: Mapped[datetime]
     """When it last reported."""
+
+
+class SidecarPresence(Base):
+    """When a sidecar was last heard by any store, and the agents that it served; both lists null: all."""
+
+    __tablename__ = "sidecar_presence"
+
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    agent_ids: Mapped[list[str] | None] = mapped_column(JsonOrNull)
+    tags: Mapped[list[str] | None] = mapped_column(JsonOrNull)
+    connected: Mapped[bool]
+    heard_at: Mapped[datetime]
 
 
 class Outcome(Base):

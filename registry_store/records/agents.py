@@ -43,6 +43,8 @@ async def register(session: AsyncSession, body: Any, actor: Actor, *, activate: 
         configuration=configuration,
         latest_minor=-1,
         activations=int(activate),
+        activated_at=actor.at if activate else None,
+        offline_minutes=_offline_minutes(configuration),
         revision=await revisions.advance(session, RecordKind.AGENT, agent_id, actor.at),
         created_at=actor.at,
         updated_at=actor.at,
@@ -136,7 +138,9 @@ async def set_status(
     if before not in ALLOWED_FROM[status]:
         raise ConflictError(f"agent `{agent.agent_id}` is {before.value} and cannot become {status.value}")
     agent.status = status.value
-    agent.activations += status is Status.ACTIVE
+    if status is Status.ACTIVE:
+        agent.activations += 1
+        agent.activated_at = actor.at
     await touch(session, agent, actor)
     await activity.append(
         session,
@@ -165,7 +169,9 @@ async def set_status_of_all(
         previous={"status": before.value},
         new={"status": after.value},
     )
-    values = {"status": after.value, "revision": revision, "updated_at": actor.at}
+    # What counted towards a suspension still does: this is no decision about each of the agents.
+    activated = {"activated_at": actor.at} if after is Status.ACTIVE else {}
+    values = {"status": after.value, "revision": revision, "updated_at": actor.at} | activated
     for chunk in chunks(agent_ids):
         await session.execute(update(Agent).where(Agent.agent_id.in_(chunk)).values(values))
 
@@ -207,9 +213,15 @@ async def _configure(session: AsyncSession, agent: Agent, after: Document, actor
     before = configuration_of(agent)["tags"]
     agent.configuration = after
     agent.agent_type = after["agent_type"]
+    agent.offline_minutes = _offline_minutes(after)
     _check_compiles(agent)
     await touch(session, agent, actor, set(before) - set(after["tags"]))
     await _replace_tags(session, agent, before, after["tags"])
+
+
+def _offline_minutes(configuration: Document) -> int | None:
+    minutes: int | None = configuration["auto_suspend_on_offline_minutes"]
+    return minutes if configuration["auto_suspend_enabled"] else None
 
 
 def _check_compiles(agent: Agent) -> None:

@@ -92,6 +92,10 @@ class Sidecars:
             del self._by_node[next(iter(self._by_node))]
         return previous
 
+    def all(self) -> list[Sidecar]:
+        """Every sidecar, connected or not."""
+        return list(self._by_node.values())
+
     def page(self, limit: int, offset: int) -> tuple[list[Sidecar], int]:
         """A page of the sidecars in order of node id, and the total."""
         ordered = sorted(self._by_node.values(), key=lambda sidecar: sidecar.node_id)
