@@ -166,11 +166,18 @@ class _Program:
         uplink = Uplink()
         self._spool = Spool(decisions, settings.redact, Echo() if settings.log_decisions else None)
         self._counters = counters
+        node = Node(self.last_good.node_id(), settings.subscription, settings.store, settings.node_name)
         self.service = DecisionService(
-            self._holder, self.metrics, now, self._spool, uplink, counters=counters.counters, ledger=counters.ledger
+            self._holder,
+            self.metrics,
+            now,
+            self._spool,
+            uplink,
+            counters=counters.counters,
+            ledger=counters.ledger,
+            node_id=node.node_id,
         )
         self._replica = Replica(self._holder, self.metrics, self._on_state)
-        node = Node(self.last_good.node_id(), settings.subscription, settings.store, settings.node_name)
         key = partial(read_key, settings.key_file)
         self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)

@@ -14,7 +14,7 @@ from pdp.decision_log.spool import Spool
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
-from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
+from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnknownDecisionError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
@@ -46,6 +46,7 @@ class People:
         self.changed = asyncio.Event()
         self.present = True
         self.asked: list[sync_pb2.UseApprovalRequest] = []
+        self.decisions: dict[str, sync_pb2.FindDecisionResponse] = {}
 
     def say(
         self,
@@ -81,6 +82,13 @@ class People:
             self._check(approval_id, False)
             yield self.states[approval_id]
             await self.changed.wait()
+
+    async def find_decision(self, decision_id: str) -> sync_pb2.FindDecisionResponse:
+        if not self.present:
+            raise StoreUnreachableError("the store is away")
+        if decision_id not in self.decisions:
+            raise UnknownDecisionError(decision_id)
+        return self.decisions[decision_id]
 
     async def wait_connected(self) -> None:
         while not self.present:

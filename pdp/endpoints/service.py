@@ -8,21 +8,21 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from pdp import wire
-from pdp.approvals import Approvals, Store, TooManyWaitingError
+from pdp import approvals, wire
+from pdp.approvals import Approvals, TooManyWaitingError
 from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
-from pdp.core.outcome import OutcomeReport
 from pdp.counters.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, UnavailableError
-from pdp.endpoints import incoming
+from pdp.endpoints import incoming, outcomes
 from pdp.endpoints.explaining import explained
+from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
 from pdp.outcomes import reports
@@ -53,6 +53,10 @@ class CrowdedError(Exception):
     """Too many calls of one kind are open; the text says which."""
 
 
+class Store(approvals.Store, outcomes.Store, Protocol):
+    """The calls to the store that the endpoints need; `Uplink` has them."""
+
+
 class DecisionService:
     """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force; decisions go to `log`."""
 
@@ -66,8 +70,10 @@ class DecisionService:
         *,
         counters: Counters | None = None,
         ledger: Ledger | None = None,
+        node_id: str = "",
     ) -> None:
         self.point = DecisionPoint(holder, metrics, clock, log, counters, ledger=ledger)
+        self._outcomes = Outcomes(self.point, log, store, node_id)
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
@@ -129,7 +135,7 @@ class DecisionService:
         """The JSON endpoint for outcomes: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
             report = await self._reading.of(len(body), partial(reports.read_json, body))
-            return 200, {"repeated": await self._take(report)}
+            return 200, {"repeated": await self._outcomes.take(report)}
         except InvalidActionError as error:
             self._metrics.refused(error.problems[0].path)
             return 400, invalid_request(error)
@@ -143,17 +149,11 @@ class DecisionService:
     async def _report_outcome(self, raw: bytes, context: Context) -> bytes:
         try:
             report = await self._reading.of(len(raw), partial(reports.read_message, raw))
-            return pb.ReportOutcomeResponse(repeated=await self._take(report)).SerializeToString()
+            return pb.ReportOutcomeResponse(repeated=await self._outcomes.take(report)).SerializeToString()
         except RefusedOutcomeError as error:
             await context.abort(REFUSAL_CODES[error.refusal], str(error))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
-
-    async def _take(self, report: OutcomeReport) -> bool:
-        """Whether the outcome repeats one; waits only for room in the log."""
-        if self._log.crowded:
-            await self._log.room()
-        return self.point.report(report)
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
         """The answer; waits only for room in the log, and for the store if the action needs its approval."""

@@ -22,6 +22,14 @@ class UnknownApprovalError(Exception):
     """The store knows no such approval."""
 
 
+class UnknownDecisionError(Exception):
+    """The store has no such decision."""
+
+
+class ForeignDecisionError(Exception):
+    """The decision is of an agent outside the scope of the key."""
+
+
 class InvalidReportError(Exception):
     """The store refuses a report as malformed, and would refuse it again; the text is the store's."""
 
@@ -69,6 +77,15 @@ class Uplink:
         )
         return answer
 
+    async def find_decision(self, decision_id: str) -> pb.FindDecisionResponse:
+        """Whose decision it is, within two seconds; `UnknownDecisionError` or `ForeignDecisionError` as above."""
+        request = pb.FindDecisionRequest(decision_id=decision_id)
+        answer: pb.FindDecisionResponse = await self._ask(
+            lambda stub, metadata: stub.FindDecision(request, metadata=metadata, timeout=USE_SECONDS),
+            _DECISION_ERRORS,
+        )
+        return answer
+
     async def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]:
         """The approval, and each state that follows, until it is final; `UnknownApprovalError` as above."""
         request = pb.WatchApprovalRequest(approval_id=approval_id)
@@ -96,6 +113,10 @@ ErrorTypes = Mapping[grpc.StatusCode, type[Exception]]
 
 _ENDED = "the connection to the store ended"
 _REPORT_ERRORS: ErrorTypes = {grpc.StatusCode.INVALID_ARGUMENT: InvalidReportError}
+_DECISION_ERRORS: ErrorTypes = {
+    grpc.StatusCode.NOT_FOUND: UnknownDecisionError,
+    grpc.StatusCode.PERMISSION_DENIED: ForeignDecisionError,
+}
 _APPROVAL_ERRORS: ErrorTypes = {
     grpc.StatusCode.NOT_FOUND: UnknownApprovalError,
     grpc.StatusCode.INVALID_ARGUMENT: UnknownApprovalError,  # the id is invalid

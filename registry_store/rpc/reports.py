@@ -1,7 +1,8 @@
-"""`registry_store.v1.RegistrySync/ReportDecisions`: stores the decisions that sidecars report."""
+"""`ReportDecisions` stores the decisions that sidecars report, and `FindDecision` tells whose a decision is."""
 
 import asyncio
 import logging
+import re
 from datetime import UTC, datetime
 
 import grpc
@@ -12,10 +13,11 @@ from registry_store import suspending
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.database.transactions import retried
-from registry_store.decisions import decisions
+from registry_store.decisions import decisions, ids, outcomes
 from registry_store.decisions.decisions import Received
 from registry_store.decisions.notes import Outcome, Suspension
 from registry_store.decisions.reports import MAX_PROBLEMS, Decision, Report, read_report
+from registry_store.errors import NotAllowedError
 from registry_store.rpc.calls import SERVICE, CallEndedError, Context, Handler, answered, parsed
 from registry_store.store import Store
 from registry_store.v1 import sync_pb2 as pb
@@ -30,7 +32,7 @@ MAX_LOGGED = 5
 
 
 class DecisionReports:
-    """The method `ReportDecisions`."""
+    """The methods `ReportDecisions` and `FindDecision`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -43,7 +45,31 @@ class DecisionReports:
             self._report,
             response_serializer=pb.ReportDecisionsResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report})
+        find: Handler = grpc.unary_unary_rpc_method_handler(
+            self._find,
+            response_serializer=pb.FindDecisionResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"ReportDecisions": report, "FindDecision": find})
+
+    async def _find(self, raw: bytes, context: Context) -> pb.FindDecisionResponse:
+        return await answered(self._store, context, lambda caller: self._found(raw, caller))
+
+    async def _found(self, raw: bytes, caller: Caller) -> pb.FindDecisionResponse:
+        decision_id = parsed(pb.FindDecisionRequest, raw).decision_id
+        if not re.fullmatch(ids.PATTERN, decision_id):
+            raise CallEndedError(grpc.StatusCode.NOT_FOUND, f"no decision {quote(decision_id)}")
+        async with self._store.database.reading() as session:
+            decision = await decisions.get(session, decision_id)
+            if await scopes.outside_recently(session, caller, {decision.agent_id}):
+                raise NotAllowedError(f"decision `{decision_id}` is of an agent outside the scope of the key")
+            ended = await outcomes.of_decisions(session, [decision_id])
+        return pb.FindDecisionResponse(
+            node_id=decision.node_id,
+            agent_id=decision.agent_id,
+            outcome=decision.outcome,
+            dry_run=decision.dry_run,
+            has_outcome=decision_id in ended,
+        )
 
     async def _report(self, raw: bytes, context: Context) -> pb.ReportDecisionsResponse:
         return await answered(self._store, context, lambda caller: self._in_turn(raw, caller))

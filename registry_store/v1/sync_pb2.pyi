@@ -221,6 +221,26 @@ class ReportDecisionsResponse(_message.Message):
     sequence: int
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
+class FindDecisionRequest(_message.Message):
+    __slots__ = ("decision_id",)
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    def __init__(self, decision_id: _Optional[str] = ...) -> None: ...
+
+class FindDecisionResponse(_message.Message):
+    __slots__ = ("node_id", "agent_id", "outcome", "dry_run", "has_outcome")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    HAS_OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    agent_id: str
+    outcome: str
+    dry_run: bool
+    has_outcome: bool
+    def __init__(self, node_id: _Optional[str] = ..., agent_id: _Optional[str] = ..., outcome: _Optional[str] = ..., dry_run: _Optional[bool] = ..., has_outcome: _Optional[bool] = ...) -> None: ...
+
 class Approval(_message.Message):
     __slots__ = ("approval_id", "state", "decided_by", "comment", "expires_at", "agent_id")
     APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]

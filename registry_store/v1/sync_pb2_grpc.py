@@ -46,6 +46,11 @@ class RegistrySyncStub:
                 request_serializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.SerializeToString,
                 response_deserializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.FromString,
                 _registered_method=True)
+        self.FindDecision = channel.unary_unary(
+                '/registry_store.v1.RegistrySync/FindDecision',
+                request_serializer=registry__store_dot_v1_dot_sync__pb2.FindDecisionRequest.SerializeToString,
+                response_deserializer=registry__store_dot_v1_dot_sync__pb2.FindDecisionResponse.FromString,
+                _registered_method=True)
         self.UseApproval = channel.unary_unary(
                 '/registry_store.v1.RegistrySync/UseApproval',
                 request_serializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.SerializeToString,
@@ -80,6 +85,14 @@ class RegistrySyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindDecision(self, request, context):
+        """Tells whose a decision is, for an outcome that reaches a sidecar which does not know the decision. NOT_FOUND: the
+        store has no such decision. PERMISSION_DENIED: it is of an agent that the key may not sync.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UseApproval(self, request, context):
         """Uses an approval for the action that it was given for, once. NOT_FOUND: there is no such approval.
         """
@@ -107,6 +120,11 @@ def add_RegistrySyncServicer_to_server(servicer, server):
                     servicer.ReportDecisions,
                     request_deserializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.FromString,
                     response_serializer=registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.SerializeToString,
+            ),
+            'FindDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindDecision,
+                    request_deserializer=registry__store_dot_v1_dot_sync__pb2.FindDecisionRequest.FromString,
+                    response_serializer=registry__store_dot_v1_dot_sync__pb2.FindDecisionResponse.SerializeToString,
             ),
             'UseApproval': grpc.unary_unary_rpc_method_handler(
                     servicer.UseApproval,
@@ -175,6 +193,33 @@ class RegistrySync:
             '/registry_store.v1.RegistrySync/ReportDecisions',
             registry__store_dot_v1_dot_sync__pb2.ReportDecisionsRequest.SerializeToString,
             registry__store_dot_v1_dot_sync__pb2.ReportDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry_store.v1.RegistrySync/FindDecision',
+            registry__store_dot_v1_dot_sync__pb2.FindDecisionRequest.SerializeToString,
+            registry__store_dot_v1_dot_sync__pb2.FindDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,6 +12,7 @@ from pdp.outcomes import open_decisions
 from pdp.outcomes.open_decisions import Allowed, OpenDecisions
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from registry_store.v1.sync_pb2 import FindDecisionResponse
 from tests.deciding import Bench, served
 from tests.given import agent
 
@@ -271,3 +272,34 @@ async def test_an_approval_whose_action_failed_is_named() -> None:
     note = sidecar.log.entries[-1]
     assert isinstance(note, Note)
     assert (note.members["approval_id"], sidecar.log.urgent) == ("appr-1", 1)
+
+
+FOUND: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"node_id": "another", "outcome": "allow"}, "PERMISSION_DENIED"),
+    ({"node_id": "another", "outcome": "allow", "has_outcome": True}, "PERMISSION_DENIED"),
+    ({"outcome": "block"}, "FAILED_PRECONDITION"),
+    ({"outcome": "allow", "dry_run": True}, "FAILED_PRECONDITION"),
+    ({"outcome": "allow"}, "FAILED_PRECONDITION"),
+    ({"outcome": "allow", "agent_id": "other-agent-prod"}, "PERMISSION_DENIED"),
+)
+
+
+@pytest.mark.parametrize(("found", "code"), FOUND)
+async def test_the_store_tells_of_a_decision_that_is_not_known_here(found: dict[str, Any], code: str) -> None:
+    """Of another sidecar, or an old one of this sidecar; without the store it is unknown."""
+    sidecar, decision_id = bench(), "019ca6b1-dc00-7000-8000-000000000000"
+    about = FindDecisionResponse(**{"node_id": "", "agent_id": AGENT} | found)
+    sidecar.people.decisions[decision_id] = about
+    async with served(sidecar.service) as stub:
+        assert (await refusal(stub, outcome(decision_id, agent_id=AGENT)))[0].name == code
+        sidecar.people.go(present=False)
+        assert (await refusal(stub, outcome(decision_id)))[0] is grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_old_outcome_is_a_repeat() -> None:
+    """This sidecar no longer knows it, but the store does."""
+    sidecar, decision_id = bench(), "019ca6b1-dc00-7000-8000-000000000000"
+    about = FindDecisionResponse(agent_id=AGENT, outcome="allow", has_outcome=True)
+    sidecar.people.decisions[decision_id] = about
+    async with served(sidecar.service) as stub:
+        assert (await stub.ReportOutcome(outcome(decision_id))).repeated
