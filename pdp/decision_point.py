@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from pdp import wire
 from pdp.approvals import ApprovalUse, UseStatus
-from pdp.core.action import AGENT_ID, Action
+from pdp.core.action import AGENT_ID, Action, OutcomeReport
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDS_APPROVAL, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
@@ -18,7 +18,6 @@ from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
 from pdp.core.model import Now, Outcome, Reason, StaleMode
-from pdp.core.outcome import OutcomeReport
 from pdp.core.usage import Usage
 from pdp.counters.counters import Counters
 from pdp.decision_log.record import Entry, Note, Opens

@@ -13,9 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from pdp.core.action import FIELDS, REQUEST
+from pdp.core.action import FIELDS, REPORT, REQUEST
 from pdp.core.model import Outcome, Reason
-from pdp.core.outcome import REPORT
 from pdp.serving import lag
 
 DURATION_BUCKETS = (

@@ -5,11 +5,11 @@ from enum import Enum
 from typing import Protocol
 
 from pdp import wire
+from pdp.core.action import OutcomeReport
 from pdp.core.compile import CompiledAgent
 from pdp.core.fields import quote
 from pdp.core.localtime import local_time
-from pdp.core.model import Now
-from pdp.core.outcome import OutcomeReport, Result
+from pdp.core.model import Now, Result
 from pdp.counters.counters import Counters
 from pdp.decision_log.record import Note
 from pdp.metrics import Metrics

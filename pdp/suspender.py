@@ -9,9 +9,8 @@ from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent
 from pdp.core.decision import Decision
 from pdp.core.localtime import local_time
-from pdp.core.model import Now, Reason
-from pdp.core.suspension import Failures, Trigger, is_too_high
-from pdp.core.usage import UNKNOWN_ACTIONS, UNKNOWN_MICROS, Usage
+from pdp.core.model import Now, Reason, Trigger
+from pdp.core.usage import UNKNOWN_ACTIONS, UNKNOWN_MICROS, Failures, Usage, is_too_high
 from pdp.decision_log.record import Note
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.model import Status
-from pdp.core.suspension import Trigger
+from pdp.core.model import Status, Trigger
 from registry_store import suspending
 from registry_store.database.attempts import Attempts
 from registry_store.database.tables import Agent, AgentTag

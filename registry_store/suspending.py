@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.model import Status
-from pdp.core.suspension import Trigger, is_too_high
+from pdp.core.model import Status, Trigger
+from pdp.core.usage import is_too_high
 from registry_store.database.tables import Agent
 from registry_store.database.transactions import Database, retried
 from registry_store.decisions import outcomes

@@ -7,18 +7,20 @@ endpoints, the decision log, the metrics and `pdp evaluate` take the fields from
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pdp.core.errors import Problems
 from pdp.core.fields import Field, Kind, Schema
 from pdp.core.json.canonical_json import double, doubles
-from pdp.core.kinds import Flag, Json, ListOf, Number, OrNull, Text, Whole
+from pdp.core.kinds import Choice, Flag, Json, ListOf, Number, OrNull, Text, Whole
+from pdp.core.model import Result
 
 MAX_ACTION_BYTES = 64 * 1024
 MAX_ATTRIBUTE_DEPTH = 16
 MAX_DOLLARS = 1_000_000_000
 MAX_KEY_CHARACTERS = 256
 MAX_ID_CHARACTERS = 64
+MAX_ERROR_CHARACTERS = 4096
 
 AGENT_ID = Text(
     64,
@@ -112,6 +114,26 @@ REQUEST: dict[str, Field] = {
     "dry_run": Field(Flag(), False),
 }
 """The fields of a request."""
+
+
+REPORT: dict[str, Field] = {
+    "decision_id": Field(Text(MAX_ID_CHARACTERS, 1), required=True, about="The decision that allowed the action"),
+    "result": Field(Choice(Result), required=True, about="How the action ended"),
+    "actual_cost_usd": Field(OrNull(COST), None, about="What it cost in US dollars; null: its estimate"),
+    "error": Field(Text(MAX_ERROR_CHARACTERS), "", about="Why it failed"),
+    "agent_id": Field(Text(MAX_ID_CHARACTERS), "", about="The agent whose action it was; empty: not checked"),
+}
+"""The fields of a report of how an action ended."""
+
+
+class OutcomeReport(NamedTuple):
+    """How an action ended; the fields are those of `REPORT`. `agent_id` is empty if the caller names no agent."""
+
+    decision_id: str
+    result: Result
+    actual_cost_micros: int | None = None
+    error: str = ""
+    agent_id: str = ""
 
 
 def kind_of(name: str) -> Kind:

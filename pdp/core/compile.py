@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from heapq import merge
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pdp.core.conditions import Clause, Test, clauses
 from pdp.core.model import (
@@ -21,7 +21,6 @@ from pdp.core.model import (
     ServerRecord,
     Status,
 )
-from pdp.core.suspension import triggers_of
 from pdp.core.usage import Limits
 
 MAX_MERGED = 1024
@@ -113,6 +112,14 @@ class CompiledServer:
         self.tool_risk_overrides = dict(record.tool_risk_overrides if governed else {})
 
 
+class Triggers(NamedTuple):
+    """The triggers of a suspension that a sidecar watches; `error_rate` is a share of failures, None: not watched."""
+
+    error_rate: float | None
+    budget_exceeded: bool
+    rate_exceeded: bool
+
+
 class CompiledAgent:
     """One agent as `decide` reads it. None means no restriction."""
 
@@ -154,7 +161,7 @@ class CompiledAgent:
         self.active = record.status is Status.ACTIVE
         self.version = record.version
         self.activations = record.activations
-        self.triggers = triggers_of(record)
+        self.triggers = _triggers(record)
         self.policies = policies
         self.allowed_action_types = _restriction(record.allowed_action_types)
         self.allowed_resources = _restriction(record.allowed_resources)
@@ -219,6 +226,15 @@ def binds(selector: Selector | None, agent_type: AgentType, tags: Collection[str
     return (not selector.agent_types or agent_type in selector.agent_types) and (
         not selector.tags or any(tag in tags for tag in selector.tags)
     )
+
+
+def _triggers(record: AgentRecord) -> Triggers | None:
+    if not record.auto_suspend_enabled:
+        return None
+    triggers = Triggers(
+        record.auto_suspend_on_error_rate, record.auto_suspend_on_budget_exceeded, record.auto_suspend_on_rate_exceeded
+    )
+    return None if triggers == (None, False, False) else triggers
 
 
 def _restriction(names: tuple[str, ...]) -> frozenset[str] | None:

@@ -107,6 +107,22 @@ class Transport(Enum):
     STREAMABLE_HTTP = "streamable_http"
 
 
+class Result(IntEnum):
+    """How an action ended; the values are those of `pdp.v1.ActionResult`."""
+
+    SUCCEEDED = 1
+    FAILED = 2
+
+
+class Trigger(Enum):
+    """What suspends an agent by itself."""
+
+    ERROR_RATE = "error_rate"
+    OFFLINE = "offline"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    RATE_EXCEEDED = "rate_exceeded"
+
+
 class Now(NamedTuple):
     """One reading of the clocks, in seconds: `wall` since the Unix epoch, `boot` on a clock that never jumps."""
 

@@ -1,4 +1,4 @@
-"""The usage of one agent: its actions in the rolling windows, and its spend on each of the last local days."""
+"""The usage of one agent: its actions in the rolling windows, its spend on the last local days, and its failures."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,6 +12,11 @@ MAX_DAYS = 8
 UNKNOWN_ACTIONS = 1 << 31
 UNKNOWN_MICROS = 1 << 60
 """Above every limit and budget: an unknown count is treated as used up."""
+
+
+MIN_OUTCOMES, MAX_OUTCOMES = 20, 100
+"""The error rate is that of the last `MAX_OUTCOMES` outcomes, and suspends from `MIN_OUTCOMES` on."""
+_OUTCOMES = (1 << MAX_OUTCOMES) - 1
 
 
 class Limits(NamedTuple):
@@ -119,3 +124,29 @@ class Usage:
                 for window, limit in zip((self.seconds, self.minutes, self.hours), limits, strict=True)
             )
         )
+
+
+class Failures(NamedTuple):
+    """The last outcomes of an agent since it was activated for the time number `activations`.
+
+    The newest outcome is the lowest bit of `bits`, and a failure is 1.
+    """
+
+    activations: int = 0
+    reported: int = 0
+    bits: int = 0
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return self.bits.bit_count()
+
+    def after(self, activations: int, *, failed: bool) -> "Failures":
+        """The outcomes with one more; those from before the agent was activated again are dropped."""
+        reported, bits = (self.reported, self.bits) if activations == self.activations else (0, 0)
+        return Failures(activations, min(reported + 1, MAX_OUTCOMES), (bits << 1 | failed) & _OUTCOMES)
+
+
+def is_too_high(failed: int, reported: int, limit: float) -> bool:
+    """Whether this share of failures suspends: it reaches the limit, and the sample is large enough."""
+    return reported >= MIN_OUTCOMES and failed > 0 and failed / reported >= limit

@@ -4,9 +4,9 @@ from importlib.metadata import version
 from typing import Any
 
 from pdp import wire
+from pdp.core.action import REPORT
 from pdp.core.fields import Schema, schema_of
 from pdp.core.interface import ANSWER, PROBLEM
-from pdp.core.outcome import REPORT
 
 TEXT: Schema = {"type": "string"}
 RETRY_AFTER: Schema = {"type": "number", "description": "Seconds until the idempotency key is free"}

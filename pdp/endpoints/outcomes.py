@@ -3,8 +3,8 @@
 import re
 from typing import Protocol
 
+from pdp.core.action import OutcomeReport
 from pdp.core.fields import quote
-from pdp.core.outcome import OutcomeReport
 from pdp.decision_point import DecisionPoint, Log
 from pdp.settlement import Refusal, RefusedOutcomeError
 from pdp.sync.uplink import ForeignDecisionError, StoreUnreachableError, UnknownDecisionError

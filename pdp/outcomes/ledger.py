@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pdp.core.suspension import Failures, Trigger
+from pdp.core.model import Trigger
+from pdp.core.usage import Failures
 from pdp.metrics import Metrics
 from pdp.outcomes.open_decisions import Allowed, NotAllowed, OpenDecisions
 from pdp.outcomes.suspensions import Suspension, Suspensions

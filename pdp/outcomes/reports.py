@@ -3,10 +3,11 @@
 from typing import Any
 
 from pdp import wire
+from pdp.core.action import REPORT, OutcomeReport
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import read_fields
 from pdp.core.json import strict_json
-from pdp.core.outcome import REPORT, OutcomeReport, Result
+from pdp.core.model import Result
 from pdp.v1 import decision_pb2 as pb
 
 MAX_REPORT_BYTES = 64 * 1024

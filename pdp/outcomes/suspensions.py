@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent
-from pdp.core.model import Status
-from pdp.core.suspension import Trigger
+from pdp.core.model import Status, Trigger
 
 
 class Suspension(NamedTuple):

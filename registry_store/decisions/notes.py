@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pdp.core.action import AGENT_ID, MAX_ID_CHARACTERS
+from pdp.core.action import AGENT_ID, MAX_ERROR_CHARACTERS, MAX_ID_CHARACTERS
 from pdp.core.errors import Problems
 from pdp.core.fields import Field, join, read_fields
 from pdp.core.kinds import Choice, Json, Moment, Number, OrNull, Text, Whole
-from pdp.core.outcome import MAX_ERROR_CHARACTERS, Result
+from pdp.core.model import Result, Trigger
 from pdp.core.records import ACTIVATIONS
-from pdp.core.suspension import MAX_OUTCOMES, Trigger
+from pdp.core.usage import MAX_OUTCOMES
 from registry_store.decisions import ids
 
 MICROS = Whole(0, 10**15)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pdp.core.outcome import Result
-from pdp.core.suspension import MAX_OUTCOMES
+from pdp.core.model import Result
+from pdp.core.usage import MAX_OUTCOMES
 from registry_store.database.tables import Outcome
 from registry_store.database.transactions import inserting
 from registry_store.decisions.notes import Outcome as Reported

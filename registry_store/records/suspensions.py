@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.messages import dollars
-from pdp.core.model import Status
-from pdp.core.suspension import Trigger
+from pdp.core.model import Status, Trigger
 from registry_store.database.tables import Agent
 from registry_store.journal.activity import Actor
 from registry_store.records import agents, emergency_stops

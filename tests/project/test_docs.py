@@ -16,6 +16,7 @@ PAGES = [
     "README.md",
     FIRST,
     "docs/how-to/policies.md",
+    "docs/how-to/outcomes.md",
     "docs/reference/decision-log.md",
     "docs/reference/sidecar.md",
 ]

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pdp.core.conditions import OPERATORS
 from pdp.core.fields import Field, Schema, schema_of
 from pdp.core.interface import ACTION, ANSWER, POLICY, PROBLEM
-from pdp.core.model import Outcome, Status
-from pdp.core.outcome import Result
+from pdp.core.model import Outcome, Result, Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store.access.keys import KEY_BODY
 from registry_store.approvals import requests

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pdp.core.model import Now
-from pdp.core.suspension import Failures, Trigger
+from pdp.core.model import Now, Trigger
+from pdp.core.usage import Failures
 from pdp.counters.file import read
 from pdp.counters.writer import CountersWriter
 from pdp.outcomes import ledger, open_decisions
