@@ -24,7 +24,6 @@ from pdp.decision_log.record import Entry, Note, Opens
 from pdp.idempotency import Answers, Remembered, TooManyRepeatsError
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger
-from pdp.outcomes.open_decisions import Allowed
 from pdp.settlement import Settlement
 from pdp.state import Holder, State
 from pdp.suspender import Suspender
@@ -94,6 +93,7 @@ class DecisionPoint:
         self._ids = DecisionIds(secrets.randbits)
         self._counters = counters or Counters()
         self._ledger = ledger or Ledger()
+        self._suspensions = self._ledger.suspensions
         self.suspender = Suspender(self._ledger, log, metrics)
         self.settlement = Settlement(
             holder, clock, log, metrics, counters=self._counters, ledger=self._ledger, suspender=self.suspender
@@ -110,7 +110,8 @@ class DecisionPoint:
         state, now = self._loggable_state(), self._clock()
         result = self._decide_or_block(state, request, now, use)
         seconds, answer = perf_counter() - started, result.answer
-        self._metrics.decided(request.action.agent_id, Outcome(answer.outcome), Reason(answer.reason), seconds)
+        outcome = Outcome(answer.outcome)
+        self._metrics.decided(request.action.agent_id, outcome, Reason(answer.reason), seconds)
         entry = Entry(
             request.action,
             answer,
@@ -125,7 +126,7 @@ class DecisionPoint:
         )
         self._log.append(entry, urgent=result.opens is not None)
         if not result.repeat_id:
-            self._remember(state, request, result, now)
+            self._remember(request, result, outcome, now)
         return answer
 
     def report(self, report: OutcomeReport) -> bool:
@@ -164,21 +165,18 @@ class DecisionPoint:
     def _agent(self, state: State, agent_id: str) -> CompiledAgent | None:
         """The agent, suspended if this sidecar has suspended it."""
         agent = state.agents.get(agent_id)
-        if agent is not None and self._ledger.suspensions:
-            return self._ledger.suspensions.applied(agent)
-        return agent
+        return self._suspensions.applied(agent) if self._suspensions.by_agent and agent is not None else agent
 
-    def _remember(self, state: State, request: wire.Request, result: "_Result", now: Now) -> None:
-        """Remember the decision for the report of its outcome."""
-        answer, agent_id = result.answer, request.action.agent_id
-        agent = state.agents.get(agent_id)
-        if answer.outcome != pb.OUTCOME_ALLOW or request.dry_run or agent is None:
-            why = "a dry run" if request.dry_run else f"`{Outcome(answer.outcome).name.lower()}`"
-            self._ledger.not_allowed.add(answer.decision_id, agent_id, why)
+    def _remember(self, request: wire.Request, result: "_Result", outcome: Outcome, now: Now) -> None:
+        """Remember the decision for the report of how its action ended."""
+        answer, agent = result.answer, result.agent
+        if outcome is Outcome.ALLOW and agent is not None and not request.dry_run:
+            approval_id = request.approval_id if answer.reason == pb.REASON_APPROVED else ""
+            cost = result.cost_micros
+            self._ledger.allow((answer.decision_id, agent.agent_id, agent.zone, now.wall, cost, approval_id, False))
             return
-        approval_id = request.approval_id if answer.reason == pb.REASON_APPROVED else ""
-        allowed = Allowed(agent_id, agent.zone, now.wall, result.cost_micros, approval_id)
-        self._ledger.allow(answer.decision_id, allowed)
+        why = "a dry run" if request.dry_run else f"`{outcome.name.lower()}`"
+        self._ledger.not_allowed.add(answer.decision_id, request.action.agent_id, why)
 
     def _loggable_state(self) -> State:
         if self._log.full:
@@ -250,11 +248,11 @@ class DecisionPoint:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
             if decision.outcome is Outcome.BLOCK:
                 self.suspender.refused(agent, action, decision, usage, now)
-            elif self._ledger.suspensions:
+            elif self._suspensions.by_agent:
                 self.suspender.admitted(agent, decision)
         answer = self._answer(agent, action, decision, state, now)
         opens = self._attach_approval(answer, request, decision, now, use)
-        return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens)
+        return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens, agent=agent)
 
     def _attach_approval(
         self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, use: ApprovalUse | None
@@ -297,12 +295,13 @@ class DecisionPoint:
 
 
 class _Result(NamedTuple):
-    """An answer, its cost, the approval that it opens, and the id of the record if the answer is a repeat."""
+    """An answer, its cost, the approval that it opens, the id of the record if it is a repeat, and its agent."""
 
     answer: pb.EvaluateResponse
     cost_micros: int = 0
     opens: Opens | None = None
     repeat_id: str = ""
+    agent: CompiledAgent | None = None
 
 
 _NO_USAGE = Usage()

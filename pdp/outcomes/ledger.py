@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pdp.core.model import Trigger
 from pdp.core.usage import Failures
 from pdp.metrics import Metrics
-from pdp.outcomes.open_decisions import Allowed, NotAllowed, OpenDecisions
+from pdp.outcomes.open_decisions import NotAllowed, OpenDecisions, Row, Segment
 from pdp.outcomes.suspensions import Suspension, Suspensions
 
 PART = 500
@@ -18,7 +18,7 @@ MAX_PENDING = 100_000
 class Changes(NamedTuple):
     """Decisions that allowed, ids of reported ones, and the newest state of agents that changed; None: removed."""
 
-    allowed: list[tuple[str, Allowed]]
+    allowed: list[Row]
     reported: list[str]
     failures: dict[str, Failures]
     suspensions: dict[str, Suspension | None]
@@ -36,14 +36,14 @@ class Changes(NamedTuple):
 class Whole(NamedTuple):
     """Everything in a ledger at one moment."""
 
-    decisions: list[dict[str, Allowed]]
+    decisions: list[Segment]
     failures: dict[str, Failures]
     suspensions: dict[str, Suspension]
 
     def parts(self) -> Iterator[Changes]:
         """The same as changes to an empty ledger, in such parts."""
         for segment in self.decisions:
-            items = iter(segment.items())
+            items = iter(segment.values())
             while part := list(islice(items, PART)):
                 yield Changes(part, [], {}, {})
         failures = iter(self.failures.items())
@@ -64,13 +64,14 @@ class Ledger:
         self.suspensions = Suspensions()
         self._failures: dict[str, Failures] = {}
         self._changes = _no_changes()
+        self._allowed = self._changes.allowed
         self._recording = False
 
-    def allow(self, decision_id: str, allowed: Allowed) -> None:
+    def allow(self, row: Row) -> None:
         """Remember a decision that allowed an action."""
-        self.decisions.add(decision_id, allowed)
-        if self._recording and len(self._changes.allowed) < MAX_PENDING:
-            self._changes.allowed.append((decision_id, allowed))
+        self.decisions.add(row)
+        if self._recording and len(self._allowed) < MAX_PENDING:
+            self._allowed.append(row)
 
     def report(self, decision_id: str, agent_id: str, activations: int, *, failed: bool) -> Failures:
         """Take the outcome of a decision; returns the last outcomes of the agent with it."""
@@ -113,6 +114,7 @@ class Ledger:
         """The changes since the last call; also drops decisions of more than an hour ago."""
         self.decisions.expire(wall)
         taken, self._changes = self._changes, _no_changes()
+        self._allowed = self._changes.allowed
         return taken
 
     def whole(self) -> Whole:
@@ -135,7 +137,7 @@ class Ledger:
 def to_json(changes: Changes) -> dict[str, Any]:
     """Changes as JSON, for `from_json`."""
     return {
-        "allowed": [[decision_id, *allowed] for decision_id, allowed in changes.allowed],
+        "allowed": changes.allowed,
         "reported": changes.reported,
         "failures": changes.failures,
         "suspensions": {
@@ -148,7 +150,7 @@ def to_json(changes: Changes) -> dict[str, Any]:
 def from_json(document: Mapping[str, Any]) -> Changes:
     """Changes from JSON; `ValueError`, `TypeError` or `LookupError` if it is not what `to_json` makes."""
     return Changes(
-        [(decision_id, Allowed(*allowed)) for decision_id, *allowed in document["allowed"]],
+        [_row(row) for row in document["allowed"]],
         document["reported"],
         {agent_id: Failures(*values) for agent_id, values in document["failures"].items()},
         {
@@ -156,6 +158,11 @@ def from_json(document: Mapping[str, Any]) -> Changes:
             for agent_id, values in document["suspensions"].items()
         },
     )
+
+
+def _row(members: list[Any]) -> Row:
+    decision_id, agent_id, zone, at, cost_micros, approval_id, reported = members
+    return decision_id, agent_id, zone, at, cost_micros, approval_id, reported
 
 
 def _suspension(agent_id: str, activations: int, trigger: str, figures: Mapping[str, Any], at: float) -> Suspension:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 OPEN_SECONDS = 3600.0
 """A decision whose outcome is not reported for so long settles at its estimate."""
 SEGMENT = 4096
-MAX_SEGMENTS = 16
+MAX_SEGMENTS = 8
+"""In all some 8 MB."""
 
 
 class Allowed(NamedTuple):
@@ -16,6 +17,7 @@ class Allowed(NamedTuple):
     `approval_id` is the approval that it used; empty: none.
     """
 
+    decision_id: str
     agent_id: str
     zone: str
     at: float
@@ -24,8 +26,13 @@ class Allowed(NamedTuple):
     reported: bool = False
 
 
+Row = tuple[str, str, str, float, int, str, bool]
+"""An `Allowed` as a plain tuple: quicker to make, and the garbage collector need not visit it."""
+Segment = dict[str, Row]
+
+
 class OpenDecisions:
-    """Decisions by id, at most 65,536 and for at most an hour; one that is dropped settles at its estimate.
+    """Decisions by id, at most 32,768 and for at most an hour; one that is dropped settles at its estimate.
 
     They are held in segments, in the order of their making, so that the oldest are dropped without a search.
     """
@@ -34,23 +41,24 @@ class OpenDecisions:
         self.dropped = 0
         """Decisions that were dropped before their hour was over, to bound memory."""
         self._max_segments = max_segments
-        self._segments: deque[dict[str, Allowed]] = deque([{}])
+        self._newest: Segment = {}
+        self._segments = deque([self._newest])
 
     def __len__(self) -> int:
         return sum(map(len, self._segments))
 
-    def add(self, decision_id: str, allowed: Allowed) -> None:
+    def add(self, row: Row) -> None:
         """Remember a decision."""
-        segment = self._segments[-1]
-        if len(segment) >= SEGMENT:
-            segment = self._new_segment(allowed.at)
-        segment[decision_id] = allowed
+        if len(self._newest) >= SEGMENT:
+            self._begin_segment(row[3])
+        self._newest[row[0]] = row
 
     def get(self, decision_id: str, wall: float) -> Allowed | None:
         """The decision with this id, if it was made within the last hour."""
         for segment in reversed(self._segments):
-            allowed = segment.get(decision_id)
-            if allowed is not None:
+            found = segment.get(decision_id)
+            if found is not None:
+                allowed = Allowed(*found)
                 return allowed if wall - allowed.at < OPEN_SECONDS else None
         return None
 
@@ -58,30 +66,33 @@ class OpenDecisions:
         """Note that the outcome of a decision was reported; it is remembered, so that a repeat is recognised."""
         for segment in self._segments:
             if decision_id in segment:
-                segment[decision_id] = segment[decision_id]._replace(reported=True)
+                segment[decision_id] = (*segment[decision_id][:-1], True)
 
     def expire(self, wall: float) -> None:
         """Drop the segments that hold only decisions of more than an hour ago."""
-        while self._segments[0] and wall - _newest(self._segments[0]).at >= OPEN_SECONDS:
+        while self._segments[0] and wall - _last(self._segments[0]).at >= OPEN_SECONDS:
             self._segments.popleft()
             if not self._segments:
-                self._segments.append({})
+                self._append_segment()
 
-    def segments(self) -> list[dict[str, Allowed]]:
+    def segments(self) -> list[Segment]:
         """Copies of the segments, oldest first; copying all of them takes less than a millisecond."""
         return [segment.copy() for segment in self._segments]
 
-    def extend(self, decisions: Iterable[tuple[str, Allowed]]) -> None:
+    def extend(self, rows: Iterable[Row]) -> None:
         """Remember several decisions, oldest first."""
-        for decision_id, allowed in decisions:
-            self.add(decision_id, allowed)
+        for row in rows:
+            self.add(row)
 
-    def _new_segment(self, wall: float) -> dict[str, Allowed]:
+    def _begin_segment(self, wall: float) -> None:
         self.expire(wall)
         if len(self._segments) >= self._max_segments:
             self.dropped += len(self._segments.popleft())
-        self._segments.append({})
-        return self._segments[-1]
+        self._append_segment()
+
+    def _append_segment(self) -> None:
+        self._newest = {}
+        self._segments.append(self._newest)
 
 
 class NotAllowed:
@@ -104,5 +115,5 @@ class NotAllowed:
         return self._newer.get(decision_id) or self._older.get(decision_id)
 
 
-def _newest(segment: dict[str, Allowed]) -> Allowed:
-    return next(reversed(segment.values()))
+def _last(segment: Segment) -> Allowed:
+    return Allowed(*next(reversed(segment.values())))

@@ -25,34 +25,32 @@ class Suspensions:
     """The suspensions by agent, at most one for each."""
 
     def __init__(self) -> None:
-        self._by_agent: dict[str, Suspension] = {}
+        self.by_agent: dict[str, Suspension] = {}
+        """Only this class changes it."""
 
     def __len__(self) -> int:
-        return len(self._by_agent)
-
-    def __bool__(self) -> bool:
-        return bool(self._by_agent)
+        return len(self.by_agent)
 
     def all(self) -> dict[str, Suspension]:
         """A copy of all of them."""
-        return self._by_agent.copy()
+        return self.by_agent.copy()
 
     def put(self, suspension: Suspension) -> None:
         """Suspend an agent, in place of an earlier suspension."""
-        self._by_agent[suspension.agent_id] = suspension
+        self.by_agent[suspension.agent_id] = suspension
 
     def remove(self, agent_id: str) -> None:
         """Forget the suspension of an agent."""
-        self._by_agent.pop(agent_id, None)
+        self.by_agent.pop(agent_id, None)
 
     def of(self, agent: CompiledAgent) -> Suspension | None:
         """The suspension that holds for the agent as it is in the registry data."""
-        found = self._by_agent.get(agent.agent_id)
+        found = self.by_agent.get(agent.agent_id)
         return found if found is not None and found.activations == agent.activations else None
 
     def earlier(self, agent: CompiledAgent) -> Suspension | None:
         """The suspension that a person has lifted by activating the agent again."""
-        found = self._by_agent.get(agent.agent_id)
+        found = self.by_agent.get(agent.agent_id)
         return found if found is not None and found.activations != agent.activations else None
 
     def applied(self, agent: CompiledAgent) -> CompiledAgent:

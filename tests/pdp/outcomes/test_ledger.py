@@ -20,9 +20,11 @@ NOW = Now(1_800_000_000.0, 5000.0)
 SUSPENSION = Suspension(AGENT, 2, Trigger.RATE_EXCEEDED, {"window": "minute", "actions": 3, "limit": 3}, NOW.wall)
 
 
-def allowed(number: int = 0) -> Allowed:
+def allowed(decision_id: str, number: int = 0) -> Allowed:
     """A decision that allowed an action, so many seconds ago."""
-    return Allowed(AGENT, "Europe/Zurich", NOW.wall - number, 1_000_000 + number, "appr-1" if number % 2 else "")
+    return Allowed(
+        decision_id, AGENT, "Europe/Zurich", NOW.wall - number, 1_000_000 + number, "appr-1" if number % 2 else ""
+    )
 
 
 def started(path: Path, boot_id: str = "boot", now: Now = NOW) -> CountersWriter:
@@ -32,8 +34,8 @@ def started(path: Path, boot_id: str = "boot", now: Now = NOW) -> CountersWriter
 
 def fill(one: Ledger) -> None:
     """A reported and an open decision, outcomes, and a suspension."""
-    one.allow("reported", allowed(1))
-    one.allow("open", allowed())
+    one.allow(allowed("reported", 1))
+    one.allow(allowed("open"))
     one.report("reported", AGENT, 2, failed=True)
     one.suspend(SUSPENSION)
 
@@ -45,7 +47,7 @@ def test_a_killed_sidecar_keeps_what_was_written(tmp_path: Path) -> None:
     finish(before._flush(Inline()))
     after = started(tmp_path / "counters").ledger
     assert after.whole() == before.ledger.whole()
-    assert (after.decisions.get("open", NOW.wall), after.suspensions.all()) == (allowed(), {AGENT: SUSPENSION})
+    assert (after.decisions.get("open", NOW.wall), after.suspensions.all()) == (allowed("open"), {AGENT: SUSPENSION})
     assert after.report("open", AGENT, 2, failed=False) == Failures(2, 2, 0b10)
 
 
@@ -73,7 +75,7 @@ def test_a_rewrite_keeps_what_changes_meanwhile(tmp_path: Path, agents: int) -> 
     def before() -> None:
         nonlocal work
         work += 1
-        sidecar.ledger.allow(str(work), allowed(work))
+        sidecar.ledger.allow(allowed(str(work), work))
         if work > 1:
             sidecar.ledger.report(str(work - 1), AGENT, 1, failed=bool(work % 3))
 
@@ -88,7 +90,7 @@ def test_a_reboot_keeps_open_decisions_by_the_wall_clock(tmp_path: Path) -> None
     fill(before.ledger)
     finish(before._flush(Inline()))
     after = started(tmp_path / "counters", "another", Now(NOW.wall + 1800, 10.0)).ledger
-    assert after.decisions.get("open", NOW.wall + 1800) == allowed()
+    assert after.decisions.get("open", NOW.wall + 1800) == allowed("open")
     assert after.decisions.get("open", NOW.wall + 3600) is None
     after.take(NOW.wall + 7200)
     assert len(after.decisions) == 0
@@ -110,7 +112,7 @@ def test_changes_and_copies_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch
     one, other = Ledger(), Ledger()
     one.record()
     for number in range(10):
-        one.allow(str(number), allowed(number))
+        one.allow(allowed(str(number), number))
         one.report(str(number), f"agent-{number}", 1, failed=True)
         one.suspend(SUSPENSION._replace(agent_id=f"agent-{number}"))
     one.forget_suspension("agent-3")

@@ -242,7 +242,7 @@ def test_open_decisions_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(open_decisions, "SEGMENT", 10)
     decisions = OpenDecisions(max_segments=3)
     for number in range(35):
-        decisions.add(str(number), Allowed(AGENT, "UTC", 1000.0 + number, 0))
+        decisions.add(Allowed(str(number), AGENT, "UTC", 1000.0 + number, 0))
     assert (len(decisions), decisions.dropped) == (25, 10)
     assert [decisions.get(str(number), 1040.0) is not None for number in (9, 10, 34)] == [False, True, True]
 
@@ -252,12 +252,12 @@ def test_open_decisions_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(open_decisions, "SEGMENT", 10)
     decisions = OpenDecisions()
     for number in range(25):
-        decisions.add(str(number), Allowed(AGENT, "UTC", 1000.0 + number, 0))
+        decisions.add(Allowed(str(number), AGENT, "UTC", 1000.0 + number, 0))
     decisions.expire(1000.0 + HOUR + 19)
     assert (len(decisions), decisions.dropped) == (5, 0)
     decisions.expire(1000.0 + HOUR + 24)
     assert len(decisions) == 0
-    decisions.add("new", Allowed(AGENT, "UTC", 9000.0, 0))
+    decisions.add(Allowed("new", AGENT, "UTC", 9000.0, 0))
     assert decisions.get("new", 9001.0) is not None
 
 
