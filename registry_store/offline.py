@@ -102,7 +102,8 @@ class OfflineWatch:
 async def _watched(session: AsyncSession) -> list[_Watched]:
     columns = (Agent.agent_id, Agent.activations, Agent.offline_minutes, Agent.activated_at)
     active = select(*columns).where(Agent.offline_minutes.is_not(None), Agent.status == Status.ACTIVE.value)
-    return [_Watched(*row) for row in await session.execute(active)]
+    rows = await session.execute(active)
+    return [_Watched(agent_id, number, minutes or 0, at) for agent_id, number, minutes, at in rows]
 
 
 async def _offline(

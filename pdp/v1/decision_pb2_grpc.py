@@ -102,8 +102,9 @@ class PolicyDecisionPointServicer:
 
     def ReportOutcome(self, request, context):
         """Takes the outcome of an allowed action: settles the day's budget to the actual cost, and counts the error rate.
-        NOT_FOUND: no such decision, or it was made more than an hour ago. PERMISSION_DENIED: it is another agent's or
-        another sidecar's. FAILED_PRECONDITION: the decision did not allow the action, or was a dry run.
+        NOT_FOUND: there is no such decision. PERMISSION_DENIED: it is another agent's or another sidecar's.
+        FAILED_PRECONDITION: the decision did not allow the action, was a dry run, or has settled at its estimate, as it
+        does after an hour.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,9 +45,9 @@ async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable
             counted[key] += 1
             spent[key] += decision.cost_micros
     less: Counter[tuple[str, datetime, str]] = Counter()
-    for outcome in ended:
-        if difference := outcome.difference_micros:
-            key = outcome.agent_id, _minute(outcome.decided_at), ALLOW
+    for one in ended:
+        if difference := one.difference_micros:
+            key = one.agent_id, _minute(one.decided_at), ALLOW
             counted[key] += 0
             (spent if difference > 0 else less)[key] += abs(difference)
     if not counted:
@@ -64,9 +64,9 @@ async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable
     upsert = adding.on_conflict_do_update(index_elements=_KEY, set_=added)
     connection = await session.connection()
     await connection.execute(upsert, rows)
-    for (agent_id, minute, outcome), micros in less.items():  # the rows are locked by now, so the order is free
+    for (agent_id, minute, outcome), saved in less.items():  # the rows are locked by now, so the order is free
         row = Usage.agent_id == agent_id, Usage.minute == minute, Usage.outcome == outcome
-        left = case((Usage.cost_micros > micros, Usage.cost_micros - micros), else_=0)
+        left = case((Usage.cost_micros > saved, Usage.cost_micros - saved), else_=0)
         await connection.execute(update(Usage).where(*row).values(cost_micros=left))
 
 

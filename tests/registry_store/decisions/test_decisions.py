@@ -54,7 +54,7 @@ async def test_a_report_is_kept_with_all_that_it_says(fresh: Served) -> None:
         assert await sidecar.send(log.report(said)) == 1
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{said['decision_id']}")).body
     received_at = shown.pop("received_at")
-    assert shown == said | {"node_id": "node-1", "sequence": 1}
+    assert shown == said | {"node_id": "node-1", "sequence": 1, "outcome": None}
     assert received_at >= said["decided_at"]
     assert log_of(fresh) == (1, log.hash.hex(), 0, 0)
 
@@ -121,7 +121,7 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{decision_id}")).body
     assert fresh.sql("SELECT approval_id FROM approvals") == [(approval_id,)]
     said = decision()
-    assert shown.keys() - {"node_id", "sequence", "received_at"} == said.keys()
+    assert shown.keys() - {"node_id", "sequence", "received_at", "outcome"} == said.keys()
     assert all(shown[name].keys() == said[name].keys() for name in ("action", "answer"))
 
 

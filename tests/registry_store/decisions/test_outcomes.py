@@ -1,5 +1,6 @@
 """Outcomes at the store: kept once, in the record of their decision, in the usage, and with the approval."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,6 +8,8 @@ import grpc
 import pytest
 
 from registry_store.decisions import outcomes
+from registry_store.v1 import sync_pb2 as pb
+from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 from tests.registry_store.approving import open_all, record
 from tests.registry_store.reporting import Log, decision, ended, gap, report, reporter, tell_usage_as_of
 from tests.registry_store.serving import Rest, Served
@@ -169,6 +172,38 @@ async def test_a_key_reports_outcomes_of_its_own_agents_only(store: Served, admi
         grpc.StatusCode.INVALID_ARGUMENT,
         "records[0].document: agent `other-agent-prod` is outside the scope of the key",
     )
+
+
+async def test_a_sidecar_learns_whose_a_decision_is(store: Served, admin: Rest) -> None:
+    """Of the agents that its key may sync; any other id is unknown."""
+    bound = {"role": "sidecar", "name": "bound-finder", "agents": ["found-agent-prod"]}
+    key = (await asyncio.to_thread(admin.post, "/api/keys", bound)).body["key"]
+    made = [decision(agent_id="found-agent-prod") for _ in range(2)]
+    tried = decision("block", agent_id="found-agent-prod", dry_run=True)
+    foreign = decision(agent_id="other-agent-prod")
+    async with reporter(store) as sidecar:
+        await sidecar.send(Log("node-finding").report(*made, tried, foreign, ended(made[0])))
+
+    async def find(decision_id: str) -> Any:
+        async with grpc.aio.insecure_channel(store.running.grpc_address) as channel:
+            metadata = (("authorization", f"Bearer {key}"),)
+            request = pb.FindDecisionRequest(decision_id=decision_id)
+            try:
+                return await RegistrySyncStub(channel).FindDecision(request, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+
+    common = {"node_id": "node-finding", "agent_id": "found-agent-prod"}
+    expected = [
+        pb.FindDecisionResponse(**common, outcome="allow", has_outcome=True),
+        pb.FindDecisionResponse(**common, outcome="allow"),
+        pb.FindDecisionResponse(**common, outcome="block", dry_run=True),
+        "PERMISSION_DENIED",
+        "NOT_FOUND",
+        "NOT_FOUND",
+    ]
+    ids = [one["decision_id"] for one in (*made, tried, foreign, decision())]
+    assert [await find(decision_id) for decision_id in (*ids, "x" * 70_000)] == expected
 
 
 def test_outcomes_are_deleted_with_their_decisions(fresh: Served) -> None:
