@@ -1,7 +1,67 @@
-"""The errors of the registry, one type for each kind."""
+"""The errors that agent code catches: an action that must not be taken, and the errors of the registry."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from ascend.model import Approval, Decision
+
+
+class ActionRefused(Exception):
+    """An action was not taken, because it is not allowed, or not yet.
+
+    `decision` is the last decision; `approval` is the last known state of the approval, if people were waited for.
+    """
+
+    def __init__(self, decision: Decision, approval: Approval | None = None) -> None:
+        self.decision = decision
+        self.approval = approval
+        super().__init__(decision, approval)
+
+    @property
+    def approval_id(self) -> str:
+        """The approval that was asked for; empty if none was."""
+        return self.approval.approval_id if self.approval is not None else self.decision.approval_id
+
+    def __str__(self) -> str:
+        return f"{self.decision.outcome} {self.decision.reason}: {self.decision.message}"
+
+
+class ActionBlocked(ActionRefused):
+    """The decision is a block, or no approval can allow the action now."""
+
+
+class DecisionUnavailable(ActionBlocked):
+    """There was no decision, and the client fails closed; a later try may get one."""
+
+
+class ApprovalPending(ActionRefused):
+    """People have not decided within the time; a later run with the `approval_id` continues to wait for them."""
+
+    def __str__(self) -> str:
+        return f"approval `{self.approval_id}` is still pending: {self.decision.message}"
+
+
+class ApprovalDenied(ActionRefused):
+    """A person has denied the action: `approval.decided_by` and `approval.comment` say who and why."""
+
+    def __str__(self) -> str:
+        return f"{_decided(self.approval)} denied approval `{self.approval_id}`{_comment(self.approval)}"
+
+
+class ApprovalUnusable(ActionRefused):
+    """The approval has expired, has been used, or is unknown: `approval.state` says which."""
+
+    def __str__(self) -> str:
+        state = "unusable" if self.approval is None else self.approval.state
+        return f"approval `{self.approval_id}` is {state}{_comment(self.approval)}"
+
+
+def _decided(approval: Approval | None) -> str:
+    return f"`{approval.decided_by}`" if approval is not None and approval.decided_by else "a person"
+
+
+def _comment(approval: Approval | None) -> str:
+    return f": {approval.comment}" if approval is not None and approval.comment else ""
 
 
 class Problem(NamedTuple):

@@ -9,13 +9,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from ascend.action import AgentAction
 from ascend.model import (
     Approval,
     ApprovalState,
     Decision,
     Outcome,
     Policy,
+    Question,
     RateRemaining,
     ShadowVerdict,
 )
@@ -50,17 +50,15 @@ class MalformedActionError(ValueError):
     """An action that does not fit a message; the text begins with the name of the faulty field, if there is one."""
 
 
-def request(
-    agent_id: str, action: AgentAction, *, idempotency_key: str, approval_id: str, dry_run: bool
-) -> pb.EvaluateRequest:
-    """The request for one action, or `MalformedActionError`, whatever the action holds."""
+def request(question: Question) -> pb.EvaluateRequest:
+    """The request for one question, or `MalformedActionError`, whatever the action holds."""
     message = pb.EvaluateRequest()
-    _put(message, "dry_run", dry_run)
-    _put(message, "idempotency_key", idempotency_key)
-    _put(message, "approval_id", approval_id)
-    _put(message.action, "agent_id", agent_id)
+    _put(message, "dry_run", question.dry_run)
+    _put(message, "idempotency_key", question.idempotency_key)
+    _put(message, "approval_id", question.approval_id)
+    _put(message.action, "agent_id", question.agent_id)
     for field in FIELDS:
-        value = getattr(action, field.name)
+        value = getattr(question.action, field.name)
         if field.message_type is not None:
             _put_object(message.action, field.name, value)
         elif field.is_repeated:

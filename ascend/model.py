@@ -1,10 +1,12 @@
-"""Decisions and approvals as agent code sees them."""
+"""Questions, decisions and approvals as agent code sees them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from ascend.action import AgentAction
 
 
 class Outcome(StrEnum):
@@ -14,6 +16,26 @@ class Outcome(StrEnum):
     REQUIRE_APPROVAL = "require_approval"
     BLOCK = "block"
     ESCALATE = "escalate"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May this agent do this action? The arguments are those of `AscendClient.evaluate`."""
+
+    agent_id: str
+    action: AgentAction
+    idempotency_key: str = ""
+    approval_id: str = ""
+    dry_run: bool = False
+
+    def again(self, approval_id: str, attempt: int) -> "Question":
+        """The same question with an approval.
+
+        The sidecar remembers the answer to each attempt under its own key, so the answer "still held" to one does not
+        answer the next; and a run that is repeated as a whole has the same keys.
+        """
+        key = self.idempotency_key and f"{self.idempotency_key}/{attempt}"
+        return replace(self, approval_id=approval_id, idempotency_key=key)
 
 
 @dataclass(frozen=True, slots=True)

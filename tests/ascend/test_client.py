@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent import futures
@@ -14,7 +16,8 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
-from ascend import AgentAction, AscendClient, Decision, Outcome, RateRemaining, RegistryError
+import ascend
+from ascend import AgentAction, AscendClient, AsyncAscendClient, Decision, Outcome, RateRemaining, RegistryError
 from pdp.serving.addresses import Address
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointServicer, add_PolicyDecisionPointServicer_to_server
@@ -152,9 +155,12 @@ async def test_every_grpc_error_follows_the_fail_mode(code: grpc.StatusCode) -> 
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-async def test_a_key_that_is_repeated_too_often_is_always_blocked(beside: Beside, fail_mode: str) -> None:
+async def test_a_key_that_is_repeated_too_often_is_always_blocked(
+    central: Central, beside: Beside, fail_mode: str
+) -> None:
     """Otherwise one key would allow any number of actions if the client fails open."""
-    await beside.sidecar.ready.wait()
+    await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
+    await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
     action = AgentAction(action_type="api.read")
     with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
         for _ in range(101):
@@ -394,6 +400,35 @@ async def test_threads_may_share_a_client(central: Central, beside: Beside) -> N
         await eventually(lambda: all(call.done() for call in calls))
     left = sorted(call.result().rate_remaining.minute or 0 for call in calls)
     assert left == list(range(60, 100))
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open", ""])
+@pytest.mark.parametrize("kind", [AscendClient, AsyncAscendClient])
+async def test_the_environment_sets_the_default_fail_mode(
+    kind: type[Any], fail_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sidecar that is injected brings it; the argument of a client wins, and a wrong value is refused."""
+    monkeypatch.setenv("PDP_FAIL_MODE", fail_mode)
+    for argument, allowed in ((None, fail_mode == "open"), ("closed", False)):
+        agent = kind("", AGENT, "Test", pdp_address=NOWHERE, fail_mode=argument)
+        decision = agent.evaluate_action("api.read")
+        assert bool(await decision if kind is AsyncAscendClient else decision) == allowed
+        closing = agent.close()
+        if closing is not None:
+            await closing
+    monkeypatch.setenv("PDP_FAIL_MODE", "ajar")
+    with pytest.raises(ValueError, match="`PDP_FAIL_MODE`: `ajar` is not one of closed, open"):
+        kind("", AGENT, "Test")
+
+
+def test_a_client_imports_grpc_and_generated_code_alone() -> None:
+    """What calls the registry is imported where a registry is named, and fakes where a test asks for them."""
+    program = "import sys, ascend; print(*{'urllib3', 'ascend.registry', 'ascend.testing'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""
+    assert ascend.Registry.__module__ == "ascend.registry"
+    with pytest.raises(AttributeError, match="module `ascend` has no attribute `Registries`"):
+        _ = ascend.Registries
 
 
 @pytest.mark.parametrize(("setting", "value"), [("fail_mode", "ajar"), ("timeout", 0), ("timeout", float("nan"))])
