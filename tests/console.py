@@ -16,7 +16,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PDP = str(Path(sys.executable).with_name("pdp"))
 BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
-SHOWN_ONLY = ("make ", "pip ", ".venv/bin/pdp dev", "export KEY=", "docker ", "kubectl ")
+SHOWN_ONLY = (
+    "make ",
+    "pip ",
+    ".venv/bin/pdp dev",
+    "export KEY=",
+    "docker ",
+    "kubectl ",
+    ".venv/bin/python examples/",
+    "ID=$(",
+)
+"""The last two are the agent of the README and the person who approves: `test_examples` runs them at the same time."""
 START_SECONDS = 60
 PAGE_SECONDS = 300
 """For all commands of a page in one shell."""

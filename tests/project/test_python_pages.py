@@ -14,7 +14,7 @@ import pytest
 from tests import console
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to"
-PAGES = ["client.md", "approvals.md"]
+PAGES = ["agent-code.md", "client.md", "approvals.md"]
 PROGRAM = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```\n", re.DOTALL)
 MARK = "=== the next program ==="
 VARYING = re.compile(r'(?<=its ETag is )"\d+"')
