@@ -11,7 +11,7 @@ from ascend import outcomes, settings
 from ascend.action import ActionFields, AgentAction, ComputedFields
 from ascend.client import APPROVAL_SECONDS
 from ascend.conversation import Conversation, Transport
-from ascend.governed import Calls, check_function
+from ascend.governed import Calls, check_asynchronous, check_ends
 from ascend.model import Approval, Decision, Question
 from ascend.registration import Registration
 from ascend.settings import FailMode
@@ -123,6 +123,7 @@ class AsyncAscendClient:
 
         A cancelled run reports a failure, and does not wait for that report; `close` does.
         """
+        check_ends(function)
         question = Question(agent_id or self.agent_id, action, idempotency_key, approval_id)
         return await self._run(question, function, approval_timeout, cost)
 
@@ -139,7 +140,7 @@ class AsyncAscendClient:
         """As `AscendClient.governed`, for coroutine functions."""
 
         def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-            check_function(function, asynchronous=True)
+            check_asynchronous(function)
             calls = Calls(function, action_type, fields, agent_id, idempotency_key)
 
             @functools.wraps(function)

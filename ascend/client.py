@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 from ascend import outcomes, settings
 from ascend.action import ActionFields, AgentAction, ComputedFields
 from ascend.conversation import Conversation, Transport, finished
-from ascend.governed import Calls, check_function
+from ascend.governed import Calls, check_synchronous
 from ascend.model import Approval, Decision, Question
 from ascend.registration import Registration
 from ascend.settings import FailMode
@@ -141,7 +141,7 @@ class AscendClient:
 
         Under an `idempotency_key`, such as the id of a tool call, a run that is repeated counts once.
         """
-        check_function(function, asynchronous=False)
+        check_synchronous(function)
         question = Question(agent_id or self.agent_id, action, idempotency_key, approval_id)
         return self._run(question, function, approval_timeout, cost)
 
@@ -162,7 +162,7 @@ class AscendClient:
         """
 
         def decorate(function: Callable[P, T]) -> Callable[P, T]:
-            check_function(function, asynchronous=False)
+            check_synchronous(function)
             calls = Calls(function, action_type, fields, agent_id, idempotency_key)
 
             @functools.wraps(function)

@@ -19,6 +19,8 @@ REGISTERED_WITHIN_SECONDS = 10.0
 POLL_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 30.0
+MAX_CALL_SECONDS = 86_400.0
+"""Of one call that waits for an approval; a longer wait, or an endless one, makes several."""
 MAX_KEY_CHARACTERS = 250
 """Of an idempotency key of a run: the sidecar takes 256, and each attempt adds its number."""
 
@@ -91,7 +93,7 @@ class Conversation:
         known = Approval(approval_id, ApprovalState.UNKNOWN)
         until = self._transport.now() + seconds
         while (left := until - self._transport.now()) > 0:
-            known, ended = await self._wait_once(known, left)
+            known, ended = await self._wait_once(known, min(left, MAX_CALL_SECONDS))
             if ended:
                 return known, True
             await self._transport.sleep(min(FIRST_PAUSE_SECONDS, max(0.0, until - self._transport.now())))

@@ -12,16 +12,24 @@ from ascend.model import Question
 _FIELDS = {field.name for field in dataclasses.fields(AgentAction)}
 
 
-def check_function(function: Callable[..., Any], *, asynchronous: bool) -> None:
-    """`TypeError` for a function that this kind of client cannot run to its end."""
-    name = getattr(function, "__qualname__", repr(function))
+def check_ends(function: Callable[..., Any]) -> None:
+    """`TypeError` for a function whose call returns before it has acted."""
     if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-        raise TypeError(f"`{name}` is a generator function: it acts after its call has returned")
-    if _is_any(function, inspect.iscoroutinefunction) == asynchronous:
-        return
-    if asynchronous:
-        raise TypeError(f"`{name}` is not a coroutine function: use `AscendClient`")
-    raise TypeError(f"`{name}` is a coroutine function: use `AsyncAscendClient`")
+        raise TypeError(f"`{_name(function)}` is a generator function: it acts after its call has returned")
+
+
+def check_synchronous(function: Callable[..., Any]) -> None:
+    """`TypeError` for a function that the synchronous client cannot run to its end."""
+    check_ends(function)
+    if _is_any(function, inspect.iscoroutinefunction):
+        raise TypeError(f"`{_name(function)}` is a coroutine function: use `AsyncAscendClient`")
+
+
+def check_asynchronous(function: Callable[..., Any]) -> None:
+    """`TypeError` for a function that is not to be awaited, or acts after it was."""
+    check_ends(function)
+    if not _is_any(function, inspect.iscoroutinefunction):
+        raise TypeError(f"`{_name(function)}` is not a coroutine function: use `AscendClient`")
 
 
 class Calls:
@@ -65,6 +73,10 @@ class Calls:
 
 def _of_call(value: Any, call: SimpleNamespace) -> Any:
     return value(call) if callable(value) else value
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _is_any(function: Callable[..., Any], *kinds: Callable[[Any], bool]) -> bool:

@@ -124,6 +124,15 @@ def test_a_function_that_cannot_be_run_to_its_end_is_refused(client: Any, functi
     assert message in str(refusal.value)
 
 
+async def test_a_generator_is_not_run() -> None:
+    """By neither client: nothing is asked."""
+    client, async_client = FakeAscendClient(), FakeAsyncAscendClient()
+    with pytest.raises(TypeError, match="is a generator function"):
+        client.run(AgentAction(action_type="api.read"), generator)
+    with pytest.raises(TypeError, match="is a generator function"):
+        await async_client.run(AgentAction(action_type="api.read"), asynchronous_generator)
+
+
 def test_an_unknown_field_is_refused_where_it_is_written() -> None:
     """Not at the first call."""
     with pytest.raises(TypeError, match="`amuont` is not a field of an action"):

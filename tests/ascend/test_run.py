@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from ascend import (
@@ -22,7 +24,7 @@ from registry_store.v1 import sync_pb2
 from tests.ascend.running import AGENT, KINDS, Either, decisions, either, opened, outcomes, warnings
 from tests.deciding import Bench, listening
 from tests.given import agent
-from tests.waiting import BOUND_SECONDS, eventually
+from tests.waiting import BOUND_SECONDS, eventually, eventually_gives
 
 NOWHERE = "127.0.0.1:1"
 READ = AgentAction(action_type="api.read", risk_score=1, estimated_cost_usd=10)
@@ -43,6 +45,11 @@ def bench() -> Bench:
     limits: dict[str, Any] = {"max_daily_budget_usd": "100", "max_actions_per_minute": 50}
     bench.put(agent(AGENT, **limits), agent(OTHER, **limits))
     return bench
+
+
+def patient(address: str) -> AsyncAscendClient:
+    """An asyncio client that a slow machine does not make unavailable."""
+    return AsyncAscendClient("", AGENT, "Test", pdp_address=address, timeout=BOUND_SECONDS)
 
 
 def never() -> None:
@@ -297,7 +304,7 @@ async def test_an_interrupt_is_reported_and_raised(bench: Bench) -> None:
 
 async def test_waits_for_people_hold_up_no_decision(bench: Bench) -> None:
     """Six runs wait, and decisions of the same client come; then each run gets its own approval."""
-    async with listening(bench.service) as address, AsyncAscendClient("", AGENT, "T", pdp_address=address) as client:
+    async with listening(bench.service) as address, patient(address) as client:
 
         async def paid(number: int) -> int:
             return number
@@ -329,7 +336,7 @@ async def test_a_cancelled_run_reports_a_failure(bench: Bench) -> None:
         await asyncio.Event().wait()
 
     async with listening(bench.service) as address:
-        async with AsyncAscendClient("", AGENT, "Test", pdp_address=address, timeout=BOUND_SECONDS) as client:
+        async with patient(address) as client:
             running = asyncio.ensure_future(client.run(READ, endless))
             await started.wait()
             running.cancel()
@@ -340,7 +347,7 @@ async def test_a_cancelled_run_reports_a_failure(bench: Bench) -> None:
 
 async def test_a_cancelled_wait_runs_nothing(bench: Bench) -> None:
     """And the sidecar waits no longer."""
-    async with listening(bench.service) as address, AsyncAscendClient("", AGENT, "T", pdp_address=address) as client:
+    async with listening(bench.service) as address, patient(address) as client:
         running = asyncio.ensure_future(client.run(PAYMENT, lambda: asyncio.sleep(0, never())))
         (approval_id,) = await opened(bench)
         bench.people.say(approval_id, sync_pb2.APPROVAL_STATE_PENDING)
@@ -352,10 +359,46 @@ async def test_a_cancelled_wait_runs_nothing(bench: Bench) -> None:
     assert outcomes(bench) == []
 
 
+async def test_a_report_waits_for_a_sidecar_that_restarts(bench: Bench, tmp_path: Path) -> None:
+    """The outcome is taken once, so it can be sent again and again."""
+
+    async def start() -> grpc.aio.Server:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((bench.service.handlers(),))
+        server.add_insecure_port(f"unix:{tmp_path / 'pdp.sock'}")
+        await server.start()
+        return server
+
+    async def is_away() -> bool:
+        return (await client.evaluate(READ)).error_code == "UNAVAILABLE"
+
+    async def act() -> None:
+        await before.stop(None)
+        await eventually_gives(is_away, bool)
+        acted.set()
+
+    before, acted = await start(), asyncio.Event()
+    async with patient(f"unix:{tmp_path / 'pdp.sock'}") as client:
+        running = asyncio.ensure_future(client.run(READ, act))
+        await acted.wait()
+        assert await is_away()
+        after = await start()
+        await running
+        await after.stop(None)
+    assert len(outcomes(bench)) == 1
+
+
+async def test_a_wait_may_be_endless(kind: str, bench: Bench) -> None:
+    """It ends with the answer of people."""
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_APPROVED)
+    async with either(kind, bench) as client:
+        assert await client.call("wait_for_approval", "a1", float("inf"))
+
+
 async def test_closing_ends_what_waits(bench: Bench) -> None:
     """A call that waits gets an answer, and is not cancelled: its task is not."""
     async with listening(bench.service) as address:
-        client = AsyncAscendClient("", AGENT, "Test", pdp_address=address)
+        client = patient(address)
         held = await client.evaluate(PAYMENT)
         bench.people.say(held.approval_id, sync_pb2.APPROVAL_STATE_PENDING)
         waiting = asyncio.ensure_future(client.wait_for_approval(held))
@@ -368,7 +411,7 @@ async def test_closing_ends_what_waits(bench: Bench) -> None:
 
 def test_an_asyncio_client_outlives_event_loops() -> None:
     """It is made before there is one, as a decorator needs, and each loop has a connection of its own."""
-    client = AsyncAscendClient("", AGENT, "Test", pdp_address=NOWHERE)
+    client = patient(NOWHERE)
     for _ in range(2):
         assert asyncio.run(client.evaluate(READ)).error_code == "UNAVAILABLE"
 
