@@ -103,13 +103,15 @@ class Conversation:
         """The allow, after people have approved the action if need be; an `ActionRefused` if there is none.
 
         People are asked once, and have `approval_timeout` seconds. After their approval the sidecar may not reach the
-        store, which lets it be used: then the question is asked again, after longer and longer pauses.
+        store, which lets it be used: then the question is asked again, after longer and longer pauses. What people must
+        approve is never allowed for want of an answer.
         """
-        if len(question.idempotency_key) > MAX_KEY_CHARACTERS:
+        key: object = question.idempotency_key
+        if isinstance(key, str) and len(key) > MAX_KEY_CHARACTERS:
             raise ActionBlocked(answers.malformed(f"idempotency_key: is longer than {MAX_KEY_CHARACTERS} characters"))
         until = self._transport.now() + approval_timeout
         decision, approval, attempt = await self.decide(question), None, 0
-        while not decision:
+        while not decision or (approval is not None and decision.reason == answers.UNAVAILABLE):
             _check_can_wait(decision, approval)
             await self._pause(attempt, until)
             attempt += 1

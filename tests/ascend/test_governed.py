@@ -16,6 +16,7 @@ from ascend import (
     ApprovalPending,
     ApprovalState,
     Decision,
+    DecisionUnavailable,
     Outcome,
 )
 from ascend.testing import FakeAscendClient, FakeAsyncAscendClient, ReportedOutcome
@@ -148,6 +149,17 @@ def test_after_an_outage_at_the_approval_the_run_goes_on() -> None:
         ("call-1/1", "approval-1"),
         ("call-1/2", "approval-1"),
     ]
+
+
+def test_an_approval_is_not_used_up_by_a_missing_answer() -> None:
+    """The fail mode open does not allow what people must approve: the sidecar has not checked their approval."""
+    client = FakeAscendClient(["require_approval", "approved", Decision(Outcome.ALLOW, "PDP_UNAVAILABLE")])
+    with pytest.raises(DecisionUnavailable) as refusal:
+        client.run(AgentAction(action_type="payment.send"), lambda: pytest.fail("the action was taken"))
+    assert (refusal.value.approval_id, refusal.value.approval) == (
+        "approval-1",
+        Approval("approval-1", ApprovalState.APPROVED),
+    )
 
 
 def test_a_fake_answers_in_order_and_keeps_what_it_was_asked() -> None:

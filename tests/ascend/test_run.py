@@ -108,6 +108,7 @@ async def test_a_malformed_action_does_not_run(kind: str, bench: Bench) -> None:
         for action, beside, field in (
             (AgentAction(action_type="api.read", risk_score=101), {}, "risk_score"),
             (READ, {"idempotency_key": "k" * 251}, "idempotency_key"),
+            (READ, {"idempotency_key": 5}, "idempotency_key"),
         ):
             with raises(ActionBlocked) as refusal:
                 await client.run(action, never, **beside)
