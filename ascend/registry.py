@@ -154,13 +154,18 @@ class Registry:
             before = {"before": page[-1]["sequence"]}
 
     def approvals(
-        self, *, status: str | None = None, agent_id: str | None = None, mine: bool = False
+        self, *, status: str | None = None, agent_id: str | None = None, mine: bool = False, for_me: bool = False
     ) -> Iterator[Record]:
         """All approvals with this status (pending, approved, denied, expired, used) and agent, newest first.
 
-        `mine`: only those that this key may decide.
+        `mine`: only those that are for this key to decide; `for_me`: only those that it may decide now.
         """
-        filters = {"status": status, "agent_id": agent_id, "mine": "true" if mine else None}
+        filters = {
+            "status": status,
+            "agent_id": agent_id,
+            "mine": "true" if mine else None,
+            "for": "me" if for_me else None,
+        }
         return self._pages(APPROVALS, "approvals", filters)
 
     def approval(self, approval_id: str) -> Record:
@@ -168,7 +173,10 @@ class Registry:
         return self._call("GET", _approval(approval_id))
 
     def approve(self, approval_id: str, comment: str = "") -> Record:
-        """Approve and return the approval: the agent may do this action once; `Conflict` if it is not pending."""
+        """Approve and return the approval: the agent may do this action once, if it needs no second person.
+
+        An escalation needs a `comment`. `Conflict` if it is not pending, or if this key's holder has approved it.
+        """
         return self._call("POST", f"{_approval(approval_id)}/approve", {"comment": comment}, idempotent=False)
 
     def deny(self, approval_id: str, comment: str) -> Record:

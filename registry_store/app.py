@@ -87,6 +87,7 @@ async def running(
     `after_change` is awaited with the newest revision after each request that writes, before the response.
     """
     settings.pepper_path()  # report a missing setting before the database is opened
+    settings.check_escalation_team()
     checkpoint_webhook(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))

@@ -15,6 +15,7 @@ from registry_store.errors import StartError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 SECRET_BYTES = 32
+MAX_GROUP_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class Settings:
     webhook_secret_file: Path | None = None
     webhook_private: bool = False
     drain_seconds: float = 5.0
+    escalation_team: str = ""
+    """The group of keys that decides on escalations for which neither the policy nor the agent names a team."""
+    approver_mfa: bool = False
+    """Whether only keys made with MFA decide on actions that need MFA."""
     most_failed_keys: int = 30
     """Wrong keys per minute from one address, before further ones are throttled."""
     keep_decisions: int = 90
@@ -58,6 +63,11 @@ class Settings:
         if url.get_backend_name() != "sqlite" or not url.database:
             raise StartError("`--pepper-file` is required with PostgreSQL; a missing file is created")
         return Path(f"{url.database}.pepper")
+
+    def check_escalation_team(self) -> None:
+        """Raise `StartError` if no group can have the name of the escalation team."""
+        if len(self.escalation_team) > MAX_GROUP_CHARACTERS:
+            raise StartError(f"`--escalation-team`: is longer than {MAX_GROUP_CHARACTERS} characters")
 
     def retention(self) -> Retention:
         """How long reported decisions and usage are kept."""

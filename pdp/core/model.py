@@ -199,6 +199,7 @@ class AgentRecord:
     alert_on_high_risk: bool
     alert_recipients: tuple[str, ...]
     webhook_url: str | None
+    escalation_team: str
     status: Status
     version: str
     activations: int

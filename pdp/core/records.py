@@ -49,6 +49,7 @@ SERVER_URL = Text(2048)
 
 MAX_POLICIES = 10_000
 """The limit for one agent."""
+MAX_APPROVERS = 64
 
 
 def _check_agent(values: Mapping[str, Any], path: str, problems: Problems) -> None:
@@ -69,11 +70,24 @@ def _check_policy(values: Mapping[str, Any], path: str, problems: Problems) -> N
     check_params(values["action_params"], join(path, "action_params"), problems)
 
 
+def _check_policy_body(values: Mapping[str, Any], path: str, problems: Problems) -> None:
+    _check_policy(values, path, problems)
+    for name in LATER_PARAMS & values["action_params"].keys():
+        PARAMS[name].kind.read(values["action_params"][name], join(join(path, "action_params"), name), problems)
+
+
 def check_params(params: Mapping[str, Any], path: str, problems: Problems) -> None:
-    """Append every fault of the `action_params` that the decision point uses."""
+    """Append every fault of the `action_params` that makes a synced policy invalid."""
     for name, field in PARAMS.items():
-        if name in params:
+        if name in params and name not in LATER_PARAMS:
             field.kind.read(params[name], join(path, name), problems)
+
+
+def read_param(params: Mapping[str, Any], name: str) -> Any:
+    """One of `PARAMS`; its default if it is missing or invalid, as an older policy's own key of that name may be."""
+    problems = Problems()
+    value = PARAMS[name].kind.read(params[name], name, problems) if name in params else None
+    return PARAMS[name].default if value is None or problems else value
 
 
 def _check_server(values: Mapping[str, Any], path: str, problems: Problems) -> None:
@@ -127,14 +141,23 @@ CONFIGURATION: dict[str, Field] = {
     "alert_on_high_risk": Field(Flag(), False, about="Alert on every escalate"),
     "alert_recipients": Field(ListOf(EMAIL, 64), (), about="Alert by mail"),
     "webhook_url": Field(OrNull(HTTPS), None, about="Alert by signed webhook"),
+    "escalation_team": Field(
+        Text(256), "", about="Group of keys that decides on its escalations; empty: the store's --escalation-team"
+    ),
 }
 """The fields of an agent that a caller of the registry may write."""
 
 PARAMS: dict[str, Field] = {
-    "approvers": Field(ListOf(NAME, 64)),
-    "timeout_seconds": Field(Whole(1, 2_592_000)),
-    "team": Field(NAME),
+    "approvers": Field(ListOf(NAME, MAX_APPROVERS), (), about="Keys or groups, any of which may decide"),
+    "timeout_seconds": Field(Whole(1, 2_592_000), about="How long people have to decide; default 3600"),
+    "team": Field(NAME, about="Group of keys that may decide; of an escalation nobody else"),
+    "next_team": Field(NAME, about="Group that it goes to when nobody decided in time"),
+    "min_approvers": Field(Whole(1, MAX_APPROVERS), 1, about="How many different people must approve"),
 }
+"""The `action_params` that have a meaning; other keys are handed through to the runtime."""
+
+LATER_PARAMS = frozenset({"next_team", "min_approvers"})
+"""Checked only when a policy is written: an older policy may use them as keys of its own, and still compiles."""
 
 POLICY_BODY: dict[str, Field] = {
     "policy_name": Field(NAME, required=True, about="Unique within the agent"),
@@ -144,7 +167,9 @@ POLICY_BODY: dict[str, Field] = {
     "conditions": Field(Json(65_536, only_object=True), {}, about="All must hold; an empty object always holds"),
     "policy_action": Field(Choice(Outcome), Outcome.BLOCK, required=True),
     "action_params": Field(
-        Json(16_384, only_object=True), {}, about="approvers, timeout_seconds, team, or keys of your own"
+        Json(16_384, only_object=True),
+        {},
+        about="approvers, timeout_seconds, team, next_team, min_approvers, or keys of your own",
     ),
     "mode": Field(Choice(Mode), Mode.ENFORCE, about="shadow: evaluated and reported, never decides"),
     "on_missing": Field(
@@ -190,8 +215,8 @@ AGENT: dict[str, Field] = CONFIGURATION | {
 
 AGENT_BODY_KIND = ObjectOf(CONFIGURATION, _check_agent)
 AGENT_KIND = ObjectOf(AGENT, _check_agent)
-POLICY_BODY_KIND = ObjectOf(POLICY_BODY, _check_policy)
-ORGANISATION_POLICY_BODY_KIND = ObjectOf(POLICY_BODY | {"applies_to": APPLIES_TO}, _check_policy)
+POLICY_BODY_KIND = ObjectOf(POLICY_BODY, _check_policy_body)
+ORGANISATION_POLICY_BODY_KIND = ObjectOf(POLICY_BODY | {"applies_to": APPLIES_TO}, _check_policy_body)
 ORGANISATION_POLICY_KIND = ObjectOf(ORGANISATION_POLICY, _check_policy)
 SERVER_KIND = ObjectOf(SERVER_BODY, _check_server)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, read_fields
-from pdp.core.kinds import Choice, ListOf, Moment, OrNull
+from pdp.core.kinds import Choice, Flag, ListOf, Moment, OrNull
 from pdp.core.records import NAME, TAGS
 from registry_store.database.tables import Key
 from registry_store.documents import Document, instant, to_json
@@ -41,6 +41,9 @@ class Role(Enum):
     SIDECAR = "sidecar"
 
 
+DECIDING_ROLES = (Role.ADMIN, Role.APPROVER)
+"""Roles that may decide approvals."""
+
 KEY_BODY: dict[str, Field] = {
     "name": Field(NAME, required=True, about="The holder of the key; the activity log shows it"),
     "role": Field(Choice(Role), Role.VIEWER, required=True),
@@ -48,8 +51,11 @@ KEY_BODY: dict[str, Field] = {
         OrNull(AGENT_ID), None, about="Only for role agent: the agent of the key; null: the first that it registers"
     ),
     "groups": Field(
-        ListOf(NAME, MAX_GROUPS), (), about="Only for role approver: the groups for which it decides approvals"
+        ListOf(NAME, MAX_GROUPS),
+        (),
+        about="Only for roles approver and admin: the groups for which it decides approvals; a team is a group",
     ),
+    "mfa": Field(Flag(), False, about="Only for roles approver and admin: its holder signs in with MFA"),
     "agents": Field(
         OrNull(ListOf(AGENT_ID, MAX_AGENTS, 1)),
         None,
@@ -75,6 +81,7 @@ class Caller:
     groups: tuple[str, ...] = ()
     agents: frozenset[str] | None = None
     tags: frozenset[str] | None = None
+    mfa: bool = False
 
 
 class Pepper:
@@ -117,6 +124,7 @@ async def create(session: AsyncSession, pepper: Pepper, body: Any, actor: Actor)
         role=values["role"].value,
         agent_id=values["agent_id"],
         groups=list(values["groups"]),
+        mfa=values["mfa"],
         agents=_list(values["agents"]),
         tags=_list(values["tags"]),
         hash=pepper.hash(text),
@@ -149,6 +157,7 @@ def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Calle
         tuple(key.groups),
         None if key.agents is None else frozenset(key.agents),
         None if key.tags is None else frozenset(key.tags),
+        key.mfa,
     )
 
 
@@ -240,8 +249,11 @@ def _read(body: Any, now: datetime) -> dict[str, Any]:
     values = read_fields(body, KEY_BODY, "", problems)
     if values["agent_id"] and values["role"] is not Role.AGENT:
         problems.append(Problem("agent_id", "only a key of role agent belongs to an agent"))
-    if values["groups"] and values["role"] is not Role.APPROVER:
-        problems.append(Problem("groups", "only a key of role approver belongs to groups"))
+    decides = values["role"] in DECIDING_ROLES
+    if values["groups"] and not decides:
+        problems.append(Problem("groups", "only a key of role approver or admin belongs to groups"))
+    if values["mfa"] and not decides:
+        problems.append(Problem("mfa", "only a key of role approver or admin decides approvals"))
     for bound in ("agents", "tags"):
         if values[bound] and values["role"] is not Role.SIDECAR:
             problems.append(Problem(bound, "only a key of role sidecar is bound to agents or tags"))
@@ -265,6 +277,7 @@ def _state(key: Key) -> dict[str, Any]:
         "role": key.role,
         "agent_id": key.agent_id,
         "groups": key.groups,
+        "mfa": key.mfa,
         "agents": key.agents,
         "tags": key.tags,
         "expires_at": key.expires_at,

@@ -1,4 +1,4 @@
-"""Expiry of approvals: a periodic task marks overdue approvals within about a second, in small batches."""
+"""Expiry of approvals: a periodic task ends overdue approvals within about a second, in small batches."""
 
 from datetime import datetime
 from functools import partial
@@ -17,25 +17,26 @@ BATCH = 500
 
 
 async def run(database: Database, metrics: Metrics) -> None:
-    """Mark overdue approvals each second, until cancelled; several stores can do so on one database."""
+    """End overdue approvals each second, until cancelled; several stores can do so on one database."""
     attempts = Attempts("marking approvals that have expired", database.outage)
     await by_the_clock(partial(tick, database, metrics), PERIOD_SECONDS, attempts)
 
 
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:
-    """Mark the approvals that are overdue at `now`, and set the metric of pending ones."""
+    """End the approvals that are overdue at `now`, and set the metric of pending ones."""
     async with database.reading() as session:
         metrics.approvals_pending.set(await lists.count_pending(session, now))
         overdue = await lists.overdue(session, now, 1)
     while overdue:  # take the writers' lock only if there is something to mark
-        marked = await retried(_mark, database, now)
-        metrics.approvals.labels(ApprovalState.EXPIRED.value).inc(marked)
-        if marked < BATCH:
+        ended, expired = await retried(_mark, database, now)
+        metrics.approvals.labels(ApprovalState.EXPIRED.value).inc(expired)
+        if ended < BATCH:
             return
 
 
-async def _mark(database: Database, now: datetime) -> int:
+async def _mark(database: Database, now: datetime) -> tuple[int, int]:
+    """End a batch of overdue approvals; how many there were, and how many of them expired."""
     async with database.writing() as session:
         overdue = await lists.overdue(session, now, BATCH)
-        await approvals.expire(session, overdue, Actor("system", "system", now))
-    return len(overdue)
+        expired = await approvals.end_overdue(session, overdue, Actor("system", "system", now))
+    return len(overdue), len(expired)

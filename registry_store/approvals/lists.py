@@ -8,18 +8,24 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, false, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store.access.keys import Caller, Role
-from registry_store.approvals.approvals import RUNNING, ApprovalState, names_of
+from registry_store.access.keys import DECIDING_ROLES, Caller, Role
+from registry_store.approvals.approvals import ESCALATE, IS_PENDING, RUNNING, ApprovalState
+from registry_store.approvals.deciding import names_of
 from registry_store.database.tables import Approval
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter of approvals; None: any. `decidable_by`: only those that this caller may decide."""
+    """A filter of approvals; None: any. `decidable_by`: only those that are for this caller to decide.
+
+    `waits_for`: only those that wait for this caller now. `approver_mfa`: what needs MFA needs a key with MFA.
+    """
 
     state: ApprovalState | None = None
     agent_id: str | None = None
     decidable_by: Caller | None = None
+    waits_for: Caller | None = None
+    approver_mfa: bool = False
 
 
 async def page(
@@ -51,28 +57,55 @@ def _conditions(session: AsyncSession, wanted: Filter, now: datetime) -> list[Co
         conditions.append(_is(wanted.state, now))
     if wanted.agent_id is not None:
         conditions.append(Approval.agent_id == wanted.agent_id)
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
     if wanted.decidable_by is not None:
-        conditions.append(_may_decide(wanted.decidable_by, session.get_bind().dialect.name))
+        conditions.append(_may_decide(wanted.decidable_by, is_sqlite))
+    if wanted.waits_for is not None:
+        conditions += _waits_for(wanted.waits_for, now, is_sqlite, approver_mfa=wanted.approver_mfa)
     return conditions
 
 
 def _is(state: ApprovalState, now: datetime) -> ColumnElement[bool]:
     marked = Approval.status == state.value
+    waits_for_next_team = and_(IS_PENDING, Approval.next_team.is_not(None))
     if state is ApprovalState.EXPIRED:
-        return or_(marked, _is_overdue(now))
-    return and_(marked, Approval.expires_at > now) if state.value in RUNNING else marked
+        return or_(marked, and_(_is_overdue(now), ~waits_for_next_team))
+    return and_(marked, or_(Approval.expires_at > now, waits_for_next_team)) if state.value in RUNNING else marked
 
 
 def _is_overdue(now: datetime) -> ColumnElement[bool]:
     return and_(Approval.status.in_(RUNNING), Approval.expires_at <= now)
 
 
-def _may_decide(caller: Caller, dialect: str) -> ColumnElement[bool]:
-    """The check of `approvals.check_may_decide`, in SQL."""
-    if caller.role is not Role.APPROVER:
-        return true() if caller.role is Role.ADMIN else false()
+def _waits_for(caller: Caller, now: datetime, is_sqlite: bool, *, approver_mfa: bool) -> list[ColumnElement[bool]]:
+    """Whether a decision of the caller would be accepted now; one who has approved already waits for another person."""
+    elements: Any = func.json_each if is_sqlite else func.jsonb_array_elements
+    name_of: Any = func.json_extract if is_sqlite else func.jsonb_extract_path_text
+    vote = elements(Approval.approved_by).table_valued("value")
+    name = name_of(vote.c.value, "$.name" if is_sqlite else "name")
+    has_voted = exists(select(1).select_from(vote).where(name == caller.name))
+    conditions = [IS_PENDING, Approval.expires_at > now, _may_decide(caller, is_sqlite), ~has_voted]
+    if approver_mfa and not caller.mfa:
+        conditions.append(Approval.mfa_required.is_(False))
+    return conditions
+
+
+def _may_decide(caller: Caller, is_sqlite: bool) -> ColumnElement[bool]:
+    """The check of `deciding.check_may_decide`, in SQL and without MFA."""
+    if caller.role not in DECIDING_ROLES:
+        return false()
+    is_admin = caller.role is Role.ADMIN
+    is_escalation = Approval.outcome == ESCALATE
+    in_team = Approval.team.in_(caller.groups)
+    of_team = or_(in_team, Approval.team.is_(None)) if is_admin else in_team
+    named = true() if is_admin else _is_named(caller, is_sqlite)
+    return or_(and_(is_escalation, of_team), and_(~is_escalation, named))
+
+
+def _is_named(caller: Caller, is_sqlite: bool) -> ColumnElement[bool]:
+    """Whether it names the caller's key or one of its groups, or nobody."""
     names = names_of(caller)
-    elements: Any = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
+    elements: Any = func.json_each if is_sqlite else func.jsonb_array_elements_text
     approver = elements(Approval.approvers).table_valued("value")
     anyone = and_(~exists(select(1).select_from(approver)), Approval.team.is_(None))
     by_name = exists(select(1).select_from(approver).where(approver.c.value.in_(names)))

@@ -1,13 +1,15 @@
 """Reads the approval request in a decision record."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pdp.core.action import AGENT_ID
+from pdp.core.decision import demand_of
 from pdp.core.errors import Problems
 from pdp.core.fields import Field, join, read_fields
-from pdp.core.kinds import Json, OrNull, Text, Whole
-from pdp.core.records import PARAMS
+from pdp.core.kinds import Flag, Json, OrNull, Text, Whole
+from pdp.core.records import LATER_PARAMS, PARAMS
 from registry_store.documents import Document
 
 ID = Text(36, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "a UUID in lower case")
@@ -34,7 +36,9 @@ ANSWER: dict[str, Field] = {
     "message": Field(Text(65_536), ""),
     "policy": Field(OrNull(OBJECT)),
     "action_params": Field(OBJECT, {}),
+    "mfa_required": Field(Flag(), False),
 }
+CHECKED_PARAMS = {name: field for name, field in PARAMS.items() if name not in LATER_PARAMS}
 OPENS: dict[str, Field] = {
     "approval_id": Field(ID, required=True),
     "action_sha256": Field(SHA256, required=True),
@@ -56,6 +60,10 @@ class Request(NamedTuple):
     action_sha256: str
     approvers: list[str]
     team: str | None
+    next_team: str | None
+    min_approvers: int
+    mfa_required: bool
+    demand_sha256: str
     timeout_seconds: int
 
 
@@ -66,7 +74,8 @@ def read(document: Mapping[str, Any], path: str, problems: Problems) -> Request 
     record = _members(document, RECORD, path, problems)
     action = _members(record["action"], ACTION, join(path, "action"), problems)
     answer = _members(record["answer"], ANSWER, join(path, "answer"), problems)
-    params = _members(answer["action_params"], PARAMS, join(path, "answer.action_params"), problems)
+    _members(answer["action_params"], CHECKED_PARAMS, join(path, "answer.action_params"), problems)
+    demand = demand_of(answer["outcome"], answer["action_params"], mfa_required=answer["mfa_required"])
     opens = _members(record["opens"], OPENS, join(path, "opens"), problems)
     return Request(
         approval_id=opens["approval_id"],
@@ -78,8 +87,12 @@ def read(document: Mapping[str, Any], path: str, problems: Problems) -> Request 
         policy=answer["policy"],
         action=record["action"],
         action_sha256=opens["action_sha256"],
-        approvers=list(params["approvers"] or ()),
-        team=params["team"],
+        approvers=list(demand.approvers),
+        team=demand.team,
+        next_team=demand.next_team,
+        min_approvers=demand.min_approvers,
+        mfa_required=demand.mfa_required,
+        demand_sha256=hashlib.sha256(demand.canonical()).hexdigest(),
         timeout_seconds=opens["timeout_seconds"],
     )
 

@@ -30,7 +30,12 @@ def keys() -> None:
 @option("--role", type=click.Choice([role.value for role in Role]), required=True)
 @option("--name", required=True, help="Holder of the key; shown in the activity log.")
 @option("--agent-id", help="Agent that uses the key; only with role agent.")
-@option("--group", multiple=True, help="Group whose approvals the key may decide; only with role approver. Repeatable.")
+@option(
+    "--group",
+    multiple=True,
+    help="Group whose approvals the key may decide; only with role approver or admin. Repeatable.",
+)
+@option("--mfa", is_flag=True, help="The holder signs in with MFA; only with role approver or admin.")
 @option("--agents", metavar="ID,…", help="Agents that the sidecar may sync and report on; only with role sidecar.")
 @option(
     "--tags", metavar="TAG,…", help="Tags of agents that the sidecar may sync and report on; only with role sidecar."
@@ -43,13 +48,14 @@ def create(
     database: str,
     pepper_file: Path | None,
     group: tuple[str, ...],
+    mfa: bool,
     agents: str | None,
     tags: str | None,
     out: Path | None,
     **body: str | None,
 ) -> None:
     """Create a key and print it or write it to a file. It cannot be shown again."""
-    lists = {"groups": group, "agents": _names(agents), "tags": _names(tags)}
+    lists = {"groups": group, "mfa": mfa, "agents": _names(agents), "tags": _names(tags)}
     settings = Settings(database, pepper_file=pepper_file)
     if out is None:
         click.echo(asyncio.run(_create(settings, body | lists, lambda _: None)))
@@ -62,7 +68,7 @@ def create(
 @DATABASE
 @report_errors
 def list_keys(database: str) -> None:
-    """List keys: id, role, state, name, and groups, agents or tags."""
+    """List keys: id, role, state, name, and groups and mfa, agents or tags."""
     for key in asyncio.run(_all(Settings(database))):
         state = "revoked" if key.revoked_at else "valid" if api_keys.is_valid(key, datetime.now(UTC)) else "expired"
         click.echo(printable(f"{key.key_id}  {key.role:8}  {state:7}  {key.name}{_scope(key)}"))
@@ -82,8 +88,8 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _scope(key: Key) -> str:
-    if key.groups:
-        return f"  ({', '.join(key.groups)})"
+    if key.groups or key.mfa:
+        return f"  ({', '.join([*key.groups, *(['mfa'] if key.mfa else [])])})"
     if key.agents:
         return f"  (agents {', '.join(key.agents)})"
     return f"  (tags {', '.join(key.tags)})" if key.tags else ""

@@ -39,6 +39,13 @@ MAX_DAYS = 36_500
 @option("--webhook-secret-file", type=file(), help="File with the secret that signs webhooks.")
 @option("--webhook-private", is_flag=True, help="Allow webhooks to private, loopback and link-local addresses.")
 @option(
+    "--escalation-team",
+    default="",
+    metavar="GROUP",
+    help="Group of keys that decides on escalations if neither the policy nor the agent names a team. Default: admins.",
+)
+@option("--approver-mfa", is_flag=True, help="Only keys made with `--mfa` decide on actions that need MFA.")
+@option(
     "--keep-decisions",
     type=click.IntRange(1, MAX_DAYS),
     default=90,

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, false, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -208,6 +208,13 @@ class Activity(Base):
         Index("ix_activity_timestamp", "timestamp", "sequence"),
         Index("ix_activity_subject_kind", "subject_kind", "sequence"),
         Index("ix_activity_subject_id", "subject_id", "sequence"),
+        Index(
+            "ix_activity_changes",
+            "sequence",
+            "subject_kind",
+            sqlite_where=text("subject_kind <> 'approval'"),
+            postgresql_where=text("subject_kind <> 'approval'"),
+        ),
     )
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -270,7 +277,9 @@ class Key(Base):
     role: Mapped[str]
     agent_id: Mapped[str | None]
     groups: Mapped[list[str]] = mapped_column(server_default="[]", default=list)
-    """Groups whose approvals an approver's key may decide, in addition to those that name the key."""
+    """Groups whose approvals the key of an approver or admin may decide, in addition to those that name the key."""
+    mfa: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    """Whether its holder signs in with MFA."""
     agents: Mapped[list[str] | None] = mapped_column(JsonOrNull)
     """Agents that a sidecar's key may sync and report on; every agent if this and `tags` are null."""
     tags: Mapped[list[str] | None] = mapped_column(JsonOrNull)
@@ -290,6 +299,15 @@ class Approval(Base):
         Index("ix_approvals_status", "status", "approval_id"),
         Index("ix_approvals_agent", "agent_id", "status", "approval_id"),
         Index("ix_approvals_expiry", "status", "expires_at"),
+        Index(
+            "uq_approvals_pending",
+            "agent_id",
+            "action_sha256",
+            "demand_sha256",
+            unique=True,
+            sqlite_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending'"),
+        ),
     )
 
     approval_id: Mapped[str] = mapped_column(primary_key=True)
@@ -305,6 +323,15 @@ class Approval(Base):
     action_sha256: Mapped[str]
     approvers: Mapped[list[str]]
     team: Mapped[str | None]
+    next_team: Mapped[str | None]
+    """The team that it goes to when nobody decided in time; null once it is there."""
+    min_approvers: Mapped[int] = mapped_column(server_default="1", default=1)
+    """How many different people must approve."""
+    approved_by: Mapped[list[dict[str, Any]]] = mapped_column(JsonDocument, server_default="[]", default=list)
+    """The people who approved it, in order: `name`, `comment`, `at`."""
+    mfa_required: Mapped[bool] = mapped_column(server_default=false(), default=False)
+    demand_sha256: Mapped[str | None]
+    """SHA-256 of who must decide; with the agent and the action, only one such approval is pending."""
     timeout_seconds: Mapped[int]
     requested_at: Mapped[datetime]
     expires_at: Mapped[datetime]
@@ -314,6 +341,15 @@ class Approval(Base):
     comment: Mapped[str | None]
     used_at: Mapped[datetime | None]
     use_id: Mapped[str | None]
+
+
+class ApprovalAlias(Base):
+    """Another id of an approval: under it a sidecar asked what was already pending."""
+
+    __tablename__ = "approval_aliases"
+
+    alias_id: Mapped[str] = mapped_column(primary_key=True)
+    approval_id: Mapped[str] = mapped_column(ForeignKey("approvals.approval_id"))
 
 
 def _index_of_given(name: str, column: str) -> Index:

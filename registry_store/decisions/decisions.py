@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
-from registry_store.approvals import approvals
+from registry_store.approvals import opening
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.tables import Outcome as OutcomeRow
 from registry_store.database.transactions import inserting
@@ -63,12 +63,14 @@ class Page:
     exact: bool
 
 
-async def receive(session: AsyncSession, report: Report, owner: str, at: datetime) -> Received:
+async def receive(
+    session: AsyncSession, report: Report, owner: str, at: datetime, escalation_team: str = ""
+) -> Received:
     """Store the new decisions and outcomes of a report, count them, and open the approvals that they request.
 
-    `owner` is the name of the key of the call. `NotAllowedError` if the node id belongs to another name,
-    `InvalidRecordError` if the sequences are too far ahead. If the report requests approvals, the session must come
-    from `writing`.
+    `owner` is the name of the key of the call, `escalation_team` the team of escalations that name none.
+    `NotAllowedError` if the node id belongs to another name, `InvalidRecordError` if the sequences are too far ahead.
+    If the report requests approvals, the session must come from `writing`.
     """
     log = await nodes.locked(session, report.node_id, at)
     nodes.assign(log, owner)
@@ -89,7 +91,7 @@ async def receive(session: AsyncSession, report: Report, owner: str, at: datetim
     log.updated_at = at
     await usage.count(session, kept, ended.values())
     if requested := [decision.opens for decision in kept if decision.opens is not None]:
-        opened = await approvals.open_requested(session, report.node_id, requested, at)
+        opened = await opening.open_requested(session, report.node_id, requested, at, escalation_team)
         received.opened = [approval.status for approval in opened]
     return received
 

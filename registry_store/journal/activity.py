@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.database.bulk import insert_all
@@ -33,6 +34,13 @@ class Actor:
     key_id: str | None = None
 
 
+class Kind(Enum):
+    """What an entry is about: a change of the registry or of a key, or an approval, of which there may be many."""
+
+    CHANGE = "change"
+    APPROVAL = "approval"
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Selects entries of a list; None: any. `since` is inclusive, `until` and `before` (a sequence) are exclusive."""
@@ -45,6 +53,7 @@ class Filter:
     since: datetime | None = None
     until: datetime | None = None
     before: int | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +242,11 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     ):
         if (value := getattr(wanted, column.key)) is not None:
             found.append(column == value)
+    if wanted.kind is not None:
+        # A constant, because the databases use the index of changes only then.
+        of_approvals: ColumnElement[str] = literal_column("'approval'")
+        column = Activity.subject_kind
+        found.append(column == of_approvals if wanted.kind is Kind.APPROVAL else column != of_approvals)
     if wanted.since is not None:
         found.append(Activity.timestamp >= wanted.since)
     if wanted.until is not None:

@@ -45,6 +45,7 @@ VERSIONED = frozenset(
         "time_window_end",
         "time_window_timezone",
         "time_window_days",
+        "escalation_team",
     }
 )
 """A change to any of these fields makes a version."""

@@ -14,7 +14,9 @@ gRPC, `registry_store.v1.RegistrySync` takes keys of the roles `sidecar` and `ad
 
 A sidecar's key may be bound to agents or to tags: it then syncs, reports and uses approvals only of these agents.
 
-An approver's key decides on approvals that name it, one of its groups, or nobody; for others it gets 403.
+An escalation is decided by the keys in the group that is its team, an admin's too only if it is in that group;
+without a team by admins alone. Any other approval is decided by admins, and by an approver's key if it names that
+key, one of its groups, or nobody. Others get 403.
 
 `make roles` writes this page from the routes; do not edit it.
 

@@ -13,7 +13,7 @@ from pdp.core.fields import quote
 from pdp.core.kinds import Text
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
-from registry_store.approvals import approvals
+from registry_store.approvals import approvals, opening
 from registry_store.approvals.approvals import ApprovalState, ApprovalStatus, Claim, Use
 from registry_store.approvals.requests import ID
 from registry_store.approvals.watching import ClosedError, FullError, Watch
@@ -42,7 +42,7 @@ SHA256_BYTES = 32
 
 
 class ApprovalService:
-    """The methods `UseApproval` and `WatchApproval`."""
+    """The methods `FindPendingApproval`, `UseApproval` and `WatchApproval`."""
 
     def __init__(self, store: Store, streams: OpenStreams, pace: Pace) -> None:
         self._store = store
@@ -55,11 +55,33 @@ class ApprovalService:
             self._use,
             response_serializer=pb.UseApprovalResponse.SerializeToString,
         )
+        find: Handler = grpc.unary_unary_rpc_method_handler(
+            self._find,
+            response_serializer=pb.FindPendingApprovalResponse.SerializeToString,
+        )
         watch: Handler = grpc.unary_stream_rpc_method_handler(
             self._watch,
             response_serializer=pb.Approval.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"UseApproval": use, "WatchApproval": watch})
+        methods = {"FindPendingApproval": find, "UseApproval": use, "WatchApproval": watch}
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _find(self, raw: bytes, context: Context) -> pb.FindPendingApprovalResponse:
+        return await answered(self._store, context, lambda caller: self._find_pending(raw, caller))
+
+    async def _find_pending(self, raw: bytes, caller: Caller) -> pb.FindPendingApprovalResponse:
+        request = parsed(pb.FindPendingApprovalRequest, raw)
+        question, opened_id = _question(request), request.opened_approval_id
+        found = pb.FindPendingApprovalResponse()
+        now = datetime.now(UTC)
+        async with self._store.database.reading() as session:
+            if not await scopes.may_sync(session, caller, request.agent_id):
+                return found
+            approval = await opening.find_pending(session, question, now)
+            if approval is not None:
+                found.approval.CopyFrom(_message(approvals.status_of(approval, now)))
+            found.opened_is_known = bool(opened_id) and await opening.is_known(session, opened_id)
+        return found
 
     async def _use(self, raw: bytes, context: Context) -> pb.UseApprovalResponse:
         return await answered(self._store, context, lambda caller: self._check_use(raw, caller))
@@ -94,10 +116,9 @@ class ApprovalService:
         """Runs the stream; returns the error that ended it, None if it ended normally."""
         try:
             caller = await authenticated(self._store, context)
-            approval_id = _id(parsed(pb.WatchApprovalRequest, raw).approval_id)
-            if caller.agents is not None or caller.tags is not None:  # the feed itself checks no scope
-                async with self._store.database.reading() as session:
-                    await _approval_in_scope(session, approval_id, caller)
+            async with self._store.database.reading() as session:  # the feed checks no scope and knows no other ids
+                wanted = _id(parsed(pb.WatchApprovalRequest, raw).approval_id)
+                approval_id = (await _approval_in_scope(session, wanted, caller)).approval_id
             with self._store.approval_feed.watching(approval_id) as watch:
                 async with self._streams.opened(context, caller, watch.end):
                     await self._follow_with_timeout(watch, context)
@@ -142,6 +163,18 @@ def _id(approval_id: str) -> str:
     if problems:
         raise NotFoundError(f"no approval {quote(approval_id)}")
     return approval_id
+
+
+def _question(request: pb.FindPendingApprovalRequest) -> opening.Question:
+    problems = Problems()
+    AGENT_ID.read(request.agent_id, "agent_id", problems)
+    for name in ("action_sha256", "demand_sha256"):
+        if len(getattr(request, name)) != SHA256_BYTES:
+            problems.append(Problem(name, f"must have {SHA256_BYTES} bytes"))
+    if request.opened_approval_id:
+        ID.read(request.opened_approval_id, "opened_approval_id", problems)
+    problems.raise_if_any()
+    return request.agent_id, request.action_sha256.hex(), request.demand_sha256.hex()
 
 
 def _claim(request: pb.UseApprovalRequest) -> Claim:

@@ -138,7 +138,7 @@ class DecisionReports:
     async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
         database = self._store.database
         async with database.writing() if report.requests_approvals else database.beside() as session:
-            return await decisions.receive(session, report, owner, at)
+            return await decisions.receive(session, report, owner, at, self._store.settings.escalation_team)
 
     def _count(self, received: Received) -> None:
         metrics = self._store.metrics

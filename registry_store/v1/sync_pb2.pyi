@@ -277,6 +277,26 @@ class UseApprovalResponse(_message.Message):
     approval: Approval
     def __init__(self, use: _Optional[_Union[ApprovalUse, str]] = ..., approval: _Optional[_Union[Approval, _Mapping]] = ...) -> None: ...
 
+class FindPendingApprovalRequest(_message.Message):
+    __slots__ = ("agent_id", "action_sha256", "demand_sha256", "opened_approval_id")
+    AGENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OPENED_APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]
+    agent_id: str
+    action_sha256: bytes
+    demand_sha256: bytes
+    opened_approval_id: str
+    def __init__(self, agent_id: _Optional[str] = ..., action_sha256: _Optional[bytes] = ..., demand_sha256: _Optional[bytes] = ..., opened_approval_id: _Optional[str] = ...) -> None: ...
+
+class FindPendingApprovalResponse(_message.Message):
+    __slots__ = ("approval", "opened_is_known")
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    OPENED_IS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    approval: Approval
+    opened_is_known: bool
+    def __init__(self, approval: _Optional[_Union[Approval, _Mapping]] = ..., opened_is_known: _Optional[bool] = ...) -> None: ...
+
 class WatchApprovalRequest(_message.Message):
     __slots__ = ("approval_id",)
     APPROVAL_ID_FIELD_NUMBER: _ClassVar[int]

@@ -56,6 +56,11 @@ class RegistrySyncStub:
                 request_serializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.SerializeToString,
                 response_deserializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.FromString,
                 _registered_method=True)
+        self.FindPendingApproval = channel.unary_unary(
+                '/registry_store.v1.RegistrySync/FindPendingApproval',
+                request_serializer=registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalRequest.SerializeToString,
+                response_deserializer=registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalResponse.FromString,
+                _registered_method=True)
         self.WatchApproval = channel.unary_stream(
                 '/registry_store.v1.RegistrySync/WatchApproval',
                 request_serializer=registry__store_dot_v1_dot_sync__pb2.WatchApprovalRequest.SerializeToString,
@@ -100,6 +105,13 @@ class RegistrySyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindPendingApproval(self, request, context):
+        """Finds the approval of an action that still waits for people, so that nobody is asked twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchApproval(self, request, context):
         """Sends an approval, and sends it again at each change, until its state is final. NOT_FOUND: there is no such
         approval.
@@ -130,6 +142,11 @@ def add_RegistrySyncServicer_to_server(servicer, server):
                     servicer.UseApproval,
                     request_deserializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.FromString,
                     response_serializer=registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.SerializeToString,
+            ),
+            'FindPendingApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPendingApproval,
+                    request_deserializer=registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalRequest.FromString,
+                    response_serializer=registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalResponse.SerializeToString,
             ),
             'WatchApproval': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchApproval,
@@ -247,6 +264,33 @@ class RegistrySync:
             '/registry_store.v1.RegistrySync/UseApproval',
             registry__store_dot_v1_dot_sync__pb2.UseApprovalRequest.SerializeToString,
             registry__store_dot_v1_dot_sync__pb2.UseApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPendingApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/registry_store.v1.RegistrySync/FindPendingApproval',
+            registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalRequest.SerializeToString,
+            registry__store_dot_v1_dot_sync__pb2.FindPendingApprovalResponse.FromString,
             options,
             channel_credentials,
             insecure,

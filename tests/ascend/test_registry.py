@@ -135,7 +135,7 @@ async def test_approvals_are_listed_and_decided(
 ) -> None:
     """Each once, over as many pages as it takes; a denial says why."""
     monkeypatch.setattr("ascend.registry.PAGE", 2)
-    asked = [record(agent_id=AGENT, params={"approvers": ["finance"]}) for _ in range(3)]
+    asked = [record(agent_id=AGENT, params={"approvers": ["finance"]}, amount=amount) for amount in range(3)]
     async with grpc.aio.insecure_channel(central.grpc_address) as channel:
         await Reporter(channel, central.key_file.read_text()).send(Log().report(*asked))
     first, second, third = (one["opens"]["approval_id"] for one in asked)
@@ -149,8 +149,11 @@ async def test_approvals_are_listed_and_decided(
         await off(lambda: registry.approve(second))
     with pytest.raises(ascend.Invalid):
         await off(lambda: registry.deny(third, ""))
+    waiting = await off(lambda: list(registry.approvals(for_me=True)))
+    assert [one["approval_id"] for one in waiting] == [third]
     with registry_of(central, await key(central, "approver")) as approver:
         assert await off(lambda: list(approver.approvals(mine=True))) == []
+        assert await off(lambda: list(approver.approvals(for_me=True))) == []
         with pytest.raises(ascend.NotAllowed, match="is for `finance` to decide"):
             await off(lambda: approver.approve(third))
     assert [one["approval_id"] for one in await off(lambda: list(registry.approvals(status="pending")))] == [third]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pdp.core.decision import Demand, demand_of
 from pdp.core.errors import InvalidRecordError
 from pdp.core.model import (
     AgentRecord,
@@ -25,6 +26,7 @@ from pdp.core.records import (
     read_configuration,
     read_organisation_policy,
     read_organisation_policy_body,
+    read_policy,
     read_policy_body,
     read_server,
     read_server_body,
@@ -75,6 +77,7 @@ CONFIGURATION_DEFAULTS = {
     "alert_on_high_risk": False,
     "alert_recipients": (),
     "webhook_url": None,
+    "escalation_team": "",
 }
 POLICY_DEFAULTS = {
     "policy_name": "p",
@@ -376,6 +379,13 @@ FAULTS: list[tuple[Any, dict[str, Any], list[str]]] = [
         {"action_params": {"timeout_seconds": 2_592_001}},
         ["action_params.timeout_seconds: `2592001` is not within 1 to 2592000"],
     ),
+    (read_policy_body, {"action_params": {"next_team": "t", "min_approvers": 64}}, []),
+    (read_policy_body, {"action_params": {"next_team": 5}}, ["action_params.next_team: `5` is not a string"]),
+    (
+        read_policy_body,
+        {"action_params": {"min_approvers": 0}},
+        ["action_params.min_approvers: `0` is not within 1 to 64"],
+    ),
     (read_policy_body, {"mode": "off"}, ["mode: `off` is not one of enforce, shadow"]),
     (read_policy_body, {"on_missing": "hold"}, ["on_missing: `hold` is not one of no_match, match"]),
     (read_policy_body, {"applies_to": {}}, ["applies_to: unknown field"]),
@@ -523,3 +533,19 @@ def test_one_fault_is_reported_once() -> None:
     """Even where two checks find it."""
     found = faults(read_configuration, AGENT | {"time_window_start": "x" * 5, "time_window_end": "x" * 5})
     assert len(found) == len(set(found)) == 3
+
+
+def test_an_older_policys_own_keys_compile() -> None:
+    """`next_team` and `min_approvers` were its own when it was written: they have no effect, and are no fault."""
+    own = {"next_team": {"a": 1}, "min_approvers": "two", "approvers": ["a"]}
+    synced = POLICY | {"policy_id": "p", "created_at": "2026-01-01T00:00:00.000000Z", "action_params": own}
+    assert read_policy(synced).action_params == own
+    assert demand_of("escalate", own, mfa_required=True) == Demand("escalate", ("a",), None, None, 1, True)
+
+
+def test_who_must_decide_is_compared_by_what_it_means() -> None:
+    """Not by the order of the approvers, nor by how a number is written, nor by a policy's own keys."""
+    one = demand_of("escalate", {"approvers": ["a", "b"], "min_approvers": 2}, mfa_required=False)
+    same = demand_of("escalate", {"approvers": ["b", "a"], "min_approvers": 2.0, "own": 1}, mfa_required=False)
+    assert one.canonical() == same.canonical()
+    assert one.canonical() != one._replace(mfa_required=True).canonical()

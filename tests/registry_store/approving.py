@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import grpc
 
 from pdp.core.errors import Problems
-from registry_store.approvals import approvals, requests
+from registry_store.approvals import opening, requests
 from registry_store.database.tables import Approval
 from registry_store.documents import canonical, instant
 from registry_store.v1 import sync_pb2 as pb
@@ -28,17 +29,20 @@ def record(
     at: datetime | None = None,
     timeout: int = 3600,
     params: dict[str, Any] | None = None,
+    outcome: str = "require_approval",
+    mfa_required: bool = False,
     **action: Any,
 ) -> dict[str, Any]:
     """The record of a decision, made at `at`, by default now, that asks for an approval."""
     at = at or datetime.now(UTC)
     wanted = {"action_type": "transaction.process", "resource": "banking_api", **action}
-    asked = decision("require_approval", agent_id=agent_id, opens=approval_id or str(uuid.uuid4()), action=wanted)
+    asked = decision(outcome, agent_id=agent_id, opens=approval_id or str(uuid.uuid4()), action=wanted)
     asked["decided_at"] = instant(at)
     asked["answer"] |= {
         "reason": "POLICY_MATCHED",
         "policy": {"id": "pol_1", "name": "High-Value Review", "priority": 10},
         "action_params": params or {},
+        "mfa_required": mfa_required,
         "approval_expires_at": instant(at + timedelta(seconds=timeout)),
     }
     asked["opens"]["timeout_seconds"] = timeout
@@ -49,16 +53,29 @@ def sha256(action: dict[str, Any]) -> bytes:
     return hashlib.sha256(canonical(action).encode()).digest()
 
 
-def open_all(store: Served, *records: dict[str, Any], node_id: str = "node-1", at: datetime | None = None) -> list[str]:
-    """Open what these records ask for, as a report of them does; returns the ids of what was opened."""
+def open_all(
+    store: Served,
+    *records: dict[str, Any],
+    node_id: str = "node-1",
+    at: datetime | None = None,
+    escalation_team: str = "",
+    merging: bool = False,
+) -> list[str]:
+    """Open what these records ask for, as a report of them does; returns the ids of what was opened.
+
+    Only with `merging` is a question that is pending already asked once: most tests ask the same of the same store.
+    """
     problems = Problems()
     read = [requests.read(one, f"records[{index}]", problems) for index, one in enumerate(records)]
     problems.raise_if_any()
     wanted = [request for request in read if request is not None]
+    if not merging:
+        wanted = [request._replace(demand_sha256=secrets.token_hex(32)) for request in wanted]
 
     async def work() -> list[Approval]:
         async with store.running._store.database.writing() as session:
-            return await approvals.open_requested(session, node_id, wanted, at or datetime.now(UTC))
+            moment = at or datetime.now(UTC)
+            return await opening.open_requested(session, node_id, wanted, moment, escalation_team)
 
     return [approval.approval_id for approval in store.run(work())]
 
@@ -80,6 +97,11 @@ class Sidecar:
             request_serializer=pb.UseApprovalRequest.SerializeToString,
             response_deserializer=pb.UseApprovalResponse.FromString,
         )
+        self._find = channel.unary_unary(
+            f"{SERVICE}/FindPendingApproval",
+            request_serializer=pb.FindPendingApprovalRequest.SerializeToString,
+            response_deserializer=pb.FindPendingApprovalResponse.FromString,
+        )
         self._watch = channel.unary_stream(
             f"{SERVICE}/WatchApproval",
             request_serializer=pb.WatchApprovalRequest.SerializeToString,
@@ -95,6 +117,13 @@ class Sidecar:
         message = pb.UseApprovalRequest(approval_id=approval_id, **request | fields)
         answer = await self._use(message, metadata=self._metadata, timeout=WAIT_SECONDS)
         assert isinstance(answer, pb.UseApprovalResponse)
+        return answer
+
+    async def find(self, **fields: Any) -> pb.FindPendingApprovalResponse:
+        """The pending approval of an action, if there is one."""
+        request = pb.FindPendingApprovalRequest(**fields)
+        answer = await self._find(request, metadata=self._metadata, timeout=WAIT_SECONDS)
+        assert isinstance(answer, pb.FindPendingApprovalResponse)
         return answer
 
     def watch(self, approval_id: str) -> "Watching":

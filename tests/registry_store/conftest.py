@@ -110,3 +110,10 @@ def fresh(settings: Settings) -> Iterator[Served]:
     """A store on a new database."""
     with served(settings, PATIENT) as running:
         yield running
+
+
+@pytest.fixture
+def two(settings: Settings) -> Iterator[tuple[Served, Served]]:
+    """Two stores on one new database."""
+    with served(settings) as one, served(settings) as other:
+        yield one, other

@@ -59,6 +59,7 @@ ANSWER: dict[str, Any] = {
     "retry_after": None,
     "approval_id": None,
     "approval_expires_at": None,
+    "approval_pending": False,
     "agent_version": "1.1.0",
     "registry_revision": 4,
     "staleness": 0.2,

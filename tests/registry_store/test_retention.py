@@ -128,7 +128,8 @@ def test_how_long_they_are_kept_is_a_setting(settings: Settings) -> None:
 def test_old_decisions_are_deleted_by_index_in_batches(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest first, no more at once than a batch has; an approval that one opened stays."""
     monkeypatch.setattr(retention, "BATCH", 2)
-    said = [decision("escalate", opens=f"01920000-0000-7000-8000-00000000000{number}") for number in range(5)]
+    ids = [f"01920000-0000-7000-8000-00000000000{number}" for number in range(5)]
+    said = [decision("escalate", opens=one, action={"resource_id": one}) for one in ids]
     report(fresh, *said, decision())
     old = ", ".join(f"'{one['decision_id']}'" for one in said)
     fresh.sql(f"UPDATE decisions SET received_at = '2020-01-01 00:00:00.000000' WHERE decision_id IN ({old})")

@@ -108,8 +108,15 @@ APPROVAL = record(
     policy=or_null(ref("PolicyReference")) | {"description": "The policy that asked for it, or null"},
     action=ref("Action") | {"description": "The action; some attributes may be redacted"},
     action_sha256=TEXT | {"description": "SHA-256 of the canonical action; the approval is valid only for this action"},
-    approvers=TEXTS | {"description": "Keys or groups that may decide; any approver if empty and `team` is null"},
-    team=or_null(TEXT),
+    approvers=TEXTS
+    | {"description": "Keys or groups that may decide; any approver if empty and `team` is null. Not of an escalation"},
+    team=or_null(TEXT)
+    | {"description": "Group of keys that may decide; an escalation is for its team alone, and for admins if null"},
+    next_team=or_null(TEXT) | {"description": "The team that it goes to if nobody decides in time"},
+    min_approvers={"type": "integer", "minimum": 1, "description": "How many different people must approve"},
+    approved_by={"type": "array", "items": record({}, name=TEXT, comment=or_null(TEXT), at=MOMENT)}
+    | {"description": "The people who approved, in order"},
+    mfa_required=FLAG | {"description": "Whether the risk of the action needs MFA"},
     timeout_seconds=COUNT,
     requested_at=MOMENT,
     expires_at=MOMENT | {"description": "While pending: the deadline to decide; once approved: the deadline to use it"},

@@ -10,7 +10,7 @@ from registry_store.database.tables import Activity
 from registry_store.database.transactions import Database
 from registry_store.documents import canonical
 from registry_store.journal import activity
-from registry_store.journal.activity import Filter
+from registry_store.journal.activity import Filter, Kind
 from registry_store.records import agents
 from registry_store.rest.exchange.access import Reader, ReaderOrAgent, check_sees, reading, store_of
 from registry_store.rest.exchange.answers import AgentId, Limit, Moment, Offset, Word, gives, page
@@ -26,6 +26,10 @@ Before = Annotated[
     int | None, Query(ge=1, le=2**63 - 1, description="Only entries before this sequence, so that pages stay stable")
 ]
 
+KindOfEntry = Annotated[
+    Kind | None, Query(description="`change`: without what became of approvals; `approval`: only that")
+]
+
 
 @router.get(
     "/api/agents/registry/{agent_id}/activity",
@@ -36,16 +40,18 @@ async def list_agent_activity(
     agent_id: AgentId,
     caller: ReaderOrAgent,
     *,
+    kind: KindOfEntry = None,
     activity_type: Annotated[Word, Query(alias="type")] = None,
     before: Before = None,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List the changes to an agent, its policies and its keys, newest first."""
+    """List the changes to an agent, its policies and its keys, and its approvals, newest first."""
     check_sees(caller, agent_id)
     async with reading(request) as session:
         await agents.get(session, agent_id)
-        rows, total = await activity.page(session, Filter(agent_id, activity_type, before=before), limit, offset)
+        wanted = Filter(agent_id, activity_type, before=before, kind=kind)
+        rows, total = await activity.page(session, wanted, limit, offset)
     return page("activities", [activity.document(row) for row in rows], total, limit, offset, agent_id=agent_id)
 
 
@@ -56,6 +62,7 @@ async def list_activity(
     request: Request,
     _caller: Reader,
     *,
+    kind: KindOfEntry = None,
     agent_id: Word = None,
     activity_type: Annotated[Word, Query(alias="type")] = None,
     performed_by: Word = None,
@@ -69,8 +76,8 @@ async def list_activity(
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
-    """List all changes in the registry, newest first."""
-    wanted = Filter(agent_id, activity_type, performed_by, subject_kind, subject_id, since, until, before)
+    """List all changes in the registry, and what became of approvals, newest first."""
+    wanted = Filter(agent_id, activity_type, performed_by, subject_kind, subject_id, since, until, before, kind)
     async with reading(request) as session:
         rows, total = await activity.page(session, wanted, limit, offset)
     return page("activities", [activity.document(row) for row in rows], total, limit, offset)

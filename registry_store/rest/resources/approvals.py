@@ -1,16 +1,16 @@
 """/api/approvals: actions that wait for approval, and decisions of people on them."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator, WithJsonSchema
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.access.keys import Caller
-from registry_store.approvals import approvals, lists
-from registry_store.approvals.approvals import APPROVE_BODY, DENY_BODY, ApprovalState
+from registry_store.approvals import approvals, deciding, lists
+from registry_store.approvals.approvals import ApprovalState
+from registry_store.approvals.deciding import APPROVE_BODY, DENY_BODY, Verdict
 from registry_store.approvals.lists import Filter
 from registry_store.database.tables import Approval, Outcome
 from registry_store.decisions import outcomes
@@ -46,13 +46,22 @@ async def list_approvals(
     *,
     status: ApprovalState | None = None,
     agent_id: Word = None,
-    mine: Annotated[Flag, Query(description="Only approvals that this key may decide")] = False,
+    mine: Annotated[Flag, Query(description="Only approvals that are for this key to decide, in any state")] = False,
+    for_whom: Annotated[
+        Literal["me"] | None, Query(alias="for", description="`me`: only approvals that this key may decide now")
+    ] = None,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> JSONResponse:
     """List approvals; an agent's key lists only those of its agent."""
     now = datetime.now(UTC)
-    wanted = Filter(status, seen_by(caller, agent_id), caller if mine else None)
+    wanted = Filter(
+        status,
+        seen_by(caller, agent_id),
+        decidable_by=caller if mine else None,
+        waits_for=caller if for_whom else None,
+        approver_mfa=store_of(request).settings.approver_mfa,
+    )
     async with reading(request) as session:
         rows, total = await lists.page(session, wanted, now, limit, offset)
         ended = await outcomes.of_approvals(session, [row.approval_id for row in rows])
@@ -77,12 +86,9 @@ async def read_approval(request: Request, approval_id: RecordId, caller: ReaderO
     responses=gives(*DECIDING, schema=ref("Approval")),
 )
 async def approve_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
-    """Approve this action, for one use within the time-out of the approval."""
+    """Approve this action, for one use within the time-out of the approval; it may need several people."""
     comment = read_values(await read_optional_json(request), APPROVE_BODY)["comment"]
-    async with writing(request, caller) as (session, actor):
-        approval = await _decidable(session, request, approval_id, caller, actor.at)
-        await approvals.approve(session, approval, comment, actor)
-    return _decided(request, approval, actor.at)
+    return await _decide(request, approval_id, caller, Verdict.APPROVE, comment)
 
 
 @router.post(
@@ -93,24 +99,20 @@ async def approve_action(request: Request, approval_id: RecordId, caller: Approv
 async def deny_action(request: Request, approval_id: RecordId, caller: Approver) -> JSONResponse:
     """Deny this action, with a reason for the agent."""
     comment = read_values(await read_json(request), DENY_BODY)["comment"]
+    return await _decide(request, approval_id, caller, Verdict.DENY, comment)
+
+
+async def _decide(request: Request, approval_id: str, caller: Caller, verdict: Verdict, comment: str) -> JSONResponse:
+    store = store_of(request)
     async with writing(request, caller) as (session, actor):
-        approval = await _decidable(session, request, approval_id, caller, actor.at)
-        await approvals.deny(session, approval, comment, actor)
-    return _decided(request, approval, actor.at)
-
-
-async def _decidable(
-    session: AsyncSession, request: Request, approval_id: str, caller: Caller, now: datetime
-) -> Approval:
-    approval = await approvals.get(session, approval_id)
-    approvals.check_may_decide(approval, caller)
-    check_match(request, _document(approval, now))
-    return approval
-
-
-def _decided(request: Request, approval: Approval, now: datetime) -> JSONResponse:
-    store_of(request).metrics.approvals.labels(approval.status).inc()
-    return answer(_document(approval, now))
+        approval = await approvals.get(session, approval_id)
+        check_match(request, _document(approval, actor.at))
+        await deciding.decide(
+            session, approval, verdict, caller, actor, comment=comment, approver_mfa=store.settings.approver_mfa
+        )
+    if approval.status != ApprovalState.PENDING.value:
+        store.metrics.approvals.labels(approval.status).inc()
+    return answer(_document(approval, actor.at))
 
 
 def _document(approval: Approval, now: datetime, ended: Outcome | None = None) -> Document:

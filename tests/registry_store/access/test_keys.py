@@ -70,7 +70,9 @@ def test_an_expired_key_is_401(store: Served, admin: Rest) -> None:
         ({"role": "king", "name": "x"}, "role"),
         ({"role": "viewer", "name": "x", "agent_id": "some-agent-prod"}, "agent_id"),
         ({"role": "viewer", "name": "x", "groups": ["finance"]}, "groups"),
-        ({"role": "admin", "name": "x", "groups": ["finance"]}, "groups"),
+        ({"role": "sidecar", "name": "x", "groups": ["finance"]}, "groups"),
+        ({"role": "viewer", "name": "x", "mfa": True}, "mfa"),
+        ({"role": "admin", "name": "x", "mfa": "yes"}, "mfa"),
         ({"role": "approver", "name": "x", "groups": "finance"}, "groups"),
         ({"role": "approver", "name": "x", "groups": ["finance", "finance"]}, "groups[1]"),
         ({"role": "approver", "name": "x", "groups": [""]}, "groups[0]"),
@@ -100,29 +102,32 @@ def test_a_malformed_key_request_is_refused(admin: Rest, body: dict[str, object]
     assert [error["path"] for error in answer.body["errors"]] == [path]
 
 
-def test_an_approvers_key_belongs_to_groups(admin: Rest) -> None:
+@pytest.mark.parametrize("role", ["approver", "admin"])
+def test_a_key_that_decides_approvals_belongs_to_groups(admin: Rest, role: str) -> None:
     """As its record, the list of keys and the activity log show; by default in no group."""
     groups = ["finance-approvers", "risk"]
-    made = admin.post("/api/keys", {"role": "approver", "name": "fiona", "groups": groups}).body
-    assert made["groups"] == groups
+    made = admin.post("/api/keys", {"role": role, "name": "fiona", "groups": groups, "mfa": True}).body
+    assert (made["groups"], made["mfa"]) == (groups, True)
     assert admin.get(f"/api/keys/{made['key_id']}").body["groups"] == groups
     assert admin.get("/api/keys?limit=1").body["keys"][0]["groups"] == groups
     entry = admin.get("/api/activity?limit=1&type=key_created").body["activities"][0]
-    assert entry["new_state"]["groups"] == groups
-    assert admin.post("/api/keys", {"role": "approver", "name": "alan"}).body["groups"] == []
+    assert (entry["new_state"]["groups"], entry["new_state"]["mfa"]) == (groups, True)
+    plain = admin.post("/api/keys", {"role": role, "name": "alan"}).body
+    assert (plain["groups"], plain["mfa"]) == ([], False)
 
 
 def test_keys_of_groups_are_made_on_the_command_line(settings: Settings) -> None:
-    """One `--group` per group; the list shows them."""
+    """One `--group` per group, and `--mfa`; the list shows them."""
     where = ["--database", settings.database, "--pepper-file", str(settings.pepper_path())]
     groups = ["--group", "finance approvers", "--group", "risk"]
-    made = CliRunner().invoke(main, ["keys", "create", "--role", "approver", "--name", "fiona", *groups, *where])
+    person = ["--role", "approver", "--name", "fiona", "--mfa"]
+    made = CliRunner().invoke(main, ["keys", "create", *person, *groups, *where])
     assert made.exit_code == 0, made.output
     key_id = made.stdout.split("_")[1]
     listed = CliRunner().invoke(main, ["keys", "list", *where[:2]]).stdout
-    assert listed == f"{key_id}  approver  valid    fiona  (finance approvers, risk)\n"
+    assert listed == f"{key_id}  approver  valid    fiona  (finance approvers, risk, mfa)\n"
     refused = CliRunner().invoke(main, ["keys", "create", "--role", "viewer", "--name", "x", "--group", "risk", *where])
-    assert (refused.exit_code, "only a key of role approver belongs to groups" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "only a key of role approver or admin belongs to groups" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

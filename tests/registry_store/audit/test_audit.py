@@ -25,7 +25,9 @@ from registry_store.database.tables import Activity
 from registry_store.journal import activity
 from registry_store.journal.revisions import meta
 from registry_store.settings import Settings, load_pepper
+from tests.registry_store import approving
 from tests.registry_store.conftest import MakeSettings, settings_in
+from tests.registry_store.rest.test_lists import statements
 from tests.registry_store.serving import Rest, Served, in_own_loop, served
 from tests.waiting import BOUND_SECONDS
 
@@ -100,6 +102,37 @@ def test_the_organisations_activity_is_filtered(store: Served, admin: Rest) -> N
     assert "filtered-server" not in found(f"before={newest['sequence']}")
     assert found("since=9999-12-31T23:59:59-23:59") == []
     assert len(found("until=0001-01-01T00:00:00%2B23:59&limit=500")) == 0
+
+
+def test_approvals_do_not_bury_the_changes(fresh: Served) -> None:
+    """`kind=change` leaves out what became of approvals, `kind=approval` selects it; both count, page and combine."""
+    admin = fresh.rest()
+    admin.register("busy-agent-prod")
+    for _ in range(3):
+        approval_id = approving.opened(fresh, agent_id="busy-agent-prod")
+        admin.post(f"/api/approvals/{approval_id}/approve")
+    changes, approvals = (admin.get(f"/api/activity?kind={kind}").body for kind in ("change", "approval"))
+    assert admin.get("/api/activity").body["total"] == changes["total"] + approvals["total"]
+    assert {entry["subject_kind"] for entry in changes["activities"]} == {"agent", "key"}
+    assert [entry["activity_type"] for entry in approvals["activities"]] == [
+        *("approval_approved", "approval_requested")
+    ] * 3
+    path = f"{REGISTRY}/busy-agent-prod/activity"
+    assert admin.get(f"{path}?kind=change").body["activities"][0]["activity_type"] == "registered"
+    assert [admin.get(f"{path}?kind={kind}").body["total"] for kind in ("change", "approval")] == [1, 6]
+    second = admin.get("/api/activity?kind=approval&limit=1&offset=1&type=approval_requested").body
+    assert (second["total"], len(second["activities"])) == (3, 1)
+    assert admin.get("/api/activity?kind=other").status == 422
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_changes_are_found_by_an_index(fresh: Served) -> None:
+    """Neither the list nor its count reads what became of approvals."""
+    with statements(fresh) as seen:
+        fresh.rest().get("/api/activity?kind=change")
+    plans = [str(fresh.sql(f"EXPLAIN QUERY PLAN {one}".replace("?", "50"))) for one in seen if "FROM activity" in one]
+    assert len(plans) == 2
+    assert all("ix_activity_changes" in plan for plan in plans), plans
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from registry_store.database import migrate
 from registry_store.database.tables import Base
 from registry_store.database.transactions import Database
 from registry_store.settings import Settings
+from tests.registry_store.approving import record
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.decisions.test_decision_lists import answered
 from tests.registry_store.reporting import Log, decision, report
@@ -162,6 +163,39 @@ async def test_the_way_up_makes_a_first_version_of_each_policy(settings: Setting
             admin.delete(own)
             back = admin.post(f"{own}/rollback", {"target_version": "1.0.0"}).body
             assert (back["priority"], back["created_at"]) == (7, policy["created_at"])
+async def test_approvals_that_are_pending_go_on_in_the_new_schema(settings: Settings) -> None:
+    """Those of an older store: people find whether they need MFA, decide them as before, and none is merged."""
+    with served(settings) as store:
+        key = store.key("admin")
+        asked = [record(mfa_required=mfa) for mfa in (False, True)]
+        report(store, *asked)
+    await move(settings, "0009")
+    await move(settings, "head")
+    with served(settings) as store:
+        admin = Rest(store.running.http_address, key)
+        path = "/api/approvals"
+        shown = {one["decision_id"]: one for one in admin.get(f"{path}?status=pending").body["approvals"]}
+        assert [shown[one["decision_id"]]["mfa_required"] for one in asked] == [False, True]
+        assert {(one["min_approvers"], one["next_team"], len(one["approved_by"])) for one in shown.values()} == {
+            (1, None, 0)
+        }
+        report(store, record())
+        assert admin.get(f"{path}?status=pending").body["total"] == 3
+        for one in shown:
+            assert admin.post(f"{path}/{shown[one]['approval_id']}/approve").body["status"] == "approved"
+
+
+async def test_what_needs_two_people_is_overdue_for_a_program_that_asks_for_one(settings: Settings) -> None:
+    """The way down ends it; what one person may decide stays pending, with its team."""
+    with served(settings) as store:
+        key = store.key("admin")
+        for params in ({"min_approvers": 2}, {"team": "security"}):
+            report(store, record(params=params))
+    await move(settings, "0009")
+    await move(settings, "head")
+    with served(settings) as store:
+        listed = Rest(store.running.http_address, key).get("/api/approvals").body["approvals"]
+        assert sorted((one["status"], one["team"]) for one in listed) == [("expired", None), ("pending", "security")]
 
 
 async def test_the_way_down_counts_what_is_there(settings: Settings) -> None:

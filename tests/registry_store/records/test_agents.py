@@ -143,7 +143,13 @@ def test_the_id_cannot_be_changed(admin: Rest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("auto_approve_below", 10), ("time_window_days", [1]), ("agent_type", "custom")]
+    ("field", "value"),
+    [
+        ("auto_approve_below", 10),
+        ("time_window_days", [1]),
+        ("agent_type", "custom"),
+        ("escalation_team", "security"),
+    ],
 )
 def test_a_change_that_bears_on_security_makes_a_version(admin: Rest, field: str, value: object) -> None:
     """The next minor version, once for each change; a change to the same value makes none."""

@@ -170,7 +170,7 @@ def test_a_request_takes_the_same_statements_for_one_as_for_many(fresh: Served) 
         admin.put(path, {"auto_approve_below": number, "tags": ["counted", *map(str, range(number))]})
         admin.post(f"{path}/policies", {"policy_name": f"p{number}", "policy_action": "block"})
         others = decision("block", agent_id=f"counted-{number:02}-prod")
-        report(fresh, decision(agent_id="counted-00-prod"), others, record())
+        report(fresh, decision(agent_id="counted-00-prod"), others, record(amount=number))
     many = {name: taken(fresh, admin, path, name) for name in REQUESTS}
     for name, (most, _) in REQUESTS.items():
         assert len(few[name]) == len(many[name]) <= most, "\n".join([name, *many[name]])

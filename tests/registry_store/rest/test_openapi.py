@@ -115,7 +115,7 @@ def filled(store: Served, admin: Rest) -> dict[str, Any]:
 
     Returns the ids that were made.
     """
-    asked = [record(agent_id=AGENT_ID) for _ in range(20)]
+    asked = [record(agent_id=AGENT_ID, amount=number) for number in range(20)]
     report(store, decision(agent_id=AGENT_ID), decision("block"), *asked, log=Log(NODE_ID))
     shown = examples(admin)
     assert admin.post(REGISTRY, shown[f"POST {REGISTRY}"]).status == 201

@@ -1,7 +1,6 @@
 """The gRPC methods by which sidecars use and watch approvals."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -330,13 +329,6 @@ async def test_a_store_without_its_database_sends_those_who_wait_elsewhere(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await database.close()
-
-
-@pytest.fixture
-def two(settings: Settings) -> Iterator[tuple[Served, Served]]:
-    """Two stores on one database."""
-    with served(settings) as one, served(settings) as other:
-        yield one, other
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -53,7 +53,8 @@ async def test_two_stores_keep_what_comes_by_both_once(settings: Settings) -> No
     """One log and others, by both stores at once, with and without approvals to open: each record is kept once."""
     logs = [Log(f"node-{number}") for number in range(3)]
     fifteen = [[decision(cost_micros=1) for _ in range(15)] for _ in logs]
-    first = [log.report(*said, decision("escalate", opens=new_id())) for log, said in zip(logs, fifteen, strict=True)]
+    asking = [decision("escalate", opens=new_id(), action={"amount": number}) for number in range(3)]
+    first = [log.report(*said, one) for log, said, one in zip(logs, fifteen, asking, strict=True)]
     batches = [*first, *(log.report(*(decision(cost_micros=1) for _ in range(16))) for log in logs)]
     with served(settings) as one, served(settings) as other:
         async with reporter(one) as by_one, reporter(other) as by_other:
