@@ -89,6 +89,7 @@ def decision(answer: pb.EvaluateResponse) -> Decision:
         approval_expires_at=(
             answer.approval_expires_at.ToDatetime(UTC) if answer.HasField("approval_expires_at") else None
         ),
+        approval_pending=answer.approval_pending,
         agent_version=answer.agent_version,
         registry_revision=answer.registry_revision,
         staleness=answer.staleness,

@@ -95,7 +95,8 @@ class Decision:
 
     `reason` is a reason code of the sidecar, or PDP_UNAVAILABLE when there was no answer: then `error_code` is the
     gRPC status (as UNAVAILABLE, DEADLINE_EXCEEDED or INVALID_ARGUMENT), and for a malformed action `field` is the
-    faulty field. `retry_after` and `staleness` are in seconds.
+    faulty field. `approval_pending`: people were asked about the same action before, and have not answered yet.
+    `retry_after` and `staleness` are in seconds.
     """
 
     outcome: Outcome
@@ -112,6 +113,7 @@ class Decision:
     retry_after: float | None = None
     approval_id: str = ""
     approval_expires_at: datetime | None = None
+    approval_pending: bool = False
     agent_version: str = ""
     registry_revision: int = 0
     staleness: float = 0.0

@@ -1,4 +1,4 @@
-"""Approvals at the sidecar: uses them at the store for their action, and waits for them.
+"""Approvals at the sidecar: finds the pending one of an action, uses them at the store, and waits for them.
 
 Only the store keeps the state of an approval and lets it be used once, so an approval is valid in every pod and after
 every restart.
@@ -15,16 +15,20 @@ from pdp import wire
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.serving.backoff import Backoff
-from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
+from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnsupportedCallError
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.v1 import sync_pb2 as pb
 
 MAX_REMEMBERED = 10_000
 MAX_WAITING = 1_000
 MAX_COMMENT = 4096
+SLOW_SECONDS = 0.4
+FIND_PAUSE_SECONDS = 5.0
+"""How long a store that was slow to find a pending approval is not asked again, so that no batch waits for each."""
 PAUSE = Backoff(first=0.02, maximum=2.0)
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -41,11 +45,31 @@ class UseStatus(Enum):
 
 
 class ApprovalUse(NamedTuple):
-    """The use of the approval in a request: its result, a message, and when the approval expires (Unix seconds)."""
+    """The use of the approval in a request: its result, a message, and when the approval expires (Unix seconds).
+
+    `pending`: it still waits for people.
+    """
 
     approval_id: str
     status: UseStatus
     message: str = ""
+    expires_at: float = 0.0
+    pending: bool = False
+
+
+class Question(NamedTuple):
+    """What people are asked: may this agent do this action, and who must decide; both as SHA-256."""
+
+    agent_id: str
+    action_sha256: bytes
+    demand_sha256: bytes
+
+
+class Pending(NamedTuple):
+    """The approval that asks a question already, and when it expires (Unix seconds); no id: there is none."""
+
+    question: Question
+    approval_id: str = ""
     expires_at: float = 0.0
 
 
@@ -53,6 +77,8 @@ class Store(Protocol):
     """The calls to the store that are needed here; `Uplink` has them."""
 
     async def use_approval(self, request: pb.UseApprovalRequest) -> pb.UseApprovalResponse: ...
+
+    async def find_pending_approval(self, request: pb.FindPendingApprovalRequest) -> pb.FindPendingApprovalResponse: ...
 
     def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]: ...
 
@@ -88,14 +114,54 @@ class Approvals:
         self._clock = clock
         self._serves = serves
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        self._asked: OrderedDict[Question, str] = OrderedDict()
         self._uses: OrderedDict[str, _UseAttempt] = OrderedDict()
+        self._find_after = 0.0
         self.waiting = 0
 
-    def opened(self, approval_id: str, agent_id: str, expires_at: float) -> None:
+    def opened(self, approval_id: str, agent_id: str, expires_at: float, question: Question | None = None) -> None:
         """Note an approval that a decision has just opened; the store may not know it yet."""
         if approval_id not in self._opened:
             now = self._clock()
             _remember(self._opened, approval_id, _Opened(agent_id, expires_at, now.boot + expires_at - now.wall))
+        if question is not None:
+            _remember(self._asked, question, approval_id)
+
+    async def pending(self, question: Question) -> Pending:
+        """The approval that asks this question already: as the store says, or one from here that is on its way to it.
+
+        While the store cannot say, it is the one that this sidecar opened last, until it expires.
+        """
+        mine = self._asked.get(question, "")
+        try:
+            found = await self._find(question, mine)
+        except UnsupportedCallError:
+            return Pending(question)
+        if found is not None and found.HasField("approval"):
+            return Pending(question, found.approval.approval_id, found.approval.expires_at)
+        if found is not None and found.opened_is_known and self._asked.get(question) == mine:
+            self._asked.pop(question, None)
+        # Nothing awaits from here to the decision, so an approval that another request has just opened counts.
+        approval_id = self._asked.get(question, "")
+        opened = self._opened.get(approval_id)
+        if opened is None or self._clock().boot >= opened.expires_at_boot:
+            self._asked.pop(question, None)
+            return Pending(question)
+        return Pending(question, approval_id, opened.expires_at)
+
+    async def _find(self, question: Question, mine: str) -> pb.FindPendingApprovalResponse | None:
+        """The store's answer; None if it gives none now."""
+        started = self._clock().boot
+        if started < self._find_after:
+            return None
+        request = pb.FindPendingApprovalRequest(**question._asdict(), opened_approval_id=mine)
+        try:
+            return await self._store.find_pending_approval(request)
+        except StoreUnreachableError:
+            ended = self._clock().boot
+            if ended - started >= SLOW_SECONDS:
+                self._find_after = ended + FIND_PAUSE_SECONDS
+            return None
 
     async def use(self, request: wire.Request) -> ApprovalUse:
         """Use the approval in a request whose action needs one; each approval is granted once."""
@@ -115,18 +181,22 @@ class Approvals:
             if use.spent:
                 return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, f"approval {quote(approval_id)} has been used")
             use.spent = True
+            self._opened.pop(approval_id, None)
             return ApprovalUse(approval_id, UseStatus.GRANTED, _with_comment(answer.approval, "approved it"))
         if answer.use == pb.APPROVAL_USE_MISMATCH:
             served = self._serves(answer.approval.agent_id)
             return ApprovalUse(approval_id, UseStatus.MISMATCH) if served else self._unknown(approval_id)
-        return ApprovalUse(
-            approval_id, UseStatus.NOT_APPROVED, _refusal_message(answer.approval), answer.approval.expires_at
-        )
+        approval = answer.approval
+        self._note_state(approval_id, approval)
+        is_pending = approval.state == pb.APPROVAL_STATE_PENDING
+        message = _refusal_message(approval)
+        return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message, approval.expires_at, is_pending)
 
     def _unknown(self, approval_id: str) -> ApprovalUse:
         if approval_id in self._opened:
             message = f"approval {quote(approval_id)} is still pending"
-            return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message, self._opened[approval_id].expires_at)
+            expires_at = self._opened[approval_id].expires_at
+            return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message, expires_at, True)
         return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, f"approval {quote(approval_id)} is unknown")
 
     async def wait(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
@@ -150,6 +220,7 @@ class Approvals:
             async for approval in self._known_approvals(approval_id):
                 if not self._serves(approval.agent_id):
                     raise UnknownApprovalError(approval_id)
+                self._note_state(approval_id, approval)
                 if approval.state != last_state:
                     last_state = approval.state
                     silent = 1
@@ -175,13 +246,18 @@ class Approvals:
                 yield self._local_approval(approval_id, pb.APPROVAL_STATE_PENDING)
             await self._store.wait_connected()
 
+    def _note_state(self, approval_id: str, approval: pb.Approval) -> None:
+        """Forget an approval that was opened here once it waits for people no longer."""
+        if approval.state != pb.APPROVAL_STATE_PENDING:
+            self._opened.pop(approval_id, None)
+
     def _local_approval(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
         opened = self._opened[approval_id]
         return pb.Approval(approval_id=approval_id, agent_id=opened.agent_id, state=state, expires_at=opened.expires_at)
 
 
-def _remember(entries: OrderedDict[str, Value], approval_id: str, value: Value) -> Value:
-    entries[approval_id] = value
+def _remember(entries: OrderedDict[Key, Value], key: Key, value: Value) -> Value:
+    entries[key] = value
     if len(entries) > MAX_REMEMBERED:
         entries.popitem(last=False)
     return value

@@ -76,7 +76,8 @@ def _decision(answer: dict[str, Any]) -> str:
         lines.append("policy {name} ({id}, priority {priority})".format_map(answer["policy"]))
     lines += [f"{name} {value}" for name, value in answer["action_params"].items()]
     if answer["approval_expires_at"]:
-        lines.append(f"approval {answer['approval_id']}, until {answer['approval_expires_at']}")
+        state = "approval pending" if answer["approval_pending"] else "approval"
+        lines.append(f"{state} {answer['approval_id']}, until {answer['approval_expires_at']}")
     if answer["retry_after"] is not None:
         lines.append(f"retry after {answer['retry_after']:.3f} s")
     left = [f"{count} this {window}" for window, count in answer["rate_remaining"].items() if count is not None]

@@ -8,12 +8,13 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from pdp import wire
-from pdp.approvals import ApprovalUse, UseStatus
+from pdp.approvals import ApprovalUse, Pending, Question, UseStatus
 from pdp.core.action import AGENT_ID, Action, OutcomeReport
 from pdp.core.compile import CompiledAgent
 from pdp.core.decide import NEEDS_APPROVAL, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
+from pdp.core.fields import quote
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
@@ -45,6 +46,14 @@ class NoRegistryDataError(UnavailableError):
 
 class LogFullError(UnavailableError):
     """The decision log is full and `--log-full` is `block`."""
+
+
+class PendingUnknownError(Exception):
+    """The action needs a person: first find out whether people are asked `question` already. Nothing was counted."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__("whether an approval of the action is pending is not known yet")
+        self.question = question
 
 
 class Log(Protocol):
@@ -100,15 +109,24 @@ class DecisionPoint:
         )
         self.answers = Answers()
 
-    def evaluate(self, request: wire.Request, use: ApprovalUse | None = None) -> pb.EvaluateResponse:
+    def evaluate(
+        self,
+        request: wire.Request,
+        use: ApprovalUse | None = None,
+        *,
+        pending: Pending | None = None,
+        asks_first: bool = False,
+    ) -> pb.EvaluateResponse:
         """The answer; `use` is the use of the approval in the request, if its action needs one.
 
-        Raises `InvalidActionError` for a malformed request, `UnavailableError` while no decision can be made, and
-        `TooManyRepeatsError` if an idempotency key is repeated too often.
+        `pending` is the approval that its question has already. With `asks_first` and without `pending`, an action that
+        needs a person raises `PendingUnknownError`. Raises `InvalidActionError` for a malformed request,
+        `UnavailableError` while no decision can be made, and `TooManyRepeatsError` if an idempotency key is repeated
+        too often.
         """
         started = perf_counter()
         state, now = self._loggable_state(), self._clock()
-        result = self._decide_or_block(state, request, now, use)
+        result = self._decide_or_block(state, request, now, _Approving(use, pending, asks_first))
         seconds, answer = perf_counter() - started, result.answer
         outcome = Outcome(answer.outcome)
         self._metrics.decided(request.action.agent_id, outcome, Reason(answer.reason), seconds)
@@ -156,7 +174,7 @@ class DecisionPoint:
     def evaluation(self, action: Action) -> Evaluation:
         """The input and the answer of a decision made now, for `explain`; counts nothing."""
         state, now = self._state(), self._clock()
-        result = self._decide(state, wire.Request(action, dry_run=True), now, None)
+        result = self._decide(state, wire.Request(action, dry_run=True), now, _Approving())
         agent = state.agents.get(action.agent_id)
         suspended = agent is not None and self._agent(state, action.agent_id) is not agent
         usage = _NO_USAGE if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
@@ -189,24 +207,24 @@ class DecisionPoint:
             raise NoRegistryDataError("no registry data has arrived yet")
         return state
 
-    def _decide_or_block(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
+    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
         try:
             if request.idempotency_key and not request.dry_run:
-                return self._decide_once(state, request, now, use)
-            return self._decide(state, request, now, use)
-        except (InvalidActionError, TooManyRepeatsError):
+                return self._decide_once(state, request, now, approving)
+            return self._decide(state, request, now, approving)
+        except (InvalidActionError, TooManyRepeatsError, PendingUnknownError):
             raise
         except Exception:
             logger.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
             self._metrics.internal_error()
             return _Result(self._base_answer(None, request.action, _INTERNAL_ERROR, state, now))
 
-    def _decide_once(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
+    def _decide_once(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
         """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
         digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
         if remembered is None:
-            result = self._decide(state, request, now, use)
+            result = self._decide(state, request, now, approving)
             if result.answer.reason != pb.REASON_AGENT_NOT_REGISTERED:  # it may register itself and ask again
                 self.answers.put(
                     request.action.agent_id, _key(request), digest, result.answer.SerializeToString(), now.boot
@@ -231,7 +249,8 @@ class DecisionPoint:
             return None
         return self.answers.get(request.action.agent_id, _key(request), now.boot)
 
-    def _decide(self, state: State, request: wire.Request, now: Now, use: ApprovalUse | None) -> "_Result":
+    def _decide(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
+        use = approving.use
         action, stale = request.action, self._holder.stale(now.boot)
         agent = self._agent(state, action.agent_id)
         if agent is None:
@@ -244,6 +263,11 @@ class DecisionPoint:
         )
         if _has_status(use, UseStatus.MISMATCH) and decision.outcome in NEEDS_APPROVAL:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
+        question = None
+        if use is None and not request.dry_run and approval_helps(decision):
+            question = Question(action.agent_id, wire.digest(action), wire.demand_digest(decision))
+            if approving.asks_first and approving.pending is None:
+                raise PendingUnknownError(question)
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
             if decision.outcome is Outcome.BLOCK:
@@ -251,25 +275,21 @@ class DecisionPoint:
             elif self._suspensions.by_agent:
                 self.suspender.admitted(agent, decision)
         answer = self._answer(agent, action, decision, state, now)
-        opens = self._attach_approval(answer, request, decision, now, use)
+        if use is not None:
+            _attach_use(answer, decision, use)
+        opens = None if question is None else self._attach_approval(answer, decision, question, now, approving.pending)
         return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens, agent=agent)
 
     def _attach_approval(
-        self, answer: pb.EvaluateResponse, request: wire.Request, decision: Decision, now: Now, use: ApprovalUse | None
+        self, answer: pb.EvaluateResponse, decision: Decision, question: Question, now: Now, pending: Pending | None
     ) -> Opens | None:
-        """Put into the answer who approved it, or the approval that it waits for: the one in use, or a new one."""
-        if use is not None and decision.reason is Reason.APPROVED:
-            answer.message = use.message
-        if not approval_helps(decision):
-            return None
-        if use is not None:
-            wire.write_approval(answer, use.approval_id, use.expires_at)
-            answer.message = f"{answer.message}; {use.message}"
-            return None
-        if request.dry_run:
+        """Put into the answer the approval that it waits for: the pending one of the question, or a new one."""
+        if pending is not None and pending.approval_id and pending.question == question:
+            wire.write_approval(answer, pending.approval_id, pending.expires_at, pending=True)
+            answer.message = f"{answer.message}; approval {quote(pending.approval_id)} of it is already pending"
             return None
         seconds = decision.policy.action_params.get("timeout_seconds") if decision.policy else None
-        opens = Opens(self._ids.next(now.wall), wire.digest(request.action), seconds or APPROVAL_SECONDS)
+        opens = Opens(self._ids.next(now.wall), question.action_sha256, seconds or APPROVAL_SECONDS)
         wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
         return opens
 
@@ -294,6 +314,14 @@ class DecisionPoint:
         return answer
 
 
+class _Approving(NamedTuple):
+    """What is known of approvals before a decision; see `DecisionPoint.evaluate`."""
+
+    use: ApprovalUse | None = None
+    pending: Pending | None = None
+    asks_first: bool = False
+
+
 class _Result(NamedTuple):
     """An answer, its cost, the approval that it opens, the id of the record if it is a repeat, and its agent."""
 
@@ -306,6 +334,15 @@ class _Result(NamedTuple):
 
 _NO_USAGE = Usage()
 _INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+
+
+def _attach_use(answer: pb.EvaluateResponse, decision: Decision, use: ApprovalUse) -> None:
+    """Put into the answer who approved it, or why the approval in the request did not allow it."""
+    if decision.reason is Reason.APPROVED:
+        answer.message = use.message
+    elif approval_helps(decision):
+        wire.write_approval(answer, use.approval_id, use.expires_at, pending=use.pending)
+        answer.message = f"{answer.message}; {use.message}"
 
 
 def _key(request: wire.Request) -> str:

@@ -30,7 +30,7 @@ from pdp.core.action import (
     texts_of,
 )
 from pdp.core.compile import CompiledPolicy
-from pdp.core.decision import Decision
+from pdp.core.decision import Decision, demand_of
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import Schema, read_fields, schema_of
 from pdp.core.json import canonical_json
@@ -138,9 +138,14 @@ def write_provenance(answer: pb.EvaluateResponse, revision: int, source: Source,
     answer.source = source.value  # type: ignore[assignment]  # the stubs want the enum's wrapper
 
 
-def write_approval(answer: pb.EvaluateResponse, approval_id: str, expires_at: float) -> None:
-    """Adds to an answer the approval that it waits for; `expires_at` in Unix seconds, 0: unknown."""
+def write_approval(answer: pb.EvaluateResponse, approval_id: str, expires_at: float, *, pending: bool = False) -> None:
+    """Adds to an answer the approval that it waits for; `expires_at` in Unix seconds, 0: unknown.
+
+    `pending`: an earlier decision opened it, and it still waits for people.
+    """
     answer.approval_id = approval_id
+    if pending:
+        answer.approval_pending = True
     if expires_at:
         write_moment(answer.approval_expires_at, expires_at)
 
@@ -163,6 +168,13 @@ def instant(wall: float) -> str:
 def digest(action: Action) -> bytes:
     """The SHA-256 of an action in canonical JSON (RFC 8785): the same for equal actions of every endpoint."""
     return hashlib.sha256(canonical_text(action).encode()).digest()
+
+
+def demand_digest(decision: Decision) -> bytes:
+    """The SHA-256 of who must decide on the action of this decision."""
+    params = decision.policy.action_params if decision.policy else {}
+    demand = demand_of(decision.outcome.name.lower(), params, mfa_required=decision.mfa_required)
+    return hashlib.sha256(demand.canonical()).digest()
 
 
 def write_remaining(answer: pb.EvaluateResponse, remaining: Limits, budget_micros: int | None) -> None:
@@ -201,6 +213,7 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         **{name: getattr(answer, name) if answer.HasField(name) else None for name in _NULLABLE},
         "approval_id": answer.approval_id or None,
         "approval_expires_at": _expiry(answer),
+        "approval_pending": answer.approval_pending,
         "agent_version": answer.agent_version or None,
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,

@@ -14,7 +14,7 @@ from pdp.decision_log.spool import Spool
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
-from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnknownDecisionError
+from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnknownDecisionError, UnsupportedCallError
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
@@ -47,6 +47,9 @@ class People:
         self.present = True
         self.asked: list[sync_pb2.UseApprovalRequest] = []
         self.decisions: dict[str, sync_pb2.FindDecisionResponse] = {}
+        self.sought: list[sync_pb2.FindPendingApprovalRequest] = []
+        self.pending: sync_pb2.Approval | None = None
+        self.old = False
 
     def say(
         self,
@@ -75,6 +78,18 @@ class People:
         if approval.agent_id != request.agent_id or approval.state == sync_pb2.APPROVAL_STATE_APPROVED:
             return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_MISMATCH, approval=approval)
         return sync_pb2.UseApprovalResponse(use=sync_pb2.APPROVAL_USE_NOT_APPROVED, approval=approval)
+
+    async def find_pending_approval(
+        self, request: sync_pb2.FindPendingApprovalRequest
+    ) -> sync_pb2.FindPendingApprovalResponse:
+        self.sought.append(request)
+        if self.old:
+            raise UnsupportedCallError
+        self._check("", True)
+        known = self.states.get(request.opened_approval_id)
+        is_pending = known is not None and known.state == sync_pb2.APPROVAL_STATE_PENDING
+        pending = known if is_pending else self.pending
+        return sync_pb2.FindPendingApprovalResponse(approval=pending, opened_is_known=known is not None)
 
     async def watch_approval(self, approval_id: str) -> AsyncIterator[sync_pb2.Approval]:
         while True:

@@ -51,6 +51,10 @@ ANSWER: dict[str, Schema] = {
     "retry_after": _or_null("number", "Seconds until the same action passes this limit; null: no limit refused it"),
     "approval_id": _or_null("string", "The approval that the action waits for; null: none"),
     "approval_expires_at": _or_null("string", "Until when it can be given; null: not known", format="date-time"),
+    "approval_pending": {
+        "type": "boolean",
+        "description": "Whether that approval was asked for before and still waits for people",
+    },
     "agent_version": _or_null("string", "The version of the agent's configuration; null: the agent is not known"),
     "registry_revision": {"type": "integer", "description": "Of the registry data that was decided from", "minimum": 0},
     "staleness": {"type": "number", "description": "Seconds since the store last confirmed that data", "minimum": 0},

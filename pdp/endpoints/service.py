@@ -19,7 +19,7 @@ from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
-from pdp.decision_point import DecisionPoint, Log, UnavailableError
+from pdp.decision_point import DecisionPoint, Log, PendingUnknownError, UnavailableError
 from pdp.endpoints import incoming, outcomes
 from pdp.endpoints.explaining import explained
 from pdp.endpoints.outcomes import Outcomes
@@ -156,16 +156,20 @@ class DecisionService:
             await _abort(context, self._error(error))
 
     async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
-        """The answer; waits only for room in the log, and for the store if the action needs its approval."""
+        """The answer; waits only for room in the log, and for the store if the action needs an approval."""
         if self._log.crowded:
             await self._log.room()
         if request.approval_id:
             use = await self.approvals.use(request) if self.point.needs_approval(request) else None
             return self.point.evaluate(request, use)
-        answer = self.point.evaluate(request)
-        if answer.approval_id:
+        try:
+            return self.point.evaluate(request, asks_first=True)
+        except PendingUnknownError as error:
+            question = error.question
+        answer = self.point.evaluate(request, pending=await self.approvals.pending(question))
+        if answer.approval_id and not answer.approval_pending:
             expires_at = wire.read_moment(answer.approval_expires_at)
-            self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at)
+            self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at, question)
         return answer
 
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:

@@ -12,6 +12,8 @@ from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
 REPORT_SECONDS = 30.0
 USE_SECONDS = 2.0
+FIND_SECONDS = 0.5
+"""A decision waits for this; without an answer it opens an approval, and the store sees whether one is pending."""
 
 
 class StoreUnreachableError(Exception):
@@ -28,6 +30,10 @@ class UnknownDecisionError(Exception):
 
 class ForeignDecisionError(Exception):
     """The decision is of an agent outside the scope of the key."""
+
+
+class UnsupportedCallError(Exception):
+    """The store is older than this sidecar and does not know the call."""
 
 
 class InvalidReportError(Exception):
@@ -86,6 +92,14 @@ class Uplink:
         )
         return answer
 
+    async def find_pending_approval(self, request: pb.FindPendingApprovalRequest) -> pb.FindPendingApprovalResponse:
+        """The approval of an action that waits for people, within half a second; `UnsupportedCallError` if too old."""
+        answer: pb.FindPendingApprovalResponse = await self._ask(
+            lambda stub, metadata: stub.FindPendingApproval(request, metadata=metadata, timeout=FIND_SECONDS),
+            _FIND_ERRORS,
+        )
+        return answer
+
     async def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]:
         """The approval, and each state that follows, until it is final; `UnknownApprovalError` as above."""
         request = pb.WatchApprovalRequest(approval_id=approval_id)
@@ -117,6 +131,7 @@ _DECISION_ERRORS: ErrorTypes = {
     grpc.StatusCode.NOT_FOUND: UnknownDecisionError,
     grpc.StatusCode.PERMISSION_DENIED: ForeignDecisionError,
 }
+_FIND_ERRORS: ErrorTypes = {grpc.StatusCode.UNIMPLEMENTED: UnsupportedCallError}
 _APPROVAL_ERRORS: ErrorTypes = {
     grpc.StatusCode.NOT_FOUND: UnknownApprovalError,
     grpc.StatusCode.INVALID_ARGUMENT: UnknownApprovalError,  # the id is invalid

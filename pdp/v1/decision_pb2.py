@@ -26,25 +26,25 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pdp/v1/decision.proto\x12\x06pdp.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x02\n\x06\x41\x63tion\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63tion_type\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x13\n\x0bresource_id\x18\x04 \x01(\t\x12\x17\n\nrisk_score\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x61mount\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12\x65stimated_cost_usd\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x14\x64\x61ta_classifications\x18\x08 \x03(\t\x12\x12\n\nmcp_server\x18\t \x01(\t\x12\x0c\n\x04tool\x18\n \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x0b \x01(\t\x12+\n\nattributes\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x14\n\x0cmfa_verified\x18\r \x01(\x08\x42\r\n\x0b_risk_scoreB\t\n\x07_amountB\x15\n\x13_estimated_cost_usd\"p\n\x0f\x45valuateRequest\x12\x1e\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0e.pdp.v1.Action\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x13\n\x0b\x61pproval_id\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"=\n\x0fPolicyReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\"Z\n\rShadowVerdict\x12\'\n\x06policy\x18\x01 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12 \n\x07outcome\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Outcome\"e\n\rRateRemaining\x12\x13\n\x06minute\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04hour\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x03\x64\x61y\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\t\n\x07_minuteB\x07\n\x05_hourB\x06\n\x04_day\"\xec\x04\n\x10\x45valuateResponse\x12 \n\x07outcome\x18\x01 \x01(\x0e\x32\x0f.pdp.v1.Outcome\x12\x1e\n\x06reason\x18\x02 \x01(\x0e\x32\x0e.pdp.v1.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x12\n\nrisk_score\x18\x05 \x01(\x05\x12\x14\n\x0cmfa_required\x18\x06 \x01(\x08\x12\'\n\x06policy\x18\x07 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12.\n\raction_params\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x06shadow\x18\t \x03(\x0b\x32\x15.pdp.v1.ShadowVerdict\x12-\n\x0erate_remaining\x18\n \x01(\x0b\x32\x15.pdp.v1.RateRemaining\x12!\n\x14\x62udget_remaining_usd\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bretry_after\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0b\x61pproval_id\x18\r \x01(\t\x12\x37\n\x13\x61pproval_expires_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\ragent_version\x18\x0f \x01(\t\x12\x19\n\x11registry_revision\x18\x10 \x01(\x03\x12\x11\n\tstaleness\x18\x11 \x01(\x01\x12\x1e\n\x06source\x18\x12 \x01(\x0e\x32\x0e.pdp.v1.SourceB\x17\n\x15_budget_remaining_usdB\x0e\n\x0c_retry_after\"=\n\rEvaluateError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"A\n\x14\x45valuateBatchRequest\x12)\n\x08requests\x18\x01 \x03(\x0b\x32\x17.pdp.v1.EvaluateRequest\"p\n\x0e\x45valuateResult\x12,\n\x08response\x18\x01 \x01(\x0b\x32\x18.pdp.v1.EvaluateResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.pdp.v1.EvaluateErrorH\x00\x42\x08\n\x06result\"@\n\x15\x45valuateBatchResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.pdp.v1.EvaluateResult\"S\n\x15\x45valuateStreamRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.pdp.v1.EvaluateRequest\"k\n\x16\x45valuateStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.pdp.v1.EvaluateResult\"0\n\x0e\x45xplainRequest\x12\x1e\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0e.pdp.v1.Action\"S\n\x10StageExplanation\x12\r\n\x05stage\x18\x01 \x01(\t\x12 \n\x07verdict\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Verdict\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"V\n\x14\x43onditionExplanation\x12\x10\n\x08operator\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0c\n\x04seen\x18\x03 \x01(\t\x12\x0c\n\x04held\x18\x04 \x01(\x08\"\xbf\x01\n\x11PolicyExplanation\x12\'\n\x06policy\x18\x01 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12 \n\x07outcome\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Outcome\x12\x0e\n\x06shadow\x18\x03 \x01(\x08\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63ided\x18\x05 \x01(\x08\x12\x30\n\nconditions\x18\x06 \x03(\x0b\x32\x1c.pdp.v1.ConditionExplanation\"\xa9\x01\n\x0f\x45xplainResponse\x12*\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x18.pdp.v1.EvaluateResponse\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.pdp.v1.StageExplanation\x12+\n\x08policies\x18\x03 \x03(\x0b\x32\x19.pdp.v1.PolicyExplanation\x12\x13\n\x0bwould_allow\x18\x04 \x03(\t\"\xa4\x01\n\x14ReportOutcomeRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0e\x32\x14.pdp.v1.ActionResult\x12\x1c\n\x0f\x61\x63tual_cost_usd\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\tB\x12\n\x10_actual_cost_usd\")\n\x15ReportOutcomeResponse\x12\x10\n\x08repeated\x18\x01 \x01(\x08\"-\n\x16WaitForApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\"\xa0\x01\n\x0e\x41pprovalUpdate\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.pdp.v1.ApprovalState\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x05 \x01(\t*|\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x1c\n\x18OUTCOME_REQUIRE_APPROVAL\x10\x02\x12\x11\n\rOUTCOME_BLOCK\x10\x03\x12\x14\n\x10OUTCOME_ESCALATE\x10\x04*\xa5\x05\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_AGENT_NOT_REGISTERED\x10\x01\x12\x1b\n\x17REASON_AGENT_NOT_ACTIVE\x10\x02\x12\x1d\n\x19REASON_ACTION_NOT_ALLOWED\x10\x03\x12\x1b\n\x17REASON_RESOURCE_BLOCKED\x10\x04\x12\x1f\n\x1bREASON_RESOURCE_NOT_ALLOWED\x10\x05\x12&\n\"REASON_DATA_CLASSIFICATION_BLOCKED\x10\x06\x12$\n REASON_MCP_SERVER_NOT_REGISTERED\x10\x07\x12\x1b\n\x17REASON_MCP_TOOL_BLOCKED\x10\x08\x12\x1e\n\x1aREASON_OUTSIDE_TIME_WINDOW\x10\t\x12\x1e\n\x1aREASON_RATE_LIMIT_EXCEEDED\x10\n\x12\x1a\n\x16REASON_BUDGET_EXCEEDED\x10\x0b\x12\x19\n\x15REASON_POLICY_MATCHED\x10\x0c\x12!\n\x1dREASON_MCP_TOOL_AUTO_APPROVED\x10\r\x12\x1d\n\x19REASON_RISK_ABOVE_MAXIMUM\x10\x0e\x12\"\n\x1eREASON_RISK_BELOW_AUTO_APPROVE\x10\x0f\x12\x1e\n\x1aREASON_RISK_NEEDS_APPROVAL\x10\x10\x12\x17\n\x13REASON_MFA_REQUIRED\x10\x11\x12\x13\n\x0fREASON_APPROVED\x10\x12\x12\x1c\n\x18REASON_APPROVAL_MISMATCH\x10\x13\x12\x19\n\x15REASON_INTERNAL_ERROR\x10\x14\x12\x19\n\x15REASON_REGISTRY_STALE\x10\x15*D\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_LIVE\x10\x01\x12\x11\n\rSOURCE_CACHED\x10\x02*d\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_PASSED\x10\x01\x12\x13\n\x0fVERDICT_DECIDED\x10\x02\x12\x17\n\x13VERDICT_NOT_REACHED\x10\x03*d\n\x0c\x41\x63tionResult\x12\x1d\n\x19\x41\x43TION_RESULT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41\x43TION_RESULT_SUCCEEDED\x10\x01\x12\x18\n\x14\x41\x43TION_RESULT_FAILED\x10\x02*\xb8\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x17\n\x13\x41PPROVAL_STATE_USED\x10\x05\x32\xce\x03\n\x13PolicyDecisionPoint\x12=\n\x08\x45valuate\x12\x17.pdp.v1.EvaluateRequest\x1a\x18.pdp.v1.EvaluateResponse\x12L\n\rEvaluateBatch\x12\x1c.pdp.v1.EvaluateBatchRequest\x1a\x1d.pdp.v1.EvaluateBatchResponse\x12S\n\x0e\x45valuateStream\x12\x1d.pdp.v1.EvaluateStreamRequest\x1a\x1e.pdp.v1.EvaluateStreamResponse(\x01\x30\x01\x12:\n\x07\x45xplain\x12\x16.pdp.v1.ExplainRequest\x1a\x17.pdp.v1.ExplainResponse\x12L\n\rReportOutcome\x12\x1c.pdp.v1.ReportOutcomeRequest\x1a\x1d.pdp.v1.ReportOutcomeResponse\x12K\n\x0fWaitForApproval\x12\x1e.pdp.v1.WaitForApprovalRequest\x1a\x16.pdp.v1.ApprovalUpdate0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pdp/v1/decision.proto\x12\x06pdp.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x02\n\x06\x41\x63tion\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63tion_type\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x13\n\x0bresource_id\x18\x04 \x01(\t\x12\x17\n\nrisk_score\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06\x61mount\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12\x65stimated_cost_usd\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x14\x64\x61ta_classifications\x18\x08 \x03(\t\x12\x12\n\nmcp_server\x18\t \x01(\t\x12\x0c\n\x04tool\x18\n \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x0b \x01(\t\x12+\n\nattributes\x18\x0c \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x14\n\x0cmfa_verified\x18\r \x01(\x08\x42\r\n\x0b_risk_scoreB\t\n\x07_amountB\x15\n\x13_estimated_cost_usd\"p\n\x0f\x45valuateRequest\x12\x1e\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0e.pdp.v1.Action\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x13\n\x0b\x61pproval_id\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"=\n\x0fPolicyReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\"Z\n\rShadowVerdict\x12\'\n\x06policy\x18\x01 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12 \n\x07outcome\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Outcome\"e\n\rRateRemaining\x12\x13\n\x06minute\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\x04hour\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x03\x64\x61y\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\t\n\x07_minuteB\x07\n\x05_hourB\x06\n\x04_day\"\x86\x05\n\x10\x45valuateResponse\x12 \n\x07outcome\x18\x01 \x01(\x0e\x32\x0f.pdp.v1.Outcome\x12\x1e\n\x06reason\x18\x02 \x01(\x0e\x32\x0e.pdp.v1.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\x12\x12\n\nrisk_score\x18\x05 \x01(\x05\x12\x14\n\x0cmfa_required\x18\x06 \x01(\x08\x12\'\n\x06policy\x18\x07 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12.\n\raction_params\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x06shadow\x18\t \x03(\x0b\x32\x15.pdp.v1.ShadowVerdict\x12-\n\x0erate_remaining\x18\n \x01(\x0b\x32\x15.pdp.v1.RateRemaining\x12!\n\x14\x62udget_remaining_usd\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bretry_after\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0b\x61pproval_id\x18\r \x01(\t\x12\x37\n\x13\x61pproval_expires_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\ragent_version\x18\x0f \x01(\t\x12\x19\n\x11registry_revision\x18\x10 \x01(\x03\x12\x11\n\tstaleness\x18\x11 \x01(\x01\x12\x1e\n\x06source\x18\x12 \x01(\x0e\x32\x0e.pdp.v1.Source\x12\x18\n\x10\x61pproval_pending\x18\x13 \x01(\x08\x42\x17\n\x15_budget_remaining_usdB\x0e\n\x0c_retry_after\"=\n\rEvaluateError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"A\n\x14\x45valuateBatchRequest\x12)\n\x08requests\x18\x01 \x03(\x0b\x32\x17.pdp.v1.EvaluateRequest\"p\n\x0e\x45valuateResult\x12,\n\x08response\x18\x01 \x01(\x0b\x32\x18.pdp.v1.EvaluateResponseH\x00\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x15.pdp.v1.EvaluateErrorH\x00\x42\x08\n\x06result\"@\n\x15\x45valuateBatchResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.pdp.v1.EvaluateResult\"S\n\x15\x45valuateStreamRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x07request\x18\x02 \x01(\x0b\x32\x17.pdp.v1.EvaluateRequest\"k\n\x16\x45valuateStreamResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12&\n\x06result\x18\x03 \x01(\x0b\x32\x16.pdp.v1.EvaluateResult\"0\n\x0e\x45xplainRequest\x12\x1e\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0e.pdp.v1.Action\"S\n\x10StageExplanation\x12\r\n\x05stage\x18\x01 \x01(\t\x12 \n\x07verdict\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Verdict\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"V\n\x14\x43onditionExplanation\x12\x10\n\x08operator\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0c\n\x04seen\x18\x03 \x01(\t\x12\x0c\n\x04held\x18\x04 \x01(\x08\"\xbf\x01\n\x11PolicyExplanation\x12\'\n\x06policy\x18\x01 \x01(\x0b\x32\x17.pdp.v1.PolicyReference\x12 \n\x07outcome\x18\x02 \x01(\x0e\x32\x0f.pdp.v1.Outcome\x12\x0e\n\x06shadow\x18\x03 \x01(\x08\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63ided\x18\x05 \x01(\x08\x12\x30\n\nconditions\x18\x06 \x03(\x0b\x32\x1c.pdp.v1.ConditionExplanation\"\xa9\x01\n\x0f\x45xplainResponse\x12*\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x18.pdp.v1.EvaluateResponse\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.pdp.v1.StageExplanation\x12+\n\x08policies\x18\x03 \x03(\x0b\x32\x19.pdp.v1.PolicyExplanation\x12\x13\n\x0bwould_allow\x18\x04 \x03(\t\"\xa4\x01\n\x14ReportOutcomeRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0e\x32\x14.pdp.v1.ActionResult\x12\x1c\n\x0f\x61\x63tual_cost_usd\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\tB\x12\n\x10_actual_cost_usd\")\n\x15ReportOutcomeResponse\x12\x10\n\x08repeated\x18\x01 \x01(\x08\"-\n\x16WaitForApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\"\xa0\x01\n\x0e\x41pprovalUpdate\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.pdp.v1.ApprovalState\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x05 \x01(\t*|\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x1c\n\x18OUTCOME_REQUIRE_APPROVAL\x10\x02\x12\x11\n\rOUTCOME_BLOCK\x10\x03\x12\x14\n\x10OUTCOME_ESCALATE\x10\x04*\xa5\x05\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_AGENT_NOT_REGISTERED\x10\x01\x12\x1b\n\x17REASON_AGENT_NOT_ACTIVE\x10\x02\x12\x1d\n\x19REASON_ACTION_NOT_ALLOWED\x10\x03\x12\x1b\n\x17REASON_RESOURCE_BLOCKED\x10\x04\x12\x1f\n\x1bREASON_RESOURCE_NOT_ALLOWED\x10\x05\x12&\n\"REASON_DATA_CLASSIFICATION_BLOCKED\x10\x06\x12$\n REASON_MCP_SERVER_NOT_REGISTERED\x10\x07\x12\x1b\n\x17REASON_MCP_TOOL_BLOCKED\x10\x08\x12\x1e\n\x1aREASON_OUTSIDE_TIME_WINDOW\x10\t\x12\x1e\n\x1aREASON_RATE_LIMIT_EXCEEDED\x10\n\x12\x1a\n\x16REASON_BUDGET_EXCEEDED\x10\x0b\x12\x19\n\x15REASON_POLICY_MATCHED\x10\x0c\x12!\n\x1dREASON_MCP_TOOL_AUTO_APPROVED\x10\r\x12\x1d\n\x19REASON_RISK_ABOVE_MAXIMUM\x10\x0e\x12\"\n\x1eREASON_RISK_BELOW_AUTO_APPROVE\x10\x0f\x12\x1e\n\x1aREASON_RISK_NEEDS_APPROVAL\x10\x10\x12\x17\n\x13REASON_MFA_REQUIRED\x10\x11\x12\x13\n\x0fREASON_APPROVED\x10\x12\x12\x1c\n\x18REASON_APPROVAL_MISMATCH\x10\x13\x12\x19\n\x15REASON_INTERNAL_ERROR\x10\x14\x12\x19\n\x15REASON_REGISTRY_STALE\x10\x15*D\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_LIVE\x10\x01\x12\x11\n\rSOURCE_CACHED\x10\x02*d\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_PASSED\x10\x01\x12\x13\n\x0fVERDICT_DECIDED\x10\x02\x12\x17\n\x13VERDICT_NOT_REACHED\x10\x03*d\n\x0c\x41\x63tionResult\x12\x1d\n\x19\x41\x43TION_RESULT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41\x43TION_RESULT_SUCCEEDED\x10\x01\x12\x18\n\x14\x41\x43TION_RESULT_FAILED\x10\x02*\xb8\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x17\n\x13\x41PPROVAL_STATE_USED\x10\x05\x32\xce\x03\n\x13PolicyDecisionPoint\x12=\n\x08\x45valuate\x12\x17.pdp.v1.EvaluateRequest\x1a\x18.pdp.v1.EvaluateResponse\x12L\n\rEvaluateBatch\x12\x1c.pdp.v1.EvaluateBatchRequest\x1a\x1d.pdp.v1.EvaluateBatchResponse\x12S\n\x0e\x45valuateStream\x12\x1d.pdp.v1.EvaluateStreamRequest\x1a\x1e.pdp.v1.EvaluateStreamResponse(\x01\x30\x01\x12:\n\x07\x45xplain\x12\x16.pdp.v1.ExplainRequest\x1a\x17.pdp.v1.ExplainResponse\x12L\n\rReportOutcome\x12\x1c.pdp.v1.ReportOutcomeRequest\x1a\x1d.pdp.v1.ReportOutcomeResponse\x12K\n\x0fWaitForApproval\x12\x1e.pdp.v1.WaitForApprovalRequest\x1a\x16.pdp.v1.ApprovalUpdate0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pdp.v1.decision_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=2973
-  _globals['_OUTCOME']._serialized_end=3097
-  _globals['_REASON']._serialized_start=3100
-  _globals['_REASON']._serialized_end=3777
-  _globals['_SOURCE']._serialized_start=3779
-  _globals['_SOURCE']._serialized_end=3847
-  _globals['_VERDICT']._serialized_start=3849
-  _globals['_VERDICT']._serialized_end=3949
-  _globals['_ACTIONRESULT']._serialized_start=3951
-  _globals['_ACTIONRESULT']._serialized_end=4051
-  _globals['_APPROVALSTATE']._serialized_start=4054
-  _globals['_APPROVALSTATE']._serialized_end=4238
+  _globals['_OUTCOME']._serialized_start=2999
+  _globals['_OUTCOME']._serialized_end=3123
+  _globals['_REASON']._serialized_start=3126
+  _globals['_REASON']._serialized_end=3803
+  _globals['_SOURCE']._serialized_start=3805
+  _globals['_SOURCE']._serialized_end=3873
+  _globals['_VERDICT']._serialized_start=3875
+  _globals['_VERDICT']._serialized_end=3975
+  _globals['_ACTIONRESULT']._serialized_start=3977
+  _globals['_ACTIONRESULT']._serialized_end=4077
+  _globals['_APPROVALSTATE']._serialized_start=4080
+  _globals['_APPROVALSTATE']._serialized_end=4264
   _globals['_ACTION']._serialized_start=97
   _globals['_ACTION']._serialized_end=463
   _globals['_EVALUATEREQUEST']._serialized_start=465
@@ -56,37 +56,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATEREMAINING']._serialized_start=734
   _globals['_RATEREMAINING']._serialized_end=835
   _globals['_EVALUATERESPONSE']._serialized_start=838
-  _globals['_EVALUATERESPONSE']._serialized_end=1458
-  _globals['_EVALUATEERROR']._serialized_start=1460
-  _globals['_EVALUATEERROR']._serialized_end=1521
-  _globals['_EVALUATEBATCHREQUEST']._serialized_start=1523
-  _globals['_EVALUATEBATCHREQUEST']._serialized_end=1588
-  _globals['_EVALUATERESULT']._serialized_start=1590
-  _globals['_EVALUATERESULT']._serialized_end=1702
-  _globals['_EVALUATEBATCHRESPONSE']._serialized_start=1704
-  _globals['_EVALUATEBATCHRESPONSE']._serialized_end=1768
-  _globals['_EVALUATESTREAMREQUEST']._serialized_start=1770
-  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1853
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1855
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1962
-  _globals['_EXPLAINREQUEST']._serialized_start=1964
-  _globals['_EXPLAINREQUEST']._serialized_end=2012
-  _globals['_STAGEEXPLANATION']._serialized_start=2014
-  _globals['_STAGEEXPLANATION']._serialized_end=2097
-  _globals['_CONDITIONEXPLANATION']._serialized_start=2099
-  _globals['_CONDITIONEXPLANATION']._serialized_end=2185
-  _globals['_POLICYEXPLANATION']._serialized_start=2188
-  _globals['_POLICYEXPLANATION']._serialized_end=2379
-  _globals['_EXPLAINRESPONSE']._serialized_start=2382
-  _globals['_EXPLAINRESPONSE']._serialized_end=2551
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=2554
-  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=2718
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=2720
-  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=2761
-  _globals['_WAITFORAPPROVALREQUEST']._serialized_start=2763
-  _globals['_WAITFORAPPROVALREQUEST']._serialized_end=2808
-  _globals['_APPROVALUPDATE']._serialized_start=2811
-  _globals['_APPROVALUPDATE']._serialized_end=2971
-  _globals['_POLICYDECISIONPOINT']._serialized_start=4241
-  _globals['_POLICYDECISIONPOINT']._serialized_end=4703
+  _globals['_EVALUATERESPONSE']._serialized_end=1484
+  _globals['_EVALUATEERROR']._serialized_start=1486
+  _globals['_EVALUATEERROR']._serialized_end=1547
+  _globals['_EVALUATEBATCHREQUEST']._serialized_start=1549
+  _globals['_EVALUATEBATCHREQUEST']._serialized_end=1614
+  _globals['_EVALUATERESULT']._serialized_start=1616
+  _globals['_EVALUATERESULT']._serialized_end=1728
+  _globals['_EVALUATEBATCHRESPONSE']._serialized_start=1730
+  _globals['_EVALUATEBATCHRESPONSE']._serialized_end=1794
+  _globals['_EVALUATESTREAMREQUEST']._serialized_start=1796
+  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1879
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1881
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1988
+  _globals['_EXPLAINREQUEST']._serialized_start=1990
+  _globals['_EXPLAINREQUEST']._serialized_end=2038
+  _globals['_STAGEEXPLANATION']._serialized_start=2040
+  _globals['_STAGEEXPLANATION']._serialized_end=2123
+  _globals['_CONDITIONEXPLANATION']._serialized_start=2125
+  _globals['_CONDITIONEXPLANATION']._serialized_end=2211
+  _globals['_POLICYEXPLANATION']._serialized_start=2214
+  _globals['_POLICYEXPLANATION']._serialized_end=2405
+  _globals['_EXPLAINRESPONSE']._serialized_start=2408
+  _globals['_EXPLAINRESPONSE']._serialized_end=2577
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_start=2580
+  _globals['_REPORTOUTCOMEREQUEST']._serialized_end=2744
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_start=2746
+  _globals['_REPORTOUTCOMERESPONSE']._serialized_end=2787
+  _globals['_WAITFORAPPROVALREQUEST']._serialized_start=2789
+  _globals['_WAITFORAPPROVALREQUEST']._serialized_end=2834
+  _globals['_APPROVALUPDATE']._serialized_start=2837
+  _globals['_APPROVALUPDATE']._serialized_end=2997
+  _globals['_POLICYDECISIONPOINT']._serialized_start=4267
+  _globals['_POLICYDECISIONPOINT']._serialized_end=4729
 # @@protoc_insertion_point(module_scope)

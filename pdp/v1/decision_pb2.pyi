@@ -186,7 +186,7 @@ class RateRemaining(_message.Message):
     def __init__(self, minute: _Optional[int] = ..., hour: _Optional[int] = ..., day: _Optional[int] = ...) -> None: ...
 
 class EvaluateResponse(_message.Message):
-    __slots__ = ("outcome", "reason", "message", "decision_id", "risk_score", "mfa_required", "policy", "action_params", "shadow", "rate_remaining", "budget_remaining_usd", "retry_after", "approval_id", "approval_expires_at", "agent_version", "registry_revision", "staleness", "source")
+    __slots__ = ("outcome", "reason", "message", "decision_id", "risk_score", "mfa_required", "policy", "action_params", "shadow", "rate_remaining", "budget_remaining_usd", "retry_after", "approval_id", "approval_expires_at", "agent_version", "registry_revision", "staleness", "source", "approval_pending")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +205,7 @@ class EvaluateResponse(_message.Message):
     REGISTRY_REVISION_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_PENDING_FIELD_NUMBER: _ClassVar[int]
     outcome: Outcome
     reason: Reason
     message: str
@@ -223,7 +224,8 @@ class EvaluateResponse(_message.Message):
     registry_revision: int
     staleness: float
     source: Source
-    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., decision_id: _Optional[str] = ..., risk_score: _Optional[int] = ..., mfa_required: _Optional[bool] = ..., policy: _Optional[_Union[PolicyReference, _Mapping]] = ..., action_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., shadow: _Optional[_Iterable[_Union[ShadowVerdict, _Mapping]]] = ..., rate_remaining: _Optional[_Union[RateRemaining, _Mapping]] = ..., budget_remaining_usd: _Optional[float] = ..., retry_after: _Optional[float] = ..., approval_id: _Optional[str] = ..., approval_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_version: _Optional[str] = ..., registry_revision: _Optional[int] = ..., staleness: _Optional[float] = ..., source: _Optional[_Union[Source, str]] = ...) -> None: ...
+    approval_pending: bool
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., decision_id: _Optional[str] = ..., risk_score: _Optional[int] = ..., mfa_required: _Optional[bool] = ..., policy: _Optional[_Union[PolicyReference, _Mapping]] = ..., action_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., shadow: _Optional[_Iterable[_Union[ShadowVerdict, _Mapping]]] = ..., rate_remaining: _Optional[_Union[RateRemaining, _Mapping]] = ..., budget_remaining_usd: _Optional[float] = ..., retry_after: _Optional[float] = ..., approval_id: _Optional[str] = ..., approval_expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_version: _Optional[str] = ..., registry_revision: _Optional[int] = ..., staleness: _Optional[float] = ..., source: _Optional[_Union[Source, str]] = ..., approval_pending: _Optional[bool] = ...) -> None: ...
 
 class EvaluateError(_message.Message):
     __slots__ = ("code", "field", "message")

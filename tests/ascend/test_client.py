@@ -289,6 +289,15 @@ async def test_an_answer_that_cannot_be_read_is_a_block() -> None:
     assert (decision.allowed, decision.error_code) == (False, "INTERNAL")
 
 
+async def test_an_answer_says_that_people_were_asked_before() -> None:
+    """Its approval is the pending one; by default it is not."""
+    for pending in (False, True):
+        answer = pb.EvaluateResponse(outcome=pb.OUTCOME_ESCALATE, approval_id="a1", approval_pending=pending)
+        with recording(answer) as (address, _), client(address) as agent:
+            decision = await off(lambda agent=agent: agent.evaluate_action("api.read"))
+        assert (decision.approval_id, decision.approval_pending) == ("a1", pending)
+
+
 async def test_a_large_number_of_a_policy_keeps_its_size() -> None:
     """It is not converted to 309 digits."""
     answer = pb.EvaluateResponse()

@@ -20,7 +20,8 @@ PAYMENT = AgentAction(action_type="transaction.process", resource="banking_api",
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause of the machine does not make the store seem unreachable."""
-    monkeypatch.setattr("pdp.sync.uplink.USE_SECONDS", BOUND_SECONDS)
+    for name in ("FIND_SECONDS", "USE_SECONDS"):
+        monkeypatch.setattr(f"pdp.sync.uplink.{name}", BOUND_SECONDS)
 
 
 @pytest.fixture
