@@ -33,8 +33,9 @@ test: install
 
 packages: install
 	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed && \
-	    command -v jq > /dev/null || \
-	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime jq; }
+	    command -v jq > /dev/null && command -v curl > /dev/null && command -v npm > /dev/null || \
+	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime jq curl npm; }
+	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund
 
 soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600

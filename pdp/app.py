@@ -95,10 +95,15 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
         await program.start_from_disk()
         tasks = await stack.enter_async_context(program.tasks())
-        app = http.application(program.service, program.metrics, program.not_ready, settings.http_hosts)
-        await stack.enter_async_context(
-            serving(app, listener, Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4)))
+        limits = Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4))
+        app = http.application(
+            program.service,
+            program.metrics,
+            program.not_ready,
+            settings.http_hosts,
+            max_waiting=limits.requests // 2,
         )
+        await stack.enter_async_context(serving(app, listener, limits))
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached)
 

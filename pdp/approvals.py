@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +26,8 @@ MAX_COMMENT = 4096
 SLOW_SECONDS = 0.4
 FIND_PAUSE_SECONDS = 5.0
 """How long a store that was slow to find a pending approval is not asked again, so that no batch waits for each."""
+STATE_SECONDS = 2.0
+"""How long a caller who does not want to wait gives the store to tell the state."""
 PAUSE = Backoff(first=0.02, maximum=2.0)
 FINAL = (pb.APPROVAL_STATE_APPROVED, pb.APPROVAL_STATE_DENIED, pb.APPROVAL_STATE_EXPIRED, pb.APPROVAL_STATE_USED)
 
@@ -254,6 +257,24 @@ class Approvals:
     def _local_approval(self, approval_id: str, state: pb.ApprovalState) -> pb.Approval:
         opened = self._opened[approval_id]
         return pb.Approval(approval_id=approval_id, agent_id=opened.agent_id, state=state, expires_at=opened.expires_at)
+
+
+async def next_update(updates: AsyncGenerator[pdp_pb.ApprovalUpdate], seconds: float) -> pdp_pb.ApprovalUpdate:
+    """The first state if it is not pending, else the one that follows within `seconds`, or else the pending one.
+
+    `StoreUnreachableError` if no state comes in that time.
+    """
+    until = asyncio.get_running_loop().time() + seconds
+    try:
+        async with asyncio.timeout(max(seconds, STATE_SECONDS)):
+            update = await anext(updates)
+    except TimeoutError:
+        raise StoreUnreachableError("the store has not told the state of the approval in time") from None
+    if update.state == pdp_pb.APPROVAL_STATE_PENDING and seconds:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                update = await anext(updates)
+    return update
 
 
 def _remember(entries: OrderedDict[Key, Value], key: Key, value: Value) -> Value:

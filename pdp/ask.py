@@ -47,7 +47,7 @@ class Question(NamedTuple):
     def explain(self) -> Answer:
         """Asks for the decision and its explanation; `NoAnswerError` if the sidecar returns an error."""
         answer: pb.ExplainResponse = self._ask("Explain", pb.ExplainRequest(action=self.action))
-        return Answer(render(explaining.read(answer)), _explanation(answer))
+        return Answer(render(explaining.read(answer)), explaining.explanation_json(answer))
 
     def _ask(self, method: str, request: pb.EvaluateRequest | pb.ExplainRequest) -> Any:
         with grpc.insecure_channel(self.target) as channel:
@@ -85,35 +85,3 @@ def _decision(answer: dict[str, Any]) -> str:
         lines.append(f"remaining {', '.join(left)}")
     lines.append(f"decision {answer['decision_id']}, registry revision {answer['registry_revision']}")
     return "\n".join(lines)
-
-
-def _explanation(answer: pb.ExplainResponse) -> dict[str, Any]:
-    return {
-        "decision": wire.answer_json(answer.decision),
-        "stages": [
-            {"stage": one.stage, "verdict": _name(pb.Verdict, one.verdict), "detail": one.detail}
-            for one in answer.stages
-        ],
-        "policies": [_policy(one) for one in answer.policies],
-        "would_allow": list(answer.would_allow),
-    }
-
-
-def _policy(message: pb.PolicyExplanation) -> dict[str, Any]:
-    policy = message.policy
-    return {
-        "policy": {"id": policy.id, "name": policy.name, "priority": policy.priority},
-        "outcome": _name(pb.Outcome, message.outcome),
-        "shadow": message.shadow,
-        "held": message.held,
-        "decided": message.decided,
-        "conditions": [
-            {"operator": one.operator, "expected": one.expected, "seen": one.seen, "held": one.held}
-            for one in message.conditions
-        ],
-    }
-
-
-def _name(kind: Any, value: int) -> str:
-    name: str = kind.Name(value)
-    return name.partition("_")[2].lower()

@@ -95,10 +95,30 @@ def read_json_request(document: Any) -> Request:
     return Request(Action(*fields.values()), **request)
 
 
+def read_json_action(document: Any) -> Action:
+    """Reads the action of a JSON document that holds nothing else; `InvalidActionError` with every invalid field."""
+    problems = Problems()
+    fields = read_fields(read_fields(document, _ACTION_ALONE, "", problems)["action"], FIELDS, "action", problems)
+    if problems:
+        raise InvalidActionError(*problems)
+    return Action(*fields.values())
+
+
 def request_schema() -> Schema:
     """The JSON Schema of the documents that `read_json_request` accepts."""
-    request = schema_of(REQUEST)
-    return request | {"properties": request["properties"] | {"action": schema_of(FIELDS)}}
+    return _with_action(schema_of(REQUEST))
+
+
+def action_schema() -> Schema:
+    """The JSON Schema of the documents that `read_json_action` accepts."""
+    return _with_action(schema_of(_ACTION_ALONE))
+
+
+def _with_action(schema: Schema) -> Schema:
+    return schema | {"properties": schema["properties"] | {"action": schema_of(FIELDS)}}
+
+
+_ACTION_ALONE = {"action": REQUEST["action"]}
 
 
 def read_action(message: pb.Action) -> Action:
@@ -218,6 +238,18 @@ def answer_json(answer: pb.EvaluateResponse) -> dict[str, Any]:
         "registry_revision": answer.registry_revision,
         "staleness": answer.staleness,
         "source": pb.Source.Name(answer.source).removeprefix("SOURCE_").lower(),
+    }
+
+
+def approval_json(update: pb.ApprovalUpdate) -> dict[str, Any]:
+    """The state of an approval as the JSON endpoint returns it: every field; null if it is not set."""
+    expires_at = read_moment(update.expires_at)
+    return {
+        "approval_id": update.approval_id,
+        "state": pb.ApprovalState.Name(update.state).removeprefix("APPROVAL_STATE_").lower(),
+        "comment": update.comment or None,
+        "decided_by": update.decided_by or None,
+        "expires_at": instant(expires_at) if expires_at else None,
     }
 
 

@@ -15,21 +15,25 @@ from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.deciding import Bench, served
 from tests.decision_cases import Answer, Case, Step, load
+from tests.pdp.endpoints.connecting import Connecting
+from tests.pdp.endpoints.test_http import port
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """One service for the whole session, its records and clocks set by each case, and a stub that calls it."""
+    """One service for the whole session, its records and clocks set by each case, and what calls it."""
 
     bench: Bench
     stub: PolicyDecisionPointStub
+    connect: dict[str, Connecting]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sidecar() -> AsyncIterator[Sidecar]:
     bench = Bench()
-    async with served(bench.service) as stub:
-        yield Sidecar(bench, stub)
+    async with served(bench.service) as stub, port(bench) as http:
+        connect = {form: Connecting(http.address, is_json=form == "json") for form in ("proto", "json")}
+        yield Sidecar(bench, stub, connect)
 
 
 async def unary(case: Case, sidecar: Sidecar) -> list[Answer]:
@@ -65,8 +69,21 @@ async def json_endpoint(case: Case, sidecar: Sidecar) -> list[Answer]:
     return answers
 
 
+async def connect_proto(case: Case, sidecar: Sidecar) -> list[Answer]:
+    return await _connected(case, sidecar, "proto")
+
+
+async def connect_json(case: Case, sidecar: Sidecar) -> list[Answer]:
+    return await _connected(case, sidecar, "json")
+
+
+async def _connected(case: Case, sidecar: Sidecar, form: str) -> list[Answer]:
+    client = sidecar.connect[form]
+    return [wire.answer_json(await client.call("Evaluate", _request(step))) for step in _steps(case, sidecar)]
+
+
 Layer = Callable[[Case, Sidecar], Awaitable[list[Answer]]]
-LAYERS: tuple[Layer, ...] = (unary, batch, stream, json_endpoint)
+LAYERS: tuple[Layer, ...] = (unary, batch, stream, json_endpoint, connect_proto, connect_json)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -1,8 +1,9 @@
-"""Explanations as protobuf messages: explains a decision from its records, and writes and reads the message."""
+"""Explanations as messages and JSON: explains a decision from its records, writes and reads the message."""
 
 from dataclasses import replace
 from typing import Any
 
+from pdp import wire
 from pdp.core.explanation.explain import (
     ConditionExplanation,
     Explanation,
@@ -90,3 +91,36 @@ def _read_policy(message: pb.PolicyExplanation) -> PolicyExplanation:
         message.decided,
         tuple(ConditionExplanation(one.operator, one.expected, one.seen, one.held) for one in message.conditions),
     )
+
+
+def explanation_json(answer: pb.ExplainResponse) -> dict[str, Any]:
+    """An explanation as the JSON endpoint and `pdp explain --json` return it."""
+    return {
+        "decision": wire.answer_json(answer.decision),
+        "stages": [
+            {"stage": one.stage, "verdict": _name(pb.Verdict, one.verdict), "detail": one.detail}
+            for one in answer.stages
+        ],
+        "policies": [_policy_json(one) for one in answer.policies],
+        "would_allow": list(answer.would_allow),
+    }
+
+
+def _policy_json(message: pb.PolicyExplanation) -> dict[str, Any]:
+    policy = message.policy
+    return {
+        "policy": {"id": policy.id, "name": policy.name, "priority": policy.priority},
+        "outcome": _name(pb.Outcome, message.outcome),
+        "shadow": message.shadow,
+        "held": message.held,
+        "decided": message.decided,
+        "conditions": [
+            {"operator": one.operator, "expected": one.expected, "seen": one.seen, "held": one.held}
+            for one in message.conditions
+        ],
+    }
+
+
+def _name(kind: Any, value: int) -> str:
+    name: str = kind.Name(value)
+    return name.partition("_")[2].lower()

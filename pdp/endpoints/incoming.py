@@ -5,11 +5,12 @@ parsing time and not only in size, and work that takes longer than starting a th
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, TypeVar
 
 from pdp import wire
-from pdp.core.action import MAX_ACTION_BYTES
+from pdp.core.action import MAX_ACTION_BYTES, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.json import strict_json
 from pdp.v1 import decision_pb2 as pb
@@ -19,6 +20,8 @@ MAX_REQUEST_BYTES = MAX_ACTION_BYTES + 8 * 1024
 MAX_BATCHED = 1000
 SMALL_BYTES = 4096
 """Reading this much is faster than waking a thread."""
+STEP_SECONDS = 0.01
+"""How long the steps of one request may keep the others waiting."""
 
 Message = TypeVar("Message", pb.EvaluateRequest, pb.EvaluateStreamRequest, pb.ExplainRequest)
 Read = TypeVar("Read")
@@ -43,11 +46,27 @@ class Reading:
         async with self._turn:
             return await asyncio.to_thread(read)
 
+    async def through(self, size: int, steps: Iterator[Read]) -> list[Read]:
+        """What the iterator yields; others have their turn after each 10 ms of its steps."""
+        done: list[Read] = []
+
+        def take() -> bool:
+            until = perf_counter() + STEP_SECONDS
+            for step in steps:
+                done.append(step)
+                if perf_counter() >= until:
+                    return False
+            return True
+
+        while not await self.of(size, take):
+            pass
+        return done
+
 
 def parse(message_type: type[Message], raw: bytes) -> Message:
     """A message of this type, or `InvalidActionError`; an action is its only large part."""
     if len(raw) > MAX_REQUEST_BYTES:
-        raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
+        raise InvalidActionError(_TOO_LARGE)
     return wire.parse(message_type, raw)
 
 
@@ -60,13 +79,22 @@ def read_request(message: pb.EvaluateRequest) -> wire.Request:
 
 def read_json(body: bytes) -> wire.Request:
     """The request in a JSON text, or `InvalidActionError` with every field that is wrong."""
-    if len(body.translate(None, _OTHER_BYTES)) > MAX_REQUEST_BYTES:
-        raise InvalidActionError(Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes"))
+    return wire.read_json_request(load_json(body))
+
+
+def read_json_action(body: bytes) -> Action:
+    """The action in a JSON text that holds nothing beside it, or `InvalidActionError` as above."""
+    return wire.read_json_action(load_json(body))
+
+
+def load_json(body: bytes, max_structure: int = MAX_REQUEST_BYTES) -> Any:
+    """The value of a JSON text, or `InvalidActionError`; `max_structure`: its brackets, commas, colons and quotes."""
+    if len(body.translate(None, _OTHER_BYTES)) > max_structure:
+        raise InvalidActionError(_TOO_LARGE if max_structure == MAX_REQUEST_BYTES else _TOO_MANY_VALUES)
     try:
-        document = strict_json.loads(body)
+        return strict_json.loads(body)
     except ValueError as error:
         raise InvalidActionError(Problem("request", f"is not JSON: {error}")) from None
-    return wire.read_json_request(document)
 
 
 def split_batch(raw: bytes) -> list[bytes]:
@@ -108,4 +136,6 @@ def _varint(raw: bytes, position: int) -> tuple[int, int]:
     raise _NOT_A_BATCH
 
 
+_TOO_LARGE = Problem("action", f"is larger than {MAX_ACTION_BYTES} bytes")
+_TOO_MANY_VALUES = Problem("request", "has too many values")
 _NOT_A_BATCH = InvalidActionError(Problem("request", f"is not a `{pb.EvaluateBatchRequest.DESCRIPTOR.full_name}`"))

@@ -6,7 +6,8 @@ from typing import Any
 from pdp import wire
 from pdp.core.action import REPORT
 from pdp.core.fields import Schema, schema_of
-from pdp.core.interface import ANSWER, PROBLEM
+from pdp.core.interface import ANSWER, OUTCOME, PROBLEM
+from pdp.endpoints import openapi_connect
 
 TEXT: Schema = {"type": "string"}
 RETRY_AFTER: Schema = {"type": "number", "description": "Seconds until the idempotency key is free"}
@@ -38,22 +39,30 @@ def document() -> dict[str, Any]:
         },
         "tags": [
             {"name": "decisions", "description": "Ask before each action"},
+            {"name": "connect", "description": "The service `pdp.v1.PolicyDecisionPoint` by the Connect protocol"},
             {"name": "operations", "description": "Probes and metrics"},
         ],
         "paths": {
             "/v1/evaluate": {"post": _EVALUATE},
             "/v1/outcomes": {"post": _OUTCOME},
+            "/v1/explain": {"post": _EXPLAIN},
+            "/v1/approvals/{approval_id}": {"get": _APPROVAL},
             "/healthz": {"get": _operation("check_alive", "Whether the process answers", "operations", _LIFE)},
             "/readyz": {"get": _operation("check_ready", "Whether it should get requests", "operations", _READINESS)},
             "/metrics": {"get": _operation("read_metrics", "Metrics for Prometheus", "operations", _METRICS)},
-        },
+        }
+        | openapi_connect.paths(),
         "components": {
             "schemas": {
                 "Request": wire.request_schema(),
                 "Answer": {"type": "object", "properties": ANSWER, "required": list(ANSWER)},
                 "Outcome": schema_of(REPORT),
+                "Explained": wire.action_schema(),
+                "Explanation": _EXPLANATION,
+                "Approval": _APPROVAL_STATE,
                 "Problem": PROBLEM | {"properties": PROBLEM["properties"] | {"retry_after": RETRY_AFTER}},
             }
+            | openapi_connect.schemas()
         },
     }
 
@@ -77,6 +86,14 @@ def _status(*values: str) -> Schema:
 
 def _json(about: str, schema: Schema) -> dict[str, Any]:
     return {"description": about, "content": {"application/json": {"schema": schema}}}
+
+
+def _object(**members: Schema) -> Schema:
+    return {"type": "object", "properties": members, "required": list(members)}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
 
 
 def _ref(name: str) -> Schema:
@@ -108,23 +125,100 @@ _LIFE: dict[str, Any] = {"200": _json("It does", _status("alive"))}
 _METRICS: dict[str, Any] = {
     "200": {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}}
 }
+_TOO_MANY_REQUESTS = "too many requests are being answered"
+_BODY_PROBLEMS = {
+    "408": _problem("The body did not come in time"),
+    "413": _problem("The body is larger than 512 KiB"),
+}
+
+
+def _body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": _ref(schema), "example": example}}}
+
+
 _EVALUATE: dict[str, Any] = _operation(
     "evaluate",
     "Decide one action. Every answer that is not a 200 is no permission.",
     "decisions",
-    {
+    _BODY_PROBLEMS
+    | {
         "200": _json("The decision", _ref("Answer")),
-        "408": _problem("The body did not come in time"),
-        "413": _problem("The body is larger than 512 KiB"),
         "429": _problem("The idempotency key was repeated too often")
         | {"headers": {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}},
-        "503": _problem("No decision now: there is no registry data yet, or too many requests are being answered"),
+        "503": _problem(f"No decision now: there is no registry data yet, or {_TOO_MANY_REQUESTS}"),
+    },
+) | {"requestBody": _body("Request", EXAMPLE)}
+
+_POLICY = _object(
+    policy=_object(id=TEXT, name=TEXT, priority={"type": "integer"}),
+    outcome=OUTCOME,
+    shadow={"type": "boolean", "description": "Whether it is in shadow mode, and so never decides"},
+    held={"type": "boolean", "description": "Whether all of its conditions held"},
+    decided={"type": "boolean", "description": "Whether it decided"},
+    conditions=_list(
+        _object(
+            operator=TEXT,
+            expected=TEXT | {"description": "What the policy expects, as JSON"},
+            seen=TEXT | {"description": "What the action has, as JSON, or `not given`"},
+            held={"type": "boolean"},
+        )
+    ),
+)
+_EXPLANATION = _object(
+    decision=_ref("Answer"),
+    stages=_list(
+        _object(
+            stage=TEXT,
+            verdict={"type": "string", "enum": ["passed", "decided", "not_reached"]},
+            detail=TEXT | {"description": "Why, for people; empty if the stage was not reached"},
+        )
+    ),
+    policies=_list(_POLICY) | {"description": "Every policy that applies to the agent, in the order of evaluation"},
+    would_allow=_list(TEXT) | {"description": "The smallest changes after which the action would be allowed"},
+)
+_EXPLAIN: dict[str, Any] = _operation(
+    "explain",
+    "Tell stage by stage how an action would be decided now. Counts nothing.",
+    "decisions",
+    _BODY_PROBLEMS
+    | {
+        "200": _json("The decision and what led to it", _ref("Explanation")),
+        "429": _problem("Too many calls wait for explanations"),
+        "503": _problem(f"No decision now: there is no registry data yet, or {_TOO_MANY_REQUESTS}"),
+    },
+) | {"requestBody": _body("Explained", {"action": EXAMPLE["action"]})}
+
+_APPROVAL_STATE = _object(
+    approval_id=TEXT,
+    state={"type": "string", "enum": ["pending", "approved", "denied", "expired", "used"]},
+    comment={"type": ["string", "null"], "description": "Comment of the person who decided"},
+    decided_by={"type": ["string", "null"], "description": "Name of the key of the person who decided"},
+    expires_at={
+        "type": ["string", "null"],
+        "format": "date-time",
+        "description": "While pending: until when people may decide. Once approved: until when it can be used",
+    },
+)
+_APPROVAL: dict[str, Any] = _operation(
+    "read_approval",
+    "The state of an approval: at once if people have decided, else as soon as they do, at most `wait` seconds later.",
+    "decisions",
+    {
+        "200": _json("Its state, `pending` if nobody decided in that time", _ref("Approval")),
+        "404": _problem("There is no such approval of an agent that this sidecar serves"),
+        "429": _problem("Too many calls wait for approvals"),
+        "503": _problem(f"No state now: the store does not answer, the sidecar stops, or {_TOO_MANY_REQUESTS}"),
     },
 ) | {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _ref("Request"), "example": EXAMPLE}},
-    }
+    "parameters": [
+        {"name": "approval_id", "in": "path", "required": True, "schema": TEXT | {"maxLength": 64}},
+        {
+            "name": "wait",
+            "in": "query",
+            "description": "Seconds to wait while it is pending",
+            "schema": {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+        },
+    ]
 }
 _TAKEN: Schema = {
     "type": "object",

@@ -45,9 +45,11 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _example(path: str, operation: dict[str, Any]) -> Iterator[str]:
-    if "requestBody" in operation:
-        body = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
-        yield f"<pre>curl http://127.0.0.1:8181{escape(path)} -d '{escape(body)}'</pre>"
+    content = operation.get("requestBody", {}).get("content", {})
+    if "example" in (as_json := content.get("application/json", {})):
+        head = " -H 'content-type: application/json'" if len(content) > 1 else ""
+        body = json.dumps(as_json["example"])
+        yield f"<pre>curl http://127.0.0.1:8181{escape(path)}{escape(head)} -d '{escape(body)}'</pre>"
 
 
 def _members(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
@@ -62,10 +64,14 @@ def _members(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]
 
 
 def _type(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "anyOf" in schema:
         return " | ".join(map(_type, schema["anyOf"]))
+    if schema.get("type") == "array" and "$ref" in schema["items"]:
+        return f"array of {_type(schema['items'])}"
     kinds = schema.get("type", "any")
     bounds = "".join(f", {name} {schema[key]}" for key, name in _BOUNDS.items() if key in schema)
     return (kinds if isinstance(kinds, str) else " | ".join(kinds)) + bounds

@@ -5,10 +5,10 @@ and does not end a stream of others.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 
@@ -20,13 +20,13 @@ from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
 from pdp.decision_point import DecisionPoint, Log, PendingUnknownError, UnavailableError
-from pdp.endpoints import incoming, outcomes
-from pdp.endpoints.explaining import explained
+from pdp.endpoints import explaining, incoming, outcomes
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
 from pdp.outcomes import reports
 from pdp.outcomes.ledger import Ledger
+from pdp.serving.requests import CrowdedError, Places
 from pdp.serving.turns import Turns
 from pdp.settlement import Refusal, RefusedOutcomeError
 from pdp.state import Holder
@@ -47,10 +47,7 @@ REFUSAL_CODES = {
     Refusal.NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 Context = grpc.aio.ServicerContext[bytes, bytes]
-
-
-class CrowdedError(Exception):
-    """Too many calls of one kind are open; the text says which."""
+Form = TypeVar("Form", bytes, dict[str, Any])
 
 
 class Store(approvals.Store, outcomes.Store, Protocol):
@@ -81,7 +78,7 @@ class DecisionService:
         self._log = log
         self._stopping = asyncio.Event()
         self._explaining = asyncio.Semaphore(1)
-        self._explanations = 0
+        self._explanations = Places(MAX_EXPLANATIONS, "calls wait for explanations already")
         self._reading = incoming.Reading()
         self._streams: set[asyncio.Timeout] = set()
         self._ending_streams = False
@@ -121,15 +118,21 @@ class DecisionService:
         try:
             request = await self._reading.of(len(body), partial(incoming.read_json, body))
             return 200, wire.answer_json(await self._decide(request))
-        except InvalidActionError as error:
-            self._metrics.refused(error.problems[0].path)
-            return 400, invalid_request(error)
-        except UnavailableError as error:
-            self._metrics.unavailable()
-            return 503, _problem(503, "No decision now", str(error))
-        except TooManyRepeatsError as error:
-            document = _problem(429, "Too many repeats", f"{_REPEATED}: {error}")
+        except REQUEST_ERRORS as error:
+            return self.json_problem(error)
+
+    def json_problem(
+        self, error: InvalidActionError | UnavailableError | TooManyRepeatsError
+    ) -> tuple[int, dict[str, Any]]:
+        """The HTTP status and the problem that tell of an error, which is counted."""
+        if isinstance(error, TooManyRepeatsError):
+            document = problem(429, "Too many repeats", f"{_REPEATED}: {error}")
             return 429, document | {"retry_after": error.retry_after}
+        if isinstance(error, UnavailableError):
+            self._metrics.unavailable()
+            return 503, problem(503, "No decision now", str(error))
+        self._metrics.refused(error.problems[0].path)
+        return 400, invalid_request(error)
 
     async def outcome_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
         """The JSON endpoint for outcomes: an HTTP status, and the answer or a problem (RFC 9457)."""
@@ -141,10 +144,10 @@ class DecisionService:
             return 400, invalid_request(error)
         except RefusedOutcomeError as error:
             status, title = _REFUSED[error.refusal]
-            return status, _problem(status, title, str(error))
+            return status, problem(status, title, str(error))
         except UnavailableError as error:
             self._metrics.unavailable()
-            return 503, _problem(503, "Not now", str(error))
+            return 503, problem(503, "Not now", str(error))
 
     async def _report_outcome(self, raw: bytes, context: Context) -> bytes:
         try:
@@ -237,35 +240,28 @@ class DecisionService:
         return asyncio.get_running_loop().time() + (ENDING_SECONDS if self._ending_streams else STREAM_IDLE_SECONDS)
 
     async def _explain(self, raw: bytes, context: Context) -> bytes:
-        """Explains in a thread, one at a time: it takes milliseconds, and decisions go first."""
         try:
             action = await self._reading.of(len(raw), partial(_parsed_action, raw))
-            with self._explanation_slot():
-                async with self._explaining:
-                    answer = await asyncio.to_thread(explained, self.point.evaluation(action))
-            return answer.SerializeToString()
+            return await self.explained(action, pb.ExplainResponse.SerializeToString)
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
-    @contextmanager
-    def _explanation_slot(self) -> Iterator[None]:
-        if self._explanations >= MAX_EXPLANATIONS:
-            raise CrowdedError(f"{MAX_EXPLANATIONS} calls wait for explanations already")
-        self._explanations += 1
-        try:
-            yield
-        finally:
-            self._explanations -= 1
+    async def explained(self, action: Action, form: Callable[[pb.ExplainResponse], Form]) -> Form:
+        """Explains in a thread, one at a time: it takes milliseconds, and decisions go first."""
+        with self._explanations.one():
+            async with self._explaining:
+                evaluation = self.point.evaluation(action)
+                return await asyncio.to_thread(lambda: form(explaining.explained(evaluation)))
 
     async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
             if len(raw) > incoming.MAX_REQUEST_BYTES:
                 raise InvalidActionError(Problem("approval_id", f"is longer than {MAX_ID_CHARACTERS} characters"))
             approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
-            async with aclosing(self.approvals.wait(approval_id)) as updates:
-                while (update := await self._unless_stopping(updates)) is not None:
+            async with aclosing(self.updates(approval_id)) as updates:
+                async for update in updates:
                     yield update.SerializeToString()
         except InvalidActionError as error:
             await _abort(context, self._error(error))
@@ -275,6 +271,12 @@ class DecisionService:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except UnavailableError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    async def updates(self, approval_id: str) -> AsyncGenerator[pb.ApprovalUpdate]:
+        """Each state of an approval until the final one; `UnavailableError` as soon as the sidecar stops."""
+        async with aclosing(self.approvals.wait(approval_id)) as updates:
+            while (update := await self._unless_stopping(updates)) is not None:
+                yield update
 
     async def _unless_stopping(self, updates: AsyncIterator[pb.ApprovalUpdate]) -> pb.ApprovalUpdate | None:
         """The next update, None after the last; `UnavailableError` as soon as the sidecar stops."""
@@ -354,8 +356,9 @@ def _parsed_action(raw: bytes) -> Action:
 def invalid_request(error: InvalidActionError) -> dict[str, Any]:
     """The problem (RFC 9457) that tells of a malformed request, every fault by its path."""
     problems = [problem._asdict() for problem in error.problems]
-    return _problem(400, "Invalid request", str(error)) | {"errors": problems}
+    return problem(400, "Invalid request", str(error)) | {"errors": problems}
 
 
-def _problem(status: int, title: str, detail: str) -> dict[str, Any]:
+def problem(status: int, title: str, detail: str) -> dict[str, Any]:
+    """A problem (RFC 9457)."""
     return {"type": "about:blank", "title": title, "status": status, "detail": detail}

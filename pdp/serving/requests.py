@@ -1,6 +1,7 @@
 """Limits for every request: the number of concurrent requests, and the size of the body."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -9,6 +10,30 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 """Paths that are answered regardless of the number of other requests."""
+
+
+class CrowdedError(Exception):
+    """Too many calls of one kind are open; the text says which."""
+
+
+class Places:
+    """Room for `number` calls of one kind; `occupied` says what they do, after their number."""
+
+    def __init__(self, number: int, occupied: str) -> None:
+        self._number = number
+        self._occupied = occupied
+        self.taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Takes a place, or raises `CrowdedError`."""
+        if self.taken >= self._number:
+            raise CrowdedError(f"{self._number} {self._occupied}")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
 
 
 class RequestLimit:

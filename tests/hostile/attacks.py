@@ -32,6 +32,7 @@ ATTACKS: dict[str, Attack] = {
         http_attacks.malformed_http,
         http_attacks.strange_json,
         http_attacks.foreign_pages,
+        http_attacks.connect_calls,
         grpc_attacks.random_messages,
         grpc_attacks.idle_streams,
         grpc_attacks.repeats,

@@ -1,12 +1,15 @@
-"""Attacks over HTTP: bodies, connections, malformed requests, web pages."""
+"""Attacks over HTTP: bodies, connections, malformed requests, web pages, calls by Connect."""
 
 import asyncio
+import gzip
 import json
 import socket
 from contextlib import suppress
 
 from tests.hostile.attacker import MAX_ANSWER_BYTES, Attacker, exchange
 from tests.hostile.installation import HONEST
+
+CONNECT = "/pdp.v1.PolicyDecisionPoint/"
 
 
 async def unknown_names(attack: Attacker) -> None:
@@ -109,6 +112,28 @@ async def strange_json(attack: Attacker) -> None:
         for body in bodies:
             status, _ = await attack.post_json(body)
             attack.tally.saw(status in (400, 413), f"{body[:60]!r} was answered {status}")
+
+
+async def connect_calls(attack: Attacker) -> None:
+    """By Connect: gzip bombs, gzip that lies, JSON of nothing but structure, false envelopes, random bytes."""
+    bomb = gzip.compress(b"\0" * (32 << 20))
+    batch = json.dumps({"requests": [{"action": {"attributes": {"a": [0] * 30_000}}}] * 20}, separators=(",", ":"))
+    calls = [
+        ("Evaluate", bomb, "proto", "Content-Encoding: gzip"),
+        ("EvaluateBatch", bomb[:-4] + b"\0\0\x10\0", "json", "Content-Encoding: gzip"),
+        ("EvaluateBatch", batch.encode(), "json", "X: y"),
+        ("EvaluateBatch", b'{"requests":[' + b"{}," * 200_000 + b"{}]}", "json", "X: y"),
+        ("Explain", b"[" * 70_000, "json", "X: y"),
+        ("Evaluate", b"{}", "json", "Connect-Timeout-Ms: 99999999999"),
+    ]
+    while attack.goes_on:
+        for method, body, form, header in calls:
+            content_type = f"Content-Type: application/{form}"
+            status, _ = await attack.post(attack.target.http, f"{CONNECT}{method}", body, content_type, header)
+            attack.tally.saw(status in (400, 429), f"{method} by Connect answered {status} to {body[:60]!r}")
+        noise = attack.random.randbytes(attack.random.randrange(200))
+        for method, form in (("Evaluate", "proto"), ("WaitForApproval", "connect+json"), ("EvaluateBatch", "json")):
+            await attack.post(attack.target.http, f"{CONNECT}{method}", noise, f"Content-Type: application/{form}")
 
 
 async def foreign_pages(attack: Attacker) -> None:

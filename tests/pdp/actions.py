@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pdp import wire
 from pdp.core.json import strict_json
+from pdp.endpoints import proto_json
 from pdp.v1 import decision_pb2 as pb
 
 AGENT = "billing-reader-test"
@@ -56,3 +57,12 @@ def by_grpc(action: dict[str, Any]) -> wire.Request:
 def by_json(action: dict[str, Any]) -> wire.Request:
     """The request as JSON."""
     return wire.read_json_request(strict_json.loads(json.dumps({"action": action}).encode()))
+
+
+def by_connect(action: dict[str, Any]) -> wire.Request:
+    """The request as protobuf's JSON."""
+    named = {pb.Action.DESCRIPTOR.fields_by_name[name].json_name: value for name, value in action.items()}
+    message = pb.EvaluateRequest()
+    for _ in proto_json.read(message, strict_json.loads(json.dumps({"action": named}).encode())):
+        pass
+    return wire.read_request(wire.parse(pb.EvaluateRequest, message.SerializeToString()))

@@ -15,6 +15,7 @@ FIRST = "docs/start/first-decision.md"
 PAGES = [
     "README.md",
     FIRST,
+    "docs/how-to/connect.md",
     "docs/how-to/policies.md",
     "docs/how-to/outcomes.md",
     "docs/reference/decision-log.md",

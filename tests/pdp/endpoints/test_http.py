@@ -33,11 +33,9 @@ def bench() -> Bench:
 
 
 @asynccontextmanager
-async def port(
-    bench: Bench, not_ready: str | None = None, limits: Limits = LIMITS, hosts: tuple[str, ...] = ()
-) -> AsyncIterator[Http]:
+async def port(bench: Bench, not_ready: str | None = None, limits: Limits = LIMITS, **how: Any) -> AsyncIterator[Http]:
     listener = http_listener("--http", Address("127.0.0.1", 0))
-    app = http.application(bench.service, bench.metrics, lambda: not_ready, hosts)
+    app = http.application(bench.service, bench.metrics, lambda: not_ready, **how)
     async with serving(app, listener, limits):
         caller = Http(bound_address(listener))
         try:

@@ -22,6 +22,8 @@ from tests.whole import Answer
 DOCUMENT = openapi.document()
 LARGEST_BYTES = 64 * 1024
 PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics")
+POSTED = ("/v1/evaluate", "/v1/explain", "/v1/outcomes")
+CONNECT = "/pdp.v1.PolicyDecisionPoint/"
 
 
 @pytest.fixture
@@ -35,8 +37,11 @@ def check(method: str, path: str, answer: Answer) -> None:
     """That the document has this answer, with what it says."""
     described = DOCUMENT["paths"][path][method.lower()]["responses"][str(answer.status)]
     (content,) = described["content"].values()
-    schema = content["schema"] | {"components": DOCUMENT["components"]}
-    jsonschema_rs.Draft202012Validator(schema).validate(answer.body)
+    validate(content["schema"], answer.body)
+
+
+def validate(schema: dict[str, Any], value: Any) -> None:
+    jsonschema_rs.Draft202012Validator(schema | {"components": DOCUMENT["components"]}).validate(value)
 
 
 REQUESTS: tuple[tuple[dict[str, Any], int], ...] = (
@@ -77,6 +82,28 @@ async def test_probes_and_refusals_are_as_described(bench: Bench) -> None:
         check("POST", "/v1/evaluate", await caller.call("POST", "/v1/evaluate", {"action": ASKED}))
 
 
+@pytest.mark.parametrize("name", ["Evaluate", "EvaluateBatch", "Explain"])
+async def test_calls_by_connect_are_as_described(bench: Bench, name: str) -> None:
+    """The example of the description is decided, and answers and errors are of their schemas."""
+    as_json = DOCUMENT["paths"][CONNECT + name]["post"]["requestBody"]["content"]["application/json"]
+    asked = as_json.get(
+        "example",
+        {
+            "requests": [
+                DOCUMENT["paths"][CONNECT + "Evaluate"]["post"]["requestBody"]["content"]["application/json"]["example"]
+            ]
+        },
+    )
+    validate(as_json["schema"], asked)
+    async with port(bench) as caller:
+        answer = await caller.call("POST", CONNECT + name, asked)
+        refused = await caller.call("POST", CONNECT + name, {"surprise": 1})
+    assert (answer.status, refused.status) == (200, 400)
+    responses = DOCUMENT["paths"][CONNECT + name]["post"]["responses"]
+    validate(responses["200"]["content"]["application/json"]["schema"], answer.body)
+    validate(responses["default"]["content"]["application/json"]["schema"], refused.body)
+
+
 async def test_every_route_is_described(bench: Bench) -> None:
     """By a name of its own; what is not described is not there."""
     operations = [one for path in DOCUMENT["paths"].values() for one in path.values()]
@@ -86,7 +113,7 @@ async def test_every_route_is_described(bench: Bench) -> None:
             answer = await caller.call("PATCH", path)
             assert (answer.status, set(methods)) == (
                 405,
-                {"post"} if path in ("/v1/evaluate", "/v1/outcomes") else {"get"},
+                {"post"} if path in POSTED or path.startswith(CONNECT) else {"get"},
             )
 
 
@@ -145,7 +172,7 @@ async def test_the_pages_keep_to_the_hosts(bench: Bench, path: str, headers: dic
         assert (await caller.call("GET", path, headers=headers)).status == 403
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/evaluate"), *(("GET", path) for path in PATHS)])
+@pytest.mark.parametrize(("method", "path"), [*(("POST", path) for path in POSTED), *(("GET", path) for path in PATHS)])
 async def test_an_unknown_parameter_is_refused(bench: Bench, method: str, path: str) -> None:
     """As an unknown field is: no endpoint takes any."""
     async with port(bench) as caller:

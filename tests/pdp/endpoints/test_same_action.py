@@ -14,7 +14,7 @@ from pdp.decision_log.redaction import NOTHING
 from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench, served
 from tests.given import agent
-from tests.pdp.actions import AGENT, actions, by_grpc, by_json
+from tests.pdp.actions import AGENT, actions, by_connect, by_grpc, by_json
 
 POLICIES = [
     ("amount", {"amount_above": 7499.5}),
@@ -41,6 +41,7 @@ def bench() -> Bench:
 
 
 BENCH = bench()
+READS = (by_grpc, by_json, by_connect)
 
 
 def decided(request: wire.Request) -> tuple[Any, ...]:
@@ -51,17 +52,17 @@ def decided(request: wire.Request) -> tuple[Any, ...]:
 
 @settings(max_examples=300, deadline=None)
 @given(actions)
-def test_an_action_has_one_digest_and_one_decision_by_both_endpoints(action: dict[str, Any]) -> None:
+def test_an_action_has_one_digest_and_one_decision_by_every_endpoint(action: dict[str, Any]) -> None:
     """And one record; its digest is that of the action in the record, in the form of RFC 8785."""
-    by_either = by_grpc(action), by_json(action)
-    assert len({wire.digest(request.action) for request in by_either}) == 1
-    assert len({decided(request) for request in by_either}) == 1
+    by_each = [read(action) for read in READS]
+    assert len({wire.digest(request.action) for request in by_each}) == 1
+    assert len({decided(request) for request in by_each}) == 1
     written = []
-    for request in by_either:
+    for request in by_each:
         BENCH.service.point.evaluate(request)
         written.append(json.loads(record.document(BENCH.log.entries.pop(), NOTHING))["action"])
-    assert canonical_json.dumps(written[0]) == canonical_json.dumps(written[1])
-    assert wire.digest(by_either[0].action) == hashlib.sha256(canonical_json.dumps(written[0])).digest()
+    assert len(set(map(canonical_json.dumps, written))) == 1
+    assert wire.digest(by_each[0].action) == hashlib.sha256(canonical_json.dumps(written[0])).digest()
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,9 @@ def test_an_action_has_one_digest_and_one_decision_by_both_endpoints(action: dic
     ],
 )
 def test_equal_numbers_make_equal_actions(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """In any notation, and by either endpoint."""
+    """In any notation, and by every endpoint."""
     asked = {"agent_id": AGENT, "action_type": "api.read"}
-    reads = [read(asked | fields) for read in (by_grpc, by_json) for fields in (one, other)]
+    reads = [read(asked | fields) for read in READS for fields in (one, other)]
     assert len({wire.digest(request.action) for request in reads}) == 1
     assert len({decided(request) for request in reads}) == 1
 
@@ -103,4 +104,4 @@ async def test_a_retry_by_the_other_endpoint_gets_the_first_answer() -> None:
 def test_a_policy_on_a_number_that_no_double_holds_holds_for_its_double() -> None:
     """Otherwise one endpoint would block the action and the other would allow it."""
     asked = {"agent_id": AGENT, "action_type": "api.read", "attributes": {"account": 2**53 + 1}}
-    assert {decided(read(asked))[2] for read in (by_grpc, by_json)} == {"large"}
+    assert {decided(read(asked))[2] for read in READS} == {"large"}

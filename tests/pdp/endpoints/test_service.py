@@ -627,14 +627,16 @@ async def test_an_open_stream_ends_with_unavailable_when_the_sidecar_stops(bench
         assert await stream.details() == "the sidecar is stopping: open another stream"
 
 
-async def test_explanations_have_a_separate_queue(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_explanations_have_a_separate_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bound an explanation is refused, and decisions continue."""
     monkeypatch.setattr(service, "MAX_EXPLANATIONS", 2)
+    bench = Bench()
+    bench.put(agent())
     explain = pb.ExplainRequest(action=request().action)
     async with served(bench.service) as stub:
         async with bench.service._explaining:
             waiting = [asyncio.ensure_future(stub.Explain(explain)) for _ in range(2)]
-            await eventually(lambda: bench.service._explanations == 2)
+            await eventually(lambda: bench.service._explanations.taken == 2)
             with pytest.raises(grpc.aio.AioRpcError, match="2 calls wait for explanations already"):
                 await stub.Explain(explain)
             assert (await stub.Evaluate(request())).decision_id
