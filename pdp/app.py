@@ -44,6 +44,8 @@ MAX_HTTP_CONNECTIONS = 1000
 MAX_WATCHERS = 100
 END_SECONDS = 0.5
 SAVE_SECONDS = 10.0
+LEAVE_SECONDS = 0.5
+"""For the store to answer that this sidecar leaves."""
 CLOCK_STEP_SECONDS = 5.0
 """If the wall clock is set back by less, as NTP may do, the age of the last good state still counts as known."""
 SWITCH_SECONDS = 0.0005
@@ -278,6 +280,8 @@ class _Program:
             await asyncio.wait([logging_, counting, saving], timeout=SAVE_SECONDS)
             await _cancelled(reporting)
             await self._reporter.drain()
+            if self._subscriber.leave():
+                await asyncio.wait([following], timeout=LEAVE_SECONDS)
             await _cancelled(following)
             await _cancelled(logging_)
             await _cancelled(counting)

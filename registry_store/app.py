@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import grpc
@@ -17,9 +17,11 @@ from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
-from registry_store import retention
+from registry_store import outgoing, retention
 from registry_store.access import keys
 from registry_store.access.authentication import Authentication
+from registry_store.alerts.delivery import Delivery
+from registry_store.alerts.routes import Routes
 from registry_store.approvals import expiry
 from registry_store.approvals.watching import ApprovalFeed
 from registry_store.audit.checkpointer import Checkpointer
@@ -38,11 +40,11 @@ from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
 from registry_store.rpc.reports import DecisionReports
 from registry_store.rpc.sync import PACE, Pace, RegistrySync
-from registry_store.settings import Settings, host_and_port, load_secret
+from registry_store.settings import Settings, host_and_port
 from registry_store.store import Store
 from registry_store.sync.feed import Feed
 from registry_store.sync.sidecars import Sidecars
-from registry_store.webhooks import Webhook
+from registry_store.sync.watching import SidecarWatch
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,11 @@ async def running(
     """
     settings.pepper_path()  # report a missing setting before the database is opened
     settings.check_escalation_team()
-    checkpoint_webhook(settings)
+    outgoing.checkpoint_webhook(settings)
+    routes = outgoing.routes(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
-        store = await _store(settings, database)
+        store = await _store(settings, database, routes)
         store.after_change = after_change
         _watch(store)
         streams = OpenStreams(store)
@@ -103,6 +106,9 @@ async def running(
         await stack.enter_async_context(_background(store.approval_feed.run()))
         await stack.enter_async_context(_background(expiry.run(database, store.metrics)))
         await stack.enter_async_context(_background(OfflineWatch(database, store.sidecars, store.metrics).run()))
+        watch = SidecarWatch(database, store.sidecars, settings.patience(), datetime.now(UTC))
+        await stack.enter_async_context(_background(watch.run()))
+        await stack.enter_async_context(store.delivery.running())
         await stack.enter_async_context(_background(streams.watch_keys()))
         await stack.enter_async_context(_background(lag.measure(store.metrics.loop_lag.observe)))
         await stack.enter_async_context(_background(retention.run(database, settings.retention())))
@@ -123,15 +129,17 @@ async def running(
             store.ready = False
 
 
-async def _store(settings: Settings, database: Database) -> Store:
+async def _store(settings: Settings, database: Database, routes: Routes) -> Store:
     async with database.writing() as session:
         pepper = await keys.pepper_of(session, settings.pepper_path())
-    feed, approval_feed, sidecars = Feed(database), ApprovalFeed(database), Sidecars()
+    feed, approval_feed, sidecars, metrics = Feed(database), ApprovalFeed(database), Sidecars(), Metrics()
+    delivery = Delivery(database, replace(routes, keys=outgoing.signing_keys(settings, pepper)), metrics)
     await feed.read()
 
     def wake() -> None:
         feed.wake()
         approval_feed.wake()
+        delivery.wake()
 
     database.on_commit = wake
     notifications = None if database.is_sqlite else Notifications(database, wake)
@@ -142,24 +150,11 @@ async def _store(settings: Settings, database: Database) -> Store:
         feed,
         approval_feed,
         sidecars,
-        Metrics(),
+        metrics,
         Authentication(database, pepper, settings.most_failed_keys),
+        delivery,
         notifications=notifications,
     )
-
-
-def checkpoint_webhook(settings: Settings) -> Webhook | None:
-    """The webhook that checkpoints are sent to, or None; `StartError` if a required setting is missing."""
-    if settings.checkpoint_url is None:
-        return None
-    if settings.checkpoint_file is None:
-        raise StartError("`--checkpoint-url` requires `--checkpoint-file`")
-    if settings.webhook_secret_file is None:
-        raise StartError("`--checkpoint-url` requires `--webhook-secret-file`")
-    secret = load_secret("--webhook-secret-file", settings.webhook_secret_file)
-    webhook = Webhook(settings.checkpoint_url, secret, settings.webhook_private)
-    webhook.check("--checkpoint-url")
-    return webhook
 
 
 def _watch(store: Store) -> None:
@@ -206,7 +201,7 @@ async def _checkpoints(store: Store) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    webhook = checkpoint_webhook(store.settings)
+    webhook = outgoing.checkpoint_webhook(store.settings)
     async with AsyncExitStack() as stack:
         file = stack.enter_context(CheckpointFile(path, Signer(signing_key(store.pepper))))
         checkpointer = Checkpointer(store.database, file)

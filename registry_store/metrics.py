@@ -95,6 +95,24 @@ class Metrics:
         self.approvals_pending = Gauge(
             "registry_store_approvals_pending", "Approvals that wait for a person.", registry=self.registry
         )
+        self.alerts_sent = Counter(
+            "registry_store_alerts_sent_total",
+            "Alerts that a receiver accepted, by channel.",
+            ["channel"],
+            registry=self.registry,
+        )
+        self.alerts_failed = Counter(
+            "registry_store_alerts_failed_total",
+            "Tries to send an alert that failed, by channel; they are repeated for a day.",
+            ["channel"],
+            registry=self.registry,
+        )
+        self.alerts_pending = Gauge(
+            "registry_store_alerts_pending", "Alerts in the outbox that are not sent yet.", registry=self.registry
+        )
+        self.alerts_dead = Gauge(
+            "registry_store_alerts_dead", "Alerts that were given up after a day.", registry=self.registry
+        )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
 

@@ -6,13 +6,14 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.alerts import outbox
 from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
 from registry_store.decisions import decisions, outcomes, usage
 from registry_store.journal import revisions
 from registry_store.periodic import by_the_clock
 from registry_store.settings import Retention
-from registry_store.sync import presence
+from registry_store.sync import presence, watching
 
 PERIOD_SECONDS = 60.0
 BATCH = 5_000
@@ -36,6 +37,7 @@ async def tidy(database: Database, retention: Retention, now: datetime) -> None:
     await _delete_all(database, partial(outcomes.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
     await retried(_forget_presence, database, now - presence.KEPT_FOR)
+    await _delete_all(database, partial(outbox.delete_before, moment=now - retention.alerts))
     await retried(_forget_logs, database, now - retention.usage)
 
 
@@ -60,6 +62,7 @@ async def _delete(database: Database, delete: Delete) -> int:
 async def _forget_logs(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
         await decisions.forget_logs(session, unheard_since)
+        await watching.forget_before(session, unheard_since)
 
 
 async def _forget_presence(database: Database, unheard_since: datetime) -> None:

@@ -1,5 +1,6 @@
 """Every setting of the store."""
 
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +21,19 @@ MAX_GROUP_CHARACTERS = 256
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long decisions and usage are kept."""
+    """How long decisions, usage and alerts are kept."""
 
     decisions: timedelta
     usage: timedelta
+    alerts: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a sidecar may apply nothing, or not be heard, before an alert tells of it."""
+
+    stale: timedelta
+    silent: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,17 @@ class Settings:
     checkpoint_file: Path | None = None
     checkpoint_url: str | None = None
     webhook_secret_file: Path | None = None
+    webhook_previous_secret_file: Path | None = None
     webhook_private: bool = False
+    webhook_ca: Path | None = None
+    smtp_url: str | None = None
+    smtp_from: str | None = None
+    alert_url: tuple[str, ...] = ()
+    public_url: str | None = None
+    sidecar_stale_after: int = 60
+    """Seconds that a sidecar may leave a change unapplied, before an alert tells of it."""
+    sidecar_silent_after: int = 300
+    """Seconds that a sidecar may be silent, before an alert tells of it."""
     drain_seconds: float = 5.0
     escalation_team: str = ""
     """The group of keys that decides on escalations for which neither the policy nor the agent names a team."""
@@ -50,6 +70,8 @@ class Settings:
     """Days that decisions are kept after the store received them."""
     keep_usage: int = 400
     """Days that usage per minute is kept."""
+    keep_alerts: int = 90
+    """Days that alerts are kept after they were sent or given up."""
 
     def url(self) -> URL:
         """The URL of the database with its asynchronous driver; `StartError` if it is not valid."""
@@ -70,8 +92,20 @@ class Settings:
             raise StartError(f"`--escalation-team`: is longer than {MAX_GROUP_CHARACTERS} characters")
 
     def retention(self) -> Retention:
-        """How long reported decisions and usage are kept."""
-        return Retention(timedelta(days=self.keep_decisions), timedelta(days=self.keep_usage))
+        """How long reported decisions, usage and alerts are kept."""
+        return Retention(*(timedelta(days=days) for days in (self.keep_decisions, self.keep_usage, self.keep_alerts)))
+
+    def patience(self) -> Patience:
+        """How long the store waits before an alert tells of a sidecar."""
+        return Patience(*(timedelta(seconds=wait) for wait in (self.sidecar_stale_after, self.sidecar_silent_after)))
+
+    def checked_public_url(self) -> str | None:
+        """The address at which people reach this store; `StartError` if it is not an http or https URL."""
+        if self.public_url is None:
+            return None
+        if not re.fullmatch(r"https?://[^\s/?#@\\\"<>]+(/[^\s?#\\\"<>]*)?", self.public_url):
+            raise StartError(f"`--public-url`: `{self.public_url}` is not an http or https URL without a query")
+        return self.public_url.rstrip("/")
 
 
 def database_url(text: str) -> URL:

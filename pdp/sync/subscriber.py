@@ -89,6 +89,16 @@ class Subscriber:
         self._uplink = uplink
         self._timing = timing
         self._backoff = Backoff(timing.backoff_first, timing.backoff_max)
+        self._stream: _Stream | None = None
+        self._leaving = False
+
+    def leave(self) -> bool:
+        """Ends the stream as one that stops does, so that the store expects nothing more; `run` then returns.
+
+        False if there is no stream: `run` must be cancelled.
+        """
+        self._leaving = True
+        return self._stream is not None and self._stream.leave()
 
     async def run(self) -> None:
         """Follows the store from stream to stream, until cancelled."""
@@ -97,8 +107,11 @@ class Subscriber:
         while True:
             began = clock()
             broken = await self._one_stream()
+            self._stream = None
             raise_if_cancelled()
             self._metrics.sync_state("disconnected")
+            if self._leaving:
+                return
             settled = clock() - began >= self._timing.settled_after
             if broken is None and settled:
                 failures = 0
@@ -119,8 +132,8 @@ class Subscriber:
             key = self._key()
             async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
                 clock = self.store_clock.stream()
-                stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
-                await stream.converse(channel, key, self._uplink)
+                self._stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
+                await self._stream.converse(channel, key, self._uplink)
         except OutOfOrderError as error:
             self._replica.needs_snapshot = True
             return f"{error}; the next stream begins with a snapshot"
@@ -147,11 +160,19 @@ class _Stream:
         self._metrics = metrics
         self._timing = timing
         self._clock = clock
-        self._outbox: asyncio.Queue[pb.SidecarMessage] = asyncio.Queue(MAX_QUEUED)
+        self._outbox: asyncio.Queue[pb.SidecarMessage | None] = asyncio.Queue(MAX_QUEUED)
+        """Messages to the store; None ends the stream."""
         self._newest = 0
         self._newest_at = 0.0
         """When the store sent `_newest`, by the boot clock."""
         self._behind_since: float | None = None
+
+    def leave(self) -> bool:
+        """Says no more; the store then closes the stream. False if that cannot be said."""
+        with suppress(asyncio.QueueFull):
+            self._outbox.put_nowait(None)
+            return True
+        return False
 
     async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
         """Says hello, catches up and follows, until the store closes the stream or the stream fails.
@@ -240,8 +261,9 @@ class _Stream:
     async def _up(self, call: Call) -> None:
         # The concurrent read ends the stream and has a better error than a failed write.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while True:
-                await call.write(await self._outbox.get())
+            while (message := await self._outbox.get()) is not None:
+                await call.write(message)
+            await call.done_writing()
 
     async def _beat(self) -> None:
         while True:

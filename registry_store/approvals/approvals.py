@@ -10,6 +10,7 @@ from sqlalchemy import literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.fields import quote
+from registry_store.alerts import causes
 from registry_store.database.tables import Activity, Approval, ApprovalAlias
 from registry_store.documents import Document, to_json
 from registry_store.errors import NotFoundError
@@ -110,6 +111,8 @@ async def end_overdue(session: AsyncSession, due: Sequence[Approval], actor: Act
 
     The session holds the writers' lock.
     """
+    undecided = [one for one in due if one.status == ApprovalState.PENDING.value and not is_to_hand_over(one, actor.at)]
+    await causes.expired(session, undecided, actor.at)
     expired = []
     for approval in due:
         if is_to_hand_over(approval, actor.at):

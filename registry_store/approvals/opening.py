@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, insert, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.alerts import causes
 from registry_store.approvals import approvals
 from registry_store.approvals.approvals import ESCALATE, IS_PENDING, ApprovalState
 from registry_store.approvals.requests import Request
@@ -46,6 +47,7 @@ async def open_requested(
     if aliases:
         await session.flush()  # an alias refers to its approval
         await session.execute(insert(ApprovalAlias), aliases)
+    await causes.requested(session, opened, at)
     return opened
 
 

@@ -1,10 +1,17 @@
-"""Sends the lines of the checkpoint file to a webhook: each at least once, in order, also across restarts."""
+"""Sends the lines of the checkpoint file to a webhook: each at least once, in order, also across restarts.
+
+Beside the headers of Standard Webhooks each has the one that earlier releases sent, `Registry-Signature: sha256=HEX`:
+the HMAC-SHA-256, with the signing key, of the value of `Registry-Timestamp` (Unix seconds), a full stop and the body.
+"""
 
 import asyncio
+import hashlib
+import hmac
 import json
 import logging
-import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pdp.serving.backoff import Backoff
@@ -45,7 +52,7 @@ class CheckpointSender:
     async def _send(self, end: asyncio.Event | None) -> None:
         number = 0
         try:
-            while await asyncio.to_thread(self._send_next):
+            while await self._send_next():
                 self._failures = 0
                 number += 1
                 if end.is_set() if end else number >= MAX_AT_STOP:
@@ -57,17 +64,22 @@ class CheckpointSender:
             self._failures += 1
             logger.exception("internal error while sending a checkpoint of the activity log")
 
-    def _send_next(self) -> bool:
-        with self._path.open("rb") as file:
-            file.seek(self._sent)
-            line = file.readline()
+    async def _send_next(self) -> bool:
+        line = await asyncio.to_thread(self._next_line)
         if not line.endswith(b"\n"):
             return False
-        self._webhook.deliver(line, int(time.time()))
+        now = datetime.now(UTC)
+        message_id = f"checkpoint_{hashlib.sha256(line).hexdigest()[:32]}"
+        await self._webhook.deliver(message_id, line, now, _headers(self._webhook.keys[0], line, now))
         self.sequence = json.loads(line)["sequence"]
         self._sent += len(line)
-        self._keep_mark()
+        await asyncio.to_thread(self._keep_mark)
         return True
+
+    def _next_line(self) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(self._sent)
+            return file.readline()
 
     def _read_mark(self) -> int:
         try:
@@ -80,3 +92,9 @@ class CheckpointSender:
         new = self._mark.with_name(f"{self._mark.name}.new")
         new.write_text(str(self._sent))
         new.replace(self._mark)
+
+
+def _headers(key: bytes, body: bytes, at: datetime) -> Mapping[str, str]:
+    timestamp = str(int(at.timestamp()))
+    signed = hmac.digest(key, f"{timestamp}.".encode() + body, "sha256").hex()
+    return {"registry-timestamp": timestamp, "registry-signature": f"sha256={signed}"}

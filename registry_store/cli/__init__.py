@@ -2,7 +2,7 @@
 
 import click
 
-from registry_store.cli import gitops, keys, log, serve
+from registry_store.cli import alerts, gitops, keys, log, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,6 +19,7 @@ for command in (
     serve.migrate,
     serve.new_epoch,
     keys.keys,
+    alerts.alerts,
     log.export_log,
     log.verify_log,
     gitops.apply,

@@ -16,6 +16,7 @@ from registry_store.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_DAYS = 36_500
+MAX_SECONDS = 7 * 86_400
 
 
 @click.command()
@@ -36,8 +37,55 @@ MAX_DAYS = 36_500
     help="Append signed checkpoints of the activity log, for `verify-log`; one file for each store.",
 )
 @option("--checkpoint-url", metavar="URL", help="Also post each signed checkpoint to this https URL.")
-@option("--webhook-secret-file", type=file(), help="File with the secret that signs webhooks.")
+@option(
+    "--webhook-secret-file",
+    type=file(),
+    help="File with the secret that signs webhooks. Default for alerts: one made from the pepper.",
+)
+@option(
+    "--webhook-previous-secret-file",
+    type=file(exists=True),
+    help="File with the previous secret, while receivers change to the new one: webhooks are signed with both.",
+)
 @option("--webhook-private", is_flag=True, help="Allow webhooks to private, loopback and link-local addresses.")
+@option("--webhook-ca", type=file(exists=True), help="File with an authority that webhooks trust beside the system's.")
+@option(
+    "--smtp-url",
+    metavar="URL",
+    help="SMTP relay for alerts: smtp://[USER:PASSWORD@]HOST[:PORT] with STARTTLS, or smtps://… with TLS.",
+)
+@option("--smtp-from", metavar="ADDRESS", help="Sender of the mails.")
+@option(
+    "--alert-url",
+    multiple=True,
+    metavar="URL",
+    help="Channel for every alert, as apprise writes it; needs the extra `alerts`. Repeatable.",
+)
+@option("--public-url", metavar="URL", help="Address of this store for people; alerts link to their approval there.")
+@option(
+    "--sidecar-stale-after",
+    type=click.IntRange(1, MAX_SECONDS),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="Alert when a connected sidecar has not applied a change for so long.",
+)
+@option(
+    "--sidecar-silent-after",
+    type=click.IntRange(30, MAX_SECONDS),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="Alert when no store has heard a sidecar for so long, unless it was stopped.",
+)
+@option(
+    "--keep-alerts",
+    type=click.IntRange(1, MAX_DAYS),
+    default=90,
+    show_default=True,
+    metavar="DAYS",
+    help="Delete alerts this long after they were sent or given up.",
+)
 @option(
     "--escalation-team",
     default="",

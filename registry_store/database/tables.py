@@ -473,3 +473,53 @@ class Usage(Base):
     outcome: Mapped[str] = mapped_column(primary_key=True)
     decisions: Mapped[int]
     cost_micros: Mapped[int]
+
+
+class Alert(Base):
+    """Something that people are told: events of one subject and kind in a period, with their number."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (
+        Index("uq_alerts_period", "subject", "kind", "since", unique=True),
+        Index("ix_alerts_due", "next_attempt_at"),
+        Index("ix_alerts_status", "status", "alert_id"),
+        Index("ix_alerts_kind", "kind", "alert_id"),
+        Index("ix_alerts_agent", "agent_id", "alert_id"),
+        Index("ix_alerts_updated", "updated_at"),
+    )
+
+    alert_id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    """The agent, or else the sidecar or record that it is about."""
+    agent_id: Mapped[str | None]
+    to_operator: Mapped[bool]
+    """Whether it also goes to the operator's channels, not only to those of the agent."""
+    since: Mapped[datetime]
+    """When the period began: a quarter of an hour, or a day."""
+    count: Mapped[int]
+    detail: Mapped[dict[str, Any]]
+    status: Mapped[str]
+    attempts: Mapped[int]
+    failures: Mapped[int]
+    """Attempts in a row that failed."""
+    deliveries: Mapped[dict[str, Any]]
+    """For each target: the count that it was told of, and the last error."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    next_attempt_at: Mapped[datetime | None]
+    """When it is sent next; null: not again."""
+    give_up_at: Mapped[datetime]
+
+
+class WatchedSidecar(Base):
+    """A sidecar that has connected and not said goodbye, and when a store last heard it."""
+
+    __tablename__ = "watched_sidecars"
+    __table_args__ = (Index("ix_watched_sidecars_heard", "heard_at"),)
+
+    node_id: Mapped[str] = mapped_column(primary_key=True)
+    node_name: Mapped[str]
+    heard_at: Mapped[datetime]
+    silent_since: Mapped[datetime | None]
+    """When an alert said that it is silent; null once it is heard again."""

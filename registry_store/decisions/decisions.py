@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
+from registry_store.alerts import causes
 from registry_store.approvals import opening
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.tables import Outcome as OutcomeRow
@@ -90,6 +91,8 @@ async def receive(
     log.breaks += len(received.breaks)
     log.updated_at = at
     await usage.count(session, kept, ended.values())
+    await causes.decided(session, kept, at)
+    await causes.records_lost(session, report.node_id, received.missing, at)
     if requested := [decision.opens for decision in kept if decision.opens is not None]:
         opened = await opening.open_requested(session, report.node_id, requested, at, escalation_team)
         received.opened = [approval.status for approval in opened]

@@ -10,6 +10,7 @@ from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field
 from pdp.core.model import RecordKind, Status
 from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, read_agent, read_configuration
+from registry_store.alerts import causes
 from registry_store.database.bulk import chunks
 from registry_store.database.tables import Agent, AgentTag, AgentVersion
 from registry_store.documents import Document, check_synced, read_values, to_json
@@ -151,6 +152,8 @@ async def set_status(
         previous={"status": before.value},
         new={"status": status.value, **(beside or {})},
     )
+    if status is Status.SUSPENDED:
+        await causes.suspended(session, agent.agent_id, reason, actor.name, actor.at)
 
 
 async def set_status_of_all(
@@ -169,6 +172,8 @@ async def set_status_of_all(
         previous={"status": before.value},
         new={"status": after.value},
     )
+    if after is Status.SUSPENDED:
+        await causes.all_suspended(session, agent_ids, reason, actor.name, actor.at)
     # What counted towards a suspension still does: this is no decision about each of the agents.
     activated = {"activated_at": actor.at} if after is Status.ACTIVE else {}
     values = {"status": after.value, "revision": revision, "updated_at": actor.at} | activated

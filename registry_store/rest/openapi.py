@@ -23,6 +23,7 @@ TAGS = [
         ("emergency stops", "Suspend many agents at once, and activate exactly these again"),
         ("approvals", "Actions that wait for approval, and decisions of people on them"),
         ("decisions", "Decisions of sidecars"),
+        ("alerts", "What people are told by webhook, by mail and in channels"),
         ("usage", "Actions and cost of an agent"),
         ("activity", "Who changed what, and when"),
         ("keys", "API keys"),

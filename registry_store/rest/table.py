@@ -11,6 +11,7 @@ from registry_store.rest.exchange.access import RoleIn
 from registry_store.rest.resources import (
     activity,
     agents,
+    alerts,
     approvals,
     decisions,
     declarations,
@@ -39,6 +40,7 @@ ROUTERS = (
     mcp_servers.router,
     approvals.router,
     decisions.router,
+    alerts.router,
     keys.router,
     sidecars.router,
     operations.router,

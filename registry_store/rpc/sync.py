@@ -175,6 +175,7 @@ class _Stream:
         while True:
             message = await _read(self._context, self._pace.silence)
             if message is None:
+                self._sidecar.left = True
                 return
             self._sidecar.last_heard_at = datetime.now(UTC)
             match message.WhichOneof("message"):

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pdp.core.model import RecordKind
 from registry_store.documents import Document, to_json
@@ -49,6 +49,14 @@ class Sidecar:
     acknowledged_revision: int = 0
     refusals: dict[tuple[RecordKind, str], Refusal] = field(default_factory=dict)
     unacknowledged: deque[tuple[int, float, Records | None]] = field(default_factory=deque)
+    unreported: list[Refusal] = field(default_factory=list)
+    """Refusals that no alert tells of yet."""
+    left: bool = False
+    """Whether the sidecar itself ended its last stream: it was stopped, so that its silence means nothing."""
+    stale_reported: bool = False
+    """Whether an alert tells that it is stale."""
+    _behind: tuple[int, datetime] | None = None
+    """The revision that it is stuck at, and since when."""
 
     def sent(self, revision: int, committed_at: float, records: Records | None) -> None:
         """Note a change that was sent and awaits its acknowledgement (`records` None: a snapshot)."""
@@ -66,10 +74,20 @@ class Sidecar:
             for key in list(self.refusals) if records is None else records:
                 self.refusals.pop(key, None)
         self.acknowledged_revision = max(self.acknowledged_revision, revision)
+        new = [refusal for refusal in refusals if self.refusals.get((refusal.kind, refusal.id)) != refusal]
+        self.unreported = [*self.unreported, *new][-MAX_REFUSALS:]
         self.refusals |= {(refusal.kind, refusal.id): refusal for refusal in refusals}
         while len(self.refusals) > MAX_REFUSALS:
             del self.refusals[next(iter(self.refusals))]
         return [moment for moment in commits if moment]
+
+    def is_stale(self, now: datetime, patience: timedelta) -> bool:
+        """Whether it has applied nothing for so long, although it was sent something; ask again and again."""
+        if not self.connected or self.acknowledged_revision >= self.sent_revision:
+            self._behind, self.stale_reported = None, False
+        elif self._behind is None or self._behind[0] != self.acknowledged_revision:
+            self._behind, self.stale_reported = (self.acknowledged_revision, now), False
+        return self._behind is not None and now - self._behind[1] >= patience
 
 
 class Sidecars:
@@ -86,6 +104,7 @@ class Sidecars:
         previous = self._by_node.pop(sidecar.node_id, None)
         if previous is not None:
             sidecar.refusals = previous.refusals
+            sidecar.unreported = previous.unreported
             sidecar.acknowledged_revision = previous.acknowledged_revision
         self._by_node[sidecar.node_id] = sidecar
         if len(self._by_node) > MAX_REMEMBERED:
@@ -93,7 +112,7 @@ class Sidecars:
         return previous
 
     def all(self) -> list[Sidecar]:
-        """Every sidecar, connected or not."""
+        """All sidecars, connected or not."""
         return list(self._by_node.values())
 
     def page(self, limit: int, offset: int) -> tuple[list[Sidecar], int]:

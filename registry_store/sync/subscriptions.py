@@ -110,6 +110,24 @@ async def records(session: AsyncSession, touched: Sequence[Touched]) -> list[Rec
     ]
 
 
+async def among(
+    session: AsyncSession, subscription: Subscription, keys: Collection[tuple[RecordKind, str]]
+) -> set[tuple[RecordKind, str]]:
+    """Those of these records that exist and that the subscription includes."""
+    ids = {kind: [name for each, name in keys if each is kind] for kind in RecordKind}
+    agent_ids, policy_ids, names = (
+        ids[kind] for kind in (RecordKind.AGENT, RecordKind.ORGANISATION_POLICY, RecordKind.MCP_SERVER)
+    )
+    queries = {
+        RecordKind.AGENT: select(Agent.agent_id).where(_of_agents(subscription), Agent.agent_id.in_(agent_ids)),
+        RecordKind.ORGANISATION_POLICY: select(Policy.policy_id).where(
+            Policy.agent_id.is_(None), Policy.policy_id.in_(policy_ids)
+        ),
+        RecordKind.MCP_SERVER: select(McpServer.server_name).where(McpServer.server_name.in_(names)),
+    }
+    return {(kind, name) for kind, query in queries.items() if ids[kind] for name in await session.scalars(query)}
+
+
 def _with_former(record: Record, touched: Touched) -> Record:
     return Record(record.kind, record.id, record.document, record.tags, touched.former_tags)
 

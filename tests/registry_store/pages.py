@@ -20,6 +20,7 @@ from tests.registry_store.serving import Served, served
 # What differs from run to run; a later command may name what an earlier one printed.
 VARYING = re.compile(
     r"(?P<uuid>\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b)"
+    r"|(?P<alert>\balert_[0-9a-f-]{36}\b)"
     r"|(?P<key>owkai_[0-9a-f]{16}_[\w-]{43})"
     r"|(?P<policy>\bpol_[0-9a-f]{32})"
     r"|(?P<stop>\bstop_[0-9a-f]{32})"

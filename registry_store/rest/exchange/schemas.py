@@ -8,6 +8,7 @@ from pdp.core.interface import ACTION, ANSWER, POLICY, PROBLEM
 from pdp.core.model import Outcome, Result, Status
 from pdp.core.records import CONFIGURATION, PARAMS, POLICY_BODY, SERVER_BODY, VERSION
 from registry_store.access.keys import KEY_BODY
+from registry_store.alerts.outbox import AlertStatus, Kind
 from registry_store.approvals import requests
 from registry_store.approvals.approvals import ApprovalState
 from registry_store.decisions.reports import DECISION
@@ -125,6 +126,30 @@ APPROVAL = record(
     comment=or_null(TEXT),
     used_at=or_null(MOMENT),
     action_outcome=or_null(ACTION_OUTCOME) | {"description": "How the action ended that used it; null: not reported"},
+)
+DELIVERY = record(
+    {},
+    to=TEXT | {"description": "A URL, an address, or a name for a channel of the operator"},
+    channel={"type": "string", "enum": ["webhook", "mail", "channel"]},
+    count=COUNT | {"description": "Number of events that it was told of; 0: it was not reached yet"},
+    error=or_null(TEXT) | {"description": "Why the last try failed, or null"},
+    at=MOMENT | {"description": "Time of the last try"},
+)
+ALERT = record(
+    {},
+    alert_id=TEXT | {"description": "Also the `webhook-id`, the same for every try"},
+    kind={"type": "string", "enum": [kind.value for kind in Kind]},
+    agent_id=or_null(TEXT),
+    subject=TEXT | {"description": "The agent, or else the sidecar or record that it is about"},
+    count=COUNT | {"description": "Number of events in the quarter of an hour"},
+    status={"type": "string", "enum": [status.value for status in AlertStatus]}
+    | {"description": "none: no channel is configured for it; failed: given up after a day"},
+    attempts=COUNT,
+    created_at=MOMENT,
+    updated_at=MOMENT,
+    next_attempt_at=or_null(MOMENT),
+    detail={"type": "object", "description": "The first of the events; which members it has depends on the kind"},
+    deliveries={"type": "array", "items": DELIVERY},
 )
 SIDECAR = record(
     {},
@@ -248,6 +273,7 @@ COMPONENTS: dict[str, Schema] = {
     "EmergencyStop": STOP,
     "Stopped": {"allOf": [ref("EmergencyStop"), record({}, suspended=COUNT, unknown_agent_ids=TEXTS)]},
     "Released": {"allOf": [ref("EmergencyStop"), record({}, activated=COUNT)]},
+    "Alert": ALERT,
     "Approval": APPROVAL,
     "Decision": DECISION_RECORD,
     "Action": reported(ACTION, "agent_id"),

@@ -163,6 +163,8 @@ async def test_the_way_up_makes_a_first_version_of_each_policy(settings: Setting
             admin.delete(own)
             back = admin.post(f"{own}/rollback", {"target_version": "1.0.0"}).body
             assert (back["priority"], back["created_at"]) == (7, policy["created_at"])
+
+
 async def test_approvals_that_are_pending_go_on_in_the_new_schema(settings: Settings) -> None:
     """Those of an older store: people find whether they need MFA, decide them as before, and none is merged."""
     with served(settings) as store:

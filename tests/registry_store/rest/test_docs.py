@@ -31,9 +31,10 @@ def test_every_command_of_the_page_prints_what_it_shows(fresh: Served, monkeypat
 
 
 def follow(store: Served) -> None:
-    """Return once the store's feed has the newest revision, which probes and metrics tell."""
+    """Return once the store's feed has the newest revision, which probes and metrics tell, and alerts were tried."""
     ((revision,),) = store.sql("SELECT revision FROM meta")
     in_own_loop(eventually(lambda: store.running._store.feed.revision == revision))
+    in_own_loop(eventually(lambda: store.sql("SELECT count(*) FROM alerts WHERE status = 'pending'") == [(0,)]))
 
 
 def test_the_page_shows_every_route() -> None:
