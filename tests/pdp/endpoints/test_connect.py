@@ -147,7 +147,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("body", "message"), WRONG, ids=str)
+@pytest.mark.parametrize(("body", "message"), WRONG, ids=lambda value: str(value)[-40:])
 async def test_a_malformed_request_in_json_names_the_field(bench: Bench, body: object, message: str) -> None:
     """By the name that the contract has, and nothing is counted."""
     async with port(bench) as here:
@@ -319,7 +319,7 @@ GZIPPED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "body", "status", "message"), GZIPPED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "body", "status", "message"), GZIPPED, ids=lambda value: str(value)[:40].strip())
 async def test_hostile_gzip_is_refused(bench: Bench, name: str, body: bytes, status: int, message: str) -> None:
     """Before it is decompressed, or as soon as it is larger than it says."""
     async with port(bench) as here:
@@ -359,7 +359,9 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "body", "headers", "status", "message"), LARGE, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "body", "headers", "status", "message"), LARGE, ids=lambda value: str(value)[:40].strip()
+)
 async def test_the_bounds_of_a_request_hold(  # noqa: PLR0917 - one row
     bench: Bench, name: str, body: object, headers: dict[str, str], status: int, message: str
 ) -> None:
