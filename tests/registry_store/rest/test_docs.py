@@ -8,13 +8,13 @@ import pytest
 
 from registry_store.rest.table import routes
 from tests import console
-from tests.registry_store import pages
+from tests.registry_store import commands
 from tests.registry_store.reporting import tell_usage_as_of
 from tests.registry_store.serving import Served, in_own_loop
 from tests.waiting import eventually
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "registry.md").read_text()
-COMMANDS = [command for command in console.commands(PAGE) if pages.runs(command)]
+COMMANDS = [command for command in console.commands(PAGE) if commands.runs(command)]
 
 
 def test_every_command_of_the_page_prints_what_it_shows(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,10 +24,10 @@ def test_every_command_of_the_page_prints_what_it_shows(fresh: Served, monkeypat
     """
     at = datetime.now(UTC)
     tell_usage_as_of(at, monkeypatch)
-    session = pages.Session(fresh, at)
+    session = commands.Session(fresh, at)
     for command in COMMANDS:
         follow(fresh)
-        assert pages.steady(session.printed(command)) == pages.steady(command.shown), command.text
+        assert commands.steady(session.printed(command)) == commands.steady(command.shown), command.text
 
 
 def follow(store: Served) -> None:

@@ -1,6 +1,6 @@
 """Pages of curl commands: run as printed against a fresh store, compared with what the page shows, or written anew.
 
-`python -m tests.registry_store.pages docs/reference/registry.md` writes into the page what was printed.
+`python -m tests.registry_store.commands docs/reference/registry.md` writes into the page what was printed.
 """
 
 import json
