@@ -23,13 +23,25 @@ REASON_BODY: dict[str, Field] = {"reason": Field(PROSE, "", about="Reason, kept 
 
 async def read_json(request: Request, max_bytes: int = MAX_BYTES, max_values: int = MAX_VALUES) -> Any:
     """Reads the body as JSON; 413 above `max_bytes` or `max_values`, 400 if it is not JSON."""
-    raw = await _read_bounded(request, max_bytes)
+    raw = await read_bounded(request, max_bytes)
     if raw.count(b",") > max_values:
         raise HTTPException(413, f"the body has more than {max_values} values")
     try:
         return strict_json.loads(raw) if len(raw) <= SMALL_BYTES else await asyncio.to_thread(strict_json.loads, raw)
     except ValueError as error:
         raise HTTPException(400, f"the body is not JSON: {lower_first(str(error))}") from None
+
+
+async def read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
+    """Reads the body, once for all tries of a request; 413 above `max_bytes`."""
+    kept: bytes | None = getattr(request.state, "body", None)
+    if kept is not None:
+        return kept
+    try:
+        request.state.body = body = await read_body(request, max_bytes)
+    except ClientDisconnect:
+        raise HTTPException(400, "the body ended early") from None
+    return body
 
 
 async def read_reason(request: Request) -> str:
@@ -40,15 +52,4 @@ async def read_reason(request: Request) -> str:
 
 async def read_optional_json(request: Request) -> Any:
     """Reads the body as JSON; an empty object if there is no body."""
-    return await read_json(request) if await _read_bounded(request) else {}
-
-
-async def _read_bounded(request: Request, max_bytes: int = MAX_BYTES) -> bytes:
-    kept: bytes | None = getattr(request.state, "body", None)
-    if kept is not None:
-        return kept
-    try:
-        request.state.body = body = await read_body(request, max_bytes)
-    except ClientDisconnect:
-        raise HTTPException(400, "the body ended early") from None
-    return body
+    return await read_json(request) if await read_bounded(request) else {}

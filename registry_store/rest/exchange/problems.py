@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
+from types import MappingProxyType
+from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +37,8 @@ STATUSES: Mapping[type[RegistryError], int] = {
     LapsedKeyError: 401,
     TooManyFailuresError: 429,
 }
+KNOWN = (InvalidRecordError, RequestValidationError, RegistryError, HTTPException, *FAILURES)
+"""What `failure_of` knows; any other error is a fault of this program."""
 
 
 def problem(
@@ -52,45 +56,58 @@ def problem(
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
+class Failure(NamedTuple):
+    """What a caller is told of a request that failed."""
+
+    status: int
+    detail: str = ""
+    errors: Iterable[Problem] = ()
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+FINE = Failure(200)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What the caller is told of this error; raises it again if it is a fault of this program."""
+    if isinstance(error, InvalidRecordError):
+        return Failure(422, f"not valid: {error.count} of the values", error.problems)
+    if isinstance(error, RequestValidationError):
+        errors = Problems(_of_parameter(entry["loc"], entry["msg"]) for entry in error.errors())
+        return Failure(422, f"not valid: {len(errors)} of the parameters", errors)
+    if isinstance(error, RegistryError):
+        return Failure(STATUSES[type(error)], str(error), headers=_headers_of(error))
+    if isinstance(error, HTTPException):
+        detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
+        return Failure(error.status_code, detail, headers=error.headers or {})
+    if is_unavailable(error):
+        return Failure(503, "the database is out of reach", headers={"Retry-After": str(RETRY_SECONDS)})
+    raise error
+
+
 def install(app: FastAPI, allowed: Callable[[str], Iterable[str]]) -> None:
     """Returns every error of the application as a problem; `allowed` returns the methods of a path."""
 
-    @app.exception_handler(InvalidRecordError)
-    async def invalid_record(_request: Request, error: InvalidRecordError) -> Response:
-        return problem(422, f"not valid: {error.count} of the values", error.problems)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid_parameters(_request: Request, error: RequestValidationError) -> Response:
-        errors = Problems(_of_parameter(entry["loc"], entry["msg"]) for entry in error.errors())
-        return problem(422, f"not valid: {len(errors)} of the parameters", errors)
-
-    @app.exception_handler(RegistryError)
-    async def registry_error(_request: Request, error: RegistryError) -> Response:
-        status = STATUSES[type(error)]
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if isinstance(error, TooManyFailuresError):
-            headers["Retry-After"] = str(ceil(error.wait))
-        return problem(status, str(error), headers=headers)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+    async def known(request: Request, error: Exception) -> Response:
+        failure = failure_of(error)
+        headers = dict(failure.headers)
+        if failure.status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(allowed(request.scope["path"])) or headers.get("Allow", "")
-        detail = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-        return problem(error.status_code, detail, headers=headers)
+        return problem(failure.status, failure.detail, failure.errors, headers)
 
-    async def database_error(_request: Request, error: Exception) -> Response:
-        if not is_unavailable(error):
-            raise error
-        return problem(503, "the database is out of reach", headers={"Retry-After": str(RETRY_SECONDS)})
-
-    for failure in FAILURES:
-        app.add_exception_handler(failure, database_error)
+    for kind in KNOWN:
+        app.add_exception_handler(kind, known)
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:
         return problem(500, "internal error")
+
+
+def _headers_of(error: RegistryError) -> dict[str, str]:
+    headers = {"WWW-Authenticate": "Bearer"} if STATUSES[type(error)] == 401 else {}
+    if isinstance(error, TooManyFailuresError):
+        headers["Retry-After"] = str(ceil(error.wait))
+    return headers
 
 
 def _of_parameter(location: Sequence[object], message: str) -> Problem:
