@@ -139,6 +139,16 @@ class Authentication:
         self._remember(key_hash, found.key_id, now)
         return found
 
+    async def holder(self, key_id: str, now: datetime) -> Caller:
+        """The holder of the key with this id, for a session that it began; `LapsedKeyError` if the key is not valid."""
+        async with self._database.reading() as session:
+            key = await session.get(Key, key_id)
+        if key is None:
+            raise LapsedKeyError("the key no longer exists")
+        found = keys.holder_of(key, now)
+        self._remember(key.hash, key_id, now)
+        return found
+
     async def _found(self, text: str, key_hash: str, now: datetime) -> Caller:
         if key_hash in self._valid_before:
             async with self._database.reading() as session:

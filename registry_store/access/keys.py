@@ -147,6 +147,11 @@ def verified(key: Key | None, pepper: Pepper, text: str, now: datetime) -> Calle
     """The caller that holds `text`, checked against the stored key of that id; raises as `authenticate` does."""
     if key is None or not hmac.compare_digest(key.hash, pepper.hash(text)):
         raise NotAuthenticatedError("the key is unknown")
+    return holder_of(key, now)
+
+
+def holder_of(key: Key, now: datetime) -> Caller:
+    """The holder of this key; `LapsedKeyError` if it is revoked or expired."""
     if not is_valid(key, now):
         raise LapsedKeyError("the key is revoked" if key.revoked_at else "the key has expired")
     return Caller(

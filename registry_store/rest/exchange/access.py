@@ -41,7 +41,7 @@ class RoleIn:
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> Caller:
-        found = await _caller(request, credentials)
+        found = await key_holder(request, credentials.credentials if credentials else None)
         if found.role not in self.roles:
             raise NotAllowedError(f"a key of role {found.role.value} may not do this")
         return found
@@ -85,23 +85,26 @@ async def reading(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 @asynccontextmanager
-async def writing(request: Request, caller: Caller) -> AsyncIterator[tuple[AsyncSession, Actor]]:
-    """A write transaction, and the actor of its changes."""
+async def writing(
+    request: Request, caller: Caller, via: str | None = None
+) -> AsyncIterator[tuple[AsyncSession, Actor]]:
+    """A write transaction, and the actor of its changes; `via` is by default what the client calls itself."""
     store = store_of(request)
     async with store.database.writing() as session:
-        yield session, Actor(caller.name, _via(request), datetime.now(UTC), caller.key_id)
+        yield session, Actor(caller.name, via or _via(request), datetime.now(UTC), caller.key_id)
         revision = (await meta(session)).revision if store.after_change else 0
     if store.after_change:
         await _notify(store.after_change, revision)
 
 
-async def _caller(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+async def key_holder(request: Request, key: str | None) -> Caller:
+    """The holder of a request's key; `NotAuthenticatedError` or `TooManyFailuresError` if it is missing or wrong."""
     store = store_of(request)
     source = request.client.host if request.client else ""
     try:
-        if credentials is None:
+        if key is None:
             raise NotAuthenticatedError("the header `Authorization: Bearer owkai_…` is missing")
-        return await store.authentication.caller(credentials.credentials, source, datetime.now(UTC))
+        return await store.authentication.caller(key, source, datetime.now(UTC))
     except (NotAuthenticatedError, TooManyFailuresError):
         store.metrics.refused_keys.inc()
         raise
