@@ -65,10 +65,10 @@ class Sessions:
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
-    def form_token(self, value: str) -> str:
+    def csrf_token(self, value: str) -> str:
         """The token of the forms on pages that are sent to the browser with this cookie value."""
         return self._forms.get_signature(value).decode()
 
-    def is_form_token(self, token: str, value: str) -> bool:
+    def is_csrf_token(self, token: str, value: str) -> bool:
         """Whether it is the token of this cookie value."""
         return len(token) <= MAX_CHARACTERS and self._forms.verify_signature(value, token)

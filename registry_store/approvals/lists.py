@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, exists, false, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry_store.access.keys import DECIDING_ROLES, Caller, Role
@@ -28,6 +28,15 @@ class Filter:
     approver_mfa: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A page of pending approvals, each with whether it waits for the caller; `for_me` of the `total` do."""
+
+    rows: Sequence[tuple[Approval, bool]]
+    for_me: int
+    total: int
+
+
 async def page(
     session: AsyncSession, wanted: Filter, now: datetime, limit: int, offset: int
 ) -> tuple[Sequence[Approval], int]:
@@ -37,6 +46,24 @@ async def page(
     newest_first = select(Approval).where(*conditions).order_by(Approval.approval_id.desc())
     rows = await session.scalars(newest_first.limit(limit).offset(offset))
     return rows.all(), total or 0
+
+
+async def waiting(
+    session: AsyncSession, caller: Caller, now: datetime, limit: int, offset: int, *, approver_mfa: bool
+) -> Waiting:
+    """A page of the pending approvals: first those that wait for this caller, then by how soon they expire."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    is_pending = _is(ApprovalState.PENDING, now)
+    is_for_me = case((and_(*_waits_for(caller, now, is_sqlite, approver_mfa=approver_mfa)), 1), else_=0)
+    counted = select(func.count(), func.sum(is_for_me)).select_from(Approval).where(is_pending)
+    total, for_me = (await session.execute(counted)).one()
+    first = (
+        select(Approval, is_for_me)
+        .where(is_pending)
+        .order_by(is_for_me.desc(), Approval.expires_at, Approval.approval_id)
+    )
+    rows = (await session.execute(first.limit(limit).offset(offset))).all()
+    return Waiting([(approval, bool(mine)) for approval, mine in rows], int(for_me or 0), total)
 
 
 async def overdue(session: AsyncSession, now: datetime, maximum: int) -> Sequence[Approval]:

@@ -7,11 +7,12 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry_store.access.sessions import Sessions
 from registry_store.metrics import Metrics
 from registry_store.rest import documentation
 from registry_store.rest.exchange import problems
 from registry_store.rest.openapi import TAGS, openapi_document
-from registry_store.rest.table import ROUTERS, allowed
+from registry_store.rest.table import PAGES, ROUTERS, allowed
 from registry_store.store import Store
 
 
@@ -30,8 +31,9 @@ def application(store: Store) -> FastAPI:
     )
     app.openapi = partial(openapi_document, app)  # type: ignore[method-assign]  # the documented way to replace it
     app.state.store = store
+    app.state.sessions = Sessions(store.pepper)
     problems.install(app, allowed)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     documentation.install(app)
     app.add_middleware(RequestMetrics, metrics=store.metrics)

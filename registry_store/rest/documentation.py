@@ -1,4 +1,4 @@
-"""Pages that describe the interface: `/`, `/openapi.json`, and `/docs` to try it.
+"""What describes this port: `/`, which is also where people start, `/openapi.json`, and `/docs` to try the interface.
 
 The scripts of `/docs` are served from here, not from another host. The routes are not closures: FastAPI keeps a
 reference to every route function until the process ends.
@@ -13,24 +13,23 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from pdp.serving.pages import index
+from pdp.serving.pages import index, prefers_html
+from registry_store.pages.home import home
 from registry_store.rest.exchange.routing import Strict
 
 ASSETS = Path(fastapi_offline.__file__).parent / "static"
 ASSETS_PATH = "/docs/assets"
 
-_INDEX = index(
-    "registry-store",
-    version("agent-pdp"),
-    "The registry of AI agents. The REST interface is under /api and requires a key: Authorization: Bearer owkai_…",
-    {
-        "/docs": "documentation, to read and try the interface",
-        "/openapi.json": "the interface as an OpenAPI document",
-        "/healthz": "whether the process answers",
-        "/readyz": "whether it accepts requests",
-        "/metrics": "metrics for Prometheus",
-    },
-)
+ABOUT = "The registry of AI agents. The REST interface is under /api and requires a key: Authorization: Bearer owkai_…"
+LINKS = {
+    "/approvals": "approvals, for people who sign in with a key",
+    "/docs": "documentation, to read and try the interface",
+    "/openapi.json": "the interface as an OpenAPI document",
+    "/healthz": "whether the process answers",
+    "/readyz": "whether it accepts requests",
+    "/metrics": "metrics for Prometheus",
+}
+_INDEX = index("registry-store", version("agent-pdp"), ABOUT, LINKS)
 _router = APIRouter(include_in_schema=False, route_class=Strict)
 
 
@@ -42,8 +41,13 @@ def install(app: FastAPI) -> None:
 
 @_router.api_route("/", methods=["GET", "HEAD"])
 async def root(request: Request) -> Response:
-    """The name of this program and links: HTML for a browser, else JSON."""
-    return _INDEX(request.headers.get("accept", ""))
+    """The name of this program and links: for a browser the page to start from, else JSON."""
+    accept = request.headers.get("accept", "")
+    if not prefers_html(accept):
+        return _INDEX(accept)
+    page = await home(request, ABOUT, LINKS)
+    page.headers["vary"] = "accept"
+    return page
 
 
 @_router.api_route("/openapi.json", methods=["GET", "HEAD"])

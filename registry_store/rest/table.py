@@ -1,12 +1,15 @@
-"""All routes of the REST interface and the roles that may use them."""
+"""All routes of the REST interface and the roles that may use them; and the pages for people."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fastapi import APIRouter
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from registry_store.access.keys import Role
+from registry_store.pages import approvals as approval_pages
+from registry_store.pages import sign_in
 from registry_store.rest.exchange.access import RoleIn
 from registry_store.rest.resources import (
     activity,
@@ -47,6 +50,10 @@ ROUTERS = (
 )
 
 
+PAGES = (sign_in.router, approval_pages.router)
+"""The pages for people, which are no part of the interface."""
+
+
 class Route(NamedTuple):
     """One method of one path; `roles` is None if no key is required."""
 
@@ -58,7 +65,7 @@ class Route(NamedTuple):
 
 def routes() -> Iterator[Route]:
     """Yields every route, in the order of the routers."""
-    for route in _all():
+    for route in _all(*ROUTERS):
         about = (route.description or "").partition("\n")[0].rstrip(".")
         for method in sorted(route.methods or ()):
             yield Route(method, route.path, _roles(route.dependant), about)
@@ -66,7 +73,9 @@ def routes() -> Iterator[Route]:
 
 def allowed(path: str) -> list[str]:
     """The allowed methods of a request path."""
-    return sorted({method for route in _all() if route.path_regex.match(path) for method in route.methods or ()})
+    return sorted(
+        {method for route in _all(*ROUTERS, *PAGES) if route.path_regex.match(path) for method in route.methods or ()}
+    )
 
 
 def table() -> str:
@@ -86,8 +95,8 @@ def _cell(route: Route, role: Role) -> str:
     return "itself" if role is Role.AGENT and route.roles is not None else "yes"
 
 
-def _all() -> Iterator[APIRoute]:
-    for router in ROUTERS:
+def _all(*routers: APIRouter) -> Iterator[APIRoute]:
+    for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute):
                 yield route

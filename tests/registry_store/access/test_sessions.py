@@ -38,7 +38,7 @@ def test_a_value_that_was_not_signed_is_none(made: Sessions) -> None:
     """Changed anywhere, cut, empty, long, or signed for another purpose."""
     value = made.begin("0123456789abcdef", NOW)
     changed = [value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :] for at in range(len(value) - 1)]
-    for bad in [*changed, value[:-1], value + "A" * 10, "", ".", "é", "x" * 10_000, made.form_token(value)]:
+    for bad in [*changed, value[:-1], value + "A" * 10, "", ".", "é", "x" * 10_000, made.csrf_token(value)]:
         assert made.read(bad, NOW) is None, bad
 
 
@@ -63,12 +63,12 @@ def test_what_ended_is_remembered_within_a_bound(made: Sessions, monkeypatch: py
     assert [made.read(value, NOW) is None for value in values] == [False, True, True]
 
 
-def test_a_form_token_belongs_to_one_cookie(made: Sessions) -> None:
+def test_a_csrf_token_belongs_to_one_cookie(made: Sessions) -> None:
     """Of no other session, and of no other store's pepper."""
     value, other = made.begin("0123456789abcdef", NOW), made.begin("0123456789abcdef", NOW)
-    token = made.form_token(value)
-    assert made.is_form_token(token, value)
-    assert not made.is_form_token(token, other)
-    assert not Sessions(Pepper(b"q" * 32)).is_form_token(token, value)
+    token = made.csrf_token(value)
+    assert made.is_csrf_token(token, value)
+    assert not made.is_csrf_token(token, other)
+    assert not Sessions(Pepper(b"q" * 32)).is_csrf_token(token, value)
     for bad in ("", token[:-1], token + "A", "é", "x" * 10_000, value):
-        assert not made.is_form_token(bad, value)
+        assert not made.is_csrf_token(bad, value)

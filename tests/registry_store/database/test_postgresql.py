@@ -25,6 +25,7 @@ from registry_store.database.transactions import Database
 from registry_store.settings import Settings, database_url
 from tests import postgresql
 from tests.postgresql import Cluster
+from tests.registry_store.browsing import browser
 from tests.registry_store.serving import PATIENT, Rest, Served, document, in_own_loop, in_thread, served, subscriber
 from tests.waiting import eventually, eventually_gives
 
@@ -164,6 +165,7 @@ async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Clus
     cluster, settings = own
     with served(settings, BEATING) as store:
         admin, key = store.rest(), store.key("sidecar")
+        person = await in_thread(browser, store)
         await in_thread(admin.register, "outage-survivor-prod")
         path = f"{REGISTRY}/outage-survivor-prod"
         async with subscriber(store.running.grpc_address, key) as sidecar:
@@ -174,6 +176,9 @@ async def test_a_lost_database_is_a_503_and_comes_back_by_itself(own: tuple[Clus
                 answer = await in_thread(call, path)
                 assert (answer.status, answer.headers["retry-after"]) == (503, "1")
                 assert answer.headers["content-type"] == "application/problem+json"
+            page = await in_thread(person.get, "/approvals")
+            assert (page.status, page.headers["retry-after"]) == (503, "1")
+            assert "the database is out of reach" in page.text
             feed = store.running._store.feed
             feed.confirmed_at -= BEATING.silence  # so long has the database been silent now
             assert (await sidecar.ended())[0] is grpc.StatusCode.UNAVAILABLE

@@ -253,13 +253,13 @@ def test_the_root_says_what_this_is(store: Served, accept: str) -> None:
     answer = anybody.get("/", accept=accept)
     assert answer.status == 200
     if accept.startswith("text/html"):
-        links = re.findall('href="([^"]+)"', answer.body)
+        links = re.findall('<li><a href="([^"]+)"', answer.body)
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
         assert "<script" not in answer.body
     else:
         links = list(answer.body["links"])
         assert answer.body["name"] == "registry-store"
-    assert links == ["/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"]
+    assert links == ["/approvals", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"]
     assert {anybody.get(link).status for link in links} == {200}
 
 
