@@ -29,12 +29,15 @@ demo: install
 test: install
 	@$(BIN)/python -m tests.postgresql
 	@$(BIN)/python -m tests.hostile.faketime
+	@$(BIN)/python -m tests.chromium
 	$(BIN)/python -m pytest $(PARALLEL)
 
 packages: install
 	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed && \
+	    $(BIN)/python -m tests.chromium installed && \
 	    command -v jq > /dev/null && command -v curl > /dev/null && command -v npm > /dev/null || \
-	    { apt-get update --quiet && apt-get install --quiet --yes postgresql faketime jq curl npm; }
+	    { apt-get update --quiet && \
+	      apt-get install --quiet --yes postgresql faketime jq curl npm chromium chromium-driver; }
 	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund
 
 soak: install
