@@ -350,8 +350,7 @@ async def test_a_cancelled_wait_runs_nothing(bench: Bench) -> None:
     """And the sidecar waits no longer."""
     async with listening(bench.service) as address, patient(address) as client:
         running = asyncio.ensure_future(client.run(PAYMENT, lambda: asyncio.sleep(0, never())))
-        (approval_id,) = await opened(bench)
-        bench.people.say(approval_id, sync_pb2.APPROVAL_STATE_PENDING)
+        await opened(bench)
         await eventually(lambda: bench.service.approvals.waiting == 1)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
