@@ -48,5 +48,6 @@ def routes(settings: Settings) -> Routes:
 
 def _outbound(settings: Settings) -> Outbound:
     outbound = Outbound(settings.webhook_private, settings.webhook_ca)
-    outbound.context()  # report a wrong file at the start
+    if settings.webhook_ca is not None:
+        outbound.context()  # report a wrong file at the start
     return outbound

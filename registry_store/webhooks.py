@@ -93,12 +93,13 @@ class Outbound:
         self, addresses: Sequence[Address], host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         # Connect to the checked addresses, because the name may resolve to another address later.
+        context = await asyncio.to_thread(self.context)  # the first time it reads every authority of the system
         failure: Exception = OSError("the host has no address")
         for address in addresses[:MAX_ADDRESSES]:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     return await asyncio.open_connection(
-                        str(address), port, ssl=self.context(), server_hostname=host, limit=READ_BYTES
+                        str(address), port, ssl=context, server_hostname=host, limit=READ_BYTES
                     )
             except ssl.SSLError:
                 raise
