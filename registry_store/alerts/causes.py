@@ -44,19 +44,38 @@ class Decided(Protocol):
     def document(self) -> Mapping[str, Any]: ...
 
 
-async def decided(session: AsyncSession, decisions: Iterable[Decided], at: datetime) -> None:
-    """New decisions that are escalated, whose risk is above the maximum, or that pass the threshold of a budget.
+class Settled(Protocol):
+    """An action that ended, of a decision that was counted before."""
 
-    Call it after the usage of these decisions was counted.
+    @property
+    def agent_id(self) -> str: ...
+    @property
+    def decided_at(self) -> datetime: ...
+    @property
+    def difference_micros(self) -> int: ...
+
+
+async def decided(
+    session: AsyncSession, decisions: Iterable[Decided], at: datetime, settled: Iterable[Settled] = ()
+) -> None:
+    """New decisions that are escalated or whose risk is above the maximum, and spend that passes a budget's threshold.
+
+    An action that cost more than its estimate spends too. Call it after the usage of all of them was counted.
     """
     counted = [one for one in decisions if not one.dry_run and one.repeat_of is None]
-    spending = any(one.cost_micros for one in counted)
-    configurations = await _with_alerts(session, {one.agent_id for one in counted}, locked=spending)
+    spends = {(one.agent_id, one.decided_at) for one in counted if one.cost_micros}
+    spends |= {(one.agent_id, one.decided_at) for one in settled if one.difference_micros > 0}
+    agent_ids = {one.agent_id for one in counted} | {agent_id for agent_id, _ in spends}
+    configurations = await _with_alerts(session, agent_ids, locked=bool(spends))
     if not configurations:
         return
     known = [(one, configurations[one.agent_id]) for one in counted if one.agent_id in configurations]
     await outbox.add(session, (event for one, agent in known for event in _risks(one, agent)), at)
-    days = {(one.agent_id, day) for one, agent in known if (day := _spending_day(one, agent, at)) is not None}
+    days = {
+        (agent_id, day)
+        for agent_id, spent_at in spends
+        if agent_id in configurations and (day := _spending_day(spent_at, configurations[agent_id], at)) is not None
+    }
     for agent_id, day in sorted(days):
         await _check_budget(session, agent_id, configurations[agent_id], day, at)
 
@@ -161,11 +180,11 @@ async def _with_alerts(
     return found
 
 
-def _spending_day(one: Decided, agent: Mapping[str, Any], at: datetime) -> date | None:
-    """The agent's local day on which the decision spent of a budget."""
-    if not one.cost_micros or _value(agent, "max_daily_budget_usd") is None or abs(at - one.decided_at) > RECENT:
+def _spending_day(spent_at: datetime, agent: Mapping[str, Any], at: datetime) -> date | None:
+    """The agent's local day on which something was spent; None without a budget, or if it was too long ago."""
+    if _value(agent, "max_daily_budget_usd") is None or abs(at - spent_at) > RECENT:
         return None
-    return one.decided_at.astimezone(_zone(agent)).date()
+    return spent_at.astimezone(_zone(agent)).date()
 
 
 async def _check_budget(

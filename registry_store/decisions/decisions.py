@@ -91,7 +91,7 @@ async def receive(
     log.breaks += len(received.breaks)
     log.updated_at = at
     await usage.count(session, kept, ended.values())
-    await causes.decided(session, kept, at)
+    await causes.decided(session, kept, at, ended.values())
     await causes.records_lost(session, report.node_id, received.missing, at)
     if requested := [decision.opens for decision in kept if decision.opens is not None]:
         opened = await opening.open_requested(session, report.node_id, requested, at, escalation_team)

@@ -8,7 +8,7 @@ import pytest
 
 from registry_store.approvals import expiry
 from tests.registry_store.approving import opened
-from tests.registry_store.reporting import Log, decision, gap, report
+from tests.registry_store.reporting import Log, decision, ended, gap, report
 from tests.registry_store.serving import Rest, Served
 
 REGISTRY = "/api/agents/registry"
@@ -121,6 +121,18 @@ def test_the_threshold_of_a_budget_raises_one_alert_a_day(store: Served, admin: 
     assert alert["detail"] == {"spent_usd": 5.0, "budget_usd": 10.0, "threshold_percent": 50, "day": f"{noon:%Y-%m-%d}"}
     spend(1, noon + timedelta(hours=14))
     assert len(alerts(admin, agent_id=agent)) == 2
+
+
+def test_an_action_that_cost_more_than_its_estimate_passes_the_threshold(store: Served, admin: Rest) -> None:
+    """The outcome comes with no new decision; one that cost less than its estimate raises nothing."""
+    agent = new_agent(admin, max_daily_budget_usd=10, budget_alert_threshold_percent=50)
+    first, second = (decision(agent_id=agent, cost_micros=2_000_000) for _ in range(2))
+    report(store, first, second)
+    report(store, ended(first, charged_micros=2_000_000, actual_cost_micros=1_000_000))
+    assert counts(admin, agent_id=agent) == {}
+    report(store, ended(second, charged_micros=2_000_000, actual_cost_micros=4_500_000))
+    (alert,) = alerts(admin, agent_id=agent)
+    assert (alert["kind"], alert["detail"]["spent_usd"]) == ("budget_threshold", 5.5)
 
 
 def test_what_was_spent_long_ago_raises_no_alert(store: Served, admin: Rest) -> None:
