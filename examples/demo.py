@@ -168,7 +168,7 @@ def approve_payment(registry: Registry, agent: AscendClient) -> None:
     console.print(f"{LARGE.action_type} of {LARGE.amount:,.0f}: {coloured(held)} of {approvers}")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(agent.wait_for_approval, held, CHANGE_SECONDS)
-        until(lambda: newest_pending(registry) == held.approval_id, CHANGE_SECONDS, "no approval was requested")
+        until(lambda: held.approval_id in pending(registry), CHANGE_SECONDS, "no approval was requested")
         registry.call("POST", f"/approvals/{held.approval_id}/approve", {"comment": "invoice 4711 checked"})
         approval, seconds = timed(waiting.result)
     console.print(f"{approval.state} ({approval.comment}); the agent was notified {seconds * 1e3:.1f} ms later")
@@ -178,10 +178,10 @@ def approve_payment(registry: Registry, agent: AscendClient) -> None:
         raise DemoError(f"the approval was not used once: {first.message}, {second.message}")
 
 
-def newest_pending(registry: Registry) -> str:
-    """The id of the newest pending approval."""
-    pending = registry.call("GET", "/approvals?status=pending&limit=1")["approvals"]
-    return pending[0]["approval_id"] if pending else ""
+def pending(registry: Registry) -> set[str]:
+    """The ids of the approvals that wait for people."""
+    listed = registry.call("GET", "/approvals?status=pending&limit=500")["approvals"]
+    return {approval["approval_id"] for approval in listed}
 
 
 def change_policy(registry: Registry, agent: AscendClient, policy_id: str) -> None:
