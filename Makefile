@@ -32,12 +32,14 @@ test: install
 	@$(BIN)/python -m tests.chromium
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# Only what is missing: Debian's npm, for one, cannot be installed beside the nodejs of its makers.
 packages: install
-	@$(BIN)/python -m tests.postgresql installed && $(BIN)/python -m tests.hostile.faketime installed && \
-	    $(BIN)/python -m tests.chromium installed && \
-	    command -v jq > /dev/null && command -v curl > /dev/null && command -v npm > /dev/null || \
-	    { apt-get update --quiet && \
-	      apt-get install --quiet --yes postgresql faketime jq curl npm chromium chromium-driver; }
+	@missing=; \
+	$(BIN)/python -m tests.postgresql installed || missing="$$missing postgresql"; \
+	$(BIN)/python -m tests.hostile.faketime installed || missing="$$missing faketime"; \
+	$(BIN)/python -m tests.chromium installed || missing="$$missing chromium chromium-driver"; \
+	for tool in jq curl npm; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
 	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund
 
 soak: install
