@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from pdp.serving.connections import Connections, Wait
+from pdp.serving.lingering import Lingering
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
@@ -69,7 +70,9 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn's type is narrower than asyncio's
+        # uvicorn's type of a transport is narrower than asyncio's
+        self._lingering = Lingering(transport, self._peer_is_sending)  # type: ignore[arg-type]
+        super().connection_made(self._lingering)  # type: ignore[arg-type]
         self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -81,6 +84,9 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         return self._connections.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._lingering.lingers:
+            self._lingering.discard(nbytes)
+            return
         self.data_received(bytes(self._connections.buffer[:nbytes]))
         self._update_wait()
 
@@ -138,6 +144,9 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         if self.conn.their_state is not h11.IDLE:
             return None
         return Wait.HEAD if self._fresh or self.conn.trailing_data[0] else Wait.NEXT
+
+    def _peer_is_sending(self) -> bool:
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
 
     def _set_timer(self, wait: Wait | None) -> None:
         if self._timer is not None:
