@@ -4,7 +4,9 @@ The kernel resets a connection that is closed with unread bytes, and the peer ma
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 MAX_BYTES = 8 << 20
@@ -34,8 +36,9 @@ class Lingering:
             self._transport.close()
             return
         self.lingers = True
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        if self._transport.can_write_eof() and not self._transport.get_write_buffer_size():
+            with suppress(OSError):  # the peer has reset it meanwhile; asyncio's `write_eof` would log that
+                self._transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
         self._transport.resume_reading()
 
     def discard(self, nbytes: int) -> None:

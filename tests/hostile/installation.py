@@ -190,7 +190,8 @@ class Installation:
                 "pdp",
                 *("serve", "--store", self.store_grpc, "--key-file", str(key_file), "--all-agents"),
                 *("--listen", grpc_address, "--http", http_address, "--data-dir", f"{self.folder / name}"),
-                *("--log-format", "json", *self._options),
+                # Attackers fill the default of 256 MiB in seconds, and then the oldest records give way, as they must.
+                *("--log-format", "json", "--log-bytes", str(8 << 30), *self._options),
             )
             sidecar.start()
             self.sidecars.append(sidecar)
