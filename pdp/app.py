@@ -1,6 +1,7 @@
 """Assembles and runs the sidecar: load, listen, follow the store; then not ready, drain, stop."""
 
 import asyncio
+import gc
 import logging
 import math
 import sys
@@ -115,6 +116,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
     async with running(settings) as sidecar:
+        gc.freeze()  # else each full collection traverses all that was imported, and holds up every decision
         logger.info(
             "listening for gRPC on %s, for HTTP on %s",
             ", ".join(sidecar.grpc_addresses),

@@ -1,6 +1,7 @@
 """`serve`, `migrate` and `new-epoch`: run the store, migrate the database, and start an epoch after a restore."""
 
 import asyncio
+import gc
 import logging
 import signal
 from typing import Any
@@ -159,6 +160,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as store:
+        gc.freeze()  # else each full collection traverses all that was imported, and holds up every caller for 0.1 s
         click.echo(f"registry-store: http {store.http_address} grpc {store.grpc_address}")
         logger.info(
             "listening for HTTP on %s, for gRPC on %s",
