@@ -18,7 +18,6 @@ import pytest
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -60,7 +59,8 @@ class Screen:
     @property
     def text(self) -> str:
         """What a person reads."""
-        return self.driver.find_element(By.TAG_NAME, "body").text
+        # Not by an element, which may be gone before it is asked for its text, when one page gives way to the next.
+        return str(self.driver.execute_script("return document.body?.innerText ?? ''"))
 
     def shows(self, text: str) -> None:
         """Return once the page shows this text."""

@@ -15,7 +15,7 @@ import urllib3
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from ascend import AgentAction, AsyncAscendClient
+from ascend import AgentAction, ApprovalState, AsyncAscendClient, Outcome
 from tests import chromium
 from tests.chromium import Screen
 from tests.ports import reserved
@@ -33,6 +33,13 @@ POLICY = {
     "policy_action": "require_approval",
     "conditions": {"amount_above": 10_000},
     "action_params": {"approvers": ["ann"], "timeout_seconds": 600},
+}
+FEE = AgentAction(action_type="transaction.fee", resource="banking_api", amount=1, risk_score=10)
+HASTY_POLICY = {
+    "policy_name": "Fees at once",
+    "policy_action": "require_approval",
+    "conditions": {"action_type": "transaction.fee"},
+    "action_params": {"approvers": ["ann"], "timeout_seconds": 1},
 }
 
 
@@ -79,7 +86,8 @@ async def place(folder: Path, receiver: Receiver, authority: trustme.CA, mailbox
                 told = {"webhook_url": receiver.url, "alert_recipients": ["ann@example.com"]}
                 limits = {"max_daily_budget_usd": 100}
                 await in_thread(partial(admin.register, agent_id, **told, **limits))
-                await in_thread(admin.post, f"/api/agents/registry/{agent_id}/policies", POLICY)
+                for policy in (POLICY, HASTY_POLICY):
+                    await in_thread(admin.post, f"/api/agents/registry/{agent_id}/policies", policy)
             serve = ("serve", "--store", grpc, "--key-file", str(key_file), "--all-agents", *data)
             await programs.enter_async_context(started("pdp", *serve))
             await eventually_gives(partial(in_thread, _ready, Rest(pdp_http, None)), bool)
@@ -125,13 +133,16 @@ async def test_a_payment_waits_for_a_person_and_goes_on(tmp_path: Path, receiver
                 with chromium.screen() as screen:
                     await in_thread(approve, screen, link, here.approver)
                 assert (await paying, paid) == (3.5, [3.5])
-                for agent_id, action in (
-                    (AGENT, PAYMENT),
-                    (AGENT, replace(PAYMENT, amount=15_001)),
-                    (OTHER, PAYMENT),
+                expired = (await client.evaluate(FEE)).approval_id
+                assert (await client.wait_for_approval(expired)).state is ApprovalState.EXPIRED
+                for agent_id, action, given, outcome, why in (
+                    (AGENT, PAYMENT, approval_id, Outcome.REQUIRE_APPROVAL, "has been used"),
+                    (AGENT, replace(PAYMENT, amount=15_001), approval_id, Outcome.BLOCK, "given for another action"),
+                    (OTHER, PAYMENT, approval_id, Outcome.BLOCK, "given for another action"),
+                    (AGENT, FEE, expired, Outcome.REQUIRE_APPROVAL, "has expired"),
                 ):
-                    again = await client.evaluate(action, agent_id=agent_id, approval_id=approval_id)
-                    assert again.outcome.value != "allow", (agent_id, action)
+                    again = await client.evaluate(action, agent_id=agent_id, approval_id=given)
+                    assert (again.outcome, again.message.endswith(why)) == (outcome, True), again.message
             found = await eventually_gives(
                 partial(in_thread, here.admin.get, f"/api/decisions?agent_id={AGENT}&reason=APPROVED"),
                 lambda answer: answer.body["decisions"] and answer.body["decisions"][0]["outcome"],
