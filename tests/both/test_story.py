@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 import standardwebhooks
 import trustme
-import urllib3
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -81,7 +80,7 @@ async def place(folder: Path, receiver: Receiver, authority: trustme.CA, mailbox
         async with AsyncExitStack() as programs:
             await programs.enter_async_context(started("registry-store", "serve", *database, *listen, *alerts, *mail))
             admin = Rest(http, keys["admin"])
-            await eventually_gives(partial(in_thread, _ready, admin), bool)
+            await eventually_gives(partial(in_thread, admin.is_ready), bool)
             for agent_id in (AGENT, OTHER):
                 told = {"webhook_url": receiver.url, "alert_recipients": ["ann@example.com"]}
                 limits = {"max_daily_budget_usd": 100}
@@ -90,16 +89,9 @@ async def place(folder: Path, receiver: Receiver, authority: trustme.CA, mailbox
                     await in_thread(admin.post, f"/api/agents/registry/{agent_id}/policies", policy)
             serve = ("serve", "--store", grpc, "--key-file", str(key_file), "--all-agents", *data)
             await programs.enter_async_context(started("pdp", *serve))
-            await eventually_gives(partial(in_thread, _ready, Rest(pdp_http, None)), bool)
+            await eventually_gives(partial(in_thread, Rest(pdp_http, None).is_ready), bool)
             secret = (await run("registry-store", "alerts", "secret", *database)).out.strip()
             yield Place(admin, keys["approver"], pdp, receiver, mailbox, secret)
-
-
-def _ready(rest: Rest) -> bool:
-    try:
-        return rest.get("/readyz").status == 200
-    except (OSError, urllib3.exceptions.HTTPError):
-        return False
 
 
 def approve(screen: Screen, link: str, key: str) -> None:

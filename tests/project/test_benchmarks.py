@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import memory
+from benchmarks import loop, memory
 
 
 def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,3 +12,10 @@ def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert "20 agents loaded" in told
     assert "60 keyed decisions" in told
     assert "60 answers of the bound's 64 MiB, 0 gave way to newer ones" in told
+
+
+async def test_the_loop_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each kind of it, with real programs."""
+    await loop.measure(rounds=2)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == list(loop.MEASURED)

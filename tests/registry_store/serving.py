@@ -60,6 +60,13 @@ class Rest:
     def delete(self, path: str, body: Any = None, **headers: str) -> Answer:
         return self.call("DELETE", path, body, **headers)
 
+    def is_ready(self) -> bool:
+        """Whether the program answers, and says that it is ready."""
+        try:
+            return self.get("/readyz").status == 200
+        except (OSError, urllib3.exceptions.HTTPError):
+            return False
+
     def register(self, agent_id: str, **fields: Any) -> Any:
         answer = self.post("/api/agents/registry", {"agent_id": agent_id, "display_name": agent_id, **fields})
         assert answer.status == 201, answer.body

@@ -31,8 +31,8 @@ class Receiver:
 
 
 @contextmanager
-def receiving(authority: trustme.CA) -> Iterator[Receiver]:
-    """One at `localhost`, with a certificate of this authority."""
+def receiving(authority: trustme.CA, port: int = 0) -> Iterator[Receiver]:
+    """One at `localhost`, with a certificate of this authority; port 0: any."""
     found = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,7 +52,7 @@ def receiving(authority: trustme.CA) -> Iterator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             """Keep quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.socket = _context(authority).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     found.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
