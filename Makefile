@@ -5,6 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 MINUTES ?= 60
+# The tests start some hundred programs, and without bytecode on the disk each compiles the whole project.
+unexport PYTHONDONTWRITEBYTECODE
 # Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
 LOCKED := --quiet --require-hashes --only-binary :all:
 GENERATED := pdp/v1/decision registry_store/v1/sync

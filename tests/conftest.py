@@ -1,5 +1,6 @@
 """The order of the tests, and how hypothesis runs here: no deadlines on shared machines, few examples for mutants."""
 
+import gc
 import os
 
 import pytest
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: next((n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)), len(LONGEST))
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep what lives to the end, thousands of tests and all modules, out of every full garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 settings.load_profile(os.environ.get("PDP_HYPOTHESIS_PROFILE", "here"))
