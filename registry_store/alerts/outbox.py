@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, case, delete, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, case, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.ids import DecisionIds
 from pdp.serving.backoff import Backoff
-from registry_store.database.bulk import chunks
+from registry_store.database.bulk import chunks, delete_oldest
 from registry_store.database.tables import Alert, Instant
 from registry_store.database.transactions import inserting
 from registry_store.documents import Document, to_json
@@ -182,13 +182,8 @@ async def count(session: AsyncSession, status: AlertStatus) -> int:
 
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
     """Delete at most `maximum` alerts that are not to be sent and have not changed since `moment`; returns how many."""
-    old = select(Alert.alert_id).where(Alert.updated_at < moment, Alert.next_attempt_at.is_(None))
-    chosen = old.order_by(Alert.updated_at).limit(maximum)
-    deleted = await session.execute(
-        delete(Alert).where(Alert.alert_id.in_(chosen)).returning(Alert.alert_id),
-        execution_options={"synchronize_session": False},
-    )
-    return len(deleted.all())
+    old, ended = Alert.updated_at < moment, Alert.next_attempt_at.is_(None)
+    return await delete_oldest(session, Alert, maximum, old, ended, by=Alert.updated_at)
 
 
 def document(alert: Alert) -> Document:

@@ -1,12 +1,13 @@
-"""Inserts of many rows in one transaction, in short statements and without an object for each row."""
+"""Inserts and deletes of many rows in one transaction, without an object for each row."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Insert, Table, bindparam, func, insert, select
+from sqlalchemy import ColumnElement, Insert, Table, bindparam, delete, func, insert, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from registry_store.database.tables import Base
 
@@ -34,6 +35,23 @@ async def insert_all(
             await session.execute(_of_arrays(table, same, chunk))
         else:
             await session.execute(insert(table).values(same), chunk)
+
+
+async def delete_oldest(
+    session: AsyncSession,
+    entity: type[Base],
+    maximum: int,
+    *conditions: ColumnElement[bool],
+    by: InstrumentedAttribute[Any],
+) -> int:
+    """Deletes the first `maximum` rows, in the order of `by`, that meet the conditions; returns the number deleted."""
+    key = Base.metadata.tables[entity.__tablename__].primary_key.columns
+    oldest = select(*key).where(*conditions).order_by(by).limit(maximum)
+    deleted = await session.execute(
+        delete(entity).where(tuple_(*key).in_(oldest)).returning(*key),
+        execution_options={"synchronize_session": False},
+    )
+    return len(deleted.all())
 
 
 def _of_arrays(table: Table, same: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Insert:

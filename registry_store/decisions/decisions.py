@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.alerts import causes
 from registry_store.approvals import opening
+from registry_store.database.bulk import delete_oldest
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.tables import Outcome as OutcomeRow
 from registry_store.database.transactions import inserting
@@ -126,12 +127,7 @@ async def get(session: AsyncSession, decision_id: str) -> Decision:
 
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
     """Delete at most `maximum` decisions received before `moment`, oldest first; returns the number deleted."""
-    oldest = select(Decision.decision_id).where(Decision.received_at < moment).order_by(Decision.received_at)
-    deleted = await session.execute(
-        delete(Decision).where(Decision.decision_id.in_(oldest.limit(maximum))).returning(Decision.decision_id),
-        execution_options={"synchronize_session": False},
-    )
-    return len(deleted.all())
+    return await delete_oldest(session, Decision, maximum, Decision.received_at < moment, by=Decision.received_at)
 
 
 async def forget_logs(session: AsyncSession, moment: datetime) -> None:

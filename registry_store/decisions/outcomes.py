@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence, Set
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Result
 from pdp.core.usage import MAX_OUTCOMES
+from registry_store.database.bulk import delete_oldest
 from registry_store.database.tables import Outcome
 from registry_store.database.transactions import inserting
 from registry_store.decisions.notes import Outcome as Reported
@@ -82,12 +83,7 @@ async def of_approvals(session: AsyncSession, approval_ids: Sequence[str]) -> di
 
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
     """Delete at most `maximum` outcomes received before `moment`, oldest first; returns the number deleted."""
-    oldest = select(Outcome.decision_id).where(Outcome.received_at < moment).order_by(Outcome.received_at)
-    deleted = await session.execute(
-        delete(Outcome).where(Outcome.decision_id.in_(oldest.limit(maximum))).returning(Outcome.decision_id),
-        execution_options={"synchronize_session": False},
-    )
-    return len(deleted.all())
+    return await delete_oldest(session, Outcome, maximum, Outcome.received_at < moment, by=Outcome.received_at)
 
 
 def document(outcome: Outcome | None) -> Document | None:

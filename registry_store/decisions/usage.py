@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import case, delete, exists, func, select, tuple_, update
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Outcome as Decided
+from registry_store.database.bulk import delete_oldest
 from registry_store.database.tables import Decision, Usage
 from registry_store.database.transactions import inserting
 from registry_store.decisions import ids
@@ -101,13 +102,7 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
 
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
     """Delete at most `maximum` rows older than `moment`, oldest first; returns the number deleted."""
-    key = tuple_(Usage.agent_id, Usage.minute, Usage.outcome)
-    oldest = select(Usage.agent_id, Usage.minute, Usage.outcome).where(Usage.minute < moment)
-    chosen = oldest.order_by(Usage.minute).limit(maximum)
-    deleted = await session.execute(
-        delete(Usage).where(key.in_(chosen)).returning(Usage.minute), execution_options={"synchronize_session": False}
-    )
-    return len(deleted.all())
+    return await delete_oldest(session, Usage, maximum, Usage.minute < moment, by=Usage.minute)
 
 
 async def _acted(session: AsyncSession, agent_id: str, since: datetime, upto: datetime) -> int:

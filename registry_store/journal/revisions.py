@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import RecordKind
-from registry_store.database.bulk import insert_all
+from registry_store.database.bulk import delete_oldest, insert_all
 from registry_store.database.tables import Change, Meta
 
 MAX_KEPT_REVISIONS = 100_000
@@ -73,12 +73,7 @@ async def expire(session: AsyncSession, upto: int) -> None:
 async def delete_expired(session: AsyncSession, most: int) -> int:
     """Deletes up to `most` rows that are marked for deletion; returns the number of deleted rows."""
     oldest = (await meta(session)).oldest_revision
-    key = tuple_(Change.revision, Change.kind, Change.record_id)
-    rows = select(Change.revision, Change.kind, Change.record_id).where(Change.revision <= oldest).limit(most)
-    deleted = await session.execute(
-        delete(Change).where(key.in_(rows)).returning(Change.revision), execution_options={"synchronize_session": False}
-    )
-    return len(deleted.all())
+    return await delete_oldest(session, Change, most, Change.revision <= oldest, by=Change.revision)
 
 
 async def between(session: AsyncSession, after: int, upto: int, most: int, only: Any = None) -> list[Touched] | None:
