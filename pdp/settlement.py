@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
 
 from pdp import wire
 from pdp.core.action import OutcomeReport
@@ -11,7 +10,7 @@ from pdp.core.fields import quote
 from pdp.core.localtime import local_time
 from pdp.core.model import Now, Result
 from pdp.counters.counters import Counters
-from pdp.decision_log.record import Note
+from pdp.decision_log.record import Note, NoteLog
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger
 from pdp.outcomes.open_decisions import Allowed
@@ -35,13 +34,6 @@ class RefusedOutcomeError(Exception):
         self.refusal = refusal
 
 
-class Log(Protocol):
-    """Where outcomes are kept until they are sent to the store."""
-
-    def append(self, entry: Note, *, urgent: bool) -> None:
-        """Keep an outcome; an urgent one is sent at once."""
-
-
 class Settlement:
     """Takes outcomes of the decisions in `ledger`."""
 
@@ -49,7 +41,7 @@ class Settlement:
         self,
         holder: Holder,
         clock: Callable[[], Now],
-        log: Log,
+        log: NoteLog,
         metrics: Metrics,
         *,
         counters: Counters,

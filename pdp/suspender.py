@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from pdp import wire
 from pdp.core.action import Action
@@ -11,7 +11,7 @@ from pdp.core.decision import Decision
 from pdp.core.localtime import local_time
 from pdp.core.model import Now, Reason, Trigger
 from pdp.core.usage import UNKNOWN_ACTIONS, UNKNOWN_MICROS, Failures, Usage, is_too_high
-from pdp.decision_log.record import Note
+from pdp.decision_log.record import Note, NoteLog
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger
 from pdp.outcomes.suspensions import Suspension
@@ -26,17 +26,10 @@ logger = logging.getLogger(__name__)
 Figures = Mapping[str, Any]
 
 
-class Log(Protocol):
-    """Where reports to the store are kept until they are sent."""
-
-    def append(self, entry: Note, *, urgent: bool) -> None:
-        """Keep a report; an urgent one is sent at once."""
-
-
 class Suspender:
     """Watches the triggers of agents, keeps suspensions in `ledger`, and reports them through `log`."""
 
-    def __init__(self, ledger: Ledger, log: Log, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, log: NoteLog, metrics: Metrics) -> None:
         self._metrics = metrics
         self._ledger = ledger
         self._log = log

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pdp import wire
 from pdp.attributes import Attributes
@@ -47,6 +47,13 @@ class Note(NamedTuple):
 
     kind: str
     members: Mapping[str, Any]
+
+
+class NoteLog(Protocol):
+    """Where notes are kept until they are sent to the store."""
+
+    def append(self, entry: Note, *, urgent: bool) -> None:
+        """Keep a note; an urgent one is sent at once."""
 
 
 def weight(entry: Entry | Note) -> int:
