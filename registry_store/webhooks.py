@@ -11,8 +11,9 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
@@ -55,13 +56,10 @@ class Outbound:
 
     private: bool = False
     ca: Path | None = None
-    _context: list[ssl.SSLContext] = field(default_factory=list, repr=False, compare=False)
 
     def context(self) -> ssl.SSLContext:
         """The TLS settings; `StartError` if the file of `--webhook-ca` holds no certificate."""
-        if not self._context:
-            self._context.append(_context(self.ca))
-        return self._context[0]
+        return _context(self.ca)
 
     async def post(self, url: str, body: bytes, headers: Headers) -> None:
         """Posts the body once; `DeliveryError` unless the response is 2xx. Redirects are not followed."""
@@ -175,6 +173,7 @@ def is_public(address: Address) -> bool:
     return all(map(_is_public, _embedded(address)))
 
 
+@cache
 def _context(ca: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca is None:

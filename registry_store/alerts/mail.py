@@ -40,6 +40,7 @@ class Relay:
         local = _is_loopback(self.host)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
+                context = await asyncio.to_thread(_context, verified=not local)  # the first time it reads many files
                 await aiosmtplib.send(
                     message,
                     sender=self.sender,
@@ -50,7 +51,7 @@ class Relay:
                     password=self.password,
                     use_tls=self.tls,
                     start_tls=None if self.tls or local else True,
-                    tls_context=_context(verified=not local),
+                    tls_context=context,
                     local_hostname=socket.gethostname() or "localhost",
                     timeout=TIMEOUT_SECONDS,
                 )

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
@@ -253,6 +255,26 @@ async def test_a_relay_that_refuses_is_tried_again(
     await sending.send_due()
     assert sorted(recipients[0] for recipients, _ in mailbox.mails) == ["ann@example.com", "bob@example.com"]
     assert await statuses(database) == [("delivered", 2)]
+
+
+async def test_the_authorities_for_mail_are_read_in_a_thread(
+    database: Database, clock: Clock, mailbox: Mailbox, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a tenth of a second, in which the event loop would serve nobody."""
+    threads, make = [], mail._context
+
+    def recorded(*, verified: bool) -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return make(verified=verified)
+
+    monkeypatch.setattr(mail, "_context", recorded)
+    await registered(database, clock, alert_recipients=["ann@example.com"])
+    await raised(database, clock)
+    relay = mail.read(mailbox.url, "registry@example.com")
+    await Delivery(database, Routes([KEY], outbound, relay), Metrics(), clock).send_due()
+    assert await statuses(database) == [("delivered", 1)]
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_what_has_no_channel_says_so(database: Database, clock: Clock, outbound: Outbound) -> None:

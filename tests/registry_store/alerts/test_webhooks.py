@@ -146,7 +146,7 @@ async def test_one_private_address_among_others_is_enough(outbound: Outbound, mo
 async def test_a_certificate_must_be_trusted(receiver: Receiver, outbound: Outbound) -> None:
     """The system's authorities do not know that of the receiver."""
     with pytest.raises(DeliveryError, match="does not answer"):
-        await deliver(receiver.url, replace(outbound, ca=None, _context=[]))
+        await deliver(receiver.url, replace(outbound, ca=None))
 
 
 async def test_a_certificate_must_be_of_the_name(receiver: Receiver, outbound: Outbound) -> None:
