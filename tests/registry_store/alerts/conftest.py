@@ -1,14 +1,17 @@
-"""A database for the outbox, on SQLite and on PostgreSQL, and a clock that only a test moves."""
+"""What every test of alerts has: a database, a clock that only the test moves, and an https server that receives."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import trustme
 
 from registry_store.database.migrate import opened
 from registry_store.database.transactions import Database
 from registry_store.settings import Settings
+from tests.registry_store.alerts.receivers import Receiver, receiving
 
 
 @dataclass
@@ -34,3 +37,21 @@ def clock() -> Clock:
 async def database(settings: Settings) -> AsyncIterator[Database]:
     async with opened(settings.url()) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca(authority: trustme.CA, tmp_path: Path) -> Path:
+    """The file of the authority."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return tmp_path / "ca.pem"
+
+
+@pytest.fixture
+def receiver(authority: trustme.CA) -> Iterator[Receiver]:
+    with receiving(authority) as found:
+        yield found

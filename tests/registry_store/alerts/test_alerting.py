@@ -1,7 +1,6 @@
 """A store that tells people: by webhook and by mail, with its settings and commands."""
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,7 +17,7 @@ from registry_store.alerts import mail
 from registry_store.cli import main
 from registry_store.errors import StartError
 from registry_store.settings import Settings
-from tests.registry_store.alerts.receivers import Mailbox, Receiver, receiving
+from tests.registry_store.alerts.receivers import Mailbox, Receiver
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import in_thread, served
@@ -28,23 +27,11 @@ AGENT = "finance-transaction-processor-prod"
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def receiver(authority: trustme.CA) -> Iterator[Receiver]:
-    with receiving(authority) as found:
-        yield found
-
-
-@pytest.fixture
-def settings(tmp_path: Path, authority: trustme.CA) -> Settings:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+def settings(tmp_path: Path, ca: Path) -> Settings:
     return settings_in(
         tmp_path,
         webhook_private=True,
-        webhook_ca=tmp_path / "ca.pem",
+        webhook_ca=ca,
         public_url="https://registry.example.com/",
     )
 

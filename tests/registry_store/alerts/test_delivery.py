@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import standardwebhooks
-import trustme
 
 from registry_store import webhooks
 from registry_store.alerts import causes, channels, delivery, mail, outbox
@@ -29,7 +28,7 @@ from registry_store.records import agents
 from registry_store.settings import Settings
 from registry_store.webhooks import DeliveryError, Outbound, shared_secret
 from tests.registry_store.alerts.conftest import Clock
-from tests.registry_store.alerts.receivers import Mailbox, Receiver, receiving
+from tests.registry_store.alerts.receivers import Mailbox, Receiver
 from tests.waiting import eventually, eventually_gives
 
 AGENT = "finance-transaction-processor-prod"
@@ -172,17 +171,6 @@ async def test_metrics_count_what_is_sent_and_what_fails(database: Database, clo
     assert 'registry_store_alerts_failed_total{channel="webhook"} 1.0' in text
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def receiver(authority: trustme.CA) -> Iterator[Receiver]:
-    with receiving(authority) as found:
-        yield found
-
-
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
     with Mailbox().open() as found:
@@ -190,9 +178,8 @@ def mailbox() -> Iterator[Mailbox]:
 
 
 @pytest.fixture
-def outbound(authority: trustme.CA, tmp_path: Path) -> Outbound:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return Outbound(private=True, ca=tmp_path / "ca.pem")
+def outbound(ca: Path) -> Outbound:
+    return Outbound(private=True, ca=ca)
 
 
 async def registered(database: Database, clock: Clock, **fields: Any) -> Agent:

@@ -22,24 +22,12 @@ from registry_store.cli import main
 from registry_store.errors import StartError
 from registry_store.settings import Settings, load_secret
 from registry_store.webhooks import DeliveryError, Outbound, Webhook, is_public, shared_secret, signing_key
-from tests.registry_store.alerts.receivers import Receiver, answering, receiving
+from tests.registry_store.alerts.receivers import Receiver, answering
 from tests.registry_store.audit.test_audit import Log, until
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import WAIT_SECONDS, served
 
 SECRET = b"s" * 32
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca(authority: trustme.CA, tmp_path: Path) -> Path:
-    """The file of the authority."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return tmp_path / "ca.pem"
 
 
 @pytest.fixture
@@ -48,12 +36,6 @@ def outbound(ca: Path, monkeypatch: pytest.MonkeyPatch) -> Outbound:
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", WAIT_SECONDS)  # what comes too late is a failure, and comes twice
     monkeypatch.setattr(webhooks, "CONNECT_SECONDS", WAIT_SECONDS)
     return Outbound(private=True, ca=ca)
-
-
-@pytest.fixture
-def receiver(authority: trustme.CA) -> Iterator[Receiver]:
-    with receiving(authority) as found:
-        yield found
 
 
 async def deliver(url: str, outbound: Outbound, body: bytes = b"{}", keys: tuple[bytes, ...] = (SECRET,)) -> None:
