@@ -7,8 +7,8 @@ every restart.
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -83,7 +83,7 @@ class Store(Protocol):
 
     async def find_pending_approval(self, request: pb.FindPendingApprovalRequest) -> pb.FindPendingApprovalResponse: ...
 
-    def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]: ...
+    def watch_approval(self, approval_id: str) -> AsyncGenerator[pb.Approval]: ...
 
     async def wait_connected(self) -> None: ...
 
@@ -212,32 +212,35 @@ class Approvals:
             raise TooManyWaitingError(f"{MAX_WAITING} calls wait for approvals already")
         self.waiting += 1
         try:
-            async for update in self._updates(approval_id):
-                yield update
+            async with aclosing(self._updates(approval_id)) as updates:
+                async for update in updates:
+                    yield update
         finally:
             self.waiting -= 1
 
-    async def _updates(self, approval_id: str) -> AsyncIterator[pdp_pb.ApprovalUpdate]:
+    async def _updates(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
         last_state, silent = 0, 1
         while True:
-            async for approval in self._known_approvals(approval_id):
-                if not self._serves(approval.agent_id):
-                    raise UnknownApprovalError(approval_id)
-                self._note_state(approval_id, approval)
-                if approval.state != last_state:
-                    last_state = approval.state
-                    silent = 1
-                    yield _update(approval)
-                if last_state in FINAL:
-                    return
+            async with aclosing(self._known_approvals(approval_id)) as known:
+                async for approval in known:
+                    if not self._serves(approval.agent_id):
+                        raise UnknownApprovalError(approval_id)
+                    self._note_state(approval_id, approval)
+                    if approval.state != last_state:
+                        last_state = approval.state
+                        silent = 1
+                        yield _update(approval)
+                    if last_state in FINAL:
+                        return
             await asyncio.sleep(PAUSE.seconds(silent))
             silent += 1
 
-    async def _known_approvals(self, approval_id: str) -> AsyncIterator[pb.Approval]:
+    async def _known_approvals(self, approval_id: str) -> AsyncGenerator[pb.Approval]:
         """The states from one stream of the store; if the store has none yet, the state known here."""
         try:
-            async for approval in self._store.watch_approval(approval_id):
-                yield approval
+            async with aclosing(self._store.watch_approval(approval_id)) as states:
+                async for approval in states:
+                    yield approval
         except UnknownApprovalError:
             if approval_id not in self._opened:
                 raise

@@ -19,6 +19,9 @@ from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
 
+SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
+"""Without the probe the client's window stays at its least, 64 KiB, and is soon full."""
+
 
 class Kept:
     """A decision log that the test reads: its entries, and how many of them were urgent."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, NoReturn
 
 from grpc import StatusCode
@@ -37,11 +37,18 @@ class Exchange(NamedTuple):
 
 
 class Context:
-    """The part of gRPC's context that the handlers of unary RPCs and server streams use."""
+    """The part of gRPC's context that the handlers of unary RPCs use."""
 
     async def abort(self, code: StatusCode, details: str = "", _trailers: object = ()) -> NoReturn:
         """Ends the call."""
         raise ConnectError(code, details)
+
+
+class StreamContext(Context):
+    """The same with `write`, which sends one message of a server stream."""
+
+    def __init__(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+        self.write = write
 
 
 class Connect:
@@ -135,12 +142,12 @@ class Connect:
     async def _send_each(self, exchange: Exchange, raw: bytes) -> None:
         method = exchange.method
         assert method.handler is not None  # noqa: S101 - `_enveloped` refuses the others
-        messages: AsyncGenerator[bytes] = method.handler(raw, Context())
-        async with aclosing(messages):
-            async for message in messages:
-                body = await self._messages.json(method, message) if exchange.is_json else message
-                part = {"type": "http.response.body", "body": protocol.envelope(body), "more_body": True}
-                await exchange.send(part)
+
+        async def write(message: bytes) -> None:
+            body = await self._messages.json(method, message) if exchange.is_json else message
+            await exchange.send({"type": "http.response.body", "body": protocol.envelope(body), "more_body": True})
+
+        await method.handler(raw, StreamContext(write))
 
     def _refusal(self, method: Method, error: Exception, deadline: asyncio.Timeout | None) -> ConnectError:
         """The error that tells the caller of a fault."""

@@ -255,14 +255,15 @@ class DecisionService:
                 evaluation = self.point.evaluation(action)
                 return await asyncio.to_thread(lambda: form(explaining.explained(evaluation)))
 
-    async def _wait_for_approval(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _wait_for_approval(self, raw: bytes, context: Context) -> None:
+        """Writes the updates itself: gRPC would leave a generator, which holds a place, to the garbage collector."""
         try:
             if len(raw) > incoming.MAX_REQUEST_BYTES:
                 raise InvalidActionError(Problem("approval_id", f"is longer than {MAX_ID_CHARACTERS} characters"))
             approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
             async with aclosing(self.updates(approval_id)) as updates:
                 async for update in updates:
-                    yield update.SerializeToString()
+                    await context.write(update.SerializeToString())
         except InvalidActionError as error:
             await _abort(context, self._error(error))
         except UnknownApprovalError:

@@ -1,7 +1,7 @@
 """Calls to the store beside the subscription, on the same connection while it lasts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ class Uplink:
         )
         return answer
 
-    async def watch_approval(self, approval_id: str) -> AsyncIterator[pb.Approval]:
+    async def watch_approval(self, approval_id: str) -> AsyncGenerator[pb.Approval]:
         """The approval, and each state that follows, until it is final; `UnknownApprovalError` as above."""
         request = pb.WatchApprovalRequest(approval_id=approval_id)
         call = self._started(lambda stub, metadata: stub.WatchApproval(request, metadata=metadata))

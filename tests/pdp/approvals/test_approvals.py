@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -11,8 +15,9 @@ from pdp import wire
 from pdp.approvals import MAX_WAITING
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
-from tests.deciding import Bench, served
+from tests.deciding import SMALL_WINDOW, Bench, served
 from tests.given import NOON, agent
+from tests.waiting import eventually
 
 RISKY = {"risk_score": 50}
 
@@ -335,6 +340,30 @@ async def test_waiting_is_bounded(bench: Bench) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await updates(stub, "a1")
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@contextmanager
+def abandoning() -> Iterator[list[AsyncGenerator[Any]]]:
+    """The generators that are left to the garbage collector, which does not close them within the block."""
+    hooks, found = sys.get_asyncgen_hooks(), list[AsyncGenerator[Any]]()
+    sys.set_asyncgen_hooks(finalizer=found.append)
+    try:
+        yield found
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+async def test_a_call_that_is_cancelled_while_it_sends_gives_its_place_back(bench: Bench) -> None:
+    """At once: nothing of it is left to the garbage collector, neither its place nor its stream from the store."""
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING, comment="x" * 1_000_000)
+    async with served(bench.service, SMALL_WINDOW) as stub:
+        with abandoning() as abandoned:
+            call = stub.WaitForApproval(pb.WaitForApprovalRequest(approval_id="a1"))
+            await call.initial_metadata()  # comes with the first update, which then fills the window of this client
+            assert bench.service.approvals.waiting == 1
+            call.cancel()
+            await eventually(lambda: bench.service.approvals.waiting == 0)
+    assert not abandoned
 
 
 async def test_a_stopping_sidecar_ends_the_waits(bench: Bench) -> None:

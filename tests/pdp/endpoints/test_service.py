@@ -19,13 +19,11 @@ from pdp.serving import turns
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from pdp.wire import answer_json, digest, read_request
-from tests.deciding import Bench, Kept, listening, served
+from tests.deciding import SMALL_WINDOW, Bench, Kept, listening, served
 from tests.given import agent
 from tests.waiting import eventually
 
 Fields = dict[str, object]
-SMALL_WINDOW = ("grpc.http2.bdp_probe", 0)
-"""Without the probe the client's window stays at its least, 64 KiB, and is soon full."""
 
 
 def request(**fields: object) -> pb.EvaluateRequest:
