@@ -16,6 +16,7 @@ logger = logging.getLogger("ascend")
 Record = dict[str, Any]
 
 AGENTS = "/api/agents/registry"
+ORGANISATION_POLICIES = "/api/agents/policies"
 SERVERS = "/api/agents/mcp/servers"
 APPROVALS = "/api/approvals"
 PAGE = 500
@@ -125,6 +126,32 @@ class Registry:
         """Add a policy with these fields to the agent and return it; `Conflict` if its name is taken."""
         return self._call("POST", f"{_agent(agent_id)}/policies", policy, idempotent=False)
 
+    def policy_versions(self, agent_id: str | None, policy_id: str) -> Iterator[Record]:
+        """The policy's versions, newest first, also of a policy that was removed; none is active then.
+
+        `agent_id` is the agent whose policy it is; None: it is a policy of the organisation.
+        """
+        return self._pages(f"{_policy(agent_id, policy_id)}/versions", "versions")
+
+    def policy_difference(self, agent_id: str | None, policy_id: str, version: str, other: str) -> Record:
+        """The fields that differ between two versions of the policy: `changes`, each with its values."""
+        return self._call("GET", f"{_policy(agent_id, policy_id)}{_difference(version, other)}")
+
+    def rollback_policy(
+        self,
+        agent_id: str | None,
+        policy_id: str,
+        target_version: str,
+        reason: str = "",
+        *,
+        if_revision: int | None = None,
+    ) -> Record:
+        """Put that version of the policy in force again and return the policy; one that was removed comes back.
+
+        `if_revision` as for `update`.
+        """
+        return self._roll_back(_policy(agent_id, policy_id), target_version, reason, if_revision)
+
     def register_mcp_server(self, **server: Any) -> Record:
         """Register an MCP server with these fields and return it; a server that exists is returned unchanged."""
         try:
@@ -136,12 +163,15 @@ class Registry:
         """The agent's versions, newest first."""
         return self._pages(f"{_agent(agent_id)}/versions", "versions")
 
+    def difference(self, agent_id: str, version: str, other: str) -> Record:
+        """The fields that differ between two versions of the agent: `changes`, each with its values."""
+        return self._call("GET", f"{_agent(agent_id)}{_difference(version, other)}")
+
     def rollback(
         self, agent_id: str, target_version: str, reason: str = "", *, if_revision: int | None = None
     ) -> Record:
         """Make that version's configuration active again and return the agent; `if_revision` as for `update`."""
-        body = {"target_version": target_version, "reason": reason}
-        return self._call("POST", f"{_agent(agent_id)}/rollback", body, if_revision=if_revision, idempotent=False)
+        return self._roll_back(_agent(agent_id), target_version, reason, if_revision)
 
     def activity(self, agent_id: str) -> Iterator[Record]:
         """The activity entries of the agent, newest first."""
@@ -193,6 +223,10 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _roll_back(self, path: str, target_version: str, reason: str, if_revision: int | None) -> Record:
+        body = {"target_version": target_version, "reason": reason}
+        return self._call("POST", f"{path}/rollback", body, if_revision=if_revision, idempotent=False)
+
     def _pages(self, path: str, noun: str, filters: Mapping[str, str | None] = NO_FILTER) -> Iterator[Record]:
         given, offset = {name: value for name, value in filters.items() if value is not None}, 0
         while True:
@@ -237,6 +271,16 @@ def _differing(given: Record, record: Record) -> list[str]:
 
 def _agent(agent_id: str) -> str:
     return f"{AGENTS}/{quote(agent_id, safe='')}"
+
+
+def _policy(agent_id: str | None, policy_id: str) -> str:
+    """The path of an agent's policy; None: of a policy of the organisation."""
+    policies = ORGANISATION_POLICIES if agent_id is None else f"{_agent(agent_id)}/policies"
+    return f"{policies}/{quote(policy_id, safe='')}"
+
+
+def _difference(version: str, other: str) -> str:
+    return f"/versions/{quote(version, safe='')}/diff/{quote(other, safe='')}"
 
 
 def _approval(approval_id: str) -> str:

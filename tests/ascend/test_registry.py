@@ -94,6 +94,45 @@ async def test_policies_and_servers_are_added(registry: Registry) -> None:
     assert await off(lambda: registry.register_mcp_server(server_name="files")) == server
 
 
+async def test_versions_are_compared(registry: Registry) -> None:
+    """Field by field, with both values."""
+    await off(lambda: registry.register(agent_id=AGENT, display_name="Books"))
+    await off(lambda: registry.update(AGENT, auto_approve_below=20))
+    difference = await off(lambda: registry.difference(AGENT, "1.0.0", "1.1.0"))
+    assert difference["changes"] == [{"field": "auto_approve_below", "before": 30, "after": 20}]
+
+
+@pytest.mark.parametrize("agent_id", [AGENT, None])
+async def test_policies_have_versions_of_their_own(
+    central: Central, registry: Registry, monkeypatch: pytest.MonkeyPatch, agent_id: str | None
+) -> None:
+    """Of an agent and of the organisation: listed, compared and rolled back to, also after the policy was removed."""
+    monkeypatch.setattr("ascend.registry.PAGE", 2)
+    await off(lambda: registry.register(agent_id=AGENT, display_name="Books"))
+    path = f"/api/agents/registry/{AGENT}/policies" if agent_id else "/api/agents/policies"
+    policy = (await central.rest.call("POST", path, {"policy_name": "p", "policy_action": "block"})).body
+    for priority in (7, 9):
+        await central.rest.call("PUT", f"{path}/{policy['policy_id']}", {"priority": priority})
+
+    async def versions() -> list[tuple[str, bool]]:
+        found = await off(lambda: list(registry.policy_versions(agent_id, policy["policy_id"])))
+        return [(one["version"], one["is_active"]) for one in found]
+
+    assert await versions() == [("1.2.0", True), ("1.1.0", False), ("1.0.0", False)]
+    difference = await off(lambda: registry.policy_difference(agent_id, policy["policy_id"], "1.1.0", "1.2.0"))
+    assert difference["changes"] == [{"field": "priority", "before": 7, "after": 9}]
+    with pytest.raises(ascend.Stale):
+        await off(
+            lambda: registry.rollback_policy(agent_id, policy["policy_id"], "1.1.0", if_revision=policy["revision"])
+        )
+    back = await off(lambda: registry.rollback_policy(agent_id, policy["policy_id"], "1.1.0", "SEC-5"))
+    assert (back["version"], back["priority"]) == ("1.1.0", 7)
+    await central.rest.call("DELETE", f"{path}/{policy['policy_id']}")
+    assert await versions() == [("1.2.0", False), ("1.1.0", False), ("1.0.0", False)]
+    again = await off(lambda: registry.rollback_policy(agent_id, policy["policy_id"], "1.0.0"))
+    assert (again["policy_id"], again["priority"]) == (policy["policy_id"], policy["priority"])
+
+
 async def test_the_status_is_changed_and_everything_is_in_the_activity(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
