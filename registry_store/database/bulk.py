@@ -1,6 +1,6 @@
 """Inserts and deletes of many rows in one transaction, without an object for each row."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -10,9 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry_store.database.tables import Base
+from registry_store.database.transactions import inserting
 
 CHUNK = 1_000
 """Rows of one statement; the event loop does other work between two statements."""
+MAX_ROWS_PER_EXECUTION = 100
+"""Rows that are bound one by one, so that preparing them does not block the event loop for long."""
 
 Item = TypeVar("Item")
 
@@ -35,6 +38,17 @@ async def insert_all(
             await session.execute(_of_arrays(table, same, chunk))
         else:
             await session.execute(insert(table).values(same), chunk)
+
+
+async def insert_new(session: AsyncSession, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> Set[str]:
+    """Inserts the rows that are not stored yet; returns the keys of the inserted rows. The key is one text column."""
+    (key,) = Base.metadata.tables[entity.__tablename__].primary_key.columns
+    adding = inserting(session, entity).on_conflict_do_nothing().returning(key)
+    connection = await session.connection()
+    added: set[str] = set()
+    for first in range(0, len(rows), MAX_ROWS_PER_EXECUTION):
+        added.update((await connection.execute(adding, rows[first : first + MAX_ROWS_PER_EXECUTION])).scalars())
+    return added
 
 
 async def delete_oldest(

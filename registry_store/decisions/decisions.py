@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.errors import InvalidRecordError, Problem
 from registry_store.alerts import causes
 from registry_store.approvals import opening
-from registry_store.database.bulk import delete_oldest
+from registry_store.database.bulk import delete_oldest, insert_new
 from registry_store.database.tables import Decision, DecisionLog
 from registry_store.database.tables import Outcome as OutcomeRow
-from registry_store.database.transactions import inserting
 from registry_store.decisions import filters, outcomes, usage
 from registry_store.decisions.filters import Filter
 from registry_store.decisions.notes import Outcome
@@ -34,9 +33,6 @@ MAX_AHEAD, MAX_AHEAD_PER_SECOND = 2**20, 2**17
 
 A sidecar that dropped records leaves a gap in its sequences, but no larger than what it can have decided meanwhile.
 """
-
-MAX_ROWS_PER_STATEMENT = 100
-"""Rows per statement, so that preparing them does not block the event loop for long."""
 
 
 @dataclass(slots=True)
@@ -178,12 +174,7 @@ async def _insert(session: AsyncSession, report: Report, at: datetime) -> Set[st
         for entry in report.entries
         if isinstance(entry.content, Reported)
     ]
-    adding = inserting(session, Decision).on_conflict_do_nothing().returning(Decision.decision_id)
-    connection = await session.connection()
-    added: set[str] = set()
-    for first in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
-        added.update((await connection.execute(adding, rows[first : first + MAX_ROWS_PER_STATEMENT])).scalars())
-    return added
+    return await insert_new(session, Decision, rows)
 
 
 def _advance(log: DecisionLog, report: Report, new: Set[str]) -> Received:

@@ -9,13 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Result
 from pdp.core.usage import MAX_OUTCOMES
-from registry_store.database.bulk import delete_oldest
+from registry_store.database.bulk import delete_oldest, insert_new
 from registry_store.database.tables import Outcome
-from registry_store.database.transactions import inserting
 from registry_store.decisions.notes import Outcome as Reported
 from registry_store.documents import Document, instant
 
-MAX_ROWS_PER_STATEMENT = 100
 FAILED = Result.FAILED.name.lower()
 
 
@@ -52,12 +50,7 @@ async def insert(
         }
         for sequence, outcome in reported
     ]
-    adding = inserting(session, Outcome).on_conflict_do_nothing().returning(Outcome.decision_id)
-    connection = await session.connection()
-    added: set[str] = set()
-    for first in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
-        added.update((await connection.execute(adding, rows[first : first + MAX_ROWS_PER_STATEMENT])).scalars())
-    return added
+    return await insert_new(session, Outcome, rows)
 
 
 async def last(session: AsyncSession, agent_id: str, activations: int | None = None) -> Sample:
