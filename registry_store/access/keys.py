@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.action import AGENT_ID
@@ -17,6 +17,7 @@ from pdp.core.errors import InvalidRecordError, Problem, Problems
 from pdp.core.fields import Field, read_fields
 from pdp.core.kinds import Choice, Flag, ListOf, Moment, OrNull
 from pdp.core.records import NAME, TAGS
+from registry_store.database import paging
 from registry_store.database.tables import Key
 from registry_store.documents import Document, instant, to_json
 from registry_store.errors import ConflictError, LapsedKeyError, NotAuthenticatedError, NotFoundError, StartError
@@ -211,9 +212,8 @@ async def get(session: AsyncSession, key_id: str) -> Key:
 
 async def page(session: AsyncSession, limit: int | None, offset: int) -> tuple[Sequence[Key], int]:
     """A page of the keys, newest first, and the total."""
-    total = await session.scalar(select(func.count()).select_from(Key))
-    rows = await session.scalars(select(Key).order_by(Key.created_at.desc(), Key.key_id).limit(limit).offset(offset))
-    return rows.all(), total or 0
+    newest_first = select(Key).order_by(Key.created_at.desc(), Key.key_id)
+    return await paging.page(session, newest_first, limit, offset)
 
 
 async def revoke(session: AsyncSession, key_id: str, actor: Actor) -> Key:

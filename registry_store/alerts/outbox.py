@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.ids import DecisionIds
 from pdp.serving.backoff import Backoff
+from registry_store.database import paging
 from registry_store.database.bulk import chunks, delete_oldest
 from registry_store.database.tables import Alert, Instant
 from registry_store.database.transactions import inserting
@@ -169,10 +170,8 @@ async def retry_failed(session: AsyncSession, now: datetime) -> int:
 
 async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -> tuple[Sequence[Alert], int]:
     """A page of the alerts, newest first, and the total."""
-    conditions = list(_conditions(wanted))
-    total = await session.scalar(select(func.count()).select_from(Alert).where(*conditions)) or 0
-    newest_first = select(Alert).where(*conditions).order_by(Alert.alert_id.desc())
-    return (await session.scalars(newest_first.limit(limit).offset(offset))).all(), total
+    newest_first = select(Alert).where(*_conditions(wanted)).order_by(Alert.alert_id.desc())
+    return await paging.page(session, newest_first, limit, offset)
 
 
 async def count(session: AsyncSession, status: AlertStatus) -> int:

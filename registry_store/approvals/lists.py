@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry_store.access.keys import DECIDING_ROLES, Caller, Role
 from registry_store.approvals.approvals import ESCALATE, IS_PENDING, RUNNING, ApprovalState
 from registry_store.approvals.deciding import names_of
+from registry_store.database import paging
 from registry_store.database.tables import Approval
 
 
@@ -41,11 +42,8 @@ async def page(
     session: AsyncSession, wanted: Filter, now: datetime, limit: int, offset: int
 ) -> tuple[Sequence[Approval], int]:
     """A page of the approvals, newest first, and the total."""
-    conditions = _conditions(session, wanted, now)
-    total = await session.scalar(select(func.count()).select_from(Approval).where(*conditions))
-    newest_first = select(Approval).where(*conditions).order_by(Approval.approval_id.desc())
-    rows = await session.scalars(newest_first.limit(limit).offset(offset))
-    return rows.all(), total or 0
+    found = select(Approval).where(*_conditions(session, wanted, now))
+    return await paging.page(session, found.order_by(Approval.approval_id.desc()), limit, offset)
 
 
 async def waiting(

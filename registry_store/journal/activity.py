@@ -9,9 +9,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal_column, select
+from sqlalchemy import ColumnElement, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.database import paging
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Activity, Meta
 from registry_store.database.transactions import ON_COMMIT
@@ -102,11 +103,8 @@ async def page(session: AsyncSession, wanted: Filter, limit: int, offset: int) -
     """A page of entries, newest first, and the total count."""
     if wanted == Filter(before=wanted.before):
         return await _page_of_all(session, wanted.before, limit, offset)
-    conditions = _conditions(wanted)
-    total = await session.scalar(select(func.count()).select_from(Activity).where(*conditions))
-    newest_first = select(Activity).where(*conditions).order_by(Activity.sequence.desc())
-    rows = await session.scalars(newest_first.limit(limit).offset(offset))
-    return rows.all(), total or 0
+    newest_first = select(Activity).where(*_conditions(wanted)).order_by(Activity.sequence.desc())
+    return await paging.page(session, newest_first, limit, offset)
 
 
 async def _page_of_all(

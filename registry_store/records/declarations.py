@@ -14,6 +14,7 @@ from pdp.core.fields import Field, quote
 from pdp.core.kinds import Choice, ListOf, ObjectOf, OrNull
 from pdp.core.model import Status
 from pdp.core.records import AGENT_BODY_KIND, CONFIGURATION, MAX_POLICIES, POLICY_BODY_KIND, PROSE
+from registry_store.database import paging
 from registry_store.database.tables import Agent, Policy
 from registry_store.documents import Document, to_json
 from registry_store.errors import ConflictError
@@ -99,9 +100,8 @@ async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence
     The page has fewer than `limit` items if its policies would be larger than `MAX_PAGE_BYTES`.
     """
     living = Agent.status != Status.RETIRED.value
-    total = await session.scalar(select(func.count()).select_from(Agent).where(living))
-    rows = await session.scalars(select(Agent).where(living).order_by(Agent.agent_id).limit(limit).offset(offset))
-    return await _documents(session, await _that_fit(session, rows.all())), total or 0
+    rows, total = await paging.page(session, select(Agent).where(living).order_by(Agent.agent_id), limit, offset)
+    return await _documents(session, await _that_fit(session, rows)), total
 
 
 async def _that_fit(session: AsyncSession, rows: Sequence[Agent]) -> Sequence[Agent]:

@@ -15,6 +15,7 @@ from pdp.core.fields import Field
 from pdp.core.kinds import Choice, Flag, ListOf, Text
 from pdp.core.model import AgentType, Status
 from pdp.core.records import PROSE, TAGS
+from registry_store.database import paging
 from registry_store.database.bulk import insert_all
 from registry_store.database.tables import Agent, AgentTag, EmergencyStop, StoppedAgent
 from registry_store.documents import Document, canonical, read_values, to_json
@@ -114,11 +115,10 @@ async def get(session: AsyncSession, stop_id: str) -> EmergencyStop:
 
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[list[Document], int]:
     """A page of stops, those in force first, then the newest, and the total count."""
-    total = await session.scalar(select(func.count()).select_from(EmergencyStop))
     order = (EmergencyStop.released_at.is_not(None), EmergencyStop.created_at.desc(), EmergencyStop.stop_id)
-    rows = (await session.scalars(select(EmergencyStop).order_by(*order).limit(limit).offset(offset))).all()
+    rows, total = await paging.page(session, select(EmergencyStop).order_by(*order), limit, offset)
     counts = await _counts(session, [row.stop_id for row in rows])
-    return [document(row, counts.get(row.stop_id, 0)) for row in rows], total or 0
+    return [document(row, counts.get(row.stop_id, 0)) for row in rows], total
 
 
 async def agents_of(session: AsyncSession, stop_id: str, limit: int, offset: int) -> tuple[Sequence[str], int]:

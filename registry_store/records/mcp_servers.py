@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.model import RecordKind
 from pdp.core.records import SERVER_BODY, read_server, read_server_body
+from registry_store.database import paging
 from registry_store.database.tables import McpServer
 from registry_store.documents import Document, check_synced, to_json
 from registry_store.errors import ConflictError, NotFoundError
@@ -48,9 +49,7 @@ async def get(session: AsyncSession, name: str) -> McpServer:
 
 async def page(session: AsyncSession, limit: int, offset: int) -> tuple[Sequence[McpServer], int]:
     """A page of servers, by name, and the total count."""
-    total = await session.scalar(select(func.count()).select_from(McpServer))
-    rows = await session.scalars(select(McpServer).order_by(McpServer.server_name).limit(limit).offset(offset))
-    return rows.all(), total or 0
+    return await paging.page(session, select(McpServer).order_by(McpServer.server_name), limit, offset)
 
 
 async def change(session: AsyncSession, server: McpServer, body: Any, actor: Actor) -> None:

@@ -19,6 +19,7 @@ from pdp.core.records import (
     read_organisation_policy,
     read_policy,
 )
+from registry_store.database import paging
 from registry_store.database.tables import Policy, PolicyVersion
 from registry_store.documents import Document, check_synced, synced_size, to_json
 from registry_store.errors import ConflictError, NotFoundError
@@ -69,15 +70,8 @@ async def find(session: AsyncSession, agent_id: str | None, policy_id: str) -> P
 
 async def page(session: AsyncSession, agent_id: str | None, limit: int, offset: int) -> tuple[Sequence[Policy], int]:
     """A page of the owner's policies, in the order of evaluation, and the total count."""
-    total = await number(session, agent_id)
-    rows = await session.scalars(
-        select(Policy)
-        .where(_owned(agent_id))
-        .order_by(Policy.priority, Policy.created_at, Policy.policy_id)
-        .limit(limit)
-        .offset(offset)
-    )
-    return rows.all(), total
+    order = (Policy.priority, Policy.created_at, Policy.policy_id)
+    return await paging.page(session, select(Policy).where(_owned(agent_id)).order_by(*order), limit, offset)
 
 
 async def number(session: AsyncSession, agent_id: str | None) -> int:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import defer
 
 from pdp.core.fields import Field, quote
 from pdp.core.json.equality import same_json
 from pdp.core.records import PROSE, VERSION
+from registry_store.database import paging
 from registry_store.database.tables import Agent, AgentVersion, PolicyVersion
 from registry_store.documents import Document, to_json
 from registry_store.errors import NotFoundError
@@ -87,16 +88,9 @@ async def page(
     session: AsyncSession, table: type[Stored], of_record: ColumnElement[bool], limit: int, offset: int
 ) -> tuple[Sequence[Stored], int]:
     """A page of one record's versions, newest first and without configurations, and the total count."""
-    total = await session.scalar(select(func.count()).select_from(table).where(of_record))
-    rows = await session.scalars(
-        select(table)
-        .options(defer(table.configuration, raiseload=True))
-        .where(of_record)
-        .order_by(table.minor.desc())
-        .limit(limit)
-        .offset(offset)
-    )
-    return rows.all(), total or 0
+    newest_first = select(table).where(of_record).order_by(table.minor.desc())
+    without_configurations = newest_first.options(defer(table.configuration, raiseload=True))
+    return await paging.page(session, without_configurations, limit, offset)
 
 
 async def get(session: AsyncSession, agent_id: str, version: str) -> AgentVersion:
