@@ -82,6 +82,23 @@ class Evaluation(NamedTuple):
     """Whether this sidecar suspended the agent, and the registry data does not say so yet."""
 
 
+class Approving(NamedTuple):
+    """What is known of approvals before a decision.
+
+    `use` is the use of the approval in the request, if its action needs one; `pending` is the approval that the
+    question of the action has already. With `asks_first` and without `pending`, an action that needs a person raises
+    `PendingUnknownError`.
+    """
+
+    use: ApprovalUse | None = None
+    pending: Pending | None = None
+    asks_first: bool = False
+
+
+NOTHING_KNOWN = Approving()
+ASKS_FIRST = Approving(asks_first=True)
+
+
 class DecisionPoint:
     """Decides from the state in force in `holder`, counts usage in `counters`, and remembers allows in `ledger`."""
 
@@ -109,27 +126,18 @@ class DecisionPoint:
         )
         self.answers = Answers()
 
-    def evaluate(
-        self,
-        request: wire.Request,
-        use: ApprovalUse | None = None,
-        *,
-        pending: Pending | None = None,
-        asks_first: bool = False,
-    ) -> pb.EvaluateResponse:
-        """The answer; `use` is the use of the approval in the request, if its action needs one.
+    def evaluate(self, request: wire.Request, approving: Approving = NOTHING_KNOWN) -> pb.EvaluateResponse:
+        """The answer, given what is known of approvals.
 
-        `pending` is the approval that its question has already. With `asks_first` and without `pending`, an action that
-        needs a person raises `PendingUnknownError`. Raises `InvalidActionError` for a malformed request,
-        `UnavailableError` while no decision can be made, and `TooManyRepeatsError` if an idempotency key is repeated
-        too often.
+        Raises `InvalidActionError` for a malformed request, `UnavailableError` while no decision can be made,
+        `TooManyRepeatsError` if an idempotency key is repeated too often, and `PendingUnknownError` if `approving` asks
+        for it.
         """
         started = perf_counter()
         state, now = self._loggable_state(), self._clock()
-        result = self._decide_or_block(state, request, now, _Approving(use, pending, asks_first))
+        result = self._decide_or_block(state, request, now, approving)
         seconds, answer = perf_counter() - started, result.answer
-        outcome = Outcome(answer.outcome)
-        self._metrics.decided(request.action.agent_id, outcome, Reason(answer.reason), seconds)
+        self._metrics.decided(request.action.agent_id, answer.outcome, answer.reason, seconds)
         entry = Entry(
             request.action,
             answer,
@@ -144,7 +152,7 @@ class DecisionPoint:
         )
         self._log.append(entry, urgent=result.opens is not None)
         if not result.repeat_id:
-            self._remember(request, result, outcome, now)
+            self._remember(request, result, now)
         return answer
 
     def report(self, report: OutcomeReport) -> bool:
@@ -174,7 +182,7 @@ class DecisionPoint:
     def evaluation(self, action: Action) -> Evaluation:
         """The input and the answer of a decision made now, for `explain`; counts nothing."""
         state, now = self._state(), self._clock()
-        result = self._decide(state, wire.Request(action, dry_run=True), now, _Approving())
+        result = self._decide(state, wire.Request(action, dry_run=True), now, NOTHING_KNOWN)
         agent = state.agents.get(action.agent_id)
         suspended = agent is not None and self._agent(state, action.agent_id) is not agent
         usage = _NO_USAGE if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
@@ -185,15 +193,15 @@ class DecisionPoint:
         agent = state.agents.get(agent_id)
         return self._suspensions.applied(agent) if self._suspensions.by_agent and agent is not None else agent
 
-    def _remember(self, request: wire.Request, result: "_Result", outcome: Outcome, now: Now) -> None:
+    def _remember(self, request: wire.Request, result: "_Result", now: Now) -> None:
         """Remember the decision for the report of how its action ended."""
         answer, agent = result.answer, result.agent
-        if outcome is Outcome.ALLOW and agent is not None and not request.dry_run:
+        if answer.outcome == pb.OUTCOME_ALLOW and agent is not None and not request.dry_run:
             approval_id = request.approval_id if answer.reason == pb.REASON_APPROVED else ""
             cost = result.cost_micros
             self._ledger.allow((answer.decision_id, agent.agent_id, agent.zone, now.wall, cost, approval_id, False))
             return
-        why = "a dry run" if request.dry_run else f"`{outcome.name.lower()}`"
+        why = "a dry run" if request.dry_run else _QUOTED[answer.outcome]
         self._ledger.not_allowed.add(answer.decision_id, request.action.agent_id, why)
 
     def _loggable_state(self) -> State:
@@ -207,7 +215,7 @@ class DecisionPoint:
             raise NoRegistryDataError("no registry data has arrived yet")
         return state
 
-    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
+    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
         try:
             if request.idempotency_key and not request.dry_run:
                 return self._decide_once(state, request, now, approving)
@@ -219,7 +227,7 @@ class DecisionPoint:
             self._metrics.internal_error()
             return _Result(self._base_answer(None, request.action, _INTERNAL_ERROR, state, now))
 
-    def _decide_once(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
+    def _decide_once(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
         """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
         digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
@@ -249,7 +257,7 @@ class DecisionPoint:
             return None
         return self.answers.get(request.action.agent_id, _key(request), now.boot)
 
-    def _decide(self, state: State, request: wire.Request, now: Now, approving: "_Approving") -> "_Result":
+    def _decide(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
         use = approving.use
         action, stale = request.action, self._holder.stale(now.boot)
         agent = self._agent(state, action.agent_id)
@@ -278,7 +286,7 @@ class DecisionPoint:
         if use is not None:
             _attach_use(answer, decision, use)
         opens = None if question is None else self._attach_approval(answer, decision, question, now, approving.pending)
-        return _Result(answer, 0 if request.dry_run else decision.cost_micros, opens, agent=agent)
+        return _Result(answer, agent, 0 if request.dry_run else decision.cost_micros, opens)
 
     def _attach_approval(
         self, answer: pb.EvaluateResponse, decision: Decision, question: Question, now: Now, pending: Pending | None
@@ -314,26 +322,19 @@ class DecisionPoint:
         return answer
 
 
-class _Approving(NamedTuple):
-    """What is known of approvals before a decision; see `DecisionPoint.evaluate`."""
-
-    use: ApprovalUse | None = None
-    pending: Pending | None = None
-    asks_first: bool = False
-
-
 class _Result(NamedTuple):
-    """An answer, its cost, the approval that it opens, the id of the record if it is a repeat, and its agent."""
+    """An answer, its agent, its cost, the approval that it opens, and the id of the record if it is a repeat."""
 
     answer: pb.EvaluateResponse
+    agent: CompiledAgent | None = None
     cost_micros: int = 0
     opens: Opens | None = None
     repeat_id: str = ""
-    agent: CompiledAgent | None = None
 
 
 _NO_USAGE = Usage()
 _INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+_QUOTED: dict[int, str] = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
 
 
 def _attach_use(answer: pb.EvaluateResponse, decision: Decision, use: ApprovalUse) -> None:

@@ -73,8 +73,8 @@ class Metrics(Collector):
         self._info.info({"version": version("agent-pdp"), "python": platform.python_version()})
         self.registry.register(self)
 
-    def decided(self, agent_id: str, outcome: Outcome, reason: Reason, seconds: float) -> None:
-        """Counts one decision and the time that it took."""
+    def decided(self, agent_id: str, outcome: int, reason: int, seconds: float) -> None:
+        """Counts one decision, by the numbers of its `Outcome` and `Reason`, and the time that it took."""
         self._decided.get(agent_id, self._unnamed)[outcome * _REASONS + reason] += 1
         self._buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._seconds += seconds

@@ -19,7 +19,7 @@ from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
-from pdp.decision_point import DecisionPoint, Log, PendingUnknownError, UnavailableError
+from pdp.decision_point import ASKS_FIRST, Approving, DecisionPoint, Log, PendingUnknownError, UnavailableError
 from pdp.endpoints import explaining, incoming, outcomes
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
@@ -164,12 +164,12 @@ class DecisionService:
             await self._log.room()
         if request.approval_id:
             use = await self.approvals.use(request) if self.point.needs_approval(request) else None
-            return self.point.evaluate(request, use)
+            return self.point.evaluate(request, Approving(use))
         try:
-            return self.point.evaluate(request, asks_first=True)
+            return self.point.evaluate(request, ASKS_FIRST)
         except PendingUnknownError as error:
             question = error.question
-        answer = self.point.evaluate(request, pending=await self.approvals.pending(question))
+        answer = self.point.evaluate(request, Approving(pending=await self.approvals.pending(question)))
         if answer.approval_id and not answer.approval_pending:
             expires_at = wire.read_moment(answer.approval_expires_at)
             self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at, question)
