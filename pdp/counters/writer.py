@@ -57,7 +57,6 @@ class CountersWriter:
         self.ledger = Ledger()
         self.counters = self._loaded(now)
         self.counters.record()
-        self.ledger.record()
         try:
             self._write_whole(now)
         except OSError as error:

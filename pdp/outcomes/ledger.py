@@ -1,18 +1,18 @@
 """What reports of outcomes need, and the changes to it since the last write to disk."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from sys import intern
 from typing import Any, NamedTuple
 
 from pdp.core.model import Trigger
 from pdp.core.usage import Failures
 from pdp.metrics import Metrics
-from pdp.outcomes.open_decisions import NotAllowed, OpenDecisions, Row, Segment
+from pdp.outcomes.open_decisions import MAX_DECISIONS, NotAllowed, OpenDecisions, Row, Segment
 from pdp.outcomes.suspensions import Suspension, Suspensions
 
 PART = 500
-MAX_PENDING = 100_000
-"""Decisions that wait for the disk; more than are remembered need not be written."""
 
 
 class Changes(NamedTuple):
@@ -63,35 +63,35 @@ class Ledger:
         """In memory only."""
         self.suspensions = Suspensions()
         self._failures: dict[str, Failures] = {}
-        self._changes = _no_changes()
-        self._allowed = self._changes.allowed
-        self._recording = False
+        # Bounded, for a disk that hangs. A decision that is forgotten need not be written: at most `MAX_DECISIONS` are
+        # remembered, and while one is, only they and as many before it can be reported.
+        self._allowed: deque[Row] = deque(maxlen=MAX_DECISIONS)
+        self._reported: deque[str] = deque(maxlen=2 * MAX_DECISIONS)
+        self._changed_failures: dict[str, Failures] = {}
+        self._changed_suspensions: dict[str, Suspension | None] = {}
 
     def allow(self, row: Row) -> None:
         """Remember a decision that allowed an action."""
         self.decisions.add(row)
-        if self._recording and len(self._allowed) < MAX_PENDING:
-            self._allowed.append(row)
+        self._allowed.append(row)
 
     def report(self, decision_id: str, agent_id: str, activations: int, *, failed: bool) -> Failures:
         """Take the outcome of a decision; returns the last outcomes of the agent with it."""
         self.decisions.report(decision_id)
         failures = self._failures.get(agent_id, Failures()).after(activations, failed=failed)
-        self._failures[agent_id] = failures
-        if self._recording:
-            self._changes.reported.append(decision_id)
-            self._changes.failures[agent_id] = failures
+        self._failures[agent_id] = self._changed_failures[agent_id] = failures
+        self._reported.append(decision_id)
         return failures
 
     def suspend(self, suspension: Suspension) -> None:
         """Suspend an agent here."""
         self.suspensions.put(suspension)
-        self._changes.suspensions[suspension.agent_id] = suspension
+        self._changed_suspensions[suspension.agent_id] = suspension
 
     def forget_suspension(self, agent_id: str) -> None:
         """Forget an earlier suspension of an agent."""
         self.suspensions.remove(agent_id)
-        self._changes.suspensions[agent_id] = None
+        self._changed_suspensions[agent_id] = None
 
     def watch(self, metrics: Metrics) -> None:
         """Register its metrics."""
@@ -106,15 +106,13 @@ class Ledger:
             lambda: self.decisions.dropped,
         )
 
-    def record(self) -> None:
-        """Start to record changes for `take`."""
-        self._recording = True
-
     def take(self, wall: float) -> Changes:
         """The changes since the last call; also drops decisions of more than an hour ago."""
         self.decisions.expire(wall)
-        taken, self._changes = self._changes, _no_changes()
-        self._allowed = self._changes.allowed
+        taken = Changes(list(self._allowed), list(self._reported), self._changed_failures, self._changed_suspensions)
+        self._allowed.clear()
+        self._reported.clear()
+        self._changed_failures, self._changed_suspensions = {}, {}
         return taken
 
     def whole(self) -> Whole:
@@ -162,12 +160,9 @@ def from_json(document: Mapping[str, Any]) -> Changes:
 
 def _row(members: list[Any]) -> Row:
     decision_id, agent_id, zone, at, cost_micros, approval_id, reported = members
-    return decision_id, agent_id, zone, at, cost_micros, approval_id, reported
+    # Thousands of decisions share an agent and a zone, which JSON repeats.
+    return decision_id, intern(agent_id), intern(zone), at, cost_micros, approval_id, reported
 
 
 def _suspension(agent_id: str, activations: int, trigger: str, figures: Mapping[str, Any], at: float) -> Suspension:
     return Suspension(agent_id, activations, Trigger(trigger), figures, at)
-
-
-def _no_changes() -> Changes:
-    return Changes([], [], {}, {})

@@ -110,7 +110,6 @@ def test_changes_and_copies_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ledger, "PART", 4)
     monkeypatch.setattr(open_decisions, "SEGMENT", 5)
     one, other = Ledger(), Ledger()
-    one.record()
     for number in range(10):
         one.allow(allowed(str(number), number))
         one.report(str(number), f"agent-{number}", 1, failed=True)
@@ -124,3 +123,20 @@ def test_changes_and_copies_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch
             other.apply(ledger.from_json(json.loads(json.dumps(ledger.to_json(part)))))
         assert other.whole() == one.whole()
     assert one.take(NOW.wall) == Changes([], [], {}, {})
+
+
+def test_what_waits_for_a_disk_that_hangs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it works again, each decision that is still remembered is written, and whether it was reported."""
+    monkeypatch.setattr(open_decisions, "SEGMENT", 5)
+    monkeypatch.setattr(ledger, "MAX_DECISIONS", 40)
+    one, other = Ledger(), Ledger()
+    for number in range(500):
+        one.allow(allowed(str(number)))
+        if number >= 30:
+            one.report(str(number - 30), AGENT, 1, failed=False)
+    changes = one.take(NOW.wall)
+    assert (len(changes.allowed), len(changes.reported)) == (40, 80)
+    other.apply(changes)
+    remembered = [one.decisions.get(str(number), NOW.wall) for number in range(500)]
+    assert remembered == [other.decisions.get(str(number), NOW.wall) for number in range(500)]
+    assert {found.reported for found in remembered if found is not None} == {False, True}
