@@ -133,7 +133,8 @@ async def _store(settings: Settings, database: Database, routes: Routes) -> Stor
     async with database.writing() as session:
         pepper = await keys.pepper_of(session, settings.pepper_path())
     feed, approval_feed, sidecars, metrics = Feed(database), ApprovalFeed(database), Sidecars(), Metrics()
-    delivery = Delivery(database, replace(routes, keys=outgoing.signing_keys(settings, pepper)), metrics)
+    routes = replace(routes, keys=outgoing.signing_keys(settings, pepper))
+    delivery = Delivery(database, routes, metrics)
     await feed.read()
 
     def wake() -> None:
@@ -152,6 +153,7 @@ async def _store(settings: Settings, database: Database, routes: Routes) -> Stor
         sidecars,
         metrics,
         Authentication(database, pepper, settings.most_failed_keys),
+        routes,
         delivery,
         notifications=notifications,
     )

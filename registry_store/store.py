@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from registry_store.access.authentication import Authentication
 from registry_store.access.keys import Pepper
 from registry_store.alerts.delivery import Delivery
+from registry_store.alerts.routes import Routes
 from registry_store.approvals.watching import ApprovalFeed
 from registry_store.database.notifications import Notifications
 from registry_store.database.transactions import Database
@@ -27,6 +28,7 @@ class Store:
     sidecars: Sidecars
     metrics: Metrics
     authentication: Authentication
+    routes: Routes
     delivery: Delivery
     after_change: Callable[[int], Awaitable[None]] | None = None
     """Awaited with the newest revision after each request that writes, before the response."""

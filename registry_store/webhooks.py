@@ -61,6 +61,14 @@ class Outbound:
         """The TLS settings; `StartError` if the file of `--webhook-ca` holds no certificate."""
         return _context(self.ca)
 
+    def refuses(self, url: str) -> bool:
+        """Whether it posts nothing to the address in this URL; a name is looked up only when a message is sent."""
+        try:
+            address = ipaddress.ip_address(urlsplit(url).hostname or "")
+        except ValueError:
+            return False
+        return not self.private and not is_public(address)
+
     async def post(self, url: str, body: bytes, headers: Headers) -> None:
         """Posts the body once; `DeliveryError` unless the response is 2xx. Redirects are not followed."""
         host = host_of(url)  # the path may be as good as a password

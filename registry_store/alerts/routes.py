@@ -44,6 +44,15 @@ class Routes:
         for channel in self.channels if alert.to_operator else ():
             yield Target("channel", channel.name, "channel", partial(self._tell, channel, alert))
 
+    def unusable(self, agent: Mapping[str, Any]) -> Mapping[str, str]:
+        """The fields of an agent's configuration to which this store can send no alert, each with the reason."""
+        found = {}
+        if self.relay is None and agent["alert_recipients"]:
+            found["alert_recipients"] = "this store sends no mail without `--smtp-url`"
+        if (url := agent["webhook_url"]) and self.outbound.refuses(url):
+            found["webhook_url"] = f"`{host_of(url)}` is not public, and this store runs without `--webhook-private`"
+        return found
+
     async def _post(self, url: str, alert: Alert) -> None:
         body = texts.body(alert, self.public_url)
         await Webhook(url, self.keys, self.outbound).deliver(alert.alert_id, body, datetime.now(UTC))

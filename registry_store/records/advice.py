@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from registry_store.alerts.routes import Routes
+
 VAGUE = frozenset(
     {
         *("a", "my", "the", "new", "some", "default", "demo", "example", "foo", "bar", "test", "tmp"),
@@ -14,12 +16,16 @@ EXACT = ("allowed_action_types", "allowed_resources", "blocked_resources")
 NO_EFFECT = "has no effect yet: each sidecar enforces the whole limit until one limit over many sidecars exists"
 
 
-def on_agent(configuration: Mapping[str, Any], written: Collection[str]) -> list[str]:
-    """The warnings about an agent's configuration, of which a request wrote the fields `written`."""
+def on_agent(configuration: Mapping[str, Any], written: Collection[str], routes: Routes) -> list[str]:
+    """The warnings about an agent's configuration, of which a request wrote the fields `written`.
+
+    `routes`: the ways in which the store sends alerts.
+    """
     return [
         *_on_id(configuration["agent_id"]),
         *_on_wildcards(configuration),
         *(f"{name} `{configuration[name]}` {NO_EFFECT}" for name in _without_effect(configuration) if name in written),
+        *(f"{name} has no effect: {why}" for name, why in routes.unusable(configuration).items() if name in written),
     ]
 
 

@@ -53,7 +53,7 @@ async def register_agent(request: Request, caller: AdminOrAgent) -> JSONResponse
         agent = await agents.register(session, body, actor, activate=store.settings.auto_activate)
         if caller.role is Role.AGENT:
             await keys.bind(session, caller, agent.agent_id, actor)
-    return answer(_advised(agent, body), 201, f"{router.prefix}/{agent.agent_id}")
+    return answer(_advised(request, agent, body), 201, f"{router.prefix}/{agent.agent_id}")
 
 
 @router.get("", responses=gives(422, about="A page of agents, by id", schema=page_of("agents", ref("Agent"))))
@@ -94,7 +94,7 @@ async def change_agent(request: Request, agent_id: AgentId, caller: Admin) -> JS
         agent = await agents.get_changeable(session, agent_id)
         check_match(request, agents.document(agent))
         await agents.change(session, agent, body, actor)
-    return answer(_advised(agent, body))
+    return answer(_advised(request, agent, body))
 
 
 @router.delete(
@@ -144,5 +144,6 @@ async def _set_status(request: Request, agent_id: AgentId, caller: Any, status: 
     return answer(agents.document(agent))
 
 
-def _advised(agent: Agent, written: Collection[str]) -> Document:
-    return agents.document(agent) | {"warnings": advice.on_agent(agents.configuration_of(agent), written)}
+def _advised(request: Request, agent: Agent, written: Collection[str]) -> Document:
+    warnings = advice.on_agent(agents.configuration_of(agent), written, store_of(request).routes)
+    return agents.document(agent) | {"warnings": warnings}

@@ -57,7 +57,7 @@ async def apply_declaration(request: Request, agent_id: AgentId, caller: Admin) 
         agent = await declarations.apply(session, found, wanted, actor, activate=activate)
         await session.flush()
         document = await declarations.document(session, agent)
-    warnings = advice.on_agent(wanted.configuration, body)
+    warnings = advice.on_agent(wanted.configuration, body, store_of(request).routes)
     return answer(document | {"warnings": warnings}, 200 if found else 201)
 
 

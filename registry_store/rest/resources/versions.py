@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from registry_store.database.tables import AgentVersion
 from registry_store.records import advice, agents, policies, versions
 from registry_store.rest.exchange import examples
-from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, writing
+from registry_store.rest.exchange.access import Admin, ReaderOrAgent, check_sees, reading, store_of, writing
 from registry_store.rest.exchange.answers import (
     AgentId,
     Limit,
@@ -80,7 +80,8 @@ async def roll_back_agent(request: Request, agent_id: AgentId, caller: Admin) ->
         number = await policies.number(session, agent_id)
     configuration = agents.configuration_of(agent)
     told = {
-        "warnings": advice.on_agent(configuration, configuration),  # a rollback writes every field
+        # A rollback writes every field.
+        "warnings": advice.on_agent(configuration, configuration, store_of(request).routes),
         "left_unchanged": {"status": agent.status, "policies": number},
     }
     return answer(agents.document(agent) | told)

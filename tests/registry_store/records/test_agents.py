@@ -3,12 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pdp.core.records import CONFIGURATION
 from registry_store.records import versions
 from registry_store.settings import Settings
+from tests.registry_store.conftest import settings_in
 from tests.registry_store.serving import Rest, Served, served
 
 REGISTRY = "/api/agents/registry"
@@ -264,6 +266,24 @@ def test_what_has_no_effect_yet_says_so(admin: Rest) -> None:
     plain = admin.put("/api/agents/declarations/quota-writer-prod", {"display_name": "x"}).body
     assert plain["warnings"] == []
     assert "warnings" not in admin.get(path).body
+
+
+def test_receivers_that_no_alert_reaches_are_named(admin: Rest, tmp_path: Path) -> None:
+    """Mail without a relay, and a private address, in every answer that writes them; not where the store has a way."""
+    fields = {"alert_recipients": ["ann@example.com"], "webhook_url": "https://10.0.0.1:8443/x"}
+    mail = "alert_recipients has no effect: this store sends no mail without `--smtp-url`"
+    hook = "webhook_url has no effect: `10.0.0.1:8443` is not public, and this store runs without `--webhook-private`"
+    path = f"{REGISTRY}/alerted-writer-prod"
+    assert admin.register("alerted-writer-prod", **fields)["warnings"] == [mail, hook]
+    assert admin.put(path, {"tags": ["one"]}).body["warnings"] == []
+    assert admin.put(path, {"webhook_url": "https://example.com"}).body["warnings"] == []
+    assert admin.put(path, {"alert_recipients": ["bob@example.com"]}).body["warnings"] == [mail]
+    assert admin.post(f"{path}/rollback", {"target_version": "1.0.0"}).body["warnings"][-2:] == [mail, hook]
+    declared = admin.put("/api/agents/declarations/alerted-writer-prod", {"display_name": "x", **fields}).body
+    assert declared["warnings"] == [mail, hook]
+    relay = {"smtp_url": "smtp://127.0.0.1:1025", "smtp_from": "registry@example.com"}
+    with served(settings_in(tmp_path, webhook_private=True, **relay)) as equipped:
+        assert equipped.rest().register("alerted-writer-prod", **fields)["warnings"] == []
 
 
 def test_unknown_things_are_problems_too(admin: Rest) -> None:
