@@ -92,6 +92,9 @@ async def running(
     settings.check_escalation_team()
     outgoing.checkpoint_webhook(settings)
     routes = outgoing.routes(settings)
+    # Before anything is started that would have to be stopped again; gRPC itself reports less than this does.
+    for flag, text in (("--http", settings.http), ("--grpc", settings.grpc)):
+        _listener(flag, text).close()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database, routes)
@@ -253,7 +256,6 @@ async def _http(store: Store) -> AsyncIterator[str]:
 @asynccontextmanager
 async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
     address = host_and_port("--grpc", store.settings.grpc)
-    _listener("--grpc", store.settings.grpc).close()  # reports problems in more detail than gRPC does
     draining = calls.Draining()
     options = [*calls.options(MAX_MESSAGE_BYTES), *KEEPALIVE]
     server = grpc.aio.server(options=options, interceptors=[draining])

@@ -12,6 +12,7 @@ import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from pdp.serving.backoff import Backoff
 from registry_store.database.failures import is_conflict, reason_of
@@ -32,6 +33,8 @@ SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
 WRITERS, READERS = 5, 10
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
+CLOSE_SECONDS = 1.0
+CLOSE_PAUSE_SECONDS = 0.002
 SESSION_SETTINGS = {
     "application_name": "registry-store",
     "lock_timeout": "10s",
@@ -107,9 +110,17 @@ class Database:
         return select(Meta, func.pg_notify(CHANNEL, "")).with_for_update(of=Meta)
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, those of cancelled transactions once they are rolled back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._is_in_use():  # noqa: ASYNC110 - SQLAlchemy's pools tell nobody
+                    await asyncio.sleep(CLOSE_PAUSE_SECONDS)
         await self._reader.dispose()
         await self._writer.dispose()
+
+    def _is_in_use(self) -> bool:
+        pools = self._reader.pool, self._writer.pool
+        return any(isinstance(pool, QueuePool) and pool.checkedout() for pool in pools)
 
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
