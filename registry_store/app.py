@@ -92,13 +92,13 @@ async def running(
     settings.check_escalation_team()
     outgoing.checkpoint_webhook(settings)
     routes = outgoing.routes(settings)
-    # Before anything is started that would have to be stopped again; gRPC itself reports less than this does.
-    for flag, text in (("--http", settings.http), ("--grpc", settings.grpc)):
-        _listener(flag, text).close()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(opened(settings.url()))
         store = await _store(settings, database, routes)
         store.after_change = after_change
+        # Before anything is started that would have to be stopped again; gRPC itself reports less than this does.
+        for flag, text in (("--http", settings.http), ("--grpc", settings.grpc)):
+            _listener(flag, text).close()
         _watch(store)
         streams = OpenStreams(store)
         sync = RegistrySync(store, streams, pace)
