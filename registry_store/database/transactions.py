@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import QueuePool
 
 from pdp.serving.backoff import Backoff
 from registry_store.database.failures import is_conflict, reason_of
@@ -33,8 +33,6 @@ SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
 WRITERS, READERS = 5, 10
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
-CLOSE_SECONDS = 1.0
-CLOSE_PAUSE_SECONDS = 0.002
 SESSION_SETTINGS = {
     "application_name": "registry-store",
     "lock_timeout": "10s",
@@ -110,17 +108,9 @@ class Database:
         return select(Meta, func.pg_notify(CHANNEL, "")).with_for_update(of=Meta)
 
     async def close(self) -> None:
-        """Closes every connection, those of cancelled transactions once they are rolled back."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                while self._is_in_use():  # noqa: ASYNC110 - SQLAlchemy's pools tell nobody
-                    await asyncio.sleep(CLOSE_PAUSE_SECONDS)
+        """Closes every connection."""
         await self._reader.dispose()
         await self._writer.dispose()
-
-    def _is_in_use(self) -> bool:
-        pools = self._reader.pool, self._writer.pool
-        return any(isinstance(pool, QueuePool) and pool.checkedout() for pool in pools)
 
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
@@ -197,6 +187,7 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         pool_timeout=POOL_WAIT_SECONDS,
         hide_parameters=True,
         json_serializer=_json,
+        connect_args={"factory": _Connection},
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -217,6 +208,19 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+class _Connection(sqlite3.Connection):
+    """Rolls back when it is closed.
+
+    As long as something refers to an unfinished cursor, such as the traceback of a cancelled task, SQLite delays the
+    end of a closed connection, and with it the end of its transaction: nobody else could write until then.
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
 
 
 def _json(value: Any) -> str:
