@@ -20,10 +20,10 @@ MAX_ROWS_PER_EXECUTION = 100
 Item = TypeVar("Item")
 
 
-def chunks(items: Iterable[Item]) -> Iterator[Sequence[Item]]:
-    """Splits the items into sequences of up to `CHUNK`, in order."""
+def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
+    """Splits the items into sequences of up to `size`, in order."""
     rest = iter(items)
-    while chunk := list(islice(rest, CHUNK)):
+    while chunk := list(islice(rest, size)):
         yield chunk
 
 
@@ -40,14 +40,14 @@ async def insert_all(
             await session.execute(insert(table).values(same), chunk)
 
 
-async def insert_new(session: AsyncSession, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> Set[str]:
+async def insert_new(session: AsyncSession, entity: type[Base], rows: Iterable[Mapping[str, Any]]) -> Set[str]:
     """Inserts the rows that are not stored yet; returns the keys of the inserted rows. The key is one text column."""
     (key,) = Base.metadata.tables[entity.__tablename__].primary_key.columns
     adding = inserting(session, entity).on_conflict_do_nothing().returning(key)
     connection = await session.connection()
     added: set[str] = set()
-    for first in range(0, len(rows), MAX_ROWS_PER_EXECUTION):
-        added.update((await connection.execute(adding, rows[first : first + MAX_ROWS_PER_EXECUTION])).scalars())
+    for chunk in chunks(rows, MAX_ROWS_PER_EXECUTION):
+        added.update((await connection.execute(adding, chunk)).scalars())
     return added
 
 

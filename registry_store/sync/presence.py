@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.database.bulk import MAX_ROWS_PER_EXECUTION, chunks
 from registry_store.database.tables import SidecarPresence
 from registry_store.database.transactions import inserting
 from registry_store.sync.sidecars import Sidecar
 from registry_store.sync.subscriptions import Subscription
 
-MAX_ROWS_PER_STATEMENT = 100
 KEPT_FOR = timedelta(days=366)
 """Longer than any `auto_suspend_on_offline_minutes`."""
 
@@ -65,8 +65,8 @@ async def write(session: AsyncSession, sidecars: Iterable[Sidecar]) -> None:
         where=SidecarPresence.heard_at <= new.heard_at,
     )
     connection = await session.connection()
-    for first in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
-        await connection.execute(upsert, rows[first : first + MAX_ROWS_PER_STATEMENT])
+    for chunk in chunks(rows, MAX_ROWS_PER_EXECUTION):
+        await connection.execute(upsert, chunk)
 
 
 async def read(session: AsyncSession, since: datetime) -> Sequence[SidecarPresence]:

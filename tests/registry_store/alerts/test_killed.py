@@ -22,15 +22,16 @@ def alerts(path: Path, condition: str = "true") -> list[str]:
         return [row[0] for row in database.execute(f"SELECT alert_id FROM alerts WHERE {condition}")]
 
 
-async def test_the_next_store_sends_what_a_killed_one_could_not(tmp_path: Path) -> None:
+async def test_the_next_store_sends_what_a_killed_one_could_not(
+    tmp_path: Path, authority: trustme.CA, ca: Path
+) -> None:
     """By itself, once, under the id that the alert had before."""
-    authority, path = trustme.CA(), tmp_path / "registry.db"
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    path = tmp_path / "registry.db"
     database = ("--database", f"sqlite:///{path}")
     key = (await run("registry-store", "keys", "create", *database, "--role", "admin", "--name", "root")).out.strip()
     with reserved() as http, reserved() as grpc, reserved() as hook:
         port = int(hook.rpartition(":")[2])
-        private = ("--webhook-private", "--webhook-ca", str(tmp_path / "ca.pem"))
+        private = ("--webhook-private", "--webhook-ca", str(ca))
         serve = ("registry-store", "serve", *database, "--http", http, "--grpc", grpc, *private)
         admin = Rest(http, key)
         async with started(*serve) as store:
