@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ascend import AgentAction, AsyncAscendClient, Outcome
+from ascend import AgentAction, AsyncAscendClient
 from tests.hostile.installation import Installation, installed
 from tests.waiting import eventually_gives
 
@@ -109,7 +109,7 @@ async def _suspended(
     began = time.perf_counter()
     await cause()
     ask = partial(clients[1].evaluate, CHEAP, agent_id=agent_id, dry_run=True)
-    while (await ask()).outcome is not Outcome.BLOCK:  # noqa: ASYNC110 - the condition is of another program
+    while (await ask()).reason != "AGENT_NOT_ACTIVE":  # noqa: ASYNC110 - the condition is of another program
         await asyncio.sleep(0.001)
     return time.perf_counter() - began
 
