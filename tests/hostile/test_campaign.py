@@ -6,7 +6,7 @@ from tests.hostile.attacks import ATTACKS
 from tests.hostile.campaign import campaign
 
 SECONDS = 0.5
-AT_ONCE = 4
+AT_ONCE = 7
 
 
 async def test_no_attack_changes_an_answer_hides_a_decision_or_leaves_a_traceback(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def registry(cluster: Cluster, template: str, tmp_path: Path) -> Iterator[Regist
 
 
 @pytest.mark.parametrize(
-    ("changes", "kills"), [(256, 2), pytest.param(5120, 20, marks=pytest.mark.soak)], ids=["short", "full"]
+    ("changes", "kills"), [(128, 2), pytest.param(5120, 20, marks=pytest.mark.soak)], ids=["short", "full"]
 )
 async def test_nothing_acknowledged_is_lost_or_made_twice(registry: Registry, changes: int, kills: int) -> None:
     """Revisions are gapless, versions and activity agree with the rows, the chain verifies, a subscriber saw it all.
