@@ -65,6 +65,16 @@ class Connections:
         self._waiting: dict[Connection, None] = {}
         self._changed = asyncio.Event()
 
+    def begin(self, connection: Connection) -> None:
+        """Count a connection that is not one of HTTP yet, and that keeps the server waiting."""
+        self._open.add(connection)
+        self.wait_for(connection)
+
+    def end(self, connection: Connection) -> None:
+        """Count it no longer."""
+        self._open.discard(connection)
+        self.wait_no_longer(connection)
+
     def wait_for(self, connection: Connection) -> None:
         """From now on the connection keeps the server waiting."""
         self._waiting.pop(connection, None)

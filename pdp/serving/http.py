@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,9 +22,17 @@ DATE_SECONDS = 1.0
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listener: socket.socket, limits: Limits, *, proxy_headers: bool = False
+    app: ASGIApp,
+    listener: socket.socket,
+    limits: Limits,
+    *,
+    proxy_headers: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[None]:
-    """Serves `app` on a listening socket; at the end open requests get `stop_seconds` to finish."""
+    """Serves `app` on a listening socket; at the end open requests get `stop_seconds` to finish.
+
+    Over TLS, `request.state.peer_certificate` is what `ssl` tells of the certificate of a client that has one.
+    """
     config = uvicorn.Config(
         RequestLimit(app, limits.requests),
         lifespan="off",
@@ -37,7 +46,7 @@ async def serving(
     connections = Connections(limits, state.connections)  # type: ignore[arg-type]  # all of them are of one kind here
     loop = asyncio.get_running_loop()
     listener.setblocking(False)
-    accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop), connections)
+    accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop), connections, tls)
     tasks = [asyncio.create_task(accepting.run()), asyncio.create_task(_dating(state))]
     try:
         yield

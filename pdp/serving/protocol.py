@@ -73,6 +73,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         # uvicorn's type of a transport is narrower than asyncio's
         self._lingering = Lingering(transport, self._peer_is_sending)  # type: ignore[arg-type]
         super().connection_made(self._lingering)  # type: ignore[arg-type]
+        if certificate := transport.get_extra_info("peercert"):
+            self.app_state = {"peer_certificate": certificate}
         self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
