@@ -30,12 +30,14 @@ from pdp.serving import calls, lag
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
-from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_key
+from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.reloading import ServerCertificates
+from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_credentials, read_key
 from pdp.state import Holder, State
 from pdp.suspender import AGAIN_SECONDS
 from pdp.sync.last_good import LastGood, locked_folder
 from pdp.sync.replica import Replica, build_in_thread
-from pdp.sync.subscriber import Node, Subscriber, Timing
+from pdp.sync.subscriber import Access, Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
 
@@ -93,9 +95,17 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         decisions = await asyncio.to_thread(_decision_log, settings)
         counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
         program = _Program(settings, timing, decisions, counters)
+        certificates = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
         listener = stack.enter_context(http_listener("--http", settings.http))
         server = program.grpc_server()
-        addresses = [stack.enter_context(bound("--listen", address, server)) for address in settings.listen]
+        listening = partial(
+            bound,
+            "--listen",
+            server=server,
+            credentials=None if certificates is None else certificates.grpc_credentials,
+            mode=settings.socket_mode,
+        )
+        addresses = [stack.enter_context(listening(address)) for address in settings.listen]
         await program.start_from_disk()
         tasks = await stack.enter_async_context(program.tasks())
         limits = Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4))
@@ -106,9 +116,32 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             settings.http_hosts,
             max_waiting=limits.requests // 2,
         )
-        await stack.enter_async_context(serving(app, listener, limits))
+        context = None if certificates is None else certificates.context
+        await stack.enter_async_context(serving(app, listener, limits, tls=context))
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached)
+
+
+@asynccontextmanager
+async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[ServerCertificates | None]:
+    """The certificates of the TCP listeners, which are reloaded until the block is left; None without files."""
+    if files is None:
+        yield None
+        return
+    try:
+        certificates = await asyncio.to_thread(ServerCertificates, files)
+    except CertificateError as error:
+        raise SettingsError(f"--tls-{error.file}", str(error)) from error
+    metrics.watch(
+        "pdp_tls_certificate_expiration_timestamp_seconds",
+        "When the certificate of the TCP listeners expires, in seconds since 1970",
+        lambda: certificates.not_after,
+    )
+    watching = asyncio.create_task(certificates.watch())
+    try:
+        yield certificates
+    finally:
+        await _cancelled(watching)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -187,8 +220,11 @@ class _Program:
             node_id=node.node_id,
         )
         self._replica = Replica(self._holder, self.metrics, self._on_state)
-        key = partial(read_key, settings.key_file)
-        self._subscriber = Subscriber(node, key, self._replica, self.metrics, uplink, clock=now, timing=timing)
+        access = Access(
+            key=None if settings.key_file is None else partial(read_key, settings.key_file),
+            credentials=None if settings.store_tls is None else partial(read_credentials, settings.store_tls),
+        )
+        self._subscriber = Subscriber(node, access, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)
         self._register_metrics()
 

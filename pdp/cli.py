@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pdp.ask import Answer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -111,7 +112,12 @@ def cli() -> None:
 
 @cli.command()
 @option("--store", required=True, metavar="HOST:PORT", help="gRPC address of the registry store.")
-@option("--key-file", required=True, type=click.Path(path_type=Path), help="File with a sidecar's API key.")
+@option("--key-file", type=FILE, help="File with a sidecar's API key. Not needed with `--store-cert`.")
+@option(
+    "--store-ca", type=FILE, help="Authorities of the store's certificate, in PEM; the store is then called over TLS."
+)
+@option("--store-cert", type=FILE, help="Certificate that this sidecar shows to the store.")
+@option("--store-key", type=FILE, help="Key of that certificate.")
 @option("--agents", metavar="ID,…", help="Decide for these agents only.")
 @option("--tags", metavar="TAG,…", help="Decide for agents with one of these tags.")
 @option("--all-agents", is_flag=True, help="Decide for every agent.")
@@ -122,6 +128,11 @@ def cli() -> None:
     metavar="HOST:PORT",
     help="Where to serve metrics, probes and the JSON endpoint.",
 )
+@option("--tls-cert", type=FILE, help="Certificate of `--http` and of `--listen` on TCP, in PEM.")
+@option("--tls-key", type=FILE, help="Key of that certificate.")
+@option("--tls-client-ca", type=FILE, help="Authorities of client certificates, which callers on TCP must then have.")
+@option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
+@option("--socket-mode", default="0660", metavar="OCTAL", help="Mode of the Unix socket.")
 @option(
     "--http-hosts",
     metavar="NAME,…",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import grpc
+
 from pdp.core.action import AGENT_ID
 from pdp.core.errors import Problem, Problems
 from pdp.core.fields import quote, quote_path
@@ -15,6 +17,8 @@ from pdp.core.records import TAGS
 from pdp.decision_log.redaction import NOTHING, BadPathError, Redaction
 from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import Address, BadAddressError
+from pdp.serving.tls import certificates
+from pdp.serving.tls.certificates import CertificateError, ClientFiles, Files, channel_credentials
 
 LOG_FULL = ("drop", "block")
 STALE_MODES = tuple(mode.value for mode in StaleMode)
@@ -25,6 +29,8 @@ MAX_KEY_BYTES = 1024
 MAX_SOCKET_PATH_BYTES = 107
 MAX_HOST_CHARACTERS = 253
 MAX_NODE_NAME = 128
+SOCKET_MODE = 0o660
+OWN_MODE, MAX_MODE = 0o600, 0o777
 NODE_NAME = re.compile(f"[ -~]{{0,{MAX_NODE_NAME}}}")
 
 
@@ -58,11 +64,14 @@ class Settings:
     Registry data that the store has not confirmed for more than `max_staleness` seconds is stale (None: it never is),
     and `stale_mode` says what then becomes of decisions.
     `node_name` is shown by the store, for people.
+    `tls` are the files of its TCP listeners, `store_tls` those for the connection to the store; without them only
+    `plaintext` lets it use addresses beyond this host. `key_file` may be left out if `store_tls` has a certificate.
+    `socket_mode` is the mode of its Unix sockets.
     `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
     store: Address
-    key_file: Path
+    key_file: Path | None
     subscription: Subscription
     listen: tuple[Address, ...]
     http: Address
@@ -77,6 +86,10 @@ class Settings:
     stale_mode: StaleMode = StaleMode.BLOCK
     http_hosts: tuple[str, ...] = ()
     node_name: str = ""
+    tls: Files | None = None
+    store_tls: ClientFiles | None = None
+    plaintext: bool = False
+    socket_mode: int = SOCKET_MODE
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -96,14 +109,33 @@ class Settings:
         if not NODE_NAME.fullmatch(self.node_name):
             what = f"at most {MAX_NODE_NAME} printable ASCII characters"
             raise SettingsError("--node-name", f"{quote(self.node_name)} is not {what}")
-        read_key(self.key_file)
+        if not OWN_MODE <= self.socket_mode <= MAX_MODE or self.socket_mode & OWN_MODE != OWN_MODE:
+            what = f"within {OWN_MODE:04o} to {MAX_MODE:04o} with read and write for the owner"
+            raise SettingsError("--socket-mode", f"`{self.socket_mode:04o}` is not {what}")
+        self._check_plaintext()
+        if self.store_tls is not None:
+            read_credentials(self.store_tls)
+        if self.key_file is not None:
+            read_key(self.key_file)
+        elif self.store_tls is None or self.store_tls.cert is None:
+            raise SettingsError("--key-file", "is required without `--store-cert`")
+
+    def _check_plaintext(self) -> None:
+        """Refuse addresses beyond this host at which no TLS protects what is sent."""
+        if self.plaintext:
+            return
+        for setting, address in (*(("--listen", one) for one in self.listen), ("--http", self.http)):
+            if self.tls is None and not address.is_local:
+                raise SettingsError(setting, addresses.in_clear(address, "`--tls-cert` and `--tls-key`"))
+        if self.store_tls is None and not self.store.is_local:
+            raise SettingsError("--store", addresses.in_clear(self.store, "`--store-ca`"))
 
     @classmethod
     def from_text(
         cls,
         *,
         store: str,
-        key_file: Path,
+        key_file: Path | None,
         agents: str | None,
         tags: str | None,
         all_agents: bool,
@@ -120,6 +152,14 @@ class Settings:
         stale_mode: str | None = None,
         http_hosts: str | None = None,
         node_name: str | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        tls_client_ca: Path | None = None,
+        store_ca: Path | None = None,
+        store_cert: Path | None = None,
+        store_key: Path | None = None,
+        plaintext: bool = False,
+        socket_mode: str = f"{SOCKET_MODE:04o}",
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -139,6 +179,10 @@ class Settings:
             stale_mode=_stale_mode(stale_mode, max_staleness),
             http_hosts=() if http_hosts is None else _hosts(http_hosts),
             node_name=_host_name() if node_name is None else node_name,
+            tls=server_files(tls_cert, tls_key, tls_client_ca),
+            store_tls=client_files("--store-", store_ca, store_cert, store_key),
+            plaintext=plaintext,
+            socket_mode=_mode(socket_mode),
         )
 
 
@@ -172,6 +216,30 @@ def host_and_port(setting: str, text: str, *, any_port: bool = True, what: str =
         raise SettingsError(setting, str(error)) from error
 
 
+def server_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> Files | None:
+    """The files of the TLS of listeners; None without a certificate."""
+    try:
+        return certificates.server_files(cert, key, client_ca)
+    except CertificateError as error:
+        raise SettingsError(f"--tls-{error.file}", str(error)) from error
+
+
+def client_files(prefix: str, ca: Path | None, cert: Path | None, key: Path | None) -> ClientFiles | None:
+    """The files of the TLS of a client, whose settings begin with `prefix`; None without authorities."""
+    try:
+        return certificates.client_files(ca, cert, key)
+    except CertificateError as error:
+        raise SettingsError(f"{prefix}{error.file}", str(error)) from error
+
+
+def read_credentials(files: ClientFiles, prefix: str = "--store-") -> grpc.ChannelCredentials:
+    """Credentials from the files as they are now; read anew for each connection, so that new files are picked up."""
+    try:
+        return channel_credentials(files)
+    except CertificateError as error:
+        raise SettingsError(f"{prefix}{error.file}", str(error)) from error
+
+
 def read_key(path: Path) -> str:
     """The API key in the file at `path`; read anew for each connection, so that a rotated key is picked up."""
     try:
@@ -181,6 +249,12 @@ def read_key(path: Path) -> str:
     if not key or len(key) > MAX_KEY_BYTES or not re.fullmatch(rb"[!-~]+", key):
         raise SettingsError("--key-file", f"{quote_path(path)} does not hold one API key and nothing else")
     return key.decode()
+
+
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise SettingsError("--socket-mode", f"{quote(text)} is not a mode such as {SOCKET_MODE:04o}")
+    return int(text, 8)
 
 
 def _stale_mode(text: str | None, max_staleness: float | None) -> StaleMode:

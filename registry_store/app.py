@@ -17,6 +17,8 @@ from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
+from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.reloading import ServerCertificates
 from registry_store import outgoing, retention
 from registry_store.access import keys
 from registry_store.access.authentication import Authentication
@@ -90,6 +92,7 @@ async def running(
     """
     settings.pepper_path()  # report a missing setting before the database is opened
     settings.check_escalation_team()
+    files = settings.tls()
     outgoing.checkpoint_webhook(settings)
     routes = outgoing.routes(settings)
     async with AsyncExitStack() as stack:
@@ -119,10 +122,11 @@ async def running(
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
+        certificates = await stack.enter_async_context(_certificates(files, store.metrics))
         grpc_address = await stack.enter_async_context(
-            _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()])
+            _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()], certificates)
         )
-        http_address = await stack.enter_async_context(_http(store))
+        http_address = await stack.enter_async_context(_http(store, certificates))
         stack.callback(store.feed.close)
         stack.callback(store.approval_feed.close)
         store.ready = True
@@ -240,7 +244,26 @@ def _report_fault(task: asyncio.Task[None]) -> None:
 
 
 @asynccontextmanager
-async def _http(store: Store) -> AsyncIterator[str]:
+async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[ServerCertificates | None]:
+    """The certificates of both listeners, which are reloaded until the block is left; None without files."""
+    if files is None:
+        yield None
+        return
+    try:
+        certificates = await asyncio.to_thread(ServerCertificates, files)
+    except CertificateError as error:
+        raise StartError(f"`--tls-{error.file}`: {error}") from None
+    metrics.watch(
+        "registry_store_tls_certificate_expiration_timestamp_seconds",
+        "When the certificate of the listeners expires, in seconds since 1970.",
+        lambda: certificates.not_after,
+    )
+    async with _background(certificates.watch()):
+        yield certificates
+
+
+@asynccontextmanager
+async def _http(store: Store, certificates: ServerCertificates | None) -> AsyncIterator[str]:
     listener = _listener("--http", store.settings.http)
     limits = Limits(
         connections=share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4),
@@ -249,19 +272,27 @@ async def _http(store: Store) -> AsyncIterator[str]:
         stop_seconds=store.settings.drain_seconds,
     )
     address = bound_address(listener)
-    async with serving(application(store), listener, limits, proxy_headers=True):
+    context = None
+    if certificates is not None:
+        context = certificates.listener(client_certs=not store.settings.http_without_client_cert)
+    async with serving(application(store), listener, limits, proxy_headers=True, tls=context):
         yield address
 
 
 @asynccontextmanager
-async def _grpc(store: Store, handlers: Sequence[grpc.GenericRpcHandler]) -> AsyncIterator[str]:
+async def _grpc(
+    store: Store, handlers: Sequence[grpc.GenericRpcHandler], certificates: ServerCertificates | None
+) -> AsyncIterator[str]:
     address = host_and_port("--grpc", store.settings.grpc)
     draining = calls.Draining()
     options = [*calls.options(MAX_MESSAGE_BYTES), *KEEPALIVE]
     server = grpc.aio.server(options=options, interceptors=[draining])
     server.add_generic_rpc_handlers(handlers)
     try:
-        bound = server.add_insecure_port(str(address))
+        if certificates is None:
+            bound = server.add_insecure_port(str(address))
+        else:
+            bound = server.add_secure_port(str(address), certificates.grpc_credentials())
     except RuntimeError:
         raise StartError(f"`--grpc`: `{store.settings.grpc}` is in use or not an address of this machine") from None
     await server.start()

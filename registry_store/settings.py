@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError
 
 from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import MAX_PORT, Address, BadAddressError
+from pdp.serving.tls import certificates
+from pdp.serving.tls.certificates import CertificateError, Files
 from registry_store.errors import StartError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -72,6 +74,13 @@ class Settings:
     """Days that usage per minute is kept."""
     keep_alerts: int = 90
     """Days that alerts are kept after they were sent or given up."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    http_without_client_cert: bool = False
+    """Whether callers of HTTP need no client certificate where those of gRPC do."""
+    plaintext: bool = False
+    """Whether addresses beyond this host may be served without TLS, because a mesh encrypts."""
 
     def url(self) -> URL:
         """The URL of the database with its asynchronous driver; `StartError` if it is not valid."""
@@ -85,6 +94,23 @@ class Settings:
         if url.get_backend_name() != "sqlite" or not url.database:
             raise StartError("`--pepper-file` is required with PostgreSQL; a missing file is created")
         return Path(f"{url.database}.pepper")
+
+    def tls(self) -> Files | None:
+        """The files of the TLS of both listeners, None without; `StartError` if some are missing.
+
+        Also if an address beyond this host would be served without TLS.
+        """
+        try:
+            files = certificates.server_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        except CertificateError as error:
+            raise StartError(f"`--tls-{error.file}`: {error}") from None
+        if self.http_without_client_cert and self.tls_client_ca is None:
+            raise StartError("`--http-without-client-cert`: requires `--tls-client-ca`")
+        for flag, text in (("--http", self.http), ("--grpc", self.grpc)):
+            address = host_and_port(flag, text)
+            if files is None and not self.plaintext and not address.is_local:
+                raise StartError(f"`{flag}`: {addresses.in_clear(address, '`--tls-cert` and `--tls-key`')}")
+        return files
 
     def check_escalation_team(self) -> None:
         """Raise `StartError` if no group can have the name of the escalation team."""

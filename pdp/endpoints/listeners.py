@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,7 @@ import grpc
 from pdp.core.fields import quote, quote_path
 from pdp.serving.accepting import listening
 from pdp.serving.addresses import Address
-from pdp.settings import SettingsError
-
-SOCKET_MODE = 0o660
+from pdp.settings import SOCKET_MODE, SettingsError
 
 
 def http_listener(setting: str, address: Address) -> socket.socket:
@@ -32,29 +30,49 @@ def http_listener(setting: str, address: Address) -> socket.socket:
 
 
 @contextmanager
-def bound(setting: str, address: Address, server: grpc.aio.Server) -> Iterator[str]:
-    """Binds a gRPC server to `address` and yields its actual address; `SettingsError` if another process uses it."""
+def bound(
+    setting: str,
+    address: Address,
+    server: grpc.aio.Server,
+    *,
+    credentials: Callable[[], grpc.ServerCredentials] | None = None,
+    mode: int = SOCKET_MODE,
+) -> Iterator[str]:
+    """Binds a gRPC server to `address` and yields its actual address; `SettingsError` if another process uses it.
+
+    A TCP port takes `credentials`, if there are any; a Unix socket gets the mode.
+    """
     if address.path:
         with _sole_socket(setting, Path(address.path)):
-            yield _bind(setting, address, server)
+            yield _bind_socket(setting, address, server, mode)
     else:
         _check_free(setting, address)
-        yield _bind(setting, address, server)
+        yield _bind_port(setting, address, server, credentials)
 
 
-def _bind(setting: str, address: Address, server: grpc.aio.Server) -> str:
+def _bind_socket(setting: str, address: Address, server: grpc.aio.Server, mode: int) -> str:
     # The mask protects the socket between the bind and the chmod.
-    mask = os.umask(0o777 & ~SOCKET_MODE) if address.path else None
+    mask = os.umask(0o777 & ~mode)
     try:
-        port = server.add_insecure_port(str(address))
+        server.add_insecure_port(str(address))
     except RuntimeError as error:
         raise SettingsError(setting, f"cannot listen on `{address}`") from error
     finally:
-        if mask is not None:
-            os.umask(mask)
-    if address.path:
-        Path(address.path).chmod(SOCKET_MODE)
-        return str(address)
+        os.umask(mask)
+    Path(address.path).chmod(mode)
+    return str(address)
+
+
+def _bind_port(
+    setting: str, address: Address, server: grpc.aio.Server, credentials: Callable[[], grpc.ServerCredentials] | None
+) -> str:
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            port = server.add_secure_port(str(address), credentials())
+    except RuntimeError as error:
+        raise SettingsError(setting, f"cannot listen on `{address}`") from error
     return str(address._replace(port=port))
 
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+from ipaddress import ip_address
 from typing import NamedTuple
 
 MAX_PORT = 65535
@@ -22,10 +23,25 @@ class Address(NamedTuple):
     port: int = 0
     path: str = ""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing outside this host can see what is sent to it: a Unix socket, or a loopback address."""
+        if self.path or self.host.lower() == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def in_clear(address: Address, needed: str) -> str:
+    """Why a program does not use this address without TLS, for which the settings `needed` are needed."""
+    return f"`{address}` is beyond this host: it takes {needed}, or `--plaintext` if a mesh encrypts the connection"
 
 
 def bound_address(listener: socket.socket) -> str:

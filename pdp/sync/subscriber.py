@@ -23,7 +23,7 @@ from pdp.serving.backoff import Backoff
 from pdp.settings import SettingsError, Subscription
 from pdp.sync.replica import BrokenStreamError, OutOfOrderError, Records, Refusal, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock
-from pdp.sync.uplink import Uplink, raise_if_cancelled
+from pdp.sync.uplink import Metadata, Uplink, raise_if_cancelled
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 
@@ -67,13 +67,38 @@ class Node(NamedTuple):
     name: str = ""
 
 
+class Access(NamedTuple):
+    """How the store lets this sidecar in; both are read anew for each stream, so that new ones are picked up.
+
+    Without a `key` the certificate in the `credentials` stands in for it; without `credentials` there is no TLS.
+    """
+
+    key: Callable[[], str] | None
+    credentials: Callable[[], grpc.ChannelCredentials] | None = None
+
+    def metadata(self) -> Metadata:
+        """What each call carries; `SettingsError` if the key cannot be read."""
+        return () if self.key is None else (("authorization", f"Bearer {self.key()}"),)
+
+    def channel(self, store: Address) -> grpc.aio.Channel:
+        """A new channel to the store; `SettingsError` if the files of TLS cannot be used."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(str(store), options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(str(store), self.credentials(), options=CHANNEL_OPTIONS)
+
+    @property
+    def shown(self) -> str:
+        """The setting of what the store may refuse."""
+        return "the certificate in `--store-cert`" if self.key is None else "the key in `--key-file`"
+
+
 class Subscriber:
     """Keeps a replica at the store's newest revision while `run` runs."""
 
     def __init__(
         self,
         node: Node,
-        key: Callable[[], str],
+        access: Access,
         replica: Replica,
         metrics: Metrics,
         uplink: Uplink,
@@ -83,7 +108,7 @@ class Subscriber:
     ) -> None:
         self.store_clock = StoreClock(clock)
         self._node = node
-        self._key = key
+        self._access = access
         self._replica = replica
         self._metrics = metrics
         self._uplink = uplink
@@ -129,11 +154,11 @@ class Subscriber:
     async def _one_stream(self) -> str | None:
         """Runs one stream from hello to its end; None if the store closed it, else the error."""
         try:
-            key = self._key()
-            async with grpc.aio.insecure_channel(str(self._node.store), options=CHANNEL_OPTIONS) as channel:
+            metadata = self._access.metadata()
+            async with self._access.channel(self._node.store) as channel:
                 clock = self.store_clock.stream()
                 self._stream = _Stream(self._node, self._replica, self._metrics, self._timing, clock)
-                await self._stream.converse(channel, key, self._uplink)
+                await self._stream.converse(channel, metadata, self._uplink)
         except OutOfOrderError as error:
             self._replica.needs_snapshot = True
             return f"{error}; the next stream begins with a snapshot"
@@ -144,7 +169,7 @@ class Subscriber:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 self._replica.key_revoked(error.details() or "")
-            return _error_text(error)
+            return _error_text(error, self._access.shown)
         except Exception:
             logger.exception("internal error while applying the store's records")
             return "an internal error of this sidecar"
@@ -174,18 +199,18 @@ class _Stream:
             return True
         return False
 
-    async def converse(self, channel: grpc.aio.Channel, key: str, uplink: Uplink) -> None:
+    async def converse(self, channel: grpc.aio.Channel, metadata: Metadata, uplink: Uplink) -> None:
         """Says hello, catches up and follows, until the store closes the stream or the stream fails.
 
         Meanwhile uploads may use the same channel.
         """
         self._put(pb.SidecarMessage(hello=self._hello()))
-        call = RegistrySyncStub(channel).Sync(metadata=(("authorization", f"Bearer {key}"),))
+        call = RegistrySyncStub(channel).Sync(metadata=metadata)
         tasks = [asyncio.create_task(self._up(call)), asyncio.create_task(self._beat())]
         try:
             async with aclosing(self._down(call)) as messages:
                 await self._catch_up(messages)
-                with uplink.connected(channel, key):
+                with uplink.connected(channel, metadata):
                     async for message in messages:
                         await self._take(message)
         finally:
@@ -337,11 +362,11 @@ def _subscription(subscription: Subscription) -> pb.Subscription:
     return pb.Subscription(all=pb.Subscription.All())
 
 
-def _error_text(error: grpc.aio.AioRpcError) -> str:
+def _error_text(error: grpc.aio.AioRpcError, shown: str) -> str:
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
-            return f"it refuses the key in `--key-file` ({error.details()})"
+            return f"it refuses {shown} ({error.details()})"
         case grpc.StatusCode.PERMISSION_DENIED:
-            return f"it does not let the key in `--key-file` sync ({error.details()})"
+            return f"it does not let {shown} sync ({error.details()})"
         case code:
             return f"{code.name}: {error.details()}"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
@@ -14,6 +14,9 @@ REPORT_SECONDS = 30.0
 USE_SECONDS = 2.0
 FIND_SECONDS = 0.5
 """A decision waits for this; without an answer it opens an approval, and the store sees whether one is pending."""
+
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class StoreUnreachableError(Exception):
@@ -42,7 +45,7 @@ class InvalidReportError(Exception):
 
 class _Connection(NamedTuple):
     stub: RegistrySyncStub
-    metadata: tuple[tuple[str, str], ...]
+    metadata: Metadata
 
 
 class Uplink:
@@ -53,9 +56,9 @@ class Uplink:
         self._is_connected = asyncio.Event()
 
     @contextmanager
-    def connected(self, channel: grpc.aio.Channel, key: str) -> Iterator[None]:
-        """Calls use `channel` and `key` until the block is left."""
-        self._connection = _Connection(RegistrySyncStub(channel), (("authorization", f"Bearer {key}"),))
+    def connected(self, channel: grpc.aio.Channel, metadata: Metadata) -> Iterator[None]:
+        """Calls use `channel` and `metadata` until the block is left."""
+        self._connection = _Connection(RegistrySyncStub(channel), metadata)
         self._is_connected.set()
         try:
             yield

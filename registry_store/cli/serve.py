@@ -30,6 +30,11 @@ MAX_SECONDS = 7 * 86_400
     metavar="HOST:PORT",
     help="Where to serve gRPC for sidecars.",
 )
+@option("--tls-cert", type=file(), help="Certificate of both listeners, in PEM.")
+@option("--tls-key", type=file(), help="Key of that certificate.")
+@option("--tls-client-ca", type=file(), help="Authorities of client certificates, which callers must then have.")
+@option("--http-without-client-cert", is_flag=True, help="Callers of REST and the pages need no client certificate.")
+@option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
 @option("--auto-activate", is_flag=True, help="Activate agents at registration; for development.")
 @PEPPER_FILE
 @option(

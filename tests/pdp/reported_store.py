@@ -13,6 +13,8 @@ from tests.pdp.decision_log.chains import Kept
 
 Context = grpc.aio.ServicerContext[object, object]
 
+METADATA = (("authorization", "Bearer owkai_up"),)
+
 
 class ReportedStore(RegistrySyncServicer):  # type: ignore[misc]  # the generated class has no annotations
     """Keeps decisions; aborts with the next of `faults` first, and always where it finds a record malformed."""

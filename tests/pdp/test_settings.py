@@ -9,6 +9,8 @@ from pdp.core.model import StaleMode
 from pdp.serving.addresses import Address
 from pdp.settings import Settings, SettingsError, Subscription, address, host_and_port, read_key
 
+BEYOND = "is beyond this host: it takes"
+
 
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
         "listen": ["unix:/run/pdp/pdp.sock", "127.0.0.1:50051"],
         "http": "[::1]:8181",
         "data_dir": tmp_path / "data",
+        "plaintext": True,
     }
 
 
@@ -87,6 +90,24 @@ def test_one_of_three_subscriptions_is_given(
         ({"stale_mode": "block"}, "`--stale-mode`: requires `--max-staleness`"),
         ({"stale_mode": "wait", "max_staleness": 5}, "`--stale-mode`: `wait` is not one of serve, escalate, block"),
         ({"redact": ["customer..ssn"]}, "`--redact`: `customer..ssn` is not a dotted path, as `customer.ssn` or"),
+        ({"key_file": None}, "`--key-file`: is required without `--store-cert`"),
+        ({"socket_mode": "rw"}, "`--socket-mode`: `rw` is not a mode such as 0660"),
+        (
+            {"socket_mode": "0466"},
+            "`--socket-mode`: `0466` is not within 0600 to 0777 with read and write for the owner",
+        ),
+        ({"plaintext": False}, f"`--store`: `store.internal:50052` {BEYOND} `--store-ca`, or `--plaintext` if a mesh"),
+        (
+            {"plaintext": False, "listen": ["[::]:50051"]},
+            f"`--listen`: `[::]:50051` {BEYOND} `--tls-cert` and `--tls-key`, or `--plaintext`",
+        ),
+        ({"plaintext": False, "http": "10.0.0.1:8181"}, f"`--http`: `10.0.0.1:8181` {BEYOND} `--tls-cert`"),
+        ({"tls_cert": Path("/x")}, "`--tls-key`: is required with the certificate"),
+        ({"tls_key": Path("/x")}, "`--tls-cert`: is required with the key"),
+        ({"tls_client_ca": Path("/x")}, "`--tls-cert`: is required with the authorities of clients"),
+        ({"store_cert": Path("/x"), "store_key": Path("/x")}, "`--store-ca`: is required with a certificate"),
+        ({"store_cert": Path("/x"), "store_ca": Path("/x")}, "`--store-key`: is required with the certificate"),
+        ({"store_ca": Path("/nonexistent")}, "`--store-ca`: cannot read `/nonexistent`: No such file or directory"),
         ({"key_file": Path("/nonexistent")}, "`--key-file`: cannot read `/nonexistent`: No such file or directory"),
     ],
 )

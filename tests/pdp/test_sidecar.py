@@ -339,7 +339,9 @@ async def test_a_second_sidecar_on_the_same_port_does_not_start(tmp_path: Path) 
     async with sidecar(settings(tmp_path, NOWHERE)) as beside:
         port = int(beside.sidecar.grpc_address.rpartition(":")[2])
         for host in ("127.0.0.1", "localhost", "0.0.0.0"):
-            second = settings(tmp_path, NOWHERE, listen=(Address(host, port),), data_dir=tmp_path / "second")
+            second = settings(
+                tmp_path, NOWHERE, listen=(Address(host, port),), data_dir=tmp_path / "second", plaintext=True
+            )
             with pytest.raises(SettingsError, match=f"`--listen`: `{host}:{port}` is in use by another process"):
                 async with sidecar(second):
                     pass
@@ -360,6 +362,15 @@ async def test_a_second_sidecar_on_the_same_socket_or_folder_does_not_start(tmp_
             async with sidecar(elsewhere):
                 pass
         assert await beside.reason() == "UNAVAILABLE", "the first still listens"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+async def test_the_mode_of_the_socket_is_a_setting(tmp_path: Path, mode: int) -> None:
+    """So that an agent under another user can use it where the folder is the boundary."""
+    path = tmp_path / "pdp.sock"
+    async with sidecar(settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),), socket_mode=mode)) as beside:
+        assert path.stat().st_mode & 0o777 == mode
+        assert await beside.reason() == "UNAVAILABLE"
 
 
 async def test_the_socket_of_a_dead_process_is_replaced(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pdp.upload import Reporter
 from pdp.v1 import decision_pb2 as pdp_pb
 from tests.given import NOON
 from tests.pdp.decision_log.chains import opened
-from tests.pdp.reported_store import ReportedStore, connected_store
+from tests.pdp.reported_store import METADATA, ReportedStore, connected_store
 from tests.waiting import eventually
 
 
@@ -49,7 +49,7 @@ class Sidecar:
 
     def connect(self) -> None:
         """The subscription has a connection."""
-        self._connection.enter_context(self.uplink.connected(self._channel, "owkai_up"))
+        self._connection.enter_context(self.uplink.connected(self._channel, METADATA))
 
     def disconnect(self) -> None:
         """The subscription has no connection any more."""

@@ -58,6 +58,30 @@ class ServerPair:
     not_after: datetime
 
 
+def server_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> Files | None:
+    """The files of a server; None without a certificate. `CertificateError` names the one that is missing."""
+    if cert is not None and key is not None:
+        return Files(cert, key, client_ca)
+    _check_both(cert, key)
+    if client_ca is not None:
+        raise CertificateError("cert", "is required with the authorities of clients")
+    return None
+
+
+def client_files(ca: Path | None, cert: Path | None, key: Path | None) -> ClientFiles | None:
+    """The files of a client; None without authorities. `CertificateError` names the one that is missing."""
+    _check_both(cert, key)
+    if ca is None and cert is not None:
+        raise CertificateError("ca", "is required with a certificate")
+    return None if ca is None else ClientFiles(ca, cert, key)
+
+
+def _check_both(cert: Path | None, key: Path | None) -> None:
+    if (cert is None) != (key is None):
+        file, other = ("key", "certificate") if key is None else ("cert", "key")
+        raise CertificateError(file, f"is required with the {other}")
+
+
 def read(files: Files) -> ServerContents:
     """The contents of the files; `CertificateError` if one cannot be read, is too large, or is a key that
     other users can read.

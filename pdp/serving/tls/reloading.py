@@ -26,14 +26,24 @@ class ServerCertificates:
         self._unusable: ServerContents | str | None = None
         """What the last look at the files found and could not use: their contents, or why they cannot be read."""
         self._is_logged = False
-        self.context = load(files, self._pair.contents, datetime.now(UTC)).context
-        """For listeners: each handshake takes the newest pair, so it is never half of one and half of another."""
-        self.context.sni_callback = self._choose
+        self.context = self.listener()
+        """The context of a listener that demands client certificates if the files have authorities for them."""
 
     @property
     def not_after(self) -> float:
         """When the certificate in force expires, in seconds since 1970."""
         return self._pair.not_after.timestamp()
+
+    def listener(self, *, client_certs: bool = True) -> ssl.SSLContext:
+        """A context for a listener: each handshake takes the newest pair, never half of one and half of another.
+
+        Without `client_certs` it asks for no client certificate.
+        """
+        context = load(self._files, self._pair.contents, datetime.now(UTC)).context
+        context.sni_callback = self._choose
+        if not client_certs:
+            context.verify_mode = ssl.CERT_NONE  # the pair that is chosen changes the authorities, but not this
+        return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Credentials for one port of a gRPC server, which asks for the newest pair at each handshake."""

@@ -15,7 +15,7 @@ from pdp.settings import SettingsError, Subscription, host_and_port, read_key
 from pdp.state import Holder, State
 from pdp.sync.replica import Replica
 from pdp.sync.store_clock import StoreClock
-from pdp.sync.subscriber import Node, Subscriber, Timing
+from pdp.sync.subscriber import Access, Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from registry_store.v1 import sync_pb2 as pb
 from tests.pdp.scripted_store import Line, Script, ScriptedStore, gone, record, scripted
@@ -64,8 +64,8 @@ async def following(
     async with scripted(*scripts) as (store, address):
         sidecar = Sidecar(store)
         node = Node("node-1", subscription, host_and_port("store", address))
-        key, clock = (lambda: "owkai_test"), (lambda: sidecar.now)
-        subscriber = Subscriber(node, key, sidecar.replica, sidecar.metrics, Uplink(), clock=clock, timing=timing)
+        access, clock = Access(lambda: "owkai_test"), (lambda: sidecar.now)
+        subscriber = Subscriber(node, access, sidecar.replica, sidecar.metrics, Uplink(), clock=clock, timing=timing)
         sidecar.store_clock = subscriber.store_clock
         task = asyncio.create_task(subscriber.run())
         try:
@@ -485,7 +485,9 @@ async def test_an_internal_error_does_not_end_the_subscription(caplog: pytest.Lo
         replica = Replica(holder, metrics, failing)
         node = Node("node-1", Subscription(), host_and_port("store", address))
         task = asyncio.create_task(
-            Subscriber(node, lambda: "owkai_test", replica, metrics, Uplink(), clock=lambda: NOW, timing=QUICK).run()
+            Subscriber(
+                node, Access(lambda: "owkai_test"), replica, metrics, Uplink(), clock=lambda: NOW, timing=QUICK
+            ).run()
         )
         await eventually(lambda: len(store.lines) == 2)
         task.cancel()
@@ -508,7 +510,7 @@ async def test_the_key_is_read_anew_for_each_stream(tmp_path: Path) -> None:
         node = Node("node-1", Subscription(tags=("x",)), host_and_port("store", address))
         task = asyncio.create_task(
             Subscriber(
-                node, lambda: read_key(path), replica, Metrics(), Uplink(), clock=lambda: NOW, timing=QUICK
+                node, Access(lambda: read_key(path)), replica, Metrics(), Uplink(), clock=lambda: NOW, timing=QUICK
             ).run()
         )
         await eventually(lambda: len(store.keys) >= 2)
@@ -526,7 +528,7 @@ async def test_a_subscriber_that_is_cancelled_at_any_moment_ends() -> None:
     replica = Replica(Holder(), Metrics(), lambda *_: None)
     node = Node("node", Subscription(), host_and_port("--store", "127.0.0.1:1"))
     timing = Timing(backoff_first=0.001, backoff_max=0.002)
-    subscriber = Subscriber(node, lambda: "key", replica, Metrics(), Uplink(), clock=lambda: NOW, timing=timing)
+    subscriber = Subscriber(node, Access(lambda: "key"), replica, Metrics(), Uplink(), clock=lambda: NOW, timing=timing)
     for number in range(200):
         task = asyncio.create_task(subscriber.run())
         await asyncio.sleep(number % 100 * 50e-6)  # the moment is between two answers of the network, not two turns

@@ -10,7 +10,7 @@ import pytest
 from pdp.sync import uplink as module
 from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, UnknownApprovalError, Uplink
 from registry_store.v1 import sync_pb2 as pb
-from tests.pdp.reported_store import connected_store
+from tests.pdp.reported_store import METADATA, connected_store
 from tests.waiting import eventually
 
 REPORT = pb.ReportDecisionsRequest(node_id="node-1")
@@ -31,7 +31,7 @@ async def test_calls_go_over_the_connection_under_its_key() -> None:
     """Each of the three calls."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             assert await uplink.report(REPORT) == 0
             assert (await uplink.use_approval(USE)).approval.approval_id == "a-1"
             watched = await states(uplink.watch_approval("a-1"))
@@ -43,7 +43,7 @@ async def test_without_a_connection_the_store_is_unreachable() -> None:
     """At once, before the first one and after the last."""
     uplink = Uplink()
     async with connected_store() as (_, channel):
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             pass
     for call in (uplink.report(REPORT), uplink.use_approval(USE), states(uplink.watch_approval("a-1"))):
         with pytest.raises(StoreUnreachableError, match="no connection"):
@@ -57,7 +57,7 @@ async def test_wait_connected_returns_once_there_is_a_connection() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     async with connected_store() as (_, channel):
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             await waiting
             await uplink.wait_connected()
     assert not asyncio.create_task(uplink.wait_connected()).done()
@@ -69,7 +69,7 @@ async def test_a_connection_that_ends_during_a_call_makes_the_store_unreachable(
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             calls = {
                 "report": uplink.report(REPORT),
                 "use_approval": uplink.use_approval(USE),
@@ -89,7 +89,7 @@ async def test_a_closed_channel_makes_the_store_unreachable() -> None:
     """Its owner has not left the `connected` block yet."""
     uplink = Uplink()
     async with connected_store() as (_, channel):
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             await channel.close()
             with pytest.raises(StoreUnreachableError, match="ended"):
                 await uplink.report(REPORT)
@@ -102,7 +102,7 @@ async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             asked = asyncio.create_task(uplink.report(REPORT))
             await eventually(lambda: store.asked)
             asked.cancel()
@@ -128,7 +128,7 @@ async def test_errors_of_the_store_have_their_types(
     """Permanent errors differ from temporary ones."""
     uplink = Uplink()
     async with connected_store() as (store, channel):
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             store.faults = [code] * 3
             with pytest.raises(of_report, match="as the test has it"):
                 await uplink.report(REPORT)
@@ -144,7 +144,7 @@ async def test_taking_an_approval_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
-        with uplink.connected(channel, "owkai_up"), pytest.raises(StoreUnreachableError, match="DEADLINE_EXCEEDED"):
+        with uplink.connected(channel, METADATA), pytest.raises(StoreUnreachableError, match="DEADLINE_EXCEEDED"):
             await uplink.use_approval(USE)
         store.answering.set()
 
@@ -154,7 +154,7 @@ async def test_a_watch_that_is_left_ends_at_the_store() -> None:
     uplink = Uplink()
     async with connected_store() as (store, channel):
         store.answering.clear()
-        with uplink.connected(channel, "owkai_up"):
+        with uplink.connected(channel, METADATA):
             async with aclosing(uplink.watch_approval("a-1")) as watch:
                 assert (await anext(watch)).state == pb.APPROVAL_STATE_PENDING
                 assert store.watched == 1
