@@ -41,11 +41,15 @@ class AsyncAscendClient:
         registry_url: str | None = None,
         fail_mode: FailMode | None = None,
         timeout: float = 5.0,
+        pdp_ca: str | None = None,
+        pdp_cert: str | None = None,
+        pdp_key: str | None = None,
+        registry_ca: str | None = None,
     ) -> None:
-        checked = settings.read(pdp_address, fail_mode, timeout)
+        checked = settings.read(pdp_address, fail_mode, timeout, (pdp_ca, pdp_cert, pdp_key))
         self.agent_id = agent_id
         self.agent_name = agent_name
-        self._registration = Registration(agent_id, agent_name, registry_url, api_key, timeout)
+        self._registration = Registration(agent_id, agent_name, registry_url, api_key, timeout, ca=registry_ca)
         self._transport = self._connect(checked)
         self._conversation = Conversation(self._transport)
         self._reports: set[asyncio.Task[bool]] = set()

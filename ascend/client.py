@@ -31,6 +31,10 @@ class AscendClient:
     answer the decision is a block with reason PDP_UNAVAILABLE. With `fail_mode="open"`, by default `$PDP_FAIL_MODE`,
     it is an allow with that reason; but a malformed action, and an idempotency key that is repeated too often, always
     get a block. With `registry_url` an unregistered agent registers itself.
+
+    With `pdp_ca`, by default `$PDP_CA`, a sidecar on TCP is called over TLS: the file has the authorities that its
+    certificate is checked against. `pdp_cert` and `pdp_key`, by default `$PDP_CERT` and `$PDP_KEY`, are the client's
+    own. New files are used without a restart. `registry_ca` is a file with authorities for an https `registry_url`.
     """
 
     def __init__(
@@ -43,11 +47,15 @@ class AscendClient:
         registry_url: str | None = None,
         fail_mode: FailMode | None = None,
         timeout: float = 5.0,
+        pdp_ca: str | None = None,
+        pdp_cert: str | None = None,
+        pdp_key: str | None = None,
+        registry_ca: str | None = None,
     ) -> None:
-        checked = settings.read(pdp_address, fail_mode, timeout)
+        checked = settings.read(pdp_address, fail_mode, timeout, (pdp_ca, pdp_cert, pdp_key))
         self.agent_id = agent_id
         self.agent_name = agent_name
-        self._registration = Registration(agent_id, agent_name, registry_url, api_key, timeout)
+        self._registration = Registration(agent_id, agent_name, registry_url, api_key, timeout, ca=registry_ca)
         self._transport = self._connect(checked)
         self._conversation = Conversation(self._transport)
 

@@ -19,10 +19,12 @@ logger = logging.getLogger("ascend")
 class Registration:
     """Registers one agent at the registry at `url`, if there is one; thread-safe."""
 
-    def __init__(self, agent_id: str, agent_name: str, url: str | None, api_key: str, timeout: float) -> None:
+    def __init__(
+        self, agent_id: str, agent_name: str, url: str | None, api_key: str, timeout: float, *, ca: str | None = None
+    ) -> None:
         self._agent_id = agent_id
         self._agent_name = agent_name
-        self._registry = None if url is None else _registry(url, api_key, timeout)
+        self._registry = None if url is None else _registry(url, api_key, timeout, ca)
         self._trying = threading.Lock()
         self._not_before = 0.0
 
@@ -73,7 +75,7 @@ class Registration:
             self._registry.close()
 
 
-def _registry(url: str, api_key: str, timeout: float) -> "Registry":
+def _registry(url: str, api_key: str, timeout: float, ca: str | None) -> "Registry":
     from ascend.registry import Registry  # with urllib3, which a client without a registry does not need
 
-    return Registry(url, api_key, timeout)
+    return Registry(url, api_key, timeout, ca=ca)

@@ -59,11 +59,13 @@ CAREFUL = _OnlyUnprocessed(
 class Registry:
     """The registry at `url`, called with `api_key`; `timeout` bounds each try of a request, in seconds.
 
+    `ca` is a file with the authorities that an https registry is checked against; without it, those of the system.
+
     Thread-safe. Records are dicts as the REST API shows them, with every field. Every method raises a
     `RegistryError`: `NotAuthenticated`, `NotAllowed`, `NotFound`, `Conflict`, `Stale`, `Invalid` or `Unavailable`.
     """
 
-    def __init__(self, url: str, api_key: str, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, api_key: str, timeout: float = 10.0, *, ca: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._pool = urllib3.PoolManager(
             headers={
@@ -72,6 +74,7 @@ class Registry:
                 "user-agent": USER_AGENT,
             },
             timeout=timeout,
+            ca_certs=ca,
         )
 
     def register(self, **configuration: Any) -> Record:

@@ -1,14 +1,18 @@
 """What both clients are told: where the sidecar is, how long a call takes at most, and what holds without an answer."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from ascend.tls import Files
 
 FailMode = Literal["closed", "open"]
 
 _MODES: dict[str, FailMode] = {"closed": "closed", "open": "open"}
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+TLS_VARIABLES = ("PDP_CA", "PDP_CERT", "PDP_KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +22,31 @@ class Settings:
     address: str
     fail_mode: FailMode
     timeout: float
+    tls: Files | None = None
 
 
-def read(pdp_address: str | None, fail_mode: FailMode | None, timeout: float) -> Settings:
+def read(
+    pdp_address: str | None, fail_mode: FailMode | None, timeout: float, tls: Sequence[str | None] = (None, None, None)
+) -> Settings:
     """Settings from the arguments of a client, and from the environment where an argument is None.
 
-    `ValueError` names the wrong one.
+    `tls` is `pdp_ca`, `pdp_cert` and `pdp_key`. `ValueError` names the wrong one.
     """
     if not timeout > 0:
         raise ValueError(f"`timeout`: `{timeout}` is not above 0")
     address = pdp_address or os.environ.get("PDP_ADDRESS") or DEFAULT_ADDRESS
+    ca, cert, key = (one or os.environ.get(name) or None for one, name in zip(tls, TLS_VARIABLES, strict=True))
+    files = _tls(address, ca, cert, key)
     if fail_mode is not None:
-        return Settings(address, _checked("fail_mode", fail_mode), timeout)
-    return Settings(address, _checked("PDP_FAIL_MODE", os.environ.get("PDP_FAIL_MODE") or "closed"), timeout)
+        return Settings(address, _checked("fail_mode", fail_mode), timeout, files)
+    return Settings(address, _checked("PDP_FAIL_MODE", os.environ.get("PDP_FAIL_MODE") or "closed"), timeout, files)
+
+
+def _tls(address: str, ca: str | None, cert: str | None, key: str | None) -> Files | None:
+    """The files of TLS; None for a Unix socket, which needs none, and where none are given."""
+    if ca is None and (cert is not None or key is not None):
+        raise ValueError("`pdp_ca` is required with `pdp_cert` and `pdp_key`")
+    return None if ca is None or address.startswith("unix:") else Files(ca, cert, key)
 
 
 def _checked(name: str, mode: str) -> FailMode:

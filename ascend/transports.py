@@ -20,6 +20,8 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+OWN_CONNECTION = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+"""A channel with new certificates must not share the connection of the one before it."""
 
 
 class BlockingTransport:
@@ -28,25 +30,40 @@ class BlockingTransport:
     def __init__(self, checked: settings.Settings, registration: Registration) -> None:
         self._settings = checked
         self._registration = registration
-        self._channel = grpc.insecure_channel(checked.address, options=CHANNEL_OPTIONS)
-        stub = PolicyDecisionPointStub(self._channel)
-        self._evaluate, self._wait, self._report = stub.Evaluate, stub.WaitForApproval, stub.ReportOutcome
+        self._connect()
+
+    def _connect(self) -> None:
+        address, files = self._settings.address, self._settings.tls
+        if files is None:
+            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, files.credentials, options=OWN_CONNECTION)
+        self._stub = PolicyDecisionPointStub(self._channel)
+
+    def _current(self) -> PolicyDecisionPointStub:
+        """The stub to call. After new certificates it is one of a new channel; calls under way keep the one before."""
+        files = self._settings.tls
+        if files is not None and files.renewed():
+            self._connect()
+        return self._stub
 
     async def decide(self, question: Question) -> Decision:
         try:
-            answer = self._evaluate(messages.request(question), timeout=self._settings.timeout)
+            answer = self._current().Evaluate(messages.request(question), timeout=self._settings.timeout)
         except Exception as error:
             return answers.without(error, self._settings.fail_mode)
         return answers.read(answer)
 
     async def watch(self, approval_id: str, seconds: float) -> AsyncIterator[Approval]:
-        for update in self._wait(pb.WaitForApprovalRequest(approval_id=approval_id), timeout=seconds):
+        for update in self._current().WaitForApproval(
+            pb.WaitForApprovalRequest(approval_id=approval_id), timeout=seconds
+        ):
             yield messages.approval(update)
 
     async def report(self, outcome: pb.ReportOutcomeRequest) -> bool:
         try:
             # The sidecar takes an outcome once, so waiting for its restart can report nothing twice.
-            self._report(outcome, timeout=self._settings.timeout, wait_for_ready=True)
+            self._current().ReportOutcome(outcome, timeout=self._settings.timeout, wait_for_ready=True)
         except Exception as error:
             outcomes.log_lost(outcome, error)
             return False
@@ -124,12 +141,21 @@ class AsyncTransport:
         if self._closed:
             raise answers.ClientClosedError
         loop = asyncio.get_running_loop()
+        files = self._settings.tls
+        if files is not None and files.renewed():
+            self._connections = {}  # calls under way keep their channel
         connection = self._connections.get(loop)
         if connection is None:
             self._connections = {one: open_ for one, open_ in self._connections.items() if not one.is_closed()}
-            channel = grpc.aio.insecure_channel(self._settings.address, options=CHANNEL_OPTIONS)
+            channel = self._channel()
             connection = self._connections[loop] = _Connection(channel, PolicyDecisionPointStub(channel))
         return connection.stub
+
+    def _channel(self) -> grpc.aio.Channel:
+        address, files = self._settings.address, self._settings.tls
+        if files is None:
+            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, files.credentials, options=OWN_CONNECTION)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints import http
+from pdp.endpoints.callers import Callers
 from pdp.endpoints.listeners import bound, http_listener
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
@@ -30,7 +31,9 @@ from pdp.serving import calls, lag
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
+from pdp.serving.tls import diagnosis
 from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.reloading import ServerCertificates
 from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_credentials, read_key
 from pdp.state import Holder, State
@@ -94,7 +97,8 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         stack.enter_context(locked_folder(settings.data_dir))
         decisions = await asyncio.to_thread(_decision_log, settings)
         counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
-        program = _Program(settings, timing, decisions, counters)
+        callers = await stack.enter_async_context(_callers(settings.caller_agents))
+        program = _Program(settings, timing, decisions, counters, callers)
         certificates = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
         listener = stack.enter_context(http_listener("--http", settings.http))
         server = program.grpc_server()
@@ -140,6 +144,25 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
     watching = asyncio.create_task(certificates.watch())
     try:
         yield certificates
+    finally:
+        await _cancelled(watching)
+
+
+@asynccontextmanager
+async def _callers(path: Path | None) -> AsyncIterator[Callers]:
+    """What `--caller-agents` says of callers, reloaded until the block is left; without a file all are alike."""
+    if path is None:
+        yield Callers()
+        return
+    from pdp.endpoints.caller_agents import CallerAgents  # with a parser of YAML, which most sidecars do not need
+
+    try:
+        agents = await asyncio.to_thread(CallerAgents, path)
+    except FileError as error:
+        raise SettingsError(f"--{error.file}", str(error)) from error
+    watching = asyncio.create_task(agents.watch())
+    try:
+        yield Callers(lambda: agents.value)
     finally:
         await _cancelled(watching)
 
@@ -190,7 +213,9 @@ class _Health(health.aio.HealthServicer):
 class _Program:
     """The parts of one sidecar, and their connections."""
 
-    def __init__(self, settings: Settings, timing: Timing, decisions: DecisionLog, counters: CountersWriter) -> None:
+    def __init__(
+        self, settings: Settings, timing: Timing, decisions: DecisionLog, counters: CountersWriter, callers: Callers
+    ) -> None:
         self._settings = settings
         self._holder = Holder(settings.max_staleness, settings.stale_mode)
         self._health = _Health()
@@ -218,11 +243,13 @@ class _Program:
             counters=counters.counters,
             ledger=counters.ledger,
             node_id=node.node_id,
+            callers=callers,
         )
         self._replica = Replica(self._holder, self.metrics, self._on_state)
         access = Access(
             key=None if settings.key_file is None else partial(read_key, settings.key_file),
             credentials=None if settings.store_tls is None else partial(read_credentials, settings.store_tls),
+            failure=partial(diagnosis.failure, settings.store, settings.store_tls, "--store-"),
         )
         self._subscriber = Subscriber(node, access, self._replica, self.metrics, uplink, clock=now, timing=timing)
         self._reporter = Reporter(self._spool, uplink, node.node_id)

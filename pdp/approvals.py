@@ -202,28 +202,30 @@ class Approvals:
             return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, message, expires_at, True)
         return ApprovalUse(approval_id, UseStatus.NOT_APPROVED, f"approval {quote(approval_id)} is unknown")
 
-    async def wait(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
+    async def wait(
+        self, approval_id: str, may_ask: Callable[[str], bool] = lambda _: True
+    ) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
         """Each state of an approval until it is final; outages of the store do not end it.
 
-        Raises `UnknownApprovalError` for an approval of no agent that is served here, and `TooManyWaitingError` for
-        more than 1,000 calls at once.
+        Raises `UnknownApprovalError` for an approval of no agent that is served here and that the caller may ask for,
+        and `TooManyWaitingError` for more than 1,000 calls at once.
         """
         if self.waiting >= MAX_WAITING:
             raise TooManyWaitingError(f"{MAX_WAITING} calls wait for approvals already")
         self.waiting += 1
         try:
-            async with aclosing(self._updates(approval_id)) as updates:
+            async with aclosing(self._updates(approval_id, may_ask)) as updates:
                 async for update in updates:
                     yield update
         finally:
             self.waiting -= 1
 
-    async def _updates(self, approval_id: str) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
+    async def _updates(self, approval_id: str, may_ask: Callable[[str], bool]) -> AsyncGenerator[pdp_pb.ApprovalUpdate]:
         last_state, silent = 0, 1
         while True:
             async with aclosing(self._known_approvals(approval_id)) as known:
                 async for approval in known:
-                    if not self._serves(approval.agent_id):
+                    if not self._serves(approval.agent_id) or not may_ask(approval.agent_id):
                         raise UnknownApprovalError(approval_id)
                     self._note_state(approval_id, approval)
                     if approval.state != last_state:

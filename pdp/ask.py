@@ -30,11 +30,12 @@ class Answer(NamedTuple):
 
 
 class Question(NamedTuple):
-    """An action, and the sidecar that is asked about it."""
+    """An action, and the sidecar that is asked about it; over TLS with `credentials`."""
 
     target: str
     timeout: float
     action: pb.Action
+    credentials: grpc.ChannelCredentials | None = None
 
     def evaluate(self, idempotency_key: str, approval_id: str, dry_run: bool) -> Answer:
         """Asks for the decision; `NoAnswerError` if the sidecar returns an error."""
@@ -50,11 +51,16 @@ class Question(NamedTuple):
         return Answer(render(explaining.read(answer)), explaining.explanation_json(answer))
 
     def _ask(self, method: str, request: pb.EvaluateRequest | pb.ExplainRequest) -> Any:
-        with grpc.insecure_channel(self.target) as channel:
+        with self._channel() as channel:
             try:
                 return getattr(PolicyDecisionPointStub(channel), method)(request, timeout=self.timeout)
             except grpc.RpcError as error:
                 raise NoAnswerError(error) from error
+
+    def _channel(self) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target)
+        return grpc.secure_channel(self.target, self.credentials)
 
 
 def action(fields: Mapping[str, Any]) -> pb.Action:

@@ -15,9 +15,11 @@ from pdp.core.fields import quote_path
 from pdp.core.json import strict_json
 from pdp.core.kinds import Flag, Json, ListOf, Number, Whole
 from pdp.serving import logs
-from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address
+from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address, client_files, read_credentials
 
 if TYPE_CHECKING:
+    from grpc import ChannelCredentials
+
     from pdp.ask import Answer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +63,9 @@ def action_options(function: Function) -> Function:
     for one in reversed(
         (
             option("--target", envvar=["PDP_TARGET", "PDP_ADDRESS"], default="127.0.0.1:50051", help="The sidecar."),
+            option("--ca", type=FILE, help="Authorities of the sidecar's certificate; it is then called over TLS."),
+            option("--cert", type=FILE, help="Certificate to show to the sidecar."),
+            option("--key", type=FILE, help="Key of that certificate."),
             option("--timeout", default=5.0, type=click.FloatRange(0, 3600, min_open=True), help="In seconds."),
             option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON."),
         )
@@ -131,6 +136,7 @@ def cli() -> None:
 @option("--tls-cert", type=FILE, help="Certificate of `--http` and of `--listen` on TCP, in PEM.")
 @option("--tls-key", type=FILE, help="Key of that certificate.")
 @option("--tls-client-ca", type=FILE, help="Authorities of client certificates, which callers on TCP must then have.")
+@option("--caller-agents", type=FILE, help="YAML file: which agents the names in client certificates may ask for.")
 @option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
 @option("--socket-mode", default="0660", metavar="OCTAL", help="Mode of the Unix socket.")
 @option(
@@ -215,22 +221,24 @@ def dev(log_level: str, **given: Any) -> None:
 @option("--idempotency-key", default="", help="Requests with the same key and action count once.")
 @option("--approval-id", default="", help="Id of the approval for this action.")
 @option("--dry-run", is_flag=True, help="Decide without counting.")
-def evaluate(target: str, timeout: float, as_json: bool, **given: Any) -> int:
+def evaluate(timeout: float, as_json: bool, **given: Any) -> int:
     """Ask a sidecar for a decision. Exit code 1: the sidecar did not answer; 2: the action is malformed."""
     from pdp import ask
 
     options = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
-    question = ask.Question(_address(target), timeout, ask.action(given))
+    target, credentials = _target(given)
+    question = ask.Question(target, timeout, ask.action(given), credentials)
     return _print_answer(lambda: question.evaluate(**options), as_json)
 
 
 @cli.command()
 @action_options
-def explain(target: str, timeout: float, as_json: bool, **action: Any) -> int:
+def explain(timeout: float, as_json: bool, **given: Any) -> int:
     """Ask a sidecar to explain its decision, stage by stage. Nothing is counted."""
     from pdp import ask
 
-    question = ask.Question(_address(target), timeout, ask.action(action))
+    target, credentials = _target(given)
+    question = ask.Question(target, timeout, ask.action(given), credentials)
     return _print_answer(question.explain, as_json)
 
 
@@ -260,8 +268,13 @@ def _print_answer(request: "Callable[[], Answer]", as_json: bool) -> int:
     return 0
 
 
-def _address(target: str) -> str:
-    return str(address("--target", target))
+def _target(given: dict[str, Any]) -> "tuple[str, ChannelCredentials | None]":
+    """Takes the sidecar's address out of the options of a command, and what TLS towards it needs."""
+    target = address("--target", given.pop("target"))
+    files = client_files("--", *(given.pop(name) for name in ("ca", "cert", "key")))
+    if files is not None and target.path:
+        raise SettingsError("--ca", f"`{target}` is a Unix socket, which takes no TLS")
+    return str(target), None if files is None else read_credentials(files, "--")
 
 
 def _run(program: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -66,7 +66,8 @@ class Settings:
     `node_name` is shown by the store, for people.
     `tls` are the files of its TCP listeners, `store_tls` those for the connection to the store; without them only
     `plaintext` lets it use addresses beyond this host. `key_file` may be left out if `store_tls` has a certificate.
-    `socket_mode` is the mode of its Unix sockets.
+    `socket_mode` is the mode of its Unix sockets. `caller_agents` is a file that says which agents the names in client
+    certificates may ask for.
     `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
@@ -90,6 +91,7 @@ class Settings:
     store_tls: ClientFiles | None = None
     plaintext: bool = False
     socket_mode: int = SOCKET_MODE
+    caller_agents: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.listen:
@@ -113,6 +115,8 @@ class Settings:
             what = f"within {OWN_MODE:04o} to {MAX_MODE:04o} with read and write for the owner"
             raise SettingsError("--socket-mode", f"`{self.socket_mode:04o}` is not {what}")
         self._check_plaintext()
+        if self.caller_agents is not None and (self.tls is None or self.tls.client_ca is None):
+            raise SettingsError("--caller-agents", "requires `--tls-client-ca`")
         if self.store_tls is not None:
             read_credentials(self.store_tls)
         if self.key_file is not None:
@@ -160,6 +164,7 @@ class Settings:
         store_key: Path | None = None,
         plaintext: bool = False,
         socket_mode: str = f"{SOCKET_MODE:04o}",
+        caller_agents: Path | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -183,6 +188,7 @@ class Settings:
             store_tls=client_files("--store-", store_ca, store_cert, store_key),
             plaintext=plaintext,
             socket_mode=_mode(socket_mode),
+            caller_agents=caller_agents,
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 
@@ -18,10 +19,12 @@ from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.reloading import ServerCertificates
 from registry_store import outgoing, retention
 from registry_store.access import keys
 from registry_store.access.authentication import Authentication
+from registry_store.access.certificates import SidecarNames
 from registry_store.alerts.delivery import Delivery
 from registry_store.alerts.routes import Routes
 from registry_store.approvals import expiry
@@ -122,6 +125,7 @@ async def running(
         await stack.enter_async_context(_background(store.authentication.run()))
         if store.notifications is not None:
             await stack.enter_async_context(_background(store.notifications.run()))
+        store.sidecar_names = await stack.enter_async_context(_sidecar_names(settings.sidecar_names))
         certificates = await stack.enter_async_context(_certificates(files, store.metrics))
         grpc_address = await stack.enter_async_context(
             _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()], certificates)
@@ -260,6 +264,20 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
     )
     async with _background(certificates.watch()):
         yield certificates
+
+
+@asynccontextmanager
+async def _sidecar_names(path: Path | None) -> AsyncIterator[SidecarNames | None]:
+    """The file of `--sidecar-names`, reloaded until the block is left; None without it."""
+    if path is None:
+        yield None
+        return
+    try:
+        names = await asyncio.to_thread(SidecarNames, path)
+    except FileError as error:
+        raise StartError(f"`--{error.file}`: {error}") from None
+    async with _background(names.watch()):
+        yield names
 
 
 @asynccontextmanager

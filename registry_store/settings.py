@@ -77,6 +77,8 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    sidecar_names: Path | None = None
+    """A file that says which sidecars the names in client certificates are, in place of keys."""
     http_without_client_cert: bool = False
     """Whether callers of HTTP need no client certificate where those of gRPC do."""
     plaintext: bool = False
@@ -104,6 +106,8 @@ class Settings:
             files = certificates.server_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         except CertificateError as error:
             raise StartError(f"`--tls-{error.file}`: {error}") from None
+        if self.sidecar_names is not None and self.tls_client_ca is None:
+            raise StartError("`--sidecar-names`: requires `--tls-client-ca`")
         if self.http_without_client_cert and self.tls_client_ca is None:
             raise StartError("`--http-without-client-cert`: requires `--tls-client-ca`")
         for flag, text in (("--http", self.http), ("--grpc", self.grpc)):

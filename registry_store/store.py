@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from registry_store.access.authentication import Authentication
+from registry_store.access.certificates import SidecarNames
 from registry_store.access.keys import Pepper
 from registry_store.alerts.delivery import Delivery
 from registry_store.alerts.routes import Routes
@@ -30,6 +31,8 @@ class Store:
     authentication: Authentication
     routes: Routes
     delivery: Delivery
+    sidecar_names: SidecarNames | None = None
+    """None: every sidecar needs a key."""
     after_change: Callable[[int], Awaitable[None]] | None = None
     """Awaited with the newest revision after each request that writes, before the response."""
     notifications: Notifications | None = None

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import join, quote
 from pdp.endpoints import connect
+from pdp.endpoints.callers import Caller
 from pdp.endpoints.json_answers import JsonAnswers
 from pdp.endpoints.origins import OwnOrigins
 from pdp.endpoints.pages import Pages
@@ -23,7 +24,7 @@ from pdp.metrics import Metrics
 from pdp.outcomes.reports import MAX_REPORT_BYTES
 from pdp.serving.pages import html_answer
 from pdp.serving.parameters import problems_of
-from pdp.serving.requests import CrowdedError, Places, problem, read_body
+from pdp.serving.requests import CrowdedError, Places, peer_certificate, problem, read_body
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -47,16 +48,19 @@ def application(
     approvals, so that others find room.
     """
 
+    def caller(request: Request) -> Caller:
+        return service.callers.of_request(peer_certificate(request.scope))
+
     async def evaluate(request: Request) -> Response:
-        status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES))
+        status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES), caller(request))
         return _json(answer, status)
 
     async def outcome(request: Request) -> Response:
-        status, answer = await service.outcome_json(await read_body(request, MAX_REPORT_BYTES))
+        status, answer = await service.outcome_json(await read_body(request, MAX_REPORT_BYTES), caller(request))
         return _json(answer, status)
 
     async def explain(request: Request) -> Response:
-        status, answer = await answers.explain(await read_body(request, MAX_BODY_BYTES))
+        status, answer = await answers.explain(await read_body(request, MAX_BODY_BYTES), caller(request))
         return _json(answer, status)
 
     async def approval(request: Request) -> Response:
@@ -67,7 +71,7 @@ def application(
         try:
             with waiting.one():
                 approval_id = request.path_params["approval_id"]
-                status, answer = await answers.approval(approval_id, float(seconds))
+                status, answer = await answers.approval(approval_id, float(seconds), caller(request))
         except CrowdedError as error:
             return problem(429, str(error))
         return _json(answer, status)

@@ -10,6 +10,7 @@ from pdp.core.errors import InvalidActionError
 from pdp.core.fields import quote
 from pdp.decision_point import UnavailableError
 from pdp.endpoints import incoming
+from pdp.endpoints.callers import Caller
 from pdp.endpoints.explaining import explanation_json
 from pdp.endpoints.service import REQUEST_ERRORS, DecisionService, problem
 from pdp.serving.requests import CrowdedError
@@ -24,21 +25,21 @@ class JsonAnswers:
         self._service = service
         self._reading = incoming.Reading()
 
-    async def explain(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def explain(self, body: bytes, caller: Caller) -> tuple[int, dict[str, Any]]:
         """The explanation of an action, in the form of `pdp explain --json`."""
         try:
             action = await self._reading.of(len(body), partial(incoming.read_json_action, body))
-            return 200, await self._service.explained(action, explanation_json)
+            return 200, await self._service.explained(action, explanation_json, caller)
         except CrowdedError as error:
             return 429, problem(429, "Too many explanations", str(error))
         except REQUEST_ERRORS as error:
             return self._service.json_problem(error)
 
-    async def approval(self, approval_id: str, seconds: float) -> tuple[int, dict[str, Any]]:
+    async def approval(self, approval_id: str, seconds: float, caller: Caller) -> tuple[int, dict[str, Any]]:
         """The state of an approval: at once if it is not pending, else the next one, or the same after `seconds`."""
         try:
             message = pb.WaitForApprovalRequest(approval_id=approval_id)
-            async with aclosing(self._service.updates(wire.read_approval_id(message))) as updates:
+            async with aclosing(self._service.updates(wire.read_approval_id(message), caller)) as updates:
                 return 200, wire.approval_json(await next_update(updates, seconds))
         except UnknownApprovalError:
             return 404, problem(404, "Unknown approval", f"approval {quote(approval_id)} is unknown")

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -21,6 +21,7 @@ from pdp.core.model import Now
 from pdp.counters.counters import Counters
 from pdp.decision_point import ASKS_FIRST, Approving, DecisionPoint, Log, PendingUnknownError, UnavailableError
 from pdp.endpoints import explaining, incoming, outcomes
+from pdp.endpoints.callers import ANY, Caller, Callers, ForeignAgentError
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
@@ -40,7 +41,8 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
-REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError)
+REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError, ForeignAgentError)
+RequestError: TypeAlias = InvalidActionError | UnavailableError | TooManyRepeatsError | ForeignAgentError
 REFUSAL_CODES = {
     Refusal.UNKNOWN: grpc.StatusCode.NOT_FOUND,
     Refusal.FOREIGN: grpc.StatusCode.PERMISSION_DENIED,
@@ -68,9 +70,11 @@ class DecisionService:
         counters: Counters | None = None,
         ledger: Ledger | None = None,
         node_id: str = "",
+        callers: Callers | None = None,
     ) -> None:
         self.point = DecisionPoint(holder, metrics, clock, log, counters, ledger=ledger)
         self._outcomes = Outcomes(self.point, log, store, node_id)
+        self.callers = callers or Callers()
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
@@ -113,35 +117,35 @@ class DecisionService:
             if stream.when() is not None:
                 stream.reschedule(asyncio.get_running_loop().time())
 
-    async def evaluate_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def evaluate_json(self, body: bytes, caller: Caller = ANY) -> tuple[int, dict[str, Any]]:
         """The JSON endpoint: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
             request = await self._reading.of(len(body), partial(incoming.read_json, body))
-            return 200, wire.answer_json(await self._decide(request))
+            return 200, wire.answer_json(await self._decide(request, caller))
         except REQUEST_ERRORS as error:
             return self.json_problem(error)
 
-    def json_problem(
-        self, error: InvalidActionError | UnavailableError | TooManyRepeatsError
-    ) -> tuple[int, dict[str, Any]]:
+    def json_problem(self, error: RequestError) -> tuple[int, dict[str, Any]]:
         """The HTTP status and the problem that tell of an error, which is counted."""
         if isinstance(error, TooManyRepeatsError):
             document = problem(429, "Too many repeats", f"{_REPEATED}: {error}")
             return 429, document | {"retry_after": error.retry_after}
+        if isinstance(error, ForeignAgentError):
+            return 403, problem(403, "Not your agent", str(error))
         if isinstance(error, UnavailableError):
             self._metrics.unavailable()
             return 503, problem(503, "No decision now", str(error))
         self._metrics.refused(error.problems[0].path)
         return 400, invalid_request(error)
 
-    async def outcome_json(self, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def outcome_json(self, body: bytes, caller: Caller = ANY) -> tuple[int, dict[str, Any]]:
         """The JSON endpoint for outcomes: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
             report = await self._reading.of(len(body), partial(reports.read_json, body))
+            caller.check(report.agent_id)
             return 200, {"repeated": await self._outcomes.take(report)}
-        except InvalidActionError as error:
-            self._metrics.refused(error.problems[0].path)
-            return 400, invalid_request(error)
+        except (InvalidActionError, ForeignAgentError) as error:
+            return self.json_problem(error)
         except RefusedOutcomeError as error:
             status, title = _REFUSED[error.refusal]
             return status, problem(status, title, str(error))
@@ -152,14 +156,16 @@ class DecisionService:
     async def _report_outcome(self, raw: bytes, context: Context) -> bytes:
         try:
             report = await self._reading.of(len(raw), partial(reports.read_message, raw))
+            self.callers.of(context).check(report.agent_id)
             return pb.ReportOutcomeResponse(repeated=await self._outcomes.take(report)).SerializeToString()
         except RefusedOutcomeError as error:
             await context.abort(REFUSAL_CODES[error.refusal], str(error))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
-    async def _decide(self, request: wire.Request) -> pb.EvaluateResponse:
+    async def _decide(self, request: wire.Request, caller: Caller) -> pb.EvaluateResponse:
         """The answer; waits only for room in the log, and for the store if the action needs an approval."""
+        caller.check(request.action.agent_id)
         if self._log.crowded:
             await self._log.room()
         if request.approval_id:
@@ -178,7 +184,8 @@ class DecisionService:
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:
         self._metrics.in_flight.inc()
         try:
-            return (await self._decide(await self._reading.of(len(raw), partial(_parsed, raw)))).SerializeToString()
+            request = await self._reading.of(len(raw), partial(_parsed, raw))
+            return (await self._decide(request, self.callers.of(context))).SerializeToString()
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:
@@ -188,9 +195,9 @@ class DecisionService:
         """Reads and answers each request on its own, and lets other calls run in between."""
         self._metrics.in_flight.inc()
         try:
-            turns, answers = Turns(), []
+            turns, answers, caller = Turns(), [], self.callers.of(context)
             for request in incoming.split_batch(raw):
-                result = await self._result(len(request), partial(_parsed, request))
+                result = await self._result(len(request), partial(_parsed, request), caller)
                 # Serialized messages that are concatenated are one message with the items of all.
                 answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
                 await turns.pause()
@@ -224,7 +231,7 @@ class DecisionService:
 
     async def _answer_each(self, context: Context, stream: asyncio.Timeout) -> None:
         """Limits the wait for the client, but never the time of a decision."""
-        position = 0
+        position, caller = 0, self.callers.of(context)
         while True:
             stream.reschedule(self._idle_deadline())
             raw = await context.read()
@@ -232,7 +239,7 @@ class DecisionService:
                 return
             stream.reschedule(None)
             position += 1
-            answer = (await self._stream_answer(raw, position)).SerializeToString()
+            answer = (await self._stream_answer(raw, position, caller)).SerializeToString()
             stream.reschedule(self._idle_deadline())
             await context.write(answer)
 
@@ -242,14 +249,15 @@ class DecisionService:
     async def _explain(self, raw: bytes, context: Context) -> bytes:
         try:
             action = await self._reading.of(len(raw), partial(_parsed_action, raw))
-            return await self.explained(action, pb.ExplainResponse.SerializeToString)
+            return await self.explained(action, pb.ExplainResponse.SerializeToString, self.callers.of(context))
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
-    async def explained(self, action: Action, form: Callable[[pb.ExplainResponse], Form]) -> Form:
+    async def explained(self, action: Action, form: Callable[[pb.ExplainResponse], Form], caller: Caller) -> Form:
         """Explains in a thread, one at a time: it takes milliseconds, and decisions go first."""
+        caller.check(action.agent_id)
         with self._explanations.one():
             async with self._explaining:
                 evaluation = self.point.evaluation(action)
@@ -261,7 +269,7 @@ class DecisionService:
             if len(raw) > incoming.MAX_REQUEST_BYTES:
                 raise InvalidActionError(Problem("approval_id", f"is longer than {MAX_ID_CHARACTERS} characters"))
             approval_id = wire.read_approval_id(wire.parse(pb.WaitForApprovalRequest, raw))
-            async with aclosing(self.updates(approval_id)) as updates:
+            async with aclosing(self.updates(approval_id, self.callers.of(context))) as updates:
                 async for update in updates:
                     await context.write(update.SerializeToString())
         except InvalidActionError as error:
@@ -273,9 +281,9 @@ class DecisionService:
         except UnavailableError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
-    async def updates(self, approval_id: str) -> AsyncGenerator[pb.ApprovalUpdate]:
+    async def updates(self, approval_id: str, caller: Caller) -> AsyncGenerator[pb.ApprovalUpdate]:
         """Each state of an approval until the final one; `UnavailableError` as soon as the sidecar stops."""
-        async with aclosing(self.approvals.wait(approval_id)) as updates:
+        async with aclosing(self.approvals.wait(approval_id, caller.may_ask)) as updates:
             while (update := await self._unless_stopping(updates)) is not None:
                 yield update
 
@@ -293,7 +301,7 @@ class DecisionService:
                 task.cancel()
             await asyncio.gather(following, stopping, return_exceptions=True)
 
-    async def _stream_answer(self, raw: bytes, position: int) -> pb.EvaluateStreamResponse:
+    async def _stream_answer(self, raw: bytes, position: int, caller: Caller) -> pb.EvaluateStreamResponse:
         """The answer to one message of a stream, with the message's sequence or else its position."""
         try:
             message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
@@ -302,17 +310,19 @@ class DecisionService:
         return pb.EvaluateStreamResponse(
             sequence=message.sequence or position,
             idempotency_key=message.request.idempotency_key,
-            result=await self._result(len(raw), partial(incoming.read_request, message.request)),
+            result=await self._result(len(raw), partial(incoming.read_request, message.request), caller),
         )
 
-    async def _result(self, size: int, read: Callable[[], wire.Request]) -> pb.EvaluateResult:
+    async def _result(self, size: int, read: Callable[[], wire.Request], caller: Caller) -> pb.EvaluateResult:
         """The answer to one request of several, or its error."""
         try:
-            return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read)))
+            return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read), caller))
         except REQUEST_ERRORS as error:
             return pb.EvaluateResult(error=self._error(error))
 
-    def _error(self, error: InvalidActionError | UnavailableError | TooManyRepeatsError) -> pb.EvaluateError:
+    def _error(self, error: RequestError) -> pb.EvaluateError:
+        if isinstance(error, ForeignAgentError):
+            return pb.EvaluateError(code=_PERMISSION_DENIED, field="agent_id", message=str(error))
         if isinstance(error, TooManyRepeatsError):
             return pb.EvaluateError(code=_RESOURCE_EXHAUSTED, field=_REPEATED, message=f"{_REPEATED}: {error}")
         if isinstance(error, UnavailableError):
@@ -330,6 +340,7 @@ _REFUSED = {
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _INVALID_ARGUMENT: int = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+_PERMISSION_DENIED: int = grpc.StatusCode.PERMISSION_DENIED.value[0]
 _RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _REPEATED = "idempotency_key"
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]

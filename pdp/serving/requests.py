@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -64,6 +65,12 @@ def problem(status: int, title: str, headers: Mapping[str, str] | None = None) -
     """An error in the form of RFC 9457."""
     content = {"type": "about:blank", "title": title, "status": status}
     return JSONResponse(content, status, headers, "application/problem+json")
+
+
+def peer_certificate(scope: Scope) -> Mapping[str, Any] | None:
+    """What `ssl` tells of the verified certificate of a request's client; None without one."""
+    found: Mapping[str, Any] | None = scope.get("state", {}).get("peer_certificate")
+    return found
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -75,6 +75,8 @@ class Access(NamedTuple):
 
     key: Callable[[], str] | None
     credentials: Callable[[], grpc.ChannelCredentials] | None = None
+    failure: Callable[[], str | None] = lambda: None
+    """What is wrong with TLS to the store, as another connection shows; it blocks."""
 
     def metadata(self) -> Metadata:
         """What each call carries; `SettingsError` if the key cannot be read."""
@@ -169,6 +171,8 @@ class Subscriber:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 self._replica.key_revoked(error.details() or "")
+            if error.code() is grpc.StatusCode.UNAVAILABLE and (why := await asyncio.to_thread(self._access.failure)):
+                return why
             return _error_text(error, self._access.shown)
         except Exception:
             logger.exception("internal error while applying the store's records")

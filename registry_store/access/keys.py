@@ -73,7 +73,10 @@ KEY_BODY: dict[str, Field] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key; a sidecar key is bound to `agents`, to `tags`, or (both None) unrestricted."""
+    """The holder of a valid key, or of a certificate that stands in for one and has no `key_id`.
+
+    A sidecar is bound to `agents`, to `tags`, or (both None) unrestricted.
+    """
 
     key_id: str
     name: str

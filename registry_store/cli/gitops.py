@@ -5,9 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
+from pdp.serving.addresses import Address, in_clear
 from registry_store.cli.options import file, option, report_errors
 from registry_store.errors import StartError
 from registry_store.gitops import folder as folders
@@ -32,9 +35,13 @@ KEY_FILE = option(
 )
 
 
+CA = option("--ca", type=file(exists=True), help="File with the authorities of the store's certificate.")
+PLAINTEXT = option("--plaintext", is_flag=True, help="A mesh encrypts: allow an http URL beyond this host.")
+
+
 def remote_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of a command that calls a store."""
-    return URL(KEY_FILE(function))
+    return URL(KEY_FILE(CA(PLAINTEXT(function))))
 
 
 @click.command()
@@ -45,7 +52,7 @@ def remote_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--yes", is_flag=True, help="Do not ask before applying.")
 @click.option("--note", default="", help="Note of the new versions and reason of the removals.")
 @report_errors
-def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run: bool, yes: bool, note: str) -> None:
+def apply(folder: Path, *, prune: bool, dry_run: bool, yes: bool, note: str, **store: Any) -> None:
     """Apply a folder of YAML to the registry: show the plan, ask for confirmation, and execute it step by step.
 
     Exit code 0: the registry is as declared; 1: it is not, or with --dry-run the plan has steps; 2: a file is invalid,
@@ -56,7 +63,7 @@ def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run
     except FolderError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    with _remote(url, key_file) as remote:
+    with _remote(**store) as remote:
         made = plan(remote, declared, prune=prune)
         _show(made)
         if dry_run:
@@ -69,15 +76,15 @@ def apply(folder: Path, url: str, key_file: Path | None, *, prune: bool, dry_run
 @FOLDER
 @remote_options
 @report_errors
-def export(folder: Path, url: str, key_file: Path | None) -> None:
+def export(folder: Path, **store: Any) -> None:
     """Write the registry to an empty folder, as YAML for `apply`."""
-    with _remote(url, key_file) as remote:
+    with _remote(**store) as remote:
         number = folders.write(folder, read_objects(remote))
     click.echo(f"{number} objects written to `{folder}`")
 
 
 @contextmanager
-def _remote(url: str, key_file: Path | None) -> Iterator[Remote]:
+def _remote(*, url: str, key_file: Path | None, ca: Path | None, plaintext: bool) -> Iterator[Remote]:
     key = os.environ.get("REGISTRY_STORE_KEY")
     if key_file is not None:
         key = read_private("--key-file", key_file).decode(errors="replace")
@@ -85,8 +92,17 @@ def _remote(url: str, key_file: Path | None) -> Iterator[Remote]:
         raise StartError("`--key-file` or `REGISTRY_STORE_KEY` is required, and must not be empty")
     if not url.startswith(("http://", "https://")):
         raise StartError(f"`--url`: `{url}` is not an http or https URL")
-    with closing(Remote(url, key)) as remote:
+    _check_encrypted(url, plaintext=plaintext)
+    with closing(Remote(url, key, ca)) as remote:
         yield remote
+
+
+def _check_encrypted(url: str, *, plaintext: bool) -> None:
+    """Raise `StartError` if the key would be sent in clear beyond this host."""
+    parts = urlsplit(url)
+    address = Address(parts.hostname or "", parts.port or 80)
+    if parts.scheme == "http" and not plaintext and not address.is_local:
+        raise StartError(f"`--url`: {in_clear(address, 'an https URL')}")
 
 
 def _show(made: Plan) -> None:

@@ -33,6 +33,7 @@ MAX_SECONDS = 7 * 86_400
 @option("--tls-cert", type=file(), help="Certificate of both listeners, in PEM.")
 @option("--tls-key", type=file(), help="Key of that certificate.")
 @option("--tls-client-ca", type=file(), help="Authorities of client certificates, which callers must then have.")
+@option("--sidecar-names", type=file(), help="YAML file: the sidecars that need no key, by names in certificates.")
 @option("--http-without-client-cert", is_flag=True, help="Callers of REST and the pages need no client certificate.")
 @option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
 @option("--auto-activate", is_flag=True, help="Activate agents at registration; for development.")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import urllib3
@@ -50,9 +51,9 @@ class Reply(NamedTuple):
 
 
 class Remote:
-    """The store at `url`, called with one key."""
+    """The store at `url`, called with one key; `ca` is a file of authorities, by default the system's."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
         self._url = url.rstrip("/")
         self._pool = urllib3.PoolManager(
             headers={
@@ -62,6 +63,7 @@ class Remote:
             },
             timeout=TIMEOUT_SECONDS,
             retries=RETRIES,
+            ca_certs=None if ca is None else str(ca),
         )
 
     def call(self, method: str, path: str, body: Document | None = None, **headers: str) -> Reply:

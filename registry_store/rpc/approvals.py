@@ -101,7 +101,7 @@ class ApprovalService:
         async with self._store.database.writing() as session:
             approval = await approvals.get(session, approval_id)
             first = approval.use_id is None
-            actor = Actor(caller.name, "system", datetime.now(UTC), caller.key_id)
+            actor = Actor(caller.name, "system", datetime.now(UTC), caller.key_id or None)
             use = await approvals.use(session, approval, claim, actor)
         if first and use is Use.GRANTED:
             self._store.metrics.approvals.labels(ApprovalState.USED.value).inc()

@@ -12,7 +12,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from pdp.core.errors import InvalidRecordError
-from registry_store.access import keys
+from registry_store.access import certificates, keys
+from registry_store.access.certificates import Certificate
 from registry_store.access.keys import Caller, Role
 from registry_store.database.attempts import Attempts
 from registry_store.database.failures import is_unavailable
@@ -41,10 +42,15 @@ class CallEndedError(Exception):
 
 
 async def authenticated(store: Store, context: Context) -> Caller:
-    """The caller, if the call carries a valid key of role sidecar or admin; else raises `CallEndedError`."""
+    """The caller, if the call carries a valid key of role sidecar or admin, or without a key a known certificate.
+
+    Else raises `CallEndedError`.
+    """
     metadata = dict(context.invocation_metadata() or ())
     scheme, _, text = str(metadata.get("authorization", "")).partition(" ")
     try:
+        if not scheme and (certificate := _certificate(store, context)) is not None:
+            return _holder(store, certificate)
         if scheme.lower() != "bearer":
             raise NotAuthenticatedError("the metadata `authorization: Bearer owkai_…` is missing")
         caller = await store.authentication.caller(text.strip(), _source(context), datetime.now(UTC))
@@ -57,6 +63,18 @@ async def authenticated(store: Store, context: Context) -> Caller:
     if caller.role not in (Role.SIDECAR, Role.ADMIN):
         raise CallEndedError(grpc.StatusCode.PERMISSION_DENIED, f"a key of role {caller.role.value} cannot sync")
     return caller
+
+
+def _certificate(store: Store, context: Context) -> Certificate | None:
+    """The caller's certificate, if certificates may stand in for keys."""
+    return None if store.sidecar_names is None else certificates.of_call(context.auth_context())
+
+
+def _holder(store: Store, certificate: Certificate) -> Caller:
+    """The sidecar that holds this certificate; `NotAuthenticatedError` if none does."""
+    if store.sidecar_names is None:
+        raise NotAuthenticatedError("no certificate stands in for a key")
+    return store.sidecar_names.caller(certificate, datetime.now(UTC))
 
 
 def parsed(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
@@ -110,14 +128,14 @@ class OpenStreams:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._ends: dict[Callable[[CallEndedError], None], Caller] = {}
+        self._ends: dict[Callable[[CallEndedError], None], tuple[Caller, Certificate | None]] = {}
 
     @asynccontextmanager
     async def opened(
         self, context: Context, caller: Caller, end: Callable[[CallEndedError], None]
     ) -> AsyncIterator[None]:
         """Registers a stream of this caller while the block runs; `end` closes it from outside."""
-        self._ends[end] = caller
+        self._ends[end] = (caller, None if caller.key_id else _certificate(self._store, context))
         try:
             # Without this, gRPC sends the metadata with the first message, and no status if that write is cancelled.
             await context.send_initial_metadata(())
@@ -144,11 +162,21 @@ class OpenStreams:
 
     async def _check_keys(self) -> None:
         async with self._store.database.reading() as session:
-            used = {caller.key_id for caller in self._ends.values()}
+            used = {caller.key_id for caller, _ in self._ends.values() if caller.key_id}
             invalid = await keys.invalid_among(session, used, datetime.now(UTC))
-        for end, caller in list(self._ends.items()):
+        for end, (caller, certificate) in list(self._ends.items()):
             if caller.key_id in invalid:
                 end(CallEndedError(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))
+            elif certificate is not None and (why := self._lapsed(caller, certificate)) is not None:
+                end(CallEndedError(grpc.StatusCode.UNAUTHENTICATED, why))
+
+    def _lapsed(self, caller: Caller, certificate: Certificate) -> str | None:
+        """Why the holder of a certificate may not go on; None if it may."""
+        try:
+            same = _holder(self._store, certificate) == caller
+        except NotAuthenticatedError as error:
+            return str(error)
+        return None if same else "the entry of the client certificate has changed"
 
 
 def _source(context: Context) -> str:

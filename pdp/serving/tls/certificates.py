@@ -11,18 +11,15 @@ from typing import NamedTuple
 import grpc
 
 from pdp.serving import secret_files
+from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.validity import not_after
 
 MAX_BYTES = 1 << 20
 """Of one file: a bundle of all public authorities has a quarter of it."""
 
 
-class CertificateError(Exception):
-    """A file cannot be used; the message follows the setting, whose name ends in `file` (cert, key, ca, client-ca)."""
-
-    def __init__(self, file: str, message: str) -> None:
-        self.file = file
-        super().__init__(message)
+class CertificateError(FileError):
+    """A file cannot be used; `file` is cert, key, ca or client-ca."""
 
 
 class Files(NamedTuple):

@@ -149,7 +149,7 @@ async def test_a_pair_that_does_not_match_is_left_and_logged_once(
 
 async def test_new_files_are_found(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also a key that is gone for a while ends nothing."""
-    monkeypatch.setattr("pdp.serving.tls.reloading.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pdp.serving.tls.reloaded.POLL_SECONDS", 0.001)
     pair = write_pair(tmp_path / "server", authority)
     certificates = ServerCertificates(server_files(pair))
     watching = asyncio.create_task(certificates.watch())
