@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from pdp.callers.callers import Callers
 from pdp.core.fields import quote_path
 from pdp.core.model import Now, Source
 from pdp.counters.writer import CountersWriter
@@ -23,7 +24,6 @@ from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints import http
-from pdp.endpoints.callers import Callers
 from pdp.endpoints.listeners import bound, http_listener
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
@@ -154,7 +154,7 @@ async def _callers(path: Path | None) -> AsyncIterator[Callers]:
     if path is None:
         yield Callers()
         return
-    from pdp.endpoints.caller_agents import CallerAgents  # with a parser of YAML, which most sidecars do not need
+    from pdp.callers.agents_file import CallerAgents  # with a parser of YAML, which most sidecars do not need
 
     try:
         agents = await asyncio.to_thread(CallerAgents, path)

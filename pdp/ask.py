@@ -9,17 +9,20 @@ from google.protobuf.json_format import ParseDict, ParseError
 from pdp import wire
 from pdp.core.explanation.text import render
 from pdp.endpoints import explaining
-from pdp.settings import SettingsError
+from pdp.serving.addresses import Address
+from pdp.serving.tls import diagnosis
+from pdp.serving.tls.certificates import ClientFiles
+from pdp.settings import SettingsError, read_credentials
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 
 
 class NoAnswerError(Exception):
-    """The sidecar returned an error; `malformed`: the request is wrong."""
+    """The sidecar returned an error; `malformed`: the request is wrong. `why` replaces what gRPC says of it."""
 
-    def __init__(self, error: grpc.RpcError) -> None:
+    def __init__(self, error: grpc.RpcError, why: str | None = None) -> None:
         self.malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        super().__init__(f"{error.code().name}: {error.details()}")
+        super().__init__(f"{error.code().name}: {why or error.details()}")
 
 
 class Answer(NamedTuple):
@@ -30,12 +33,12 @@ class Answer(NamedTuple):
 
 
 class Question(NamedTuple):
-    """An action, and the sidecar that is asked about it; over TLS with `credentials`."""
+    """An action, and the sidecar that is asked about it; over TLS with `files`."""
 
-    target: str
+    target: Address
     timeout: float
     action: pb.Action
-    credentials: grpc.ChannelCredentials | None = None
+    files: ClientFiles | None = None
 
     def evaluate(self, idempotency_key: str, approval_id: str, dry_run: bool) -> Answer:
         """Asks for the decision; `NoAnswerError` if the sidecar returns an error."""
@@ -55,12 +58,18 @@ class Question(NamedTuple):
             try:
                 return getattr(PolicyDecisionPointStub(channel), method)(request, timeout=self.timeout)
             except grpc.RpcError as error:
-                raise NoAnswerError(error) from error
+                raise NoAnswerError(error, self._failure(error.code())) from error
 
     def _channel(self) -> grpc.Channel:
-        if self.credentials is None:
-            return grpc.insecure_channel(self.target)
-        return grpc.secure_channel(self.target, self.credentials)
+        if self.files is None:
+            return grpc.insecure_channel(str(self.target))
+        return grpc.secure_channel(str(self.target), read_credentials(self.files, "--"))
+
+    def _failure(self, code: grpc.StatusCode) -> str | None:
+        """What is wrong with TLS to the sidecar, if that is why it cannot be reached."""
+        if code is not grpc.StatusCode.UNAVAILABLE or self.target.path:
+            return None
+        return diagnosis.failure(self.target, self.files, "--")
 
 
 def action(fields: Mapping[str, Any]) -> pb.Action:

@@ -15,11 +15,11 @@ from pdp.core.fields import quote_path
 from pdp.core.json import strict_json
 from pdp.core.kinds import Flag, Json, ListOf, Number, Whole
 from pdp.serving import logs
-from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address, client_files, read_credentials
+from pdp.serving.addresses import Address
+from pdp.serving.tls.certificates import ClientFiles
+from pdp.settings import LOG_FULL, STALE_MODES, Settings, SettingsError, address, client_files
 
 if TYPE_CHECKING:
-    from grpc import ChannelCredentials
-
     from pdp.ask import Answer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -226,8 +226,8 @@ def evaluate(timeout: float, as_json: bool, **given: Any) -> int:
     from pdp import ask
 
     options = {name: given.pop(name) for name in ("idempotency_key", "approval_id", "dry_run")}
-    target, credentials = _target(given)
-    question = ask.Question(target, timeout, ask.action(given), credentials)
+    target, files = _target(given)
+    question = ask.Question(target, timeout, ask.action(given), files)
     return _print_answer(lambda: question.evaluate(**options), as_json)
 
 
@@ -237,8 +237,8 @@ def explain(timeout: float, as_json: bool, **given: Any) -> int:
     """Ask a sidecar to explain its decision, stage by stage. Nothing is counted."""
     from pdp import ask
 
-    target, credentials = _target(given)
-    question = ask.Question(target, timeout, ask.action(given), credentials)
+    target, files = _target(given)
+    question = ask.Question(target, timeout, ask.action(given), files)
     return _print_answer(question.explain, as_json)
 
 
@@ -268,13 +268,13 @@ def _print_answer(request: "Callable[[], Answer]", as_json: bool) -> int:
     return 0
 
 
-def _target(given: dict[str, Any]) -> "tuple[str, ChannelCredentials | None]":
+def _target(given: dict[str, Any]) -> tuple[Address, ClientFiles | None]:
     """Takes the sidecar's address out of the options of a command, and what TLS towards it needs."""
     target = address("--target", given.pop("target"))
     files = client_files("--", *(given.pop(name) for name in ("ca", "cert", "key")))
     if files is not None and target.path:
         raise SettingsError("--ca", f"`{target}` is a Unix socket, which takes no TLS")
-    return str(target), None if files is None else read_credentials(files, "--")
+    return target, files
 
 
 def _run(program: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pdp.callers.callers import Caller
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import join, quote
 from pdp.endpoints import connect
-from pdp.endpoints.callers import Caller
 from pdp.endpoints.json_answers import JsonAnswers
 from pdp.endpoints.origins import OwnOrigins
 from pdp.endpoints.pages import Pages

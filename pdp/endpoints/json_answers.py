@@ -6,11 +6,11 @@ from typing import Any
 
 from pdp import wire
 from pdp.approvals import TooManyWaitingError, next_update
+from pdp.callers.callers import Caller
 from pdp.core.errors import InvalidActionError
 from pdp.core.fields import quote
 from pdp.decision_point import UnavailableError
 from pdp.endpoints import incoming
-from pdp.endpoints.callers import Caller
 from pdp.endpoints.explaining import explanation_json
 from pdp.endpoints.service import REQUEST_ERRORS, DecisionService, problem
 from pdp.serving.requests import CrowdedError

@@ -14,6 +14,7 @@ import grpc
 
 from pdp import approvals, wire
 from pdp.approvals import Approvals, TooManyWaitingError
+from pdp.callers.callers import ANY, Caller, Callers, ForeignAgentError
 from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
@@ -21,7 +22,6 @@ from pdp.core.model import Now
 from pdp.counters.counters import Counters
 from pdp.decision_point import ASKS_FIRST, Approving, DecisionPoint, Log, PendingUnknownError, UnavailableError
 from pdp.endpoints import explaining, incoming, outcomes
-from pdp.endpoints.callers import ANY, Caller, Callers, ForeignAgentError
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics

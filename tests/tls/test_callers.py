@@ -1,0 +1,268 @@
+"""Callers of a sidecar on TCP: over TLS, told apart by their certificates, by every protocol."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+import trustme
+import urllib3
+
+from ascend import AscendClient, AsyncAscendClient, tls
+from pdp.callers.agents_file import CallerAgents
+from pdp.serving.addresses import Address
+from pdp.serving.tls.certificates import Files
+from pdp.serving.tls.reloaded import FileError
+from pdp.settings import SettingsError, address
+from pdp.v1 import decision_pb2 as pb
+from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
+from tests import programs
+from tests.tls.certificates import Pair, write_pair
+from tests.tls.running import central
+from tests.waiting import BOUND_SECONDS, eventually, eventually_gives
+from tests.whole import AGENT, FINANCIAL, Http, settings, sidecar
+
+OTHER = "support-other-test"
+PAYER = "spiffe://example.org/ns/payments/sa/payer"
+ACTION = {"agent_id": AGENT, "action_type": "api.read", "resource": "banking_api", "risk_score": 10}
+FOREIGN = ACTION | {"agent_id": OTHER}
+REFUSAL = f"agent_id: the client certificate does not allow agent `{OTHER}`"
+
+
+class Place(NamedTuple):
+    """A sidecar on TCP and on a Unix socket, the pair of a caller that may ask for one of its two agents, the file."""
+
+    grpc: str
+    socket: str
+    http: str
+    payer: Pair
+    agents: Path
+    authority: trustme.CA
+
+    def channel(self, target: str = "") -> grpc.aio.Channel:
+        if target:
+            return grpc.aio.insecure_channel(target)
+        files = (self.payer.ca, self.payer.key, self.payer.cert)
+        return grpc.aio.secure_channel(self.grpc, grpc.ssl_channel_credentials(*(one.read_bytes() for one in files)))
+
+    async def post(self, path: str, body: Any, pair: Pair | None = None) -> tuple[int, Any]:
+        """The status and the JSON of an answer over HTTPS."""
+        pair = pair or self.payer
+
+        def call() -> tuple[int, Any]:
+            with urllib3.PoolManager(ca_certs=str(pair.ca), cert_file=str(pair.cert), key_file=str(pair.key)) as pool:
+                answer = pool.request("POST", f"https://{self.http}{path}", json=body)
+                return answer.status, answer.json()
+
+        return await asyncio.to_thread(call)
+
+
+@pytest.fixture(scope="module", name="authority")
+def one_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def place(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Place]:
+    server = write_pair(tmp_path / "server", authority)
+    payer = write_pair(tmp_path / "payer", authority, PAYER)
+    agents = tmp_path / "agents.yaml"
+    agents.write_text(f"{PAYER}: [{AGENT[:7]}*]\n")
+    async with AsyncExitStack() as life:
+        store = await life.enter_async_context(central(tmp_path / "store", None))
+        rest = Http(store.running.http_address, store.admin)
+        for agent_id in (AGENT, OTHER):
+            body = FINANCIAL | {"agent_id": agent_id}
+            assert (await rest.call("POST", "/api/agents/registry", body)).status == 201
+        rest.close()
+        chosen = settings(
+            tmp_path,
+            store.running.grpc_address,
+            key_file=store.key_file,
+            listen=(address("--listen", "127.0.0.1:0"), Address(path=str(tmp_path / "pdp.sock"))),
+            tls=Files(server.cert, server.key, server.ca),
+            caller_agents=agents,
+        )
+        beside = await life.enter_async_context(sidecar(chosen))
+        await beside.sidecar.ready.wait()
+        grpc_address, socket = beside.sidecar.grpc_addresses
+        yield Place(grpc_address, socket, beside.sidecar.http_address, payer, agents, authority)
+
+
+async def test_a_caller_asks_for_its_agents_alone_over_grpc(place: Place) -> None:
+    """By every RPC; a caller on the Unix socket, which is of the sidecar's own pod, asks for any."""
+    mine, foreign = pb.Action(**ACTION), pb.Action(**FOREIGN)
+    async with place.channel() as channel:
+        stub = PolicyDecisionPointStub(channel)
+        allowed = await stub.Evaluate(pb.EvaluateRequest(action=mine), timeout=BOUND_SECONDS)
+        assert allowed.outcome == pb.OUTCOME_ALLOW
+        ended = {"decision_id": allowed.decision_id, "result": pb.ACTION_RESULT_SUCCEEDED}
+        denied = {
+            "Evaluate": stub.Evaluate(pb.EvaluateRequest(action=foreign)),
+            "Explain": stub.Explain(pb.ExplainRequest(action=foreign)),
+            "ReportOutcome": stub.ReportOutcome(pb.ReportOutcomeRequest(agent_id=OTHER, **ended)),
+        }
+        for name, call in denied.items():
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert (refused.value.code(), refused.value.details()) == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                REFUSAL,
+            ), name
+        requests = [pb.EvaluateRequest(action=one) for one in (mine, foreign)]
+        batch = await stub.EvaluateBatch(pb.EvaluateBatchRequest(requests=requests))
+        assert [one.WhichOneof("result") for one in batch.results] == ["response", "error"]
+        assert batch.results[1].error.message == REFUSAL
+        stream = stub.EvaluateStream()
+        await stream.write(pb.EvaluateStreamRequest(request=requests[1]))
+        assert (await stream.read()).result.error.message == REFUSAL
+        stream.cancel()
+    async with place.channel(place.socket) as channel:
+        answer = await PolicyDecisionPointStub(channel).Evaluate(pb.EvaluateRequest(action=foreign))
+        assert answer.outcome == pb.OUTCOME_ALLOW
+
+
+async def test_a_caller_asks_for_its_agents_alone_over_http(place: Place) -> None:
+    """In JSON and by the Connect protocol; a certificate that the file does not name asks for none."""
+    evaluate = "/pdp.v1.PolicyDecisionPoint/Evaluate"
+    status, answer = await place.post("/v1/evaluate", {"action": ACTION})
+    assert (status, answer["outcome"]) == (200, "allow")
+    outcome = {"decision_id": answer["decision_id"], "agent_id": OTHER, "result": "succeeded"}
+    for path, body in (("/v1/evaluate", FOREIGN), ("/v1/explain", FOREIGN), ("/v1/outcomes", outcome)):
+        status, problem = await place.post(path, body if path == "/v1/outcomes" else {"action": body})
+        assert (status, problem["title"], problem["detail"]) == (403, "Not your agent", REFUSAL), path
+    assert (await place.post(evaluate, {"action": ACTION}))[0] == 200
+    assert await place.post(evaluate, {"action": FOREIGN}) == (403, {"code": "permission_denied", "message": REFUSAL})
+    unknown = write_pair(place.agents.parent / "unknown", place.authority, "unknown.example")
+    assert (await place.post("/v1/evaluate", {"action": ACTION}, unknown))[0] == 403
+
+
+async def test_an_approval_of_a_foreign_agent_is_unknown(place: Place) -> None:
+    """As one of an agent that the sidecar does not serve."""
+    async with place.channel(place.socket) as at_socket, place.channel() as channel:
+        local = PolicyDecisionPointStub(at_socket)
+        risky = pb.EvaluateRequest(action=pb.Action(**FOREIGN | {"risk_score": 50}))
+        approval_id = (await local.Evaluate(risky)).approval_id
+        update = await local.WaitForApproval(pb.WaitForApprovalRequest(approval_id=approval_id)).read()
+        assert update.state == pb.APPROVAL_STATE_PENDING
+        with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
+            await (
+                PolicyDecisionPointStub(channel)
+                .WaitForApproval(pb.WaitForApprovalRequest(approval_id=approval_id))
+                .read()
+            )
+
+
+async def test_a_new_file_is_used_and_a_wrong_one_is_not(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong one is logged with its entry."""
+    caplog.set_level(logging.INFO)
+    place.agents.write_text(f"{PAYER}: ['{OTHER}']\n")
+    await eventually_gives(lambda: place.post("/v1/evaluate", {"action": FOREIGN}), lambda answer: answer[0] == 200)
+    place.agents.write_text(f"{PAYER}: all\n")
+    wrong = f"`--caller-agents`: `{place.agents}`: line 1: `{PAYER}`: is not a list of at most 1000 agents; the file"
+    await eventually(lambda: any(line.startswith(wrong) for line in caplog.messages))
+    assert (await place.post("/v1/evaluate", {"action": FOREIGN}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML: while parsing a flow node"),
+        ("- a", "is not a mapping of at most 10000 names"),
+        ("a b: [x]", "line 1: `a b` is not a host name or a URI"),
+        ("a.example: [x]\nA.example: [y]", "line 2: duplicate name `a.example`"),
+        ("a: &x [b]\nc: [d, *x]", 'line 2: `c`: `["b"]` is not an agent id or a glob'),
+        ("a: [&x b, *x]", "line 1: aliases are not supported"),
+        ("a: [b c]", "line 1: `a`: `b c` is not an agent id or a glob"),
+        ("a: {b: c}", "line 1: `a`: is not a list of at most 1000 agents"),
+        ("a: " + "[" * 5000, "not YAML: "),
+        ("#" * 262_145, "larger than 262144 bytes"),
+        ("\ud800", "not YAML: "),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """With its line and its entry."""
+    path = tmp_path / "agents.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(FileError) as refused:
+        CallerAgents(path)
+    assert message.split("`[", maxsplit=1)[0] in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [AscendClient, AsyncAscendClient])
+async def test_the_client_speaks_tls(place: Place, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate of its own; after new files it uses them."""
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.0)
+    folder = place.agents.parent / "changing"
+    pair = write_pair(folder, place.authority, "nobody.example")
+    files = {"pdp_ca": str(pair.ca), "pdp_cert": str(pair.cert), "pdp_key": str(pair.key)}
+    client = kind("", AGENT, "Test", pdp_address=place.grpc, timeout=BOUND_SECONDS, **files)
+
+    async def decide() -> Any:
+        if isinstance(client, AscendClient):
+            return await asyncio.to_thread(client.evaluate_action, "api.read", "banking_api", risk_score=10)
+        return await client.evaluate_action("api.read", "banking_api", risk_score=10)
+
+    refused = await decide()
+    assert (refused.reason, refused.error_code) == ("PDP_UNAVAILABLE", "PERMISSION_DENIED")
+    write_pair(folder, place.authority, PAYER)
+    assert await decide()
+    if isinstance(client, AscendClient):
+        await asyncio.to_thread(client.close)
+    else:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"pdp_cert": "x", "pdp_key": "y"}, "`pdp_ca` is required with `pdp_cert` and `pdp_key`"),
+        ({"pdp_ca": "{ca}", "pdp_cert": "y"}, "`pdp_cert` and `pdp_key` are required together"),
+        ({"pdp_ca": "/nonexistent"}, "`pdp_ca`: cannot read: "),
+        ({"pdp_ca": "{key}"}, "`pdp_ca`: `{key}` holds no certificates of authorities in PEM"),
+        ({"pdp_ca": "{ca}", "pdp_cert": "{cert}", "pdp_key": "{ca}"}, "`pdp_cert`: `{cert}` and `{ca}` are not"),
+    ],
+)
+def test_wrong_files_of_the_client_are_named(
+    authority: trustme.CA, tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    """By the argument."""
+    pair = write_pair(tmp_path / "client", authority)
+    shown = {name: str(path) for name, path in pair._asdict().items()}
+    with pytest.raises(ValueError) as refused:
+        AscendClient("", AGENT, "Test", **{name: text.format(**shown) for name, text in files.items()})  # type: ignore[arg-type]
+    assert str(refused.value).startswith(message.format(**shown))
+
+
+async def test_the_command_line_speaks_tls(place: Place) -> None:
+    """`pdp evaluate` and `pdp explain`; without the files it is told that they are needed."""
+    action = (f"--target={place.grpc}", f"--agent={AGENT}", "--action=api.read", "--resource=banking_api", "--risk=10")
+    files = (f"--ca={place.payer.ca}", f"--cert={place.payer.cert}", f"--key={place.payer.key}")
+    evaluated, explained, plain = await asyncio.gather(
+        programs.run("pdp", "evaluate", *action, *files, "--json"),
+        programs.run("pdp", "explain", *action, *files),
+        programs.run("pdp", "evaluate", *action),
+    )
+    assert json.loads(evaluated.out)["outcome"] == "allow"
+    assert explained.out.startswith("allow")
+    assert (plain.code, plain.err) == (1, "pdp: UNAVAILABLE: it speaks TLS, which takes `--ca`\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"caller_agents": Path("/x")}, "`--caller-agents`: requires `--tls-client-ca`"),
+        ({"tls": Files(Path("/x"), Path("/y"))}, "`--tls-cert`: cannot read `/x`: No such file or directory"),
+    ],
+)
+async def test_a_sidecar_with_wrong_files_does_not_start(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """It names the setting."""
+    with pytest.raises(SettingsError) as refused:
+        async with sidecar(settings(tmp_path, "127.0.0.1:1", **changes)):
+            pass
+    assert str(refused.value) == message
