@@ -216,6 +216,61 @@ def dev(log_level: str, **given: Any) -> None:
     _run(lambda stop: development.run(stop, click.echo, **given))
 
 
+def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
+    """An option of the injector, which can also be given as `PDP_INJECTOR_…` in the environment."""
+    return option(name, envvar="PDP_INJECTOR_" + name.removeprefix("--").replace("-", "_").upper(), **how)
+
+
+@cli.command()
+@injector_option("--listen", default="0.0.0.0:8443", metavar="HOST:PORT", help="Where to take reviews, by HTTPS.")
+@injector_option("--tls-cert", required=True, type=FILE, help="Certificate of this server and its chain, in PEM.")
+@injector_option("--tls-key", required=True, type=FILE, help="Key of the certificate, in PEM.")
+@injector_option("--image", required=True, metavar="REF", help="Image of the sidecar.")
+@injector_option("--store", required=True, metavar="HOST:PORT", help="gRPC address of the registry store.")
+@injector_option("--key-secret", required=True, metavar="NAME", help="Secret with the sidecar's API key as `key`.")
+@injector_option("--store-ca-secret", metavar="NAME", help="Secret with the authority of the store as `ca.crt`.")
+@injector_option("--plaintext", is_flag=True, help="A mesh encrypts between sidecar and store.")
+@injector_option(
+    "--native",
+    default="auto",
+    type=click.Choice(("auto", "always", "never")),
+    help="Inject a native sidecar, or a container. auto: native if every node runs native sidecars.",
+)
+@injector_option("--agents-file", type=FILE, help="YAML: which service account may claim which agent ids.")
+@injector_option("--max-staleness", type=float, metavar="SECONDS", help="Handed to each sidecar.")
+@injector_option("--stale-mode", type=click.Choice(STALE_MODES), help="Handed to each sidecar.")
+@injector_option(
+    "--fail-mode",
+    default="closed",
+    type=click.Choice(("closed", "open")),
+    help="What a client does when its sidecar does not answer: refuse actions, or allow them.",
+)
+@injector_option(
+    "--resources", default="cpu=100m,memory=128Mi", metavar="cpu=…,memory=…", help="What a sidecar requests."
+)
+@injector_option(
+    "--resources-max", default="cpu=1,memory=512Mi", metavar="cpu=…,memory=…", help="What a pod may ask for at most."
+)
+@injector_option(
+    "--revision", default="default", metavar="NAME", help="Name of this configuration, for `pdp.dev/status`."
+)
+@injector_option("--log-level", default="info", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
+@injector_option(
+    "--log-format", default="plain", type=click.Choice(logs.FORMATS), help="Plain text, or one JSON object per line."
+)
+def injector(log_level: str, log_format: str, **given: Any) -> None:
+    """Run the admission webhook that adds the sidecar to pods."""
+    try:
+        from pdp.injector import app
+        from pdp.injector.settings import Settings as InjectorSettings
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"`{error.name}` is not installed: pip install 'agent-pdp[injector]'") from error
+
+    settings = InjectorSettings.from_text(**given)
+    logs.configure(log_level, log_format)
+    _run(lambda stop: app.serve(settings, stop))
+
+
 @cli.command()
 @action_options
 @option("--idempotency-key", default="", help="Requests with the same key and action count once.")
