@@ -59,7 +59,7 @@ def read_wishes(pod: Object, settings: SidecarSettings) -> Wishes:
         resources=Resources(cpu, memory),
         log_level=_log_level(given),
         metrics_port=_whole(given, METRICS_PORT, DEFAULT_METRICS_PORT, MIN_PORT, MAX_PORT),
-        drain_seconds=_whole(given, DRAIN, min(DEFAULT_DRAIN_SECONDS, grace), 0, min(MAX_DRAIN_SECONDS, grace)),
+        drain_seconds=_whole(given, DRAIN, min(DEFAULT_DRAIN_SECONDS, grace // 2), 0, min(MAX_DRAIN_SECONDS, grace)),
     )
 
 

@@ -2,12 +2,13 @@
 
 from pdp.core.fields import quote
 from pdp.injector import container
-from pdp.injector.patch import check_mounts
+from pdp.injector.patch import check_mounts, check_secrets
 from pdp.injector.pods import Container, Object, containers, member, members, text
+from pdp.injector.settings import SidecarSettings
 from pdp.injector.verdicts import Refusal, RefusedError, Result, Verdict, refused
 
 
-def guard(old: Object, new: Object) -> Verdict:
+def guard(old: Object, new: Object, settings: SidecarSettings) -> Verdict:
     """The verdict on an update of a pod; one that was never injected may change as it likes."""
     try:
         before = _sidecars(old)
@@ -17,7 +18,7 @@ def guard(old: Object, new: Object) -> Verdict:
                     Refusal.SIDECAR_CHANGED,
                     f"container `{container.NAME}`: only the injector sets it; delete the pod to get a new one",
                 )
-            _check_ephemeral(old, new)
+            _check_ephemeral(old, new, settings)
     except RefusedError as error:
         return refused(error)
     return Verdict(Result.UNCHANGED)
@@ -27,7 +28,7 @@ def _sidecars(pod: Object) -> list[Container]:
     return [one for one in containers(pod) if one.name == container.NAME]
 
 
-def _check_ephemeral(old: Object, new: Object) -> None:
+def _check_ephemeral(old: Object, new: Object, settings: SidecarSettings) -> None:
     there = members(member(old, "spec"), "ephemeralContainers")
     for index, value in enumerate(members(member(new, "spec"), "ephemeralContainers")):
         if value in there:
@@ -38,3 +39,4 @@ def _check_ephemeral(old: Object, new: Object) -> None:
                 Refusal.SIDECAR_TARGETED, f"ephemeral container {quote(one.name)}: `{container.NAME}` is not a target"
             )
         check_mounts(one)
+        check_secrets(one, settings)

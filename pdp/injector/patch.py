@@ -67,7 +67,8 @@ def _injected(
     _check_volumes(pod, settings)
     for one in others:
         check_mounts(one)
-        _check_environment(one, environment, settings)
+        _check_environment(one, environment)
+        check_secrets(one, settings)
         _check_ports(one, wishes)
     draft = Draft(pod)
     _add_volumes(draft, settings)
@@ -150,13 +151,18 @@ def _real(path: str) -> str:
     return normal.removeprefix("/var") if f"{normal}/".startswith("/var/run/") else normal
 
 
-def _check_environment(one: Container, environment: dict[str, str], settings: SidecarSettings) -> None:
+def _check_environment(one: Container, environment: dict[str, str]) -> None:
     for entry in members(one.value, "env"):
         name = text(entry, "name")
         if name in environment and entry != {"name": name, "value": environment[name]}:
             raise RefusedError(
                 Refusal.ENVIRONMENT_TAKEN, f"container {quote(one.name)}: the injector alone sets {quote(name)}"
             )
+
+
+def check_secrets(one: Container, settings: SidecarSettings) -> None:
+    """Refuse a container whose environment takes the sidecar's key."""
+    for entry in members(one.value, "env"):
         if text(member(member(entry, "valueFrom"), "secretKeyRef"), "name") == settings.key_secret:
             raise _secret_used(f"container {quote(one.name)}", settings)
     for source in members(one.value, "envFrom"):

@@ -90,7 +90,7 @@ def judge(
     if review.creates_pod and review.pod is not None and namespace.name:
         return inject(review.pod, namespace, settings, claims, native=native)
     if review.updates_pod and review.pod is not None and review.old is not None:
-        return guard(review.old, review.pod)
+        return guard(review.old, review.pod, settings)
     what = f"{review.operation} of {'/'.join(filter(None, (review.resource, review.subresource)))}"
     return refused(
         RefusedError(Refusal.UNEXPECTED_REVIEW, f"the injector does not judge {quote(what)}, or the pod is missing")
