@@ -28,9 +28,10 @@ from pdp.endpoints.listeners import bound, http_listener
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
 from pdp.serving import calls, lag
-from pdp.serving.addresses import bound_address
+from pdp.serving.addresses import Address, bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
+from pdp.serving.monitoring import port
 from pdp.serving.tls import diagnosis
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloaded import FileError
@@ -83,6 +84,7 @@ class Sidecar(NamedTuple):
     tasks: tuple[asyncio.Task[None], ...]
     ready: asyncio.Event
     reached: Callable[[int], Awaitable[None]]
+    metrics_address: str | None = None
 
     @property
     def grpc_address(self) -> str:
@@ -110,6 +112,8 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             mode=settings.socket_mode,
         )
         addresses = [stack.enter_context(listening(address)) for address in settings.listen]
+        # Before the data is loaded, so that it answers until the decision log is sent.
+        metrics_address = await stack.enter_async_context(_monitoring(settings.metrics, program))
         await program.start_from_disk()
         tasks = await stack.enter_async_context(program.tasks())
         limits = Limits(share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4))
@@ -123,7 +127,22 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         context = None if certificates is None else certificates.context
         await stack.enter_async_context(serving(app, listener, limits, tls=context))
         await stack.enter_async_context(program.serving(server))
-        yield Sidecar(tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached)
+        yield Sidecar(
+            tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached, metrics_address
+        )
+
+
+@asynccontextmanager
+async def _monitoring(address: Address | None, program: "_Program") -> AsyncIterator[str | None]:
+    """Serves metrics and probes on `--metrics`, if it is given; its actual address."""
+    if address is None:
+        yield None
+        return
+    with http_listener("--metrics", address) as listener:
+        probes = http.Probes(program.service, program.not_ready)
+        app = port.application(program.metrics.text, probes.alive, probes.ready)
+        async with port.monitoring(app, listener) as actual:
+            yield actual
 
 
 @asynccontextmanager
@@ -179,6 +198,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             sidecar.http_address,
             extra={"grpc": sidecar.grpc_addresses, "http": sidecar.http_address},
         )
+        if sidecar.metrics_address is not None:
+            logger.info("serving metrics and probes on %s", sidecar.metrics_address)
         await until(stop, sidecar.tasks)
         logger.info("stopping")
 

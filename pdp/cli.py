@@ -140,6 +140,11 @@ def cli() -> None:
 @option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
 @option("--socket-mode", default="0660", metavar="OCTAL", help="Mode of the Unix socket.")
 @option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Where to serve metrics and probes alone, beside `--http`; in clear on any address.",
+)
+@option(
     "--http-hosts",
     metavar="NAME,…",
     help="Host names that HTTP requests may use, in addition to IP addresses and localhost.",

@@ -68,6 +68,7 @@ class Settings:
     `plaintext` lets it use addresses beyond this host. `key_file` may be left out if `store_tls` has a certificate.
     `socket_mode` is the mode of its Unix sockets. `caller_agents` is a file that says which agents the names in client
     certificates may ask for.
+    `metrics` is an address for metrics and probes alone, which `http` has too.
     `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
@@ -92,12 +93,15 @@ class Settings:
     plaintext: bool = False
     socket_mode: int = SOCKET_MODE
     caller_agents: Path | None = None
+    metrics: Address | None = None
 
     def __post_init__(self) -> None:
         if not self.listen:
             raise SettingsError("--listen", "at least one unix:PATH or HOST:PORT is required")
         if len(set(self.listen)) != len(self.listen):
             raise SettingsError("--listen", "duplicate address")
+        if self.metrics is not None and self.metrics.port and self.metrics in (self.http, *self.listen):
+            raise SettingsError("--metrics", f"`{self.metrics}` is the address of another listener")
         if not 0 <= self.drain_seconds <= 3600:
             raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
         if not MIN_LOG_BYTES <= self.log_bytes <= MAX_LOG_BYTES:
@@ -165,6 +169,7 @@ class Settings:
         plaintext: bool = False,
         socket_mode: str = f"{SOCKET_MODE:04o}",
         caller_agents: Path | None = None,
+        metrics: str | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -189,6 +194,7 @@ class Settings:
             plaintext=plaintext,
             socket_mode=_mode(socket_mode),
             caller_agents=caller_agents,
+            metrics=None if metrics is None else host_and_port("--metrics", metrics),
         )
 
 

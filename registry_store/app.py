@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
+from pdp.serving.monitoring import port
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.reloading import ServerCertificates
@@ -41,6 +43,7 @@ from registry_store.journal.activity import Actor
 from registry_store.metrics import Metrics
 from registry_store.offline import OfflineWatch
 from registry_store.rest.application import application
+from registry_store.rest.resources import operations
 from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
 from registry_store.rpc.reports import DecisionReports
@@ -73,6 +76,7 @@ class RunningStore:
 
     http_address: str
     grpc_address: str
+    metrics_address: str | None
     _store: Store
 
     async def create_key(self, role: str, name: str) -> str:
@@ -103,8 +107,9 @@ async def running(
         store = await _store(settings, database, routes)
         store.after_change = after_change
         # Before anything is started that would have to be stopped again; gRPC itself reports less than this does.
-        for flag, text in (("--http", settings.http), ("--grpc", settings.grpc)):
-            _listener(flag, text).close()
+        for flag, text in (("--http", settings.http), ("--grpc", settings.grpc), ("--metrics", settings.metrics)):
+            if text is not None:
+                _listener(flag, text).close()
         _watch(store)
         streams = OpenStreams(store)
         sync = RegistrySync(store, streams, pace)
@@ -127,6 +132,7 @@ async def running(
             await stack.enter_async_context(_background(store.notifications.run()))
         store.sidecar_names = await stack.enter_async_context(_sidecar_names(settings.sidecar_names))
         certificates = await stack.enter_async_context(_certificates(files, store.metrics))
+        metrics_address = await stack.enter_async_context(_monitoring(store))
         grpc_address = await stack.enter_async_context(
             _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()], certificates)
         )
@@ -135,7 +141,7 @@ async def running(
         stack.callback(store.approval_feed.close)
         store.ready = True
         try:
-            yield RunningStore(http_address, grpc_address, store)
+            yield RunningStore(http_address, grpc_address, metrics_address, store)
         finally:
             store.ready = False
 
@@ -294,6 +300,17 @@ async def _http(store: Store, certificates: ServerCertificates | None) -> AsyncI
     if certificates is not None:
         context = certificates.listener(client_certs=not store.settings.http_without_client_cert)
     async with serving(application(store), listener, limits, proxy_headers=True, tls=context):
+        yield address
+
+
+@asynccontextmanager
+async def _monitoring(store: Store) -> AsyncIterator[str | None]:
+    """Serves metrics and probes on `--metrics`, if it is given; its actual address."""
+    if store.settings.metrics is None:
+        yield None
+        return
+    app = port.application(store.metrics.text, operations.alive, partial(operations.readiness, store))
+    async with port.monitoring(app, _listener("--metrics", store.settings.metrics)) as address:
         yield address
 
 

@@ -62,6 +62,8 @@ class Settings:
     sidecar_silent_after: int = 300
     """Seconds that a sidecar may be silent, before an alert tells of it."""
     drain_seconds: float = 5.0
+    metrics: str | None = None
+    """HOST:PORT for metrics and probes alone, which `http` has too."""
     escalation_team: str = ""
     """The group of keys that decides on escalations for which neither the policy nor the agent names a team."""
     approver_mfa: bool = False

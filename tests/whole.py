@@ -70,6 +70,7 @@ class Central(NamedTuple):
     rest: Http
     grpc_address: str
     key_file: Path
+    metrics_address: str | None = None
 
 
 class Beside:
@@ -112,18 +113,17 @@ class Beside:
 
 
 @asynccontextmanager
-async def store(folder: Path, grpc_address: str = "127.0.0.1:0") -> AsyncIterator[Central]:
+async def store(folder: Path, grpc_address: str = "127.0.0.1:0", **changes: Any) -> AsyncIterator[Central]:
     """A store on the database in `folder`, at which registrations are active at once."""
-    settings = StoreSettings(
-        database=f"sqlite:///{folder / 'registry.db'}", http="127.0.0.1:0", grpc=grpc_address, auto_activate=True
-    )
+    values = {"database": f"sqlite:///{folder / 'registry.db'}", "http": "127.0.0.1:0", "auto_activate": True}
+    settings = StoreSettings(**(values | {"grpc": grpc_address} | changes))
     async with registry_store.app.running(settings, PATIENT) as running:
         key_file = folder / "sidecar.key"
         key_file.touch(0o600)
         key_file.write_text(await running.create_key("sidecar", "test"))
         rest = Http(running.http_address, await running.create_key("admin", "test"))
         try:
-            yield Central(rest, running.grpc_address, key_file)
+            yield Central(rest, running.grpc_address, key_file, running.metrics_address)
         finally:
             rest.close()
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection
 from math import ceil
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -86,17 +87,15 @@ def application(
         return html_answer(pages.docs)
 
     async def exposition(_request: Request) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def alive(_request: Request) -> Response:
-        return _json({"status": "alive"})
+        return probes.alive()
 
     async def ready(_request: Request) -> Response:
-        reason = not_ready()
-        if reason is not None:
-            return _json({"status": reason}, 503)
-        return _json({"status": "ready"} | service.registry())
+        return probes.ready()
 
+    probes = Probes(service, not_ready)
     waiting = Places(max_waiting, "calls wait for approvals over HTTP already")
     answers = JsonAnswers(service)
     calls = connect.Connect(service, metrics, waiting)
@@ -120,6 +119,25 @@ def application(
         await app(scope, receive, send)
 
     return OwnOrigins(by_path, hosts)
+
+
+class Probes:
+    """The answers of `/healthz` and `/readyz`; `not_ready` says why a sidecar should get no traffic, else None."""
+
+    def __init__(self, service: DecisionService, not_ready: Callable[[], str | None]) -> None:
+        self._service = service
+        self._not_ready = not_ready
+
+    def alive(self) -> Response:
+        """The process answers."""
+        return _json({"status": "alive"})
+
+    def ready(self) -> Response:
+        """Whether the sidecar decides, and how fresh its data is."""
+        reason = self._not_ready()
+        if reason is not None:
+            return _json({"status": reason}, 503)
+        return _json({"status": "ready"} | self._service.registry())
 
 
 def _strict(answer: Endpoint, *known: str) -> Endpoint:

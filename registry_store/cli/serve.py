@@ -36,6 +36,11 @@ MAX_SECONDS = 7 * 86_400
 @option("--sidecar-names", type=file(), help="YAML file: the sidecars that need no key, by names in certificates.")
 @option("--http-without-client-cert", is_flag=True, help="Callers of REST and the pages need no client certificate.")
 @option("--plaintext", is_flag=True, help="A mesh encrypts: allow addresses beyond this host without TLS.")
+@option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Where to serve metrics and probes alone, beside `--http`; in clear on any address.",
+)
 @option("--auto-activate", is_flag=True, help="Activate agents at registration; for development.")
 @PEPPER_FILE
 @option(
@@ -167,12 +172,15 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as store:
         gc.freeze()  # else each full collection traverses all that was imported, and holds up every caller for 0.1 s
-        click.echo(f"registry-store: http {store.http_address} grpc {store.grpc_address}")
+        metrics = "" if store.metrics_address is None else f" metrics {store.metrics_address}"
+        click.echo(f"registry-store: http {store.http_address} grpc {store.grpc_address}{metrics}")
         logger.info(
             "listening for HTTP on %s, for gRPC on %s",
             store.http_address,
             store.grpc_address,
             extra={"http": store.http_address, "grpc": store.grpc_address},
         )
+        if store.metrics_address is not None:
+            logger.info("serving metrics and probes on %s", store.metrics_address)
         await stop.wait()
         logger.info("stopping")

@@ -59,6 +59,8 @@ def test_one_of_three_subscriptions_is_given(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"metrics": "9090"}, "`--metrics`: `9090` is not HOST:PORT"),
+        ({"metrics": "[::1]:8181"}, "`--metrics`: `[::1]:8181` is the address of another listener"),
         ({"store": "store"}, "`--store`: `store` is not HOST:PORT"),
         ({"store": "store:0"}, "`--store`: port `0` is not within 1 to 65535"),
         ({"store": "unix:/x"}, "`--store`: `unix:/x` is not HOST:PORT"),

@@ -1,0 +1,1 @@
+"""What a program shows to those who watch it."""
