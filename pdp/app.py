@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from pdp.callers.callers import Callers
 from pdp.core.fields import quote_path
 from pdp.core.model import Now, Source
+from pdp.counters import gauges
 from pdp.counters.writer import CountersWriter
 from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
@@ -417,6 +418,22 @@ class _Program:
             "pdp_clock_offset_seconds",
             "How far the store's clock is ahead of this one; NaN until it is known",
             lambda: self._subscriber.store_clock.offset,
+        )
+        self.metrics.watch(
+            "pdp_stale",
+            "1 while the registry data is older than --max-staleness",
+            lambda: float(holder.current is not None and holder.stale(now().boot) is not None),
+        )
+        self.metrics.watch("pdp_ready", "1 while the sidecar should get traffic", lambda: self.not_ready() is None)
+        self.metrics.watch(
+            "pdp_approval_waits", "Calls that wait for an approval", lambda: self.service.approvals.waiting
+        )
+        gauges.watch(
+            self.metrics,
+            self._counters.counters,
+            self._settings.subscription.agents,
+            lambda: holder.current.agents if holder.current else {},
+            now,
         )
         self._spool.watch(self.metrics)
         self._counters.watch(self.metrics)

@@ -138,6 +138,10 @@ class DecisionPoint:
         result = self._decide_or_block(state, request, now, approving)
         seconds, answer = perf_counter() - started, result.answer
         self._metrics.decided(request.action.agent_id, answer.outcome, answer.reason, seconds)
+        if (decision := result.decision) is not None and (decision.policy is not None or decision.shadow):
+            self._metrics.policies.add(decision)
+        if result.cost_micros:
+            self._metrics.charged(request.action.agent_id, result.cost_micros)
         entry = Entry(
             request.action,
             answer,
@@ -286,7 +290,7 @@ class DecisionPoint:
         if use is not None:
             _attach_use(answer, decision, use)
         opens = None if question is None else self._attach_approval(answer, decision, question, now, approving.pending)
-        return _Result(answer, agent, 0 if request.dry_run else decision.cost_micros, opens)
+        return _Result(answer, agent, 0 if request.dry_run else decision.cost_micros, opens, "", decision)
 
     def _attach_approval(
         self, answer: pb.EvaluateResponse, decision: Decision, question: Question, now: Now, pending: Pending | None
@@ -323,13 +327,17 @@ class DecisionPoint:
 
 
 class _Result(NamedTuple):
-    """An answer, its agent, its cost, the approval that it opens, and the id of the record if it is a repeat."""
+    """An answer, its agent, its cost, the approval that it opens, and the id of the record if it is a repeat.
+
+    `decision` is what was decided about a registered agent just now.
+    """
 
     answer: pb.EvaluateResponse
     agent: CompiledAgent | None = None
     cost_micros: int = 0
     opens: Opens | None = None
     repeat_id: str = ""
+    decision: Decision | None = None
 
 
 _NO_USAGE = Usage()

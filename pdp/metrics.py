@@ -11,18 +11,26 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from pdp.core.action import FIELDS, REPORT, REQUEST
+from pdp.core.compile import CompiledPolicy
+from pdp.core.decision import Decision
 from pdp.core.model import Outcome, Reason
 from pdp.serving import lag
+from pdp.serving.monitoring.certificates import Certificates
 
 DURATION_BUCKETS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
 )  # fmt: skip
 SYNC_STATES = ("disconnected", "catching_up", "live")
 REQUEST_FIELDS = FIELDS.keys() | REQUEST.keys() | REPORT.keys()
+MAX_POLICIES = 500
+"""Policies that have counters of their own, the first that decide; the others share one, whose labels are `other`."""
+OTHER = "other"
 _REASONS = max(Reason) + 1
+_OUTCOMES = max(Outcome) + 1
 
 
 class InFlight:
@@ -38,6 +46,57 @@ class InFlight:
         self.value -= 1
 
 
+class _Row:
+    """The counts of one policy: `decided` by outcome, `shadow` by verdict and outcome."""
+
+    __slots__ = ("decided", "name", "shadow")
+
+    def __init__(self) -> None:
+        self.name = OTHER
+        self.decided = [0] * _OUTCOMES
+        self.shadow = [0] * _OUTCOMES**2
+
+
+class PolicyCounts:
+    """How often each policy decided, and what shadow policies would have done; a policy keeps its first name here."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+        self._others = _Row()
+
+    def add(self, decision: Decision) -> None:
+        """Counts the policy that decided, if one did, and each shadow policy that held."""
+        if (policy := decision.policy) is not None:
+            (self._rows.get(policy.policy_id) or self._row(policy)).decided[decision.outcome] += 1
+        for policy in decision.shadow:
+            row = self._rows.get(policy.policy_id) or self._row(policy)
+            row.shadow[policy.outcome * _OUTCOMES + decision.outcome] += 1
+
+    def families(self) -> Iterator[Metric]:
+        """The counters, for prometheus_client."""
+        labels = ["policy_id", "policy", "outcome"]
+        decided = CounterMetricFamily("pdp_policy_decisions", "Decisions that a policy made", labels=labels)
+        shadow = CounterMetricFamily(
+            "pdp_shadow_decisions", "What shadow policies would have decided (verdict)", labels=[*labels, "verdict"]
+        )
+        for policy_id, row in [*self._rows.items(), (OTHER, self._others)]:
+            for outcome, count in enumerate(row.decided):
+                if count:
+                    decided.add_metric([policy_id, row.name, _lower(outcome)], count)
+            for index, count in enumerate(row.shadow):
+                if count:
+                    verdict, outcome = divmod(index, _OUTCOMES)
+                    shadow.add_metric([policy_id, row.name, _lower(outcome), _lower(verdict)], count)
+        yield from (decided, shadow)
+
+    def _row(self, policy: CompiledPolicy) -> _Row:
+        if len(self._rows) >= MAX_POLICIES:
+            return self._others
+        row = self._rows[policy.policy_id] = _Row()
+        row.name = policy.policy_name
+        return row
+
+
 class Metrics(Collector):
     """The metrics of one sidecar; `agents` are those it is subscribed to by name, and only they become labels."""
 
@@ -48,8 +107,14 @@ class Metrics(Collector):
         self._decided = {agent_id: _counts() for agent_id in self._agents}
         self._buckets = [0] * (len(DURATION_BUCKETS) + 1)
         self._seconds = 0.0
+        self._unnamed_micros = 0
+        self._micros = dict.fromkeys(self._agents, 0)
+        self.policies = PolicyCounts()
         self._totals: list[tuple[str, str, Callable[[], float]]] = []
+        self._families: list[Callable[[], Iterator[Metric]]] = []
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.certificates = Certificates("pdp", self.registry)
         self._malformed = self._counter("pdp_malformed_requests", "Requests refused as malformed", ["field"])
         self._unavailable = self._counter("pdp_unavailable", "Requests refused for want of registry data")
         self._internal_errors = self._counter("pdp_internal_errors", "Decisions that failed, and so blocked")
@@ -78,6 +143,13 @@ class Metrics(Collector):
         self._decided.get(agent_id, self._unnamed)[outcome * _REASONS + reason] += 1
         self._buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._seconds += seconds
+
+    def charged(self, agent_id: str, micros: int) -> None:
+        """Counts the cost that a decision charged, in micro-dollars."""
+        if agent_id in self._micros:
+            self._micros[agent_id] += micros
+        else:
+            self._unnamed_micros += micros
 
     def refused(self, field: str) -> None:
         """Counts one malformed request, by the top field that is wrong."""
@@ -132,6 +204,10 @@ class Metrics(Collector):
         """Makes a counter that `read`, which never goes down, answers at each scrape."""
         self._totals.append((name, about, read))
 
+    def watch_families(self, read: Callable[[], Iterator[Metric]]) -> None:
+        """Makes the metrics that `read` answers at each scrape; only named agents may be labels."""
+        self._families.append(read)
+
     def text(self) -> bytes:
         """The exposition that Prometheus scrapes."""
         return generate_latest(self.registry)
@@ -141,6 +217,10 @@ class Metrics(Collector):
         yield self._decisions()
         yield self._refusals()
         yield self._durations()
+        yield self._charges()
+        yield from self.policies.families()
+        for families in self._families:
+            yield from families()
         yield GaugeMetricFamily("pdp_decisions_in_flight", "Decisions being made", value=self.in_flight.value)
         for name, about, read in self._totals:
             yield CounterMetricFamily(name, about, value=read())
@@ -155,7 +235,7 @@ class Metrics(Collector):
             for index, count in enumerate(counts):
                 if count:
                     outcome, reason = divmod(index, _REASONS)
-                    values = [Outcome(outcome).name.lower(), Reason(reason).name]
+                    values = [_lower(outcome), Reason(reason).name]
                     family.add_metric(values + ([agent_id] if self._agents else []), count)
         return family
 
@@ -164,6 +244,16 @@ class Metrics(Collector):
         for limit, reason in (("rate", Reason.RATE_LIMIT_EXCEEDED), ("budget", Reason.BUDGET_EXCEEDED)):
             index = Outcome.BLOCK * _REASONS + reason
             family.add_metric([limit], sum(counts[index] for counts in [self._unnamed, *self._decided.values()]))
+        return family
+
+    def _charges(self) -> Metric:
+        labels = ["agent_id"] if self._agents else []
+        family = CounterMetricFamily(
+            "pdp_charged_usd", "Estimated cost of the actions that were allowed", labels=labels
+        )
+        family.add_metric([""] if self._agents else [], self._unnamed_micros / 1e6)
+        for agent_id, micros in self._micros.items():
+            family.add_metric([agent_id], micros / 1e6)
         return family
 
     def _durations(self) -> Metric:
@@ -175,6 +265,10 @@ class Metrics(Collector):
             buckets.append((bound, total))
         family.add_metric([], buckets, self._seconds)
         return family
+
+
+def _lower(outcome: int) -> str:
+    return Outcome(outcome).name.lower()
 
 
 def _counts() -> list[int]:

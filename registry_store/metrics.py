@@ -1,13 +1,18 @@
 """Every metric of the store."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
 
 from pdp.serving import lag
+from pdp.serving.monitoring.certificates import Certificates
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+WAITS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 86_400)
+"""Seconds that people take to decide; a policy gives them up to a week."""
 
 
 class Metrics:
@@ -15,6 +20,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.certificates = Certificates("registry_store", self.registry)
         self.requests = Counter(
             "registry_store_http_requests_total",
             "HTTP requests by method, route and status.",
@@ -95,6 +102,24 @@ class Metrics:
         self.approvals_pending = Gauge(
             "registry_store_approvals_pending", "Approvals that wait for a person.", registry=self.registry
         )
+        self.approvals_oldest_pending = Gauge(
+            "registry_store_approvals_oldest_pending_seconds",
+            "For how long the oldest pending approval has waited; 0 without one.",
+            registry=self.registry,
+        )
+        self.approval_wait = Histogram(
+            "registry_store_approval_wait_seconds",
+            "How long approvals waited for people, by the state that ended the wait.",
+            ["state"],
+            buckets=WAITS,
+            registry=self.registry,
+        )
+        self.alerts = Counter(
+            "registry_store_alerts_total",
+            "Alerts by kind, counted by the store that first handed them to a channel, also where there is none.",
+            ["kind"],
+            registry=self.registry,
+        )
         self.alerts_sent = Counter(
             "registry_store_alerts_sent_total",
             "Alerts that a receiver accepted, by channel.",
@@ -115,6 +140,12 @@ class Metrics:
         )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
+
+    def approval_ended(self, state: str, waited: timedelta | None) -> None:
+        """Counts one approval that people decided or that expired; None: it had not `waited` for people any more."""
+        self.approvals.labels(state).inc()
+        if waited is not None:
+            self.approval_wait.labels(state).observe(waited.total_seconds())
 
     def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
         """Registers a gauge whose value is `read()` at each scrape."""

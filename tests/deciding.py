@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -123,10 +123,10 @@ class People:
 class Bench:
     """A decision service with records, clocks and approvals from the test, and a log that the test can read."""
 
-    def __init__(self, spool: Spool | None = None) -> None:
+    def __init__(self, spool: Spool | None = None, agents: Sequence[str] = ()) -> None:
         self.now = Now(NOON, 1_000_000.0)
         self.holder = Holder()
-        self.metrics = Metrics()
+        self.metrics = Metrics(agents)
         self.log = Kept()
         self.people = People()
         self.service = DecisionService(self.holder, self.metrics, lambda: self.now, spool or self.log, self.people)

@@ -173,6 +173,8 @@ class Spool:
         gauges: list[Reading] = [
             ("pdp_spool_records", "Decisions that the store has not acknowledged", self._depth),
             ("pdp_spool_bytes", "Size of the decision log on disk in bytes", lambda: self._size.bytes),
+            ("pdp_spool_limit_bytes", "Maximum size of the decision log on disk in bytes", lambda: self._log.max_bytes),
+            ("pdp_spool_full", "1 while decisions are refused because the log is full", lambda: float(self.full)),
         ]
         totals: list[Reading] = [
             ("pdp_decisions_logged", "Records written to the decision log", lambda: self.logged),

@@ -135,6 +135,8 @@ class Delivery:
             self._attempts.failed(error)  # when its lease ends, the alert is claimed again
 
     async def _deliver(self, alert: Alert) -> None:
+        if alert.attempts == 1:
+            self._metrics.alerts.labels(alert.kind).inc()
         targets, now = await self._targets(alert), self._clock()
         untold = [target for target in targets if not outbox.was_told(alert, target.to, now)]
         results = await asyncio.gather(*(self._send(alert, target) for target in untold))

@@ -1,6 +1,6 @@
 """Expiry of approvals: a periodic task ends overdue approvals within about a second, in small batches."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from registry_store.approvals import approvals, lists
@@ -25,18 +25,21 @@ async def run(database: Database, metrics: Metrics) -> None:
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:
     """End the approvals that are overdue at `now`, and set the metric of pending ones."""
     async with database.reading() as session:
-        metrics.approvals_pending.set(await lists.count_pending(session, now))
+        count, oldest = await lists.pending(session, now)
         overdue = await lists.overdue(session, now, 1)
+    metrics.approvals_pending.set(count)
+    metrics.approvals_oldest_pending.set((now - oldest).total_seconds() if oldest is not None else 0)
     while overdue:  # take the writers' lock only if there is something to mark
         ended, expired = await retried(_mark, database, now)
-        metrics.approvals.labels(ApprovalState.EXPIRED.value).inc(expired)
+        for waited in expired:
+            metrics.approval_ended(ApprovalState.EXPIRED.value, waited)
         if ended < BATCH:
             return
 
 
-async def _mark(database: Database, now: datetime) -> tuple[int, int]:
-    """End a batch of overdue approvals; how many there were, and how many of them expired."""
+async def _mark(database: Database, now: datetime) -> tuple[int, list[timedelta | None]]:
+    """End a batch of overdue approvals; how many there were, and how long each that expired had waited for people."""
     async with database.writing() as session:
         overdue = await lists.overdue(session, now, BATCH)
         expired = await approvals.end_overdue(session, overdue, Actor("system", "system", now))
-    return len(overdue), len(expired)
+    return len(overdue), [None if one.decided_at else now - one.requested_at for one in expired]

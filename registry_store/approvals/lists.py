@@ -70,10 +70,11 @@ async def overdue(session: AsyncSession, now: datetime, maximum: int) -> Sequenc
     return (await session.scalars(rows)).all()
 
 
-async def count_pending(session: AsyncSession, now: datetime) -> int:
-    """The number of pending approvals."""
-    pending = select(func.count()).select_from(Approval).where(_is(ApprovalState.PENDING, now))
-    return await session.scalar(pending) or 0
+async def pending(session: AsyncSession, now: datetime) -> tuple[int, datetime | None]:
+    """The number of pending approvals, and when the oldest of them was requested."""
+    found = select(func.count(), func.min(Approval.requested_at)).where(_is(ApprovalState.PENDING, now))
+    count, oldest = (await session.execute(found)).one()
+    return count, oldest
 
 
 def _conditions(session: AsyncSession, wanted: Filter, now: datetime) -> list[ColumnElement[bool]]:

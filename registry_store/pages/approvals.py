@@ -76,7 +76,7 @@ async def _decide(request: Request, approval_id: str, person: Person, verdict: V
             approver_mfa=store.settings.approver_mfa,
         )
     if approval.status != ApprovalState.PENDING.value:
-        store.metrics.approvals.labels(approval.status).inc()
+        store.metrics.approval_ended(approval.status, actor.at - approval.requested_at)
 
 
 async def _approval_page(

@@ -1,10 +1,22 @@
 """The metrics that Prometheus reads match what happened."""
 
+from typing import Any
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pdp import wire
+from pdp.core.action import Action
+from pdp.core.compile import CompiledPolicy
+from pdp.core.decision import Decision
+from pdp.core.localtime import local_time
 from pdp.core.model import Outcome, Reason
-from pdp.metrics import DURATION_BUCKETS, Metrics
+from pdp.counters import gauges
+from pdp.counters.counters import Counters
+from pdp.metrics import DURATION_BUCKETS, MAX_POLICIES, OTHER, Metrics, PolicyCounts
+from tests.core.records import policy_record
+from tests.deciding import Bench
+from tests.given import agent
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -106,3 +118,96 @@ def test_two_sidecars_in_one_process_count_apart() -> None:
     one.unavailable()
     assert decisions(other) == {}
     assert samples(other)["pdp_unavailable_total", ()] == 0
+
+
+def test_policies_are_counted_by_what_was_decided_and_shadow_policies_by_what_they_would_have_done() -> None:
+    """A dry run counts as in the other decisions; a repeat under an idempotency key and an explanation do not."""
+    bench = Bench()
+    deciding = policy("pol-decides", "allow", priority=2)
+    bench.put(agent("agent-a", policies=[deciding, policy("pol-shadow", "block", mode="shadow")]))
+    request = wire.Request(Action("agent-a", "api.read", "ledger"), idempotency_key="once")
+    for _ in range(2):
+        bench.service.point.evaluate(request)
+    bench.service.point.evaluate(wire.Request(request.action, dry_run=True))
+    bench.service.point.evaluation(request.action)
+    found = samples(bench.metrics)
+    named = (("outcome", "allow"), ("policy", "decides"), ("policy_id", "pol-decides"))
+    assert found["pdp_policy_decisions_total", named] == 2
+    shadow = (("outcome", "allow"), ("policy", "shadow"), ("policy_id", "pol-shadow"), ("verdict", "block"))
+    assert found["pdp_shadow_decisions_total", shadow] == 2
+    assert sum(decisions(bench.metrics).values()) == 3
+
+
+def test_policies_beyond_a_number_share_one_counter() -> None:
+    """Whoever writes policies cannot fill the memory of a sidecar or of Prometheus; known ones count on."""
+    counts = PolicyCounts()
+    compiled = [
+        CompiledPolicy(policy_record(policy_id=f"pol-{n}", policy_name=f"n{n}")) for n in range(MAX_POLICIES + 5)
+    ]
+    for _ in range(2):
+        for one in compiled:
+            counts.add(Decision(Outcome.ALLOW, Reason.POLICY_MATCHED, policy=one, shadow=(one,)))
+    for family in counts.families():
+        by_policy = {sample.labels["policy_id"]: sample.value for sample in family.samples}
+        assert len(by_policy) == MAX_POLICIES + 1
+        assert (by_policy["pol-0"], by_policy[OTHER]) == (2, 10)
+
+
+def test_what_was_charged_is_counted_in_dollars() -> None:
+    """By agent where agents are named; the empty label is that of all others."""
+    bench = Bench(agents=["agent-a"])
+    bench.put(agent("agent-a"), agent("agent-b"))
+    for agent_id, cost in (("agent-a", 1_250_000), ("agent-b", 500_000), ("agent-a", 0)):
+        action = Action(agent_id, "api.read", "ledger", risk_score=1, estimated_cost_micros=cost)
+        bench.service.point.evaluate(wire.Request(action))
+        bench.service.point.evaluate(wire.Request(action, dry_run=True))
+    found = samples(bench.metrics)
+    assert found["pdp_charged_usd_total", (("agent_id", "agent-a"),)] == 1.25
+    assert found["pdp_charged_usd_total", (("agent_id", ""),)] == 0.5
+
+
+def test_named_agents_show_what_is_left_of_their_limits_and_budgets() -> None:
+    """Read at the scrape, of agents that the registry holds; a limit that is not set has no sample."""
+    bench, metrics, counters = Bench(), Metrics(["agent-a", "agent-gone"]), Counters()
+    limits = {"max_actions_per_minute": 5, "max_actions_per_hour": None, "max_actions_per_day": None}
+    bench.put(agent("agent-a", max_daily_budget_usd="2.5", **limits), agent("agent-b", max_daily_budget_usd="9"))
+    held = bench.holder.current
+    assert held is not None
+    gauges.watch(metrics, counters, ["agent-a", "agent-gone"], lambda: held.agents, lambda: bench.now)
+    usage = counters.of("agent-a", "UTC", bench.now.boot)
+    usage.count(bench.now.boot, 2)
+    usage.spend(local_time("UTC", bench.now.wall).day, 750_000)
+    found = samples(metrics)
+    shown = {key: value for key, value in found.items() if key[0].startswith(("pdp_rate_limit", "pdp_budget"))}
+    assert shown == {
+        ("pdp_rate_limit_remaining", (("agent_id", "agent-a"), ("window", "minute"))): 3,
+        ("pdp_budget_spent_usd", (("agent_id", "agent-a"),)): 0.75,
+        ("pdp_budget_limit_usd", (("agent_id", "agent-a"),)): 2.5,
+    }
+    bench.pass_seconds(86_400)
+    assert samples(metrics)["pdp_budget_spent_usd", (("agent_id", "agent-a"),)] == 0
+
+
+def test_unknown_spend_shows_as_the_whole_budget() -> None:
+    """After the loss of the counters every budget counts as spent."""
+    bench, metrics = Bench(), Metrics(["agent-a"])
+    bench.put(agent("agent-a", max_daily_budget_usd="2.5"))
+    held = bench.holder.current
+    assert held is not None
+    gauges.watch(metrics, Counters(lost_until=bench.now), ["agent-a"], lambda: held.agents, lambda: bench.now)
+    assert samples(metrics)["pdp_budget_spent_usd", (("agent_id", "agent-a"),)] == 2.5
+
+
+def test_the_process_is_measured_and_its_certificates_too() -> None:
+    """A certificate is read at each scrape, because it is renewed while the process runs."""
+    metrics, expiries = Metrics(), iter([100.0, 200.0])
+    assert samples(metrics)["process_resident_memory_bytes", ()] > 1 << 20
+    metrics.certificates.watch("server", lambda: next(expiries))
+    key = ("pdp_certificate_expiry_timestamp_seconds", (("certificate", "server"),))
+    assert [samples(metrics)[key] for _ in range(2)] == [100, 200]
+
+
+def policy(policy_id: str, action: str, **fields: Any) -> dict[str, Any]:
+    """An agent's policy that always holds, as the store sends it."""
+    described = {"policy_id": policy_id, "policy_name": policy_id.removeprefix("pol-"), "policy_action": action}
+    return described | {"conditions": {}, "created_at": "2026-01-01T00:00:00.000000Z"} | fields

@@ -111,7 +111,7 @@ async def _decide(request: Request, approval_id: str, caller: Caller, verdict: V
             session, approval, verdict, caller, actor, comment=comment, approver_mfa=store.settings.approver_mfa
         )
     if approval.status != ApprovalState.PENDING.value:
-        store.metrics.approvals.labels(approval.status).inc()
+        store.metrics.approval_ended(approval.status, actor.at - approval.requested_at)
     return answer(_document(approval, actor.at))
 
 

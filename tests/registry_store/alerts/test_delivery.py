@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -165,10 +166,15 @@ async def test_metrics_count_what_is_sent_and_what_fails(database: Database, clo
     routes, metrics = Log(one=["a", "b"]), Metrics()
     routes.failing.add("b")
     await raised(database, clock)
-    await Delivery(database, routes, metrics, clock).send_due()
+    sending = Delivery(database, routes, metrics, clock)
+    await sending.send_due()
     text = metrics.text().decode()
     assert 'registry_store_alerts_sent_total{channel="webhook"} 1.0' in text
     assert 'registry_store_alerts_failed_total{channel="webhook"} 1.0' in text
+    clock.move(days=1)
+    await sending.send_due()
+    kinds = re.findall(r'registry_store_alerts_total\{kind="(\w+)"\} (\S+)', metrics.text().decode())
+    assert kinds == [(Kind.HIGH_RISK.value, "1.0")]  # once, however often it is tried
 
 
 @pytest.fixture

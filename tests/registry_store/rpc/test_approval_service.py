@@ -227,6 +227,21 @@ async def test_the_clock_marks_by_itself(settings: Settings, monkeypatch: pytest
         await in_thread(opened, store)
         await until_metric(admin, 'registry_store_approvals_total{state="expired"}', 1)
         await until_metric(admin, "registry_store_approvals_pending", 1)
+        assert await metric(admin, "registry_store_approvals_oldest_pending_seconds") > 0
+        await until_metric(admin, 'registry_store_approval_wait_seconds_count{state="expired"}', 1)
+
+
+async def test_the_wait_of_an_approval_ends_when_people_decide(fresh: Served) -> None:
+    """One that expires unused afterwards counts as expired, and not as a wait for people."""
+    admin, asked = await in_thread(fresh.rest), datetime.now(UTC) - timedelta(seconds=100)
+    approval_id = await in_thread(opened, fresh, timeout=3600, at=asked)
+    assert (await in_thread(admin.post, f"{APPROVALS}/{approval_id}/approve")).status == 200
+    await in_thread(tick, fresh, datetime.now(UTC) + timedelta(seconds=3601))
+    assert (await in_thread(read, admin, approval_id))["status"] == "expired"
+    assert await metric(admin, 'registry_store_approvals_total{state="expired"}') == 1
+    assert await metric(admin, 'registry_store_approval_wait_seconds_count{state="approved"}') == 1
+    assert await metric(admin, 'registry_store_approval_wait_seconds_sum{state="approved"}') >= 100
+    assert await metric(admin, 'registry_store_approval_wait_seconds_count{state="expired"}') == 0
 
 
 def test_the_clock_marks_a_little_at_a_time(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
