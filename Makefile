@@ -32,6 +32,7 @@ test: install
 	@$(BIN)/python -m tests.postgresql
 	@$(BIN)/python -m tests.hostile.faketime
 	@$(BIN)/python -m tests.chromium
+	@$(BIN)/python -m tests.monitoring.prometheus
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # Only what is missing: Debian's npm, for one, cannot be installed beside the nodejs of its makers.
@@ -40,6 +41,7 @@ packages: install
 	$(BIN)/python -m tests.postgresql installed || missing="$$missing postgresql"; \
 	$(BIN)/python -m tests.hostile.faketime installed || missing="$$missing faketime"; \
 	$(BIN)/python -m tests.chromium installed || missing="$$missing chromium chromium-driver"; \
+	$(BIN)/python -m tests.monitoring.prometheus installed || missing="$$missing prometheus"; \
 	for tool in jq curl npm; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
 	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from pdp.core.action import FIELDS, REPORT, REQUEST
 from pdp.core.compile import CompiledPolicy
 from pdp.core.decision import Decision
-from pdp.core.model import Outcome, Reason
+from pdp.core.model import Outcome, Reason, RecordKind, Result, Trigger
 from pdp.serving import lag
 from pdp.serving.monitoring.certificates import Certificates
 
@@ -121,6 +121,14 @@ class Metrics(Collector):
         self._outcomes = self._counter("pdp_outcomes", "Outcomes of actions taken", ["result"])
         self._suspensions = self._counter("pdp_suspensions", "Agents suspended by this sidecar", ["trigger"])
         self._refused = self._counter("pdp_refused_records", "Records that did not compile here", ["kind"])
+        # From zero on: what increases when it first appears is no increase to Prometheus, and no alert.
+        for counter, values in (
+            (self._outcomes, [result.name.lower() for result in Result]),
+            (self._suspensions, [trigger.value for trigger in Trigger]),
+            (self._refused, [*(kind.name.lower() for kind in RecordKind), "unknown"]),
+        ):
+            for value in values:
+                counter.labels(value)
         self._reconnects = self._counter("pdp_sync_reconnects", "Sync streams opened after the first")
         self._snapshots = self._counter("pdp_sync_snapshots", "Snapshots taken in")
         self._changes = self._counter("pdp_sync_changes", "Changes taken in")

@@ -28,8 +28,10 @@ from registry_store.access import keys
 from registry_store.access.authentication import Authentication
 from registry_store.access.certificates import SidecarNames
 from registry_store.alerts.delivery import Delivery
-from registry_store.alerts.routes import Routes
+from registry_store.alerts.outbox import Kind
+from registry_store.alerts.routes import CHANNELS, Routes
 from registry_store.approvals import expiry
+from registry_store.approvals.approvals import ApprovalState
 from registry_store.approvals.watching import ApprovalFeed
 from registry_store.audit.checkpointer import Checkpointer
 from registry_store.audit.checkpoints import CheckpointFile, Signer, signing_key
@@ -180,6 +182,10 @@ def _watch(store: Store) -> None:
     """Registers the gauges that read the state of the store at each scrape."""
     feed, notifications = store.feed, store.notifications
     watch = store.metrics.watch
+    # From zero on: what increases when it first appears is no increase to Prometheus, and no alert.
+    store.metrics.start(
+        alerts=[kind.value for kind in Kind], states=[state.value for state in ApprovalState], channels=CHANNELS
+    )
     watch("registry_store_revision", "The newest revision.", lambda: feed.revision)
     watch("registry_store_connected_sidecars", "Sidecars with an open stream.", store.sidecars.count)
     watch(

@@ -1,12 +1,13 @@
 """Every metric of the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
+from pdp.core.model import Outcome, Result, Trigger
 from pdp.serving import lag
 from pdp.serving.monitoring.certificates import Certificates
 
@@ -140,6 +141,22 @@ class Metrics:
         )
         build = Gauge("registry_store_build_info", "The software.", ["version"], registry=self.registry)
         build.labels(version("agent-pdp")).set(1)
+
+    def start(self, *, alerts: Iterable[str], states: Iterable[str], channels: Iterable[str]) -> None:
+        """Makes the counters of these kinds of alerts, states of approvals, and channels, at zero."""
+        for counter, values in (
+            (self.alerts, alerts),
+            (self.approvals, states),
+            (self.alerts_sent, channels),
+            (self.alerts_failed, channels),
+            (self.decisions, [outcome.name.lower() for outcome in Outcome]),
+            (self.outcomes, [result.name.lower() for result in Result]),
+            (self.suspensions, [trigger.value for trigger in Trigger]),
+        ):
+            for value in values:
+                counter.labels(value)
+        for state in ("approved", "denied", "expired"):
+            self.approval_wait.labels(state)
 
     def approval_ended(self, state: str, waited: timedelta | None) -> None:
         """Counts one approval that people decided or that expired; None: it had not `waited` for people any more."""

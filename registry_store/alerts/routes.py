@@ -12,6 +12,9 @@ from registry_store.alerts.mail import Relay
 from registry_store.database.tables import Alert
 from registry_store.webhooks import Outbound, Webhook, host_of
 
+CHANNELS = ("webhook", "mail", "channel")
+"""The ways in which an alert can go."""
+
 
 class Target(NamedTuple):
     """One receiver of an alert; `lane` names what it shares with others: the host of a webhook, the SMTP relay."""
