@@ -230,6 +230,7 @@ def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
 @injector_option("--listen", default="0.0.0.0:8443", metavar="HOST:PORT", help="Where to take reviews, by HTTPS.")
 @injector_option("--tls-cert", required=True, type=FILE, help="Certificate of this server and its chain, in PEM.")
 @injector_option("--tls-key", required=True, type=FILE, help="Key of the certificate, in PEM.")
+@injector_option("--metrics", metavar="HOST:PORT", help="Where to serve metrics and probes alone, without TLS.")
 @injector_option("--image", required=True, metavar="REF", help="Image of the sidecar.")
 @injector_option("--store", required=True, metavar="HOST:PORT", help="gRPC address of the registry store.")
 @injector_option("--key-secret", required=True, metavar="NAME", help="Secret with the sidecar's API key as `key`.")

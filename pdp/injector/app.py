@@ -5,18 +5,20 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from pdp.endpoints.listeners import http_listener
 from pdp.injector import claims
 from pdp.injector.claims import Claims
 from pdp.injector.cluster import Cluster, ClusterError
-from pdp.injector.http import Webhook, application
+from pdp.injector.http import Webhook, applications
 from pdp.injector.metrics import Metrics
 from pdp.injector.settings import Native, Settings
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
+from pdp.serving.monitoring.port import monitoring
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloading import ServerCertificates
 from pdp.settings import SettingsError
@@ -24,6 +26,7 @@ from pdp.settings import SettingsError
 MAX_CONNECTIONS = 1000
 IDLE_SECONDS = 120.0
 """Go keeps a connection that is not used for 90 s; a server that closes it first makes reviews fail."""
+BODY_SECONDS = 10.0
 CLAIMS_SECONDS = 1.0
 NODES_SECONDS = 60.0
 FIRST_NODES_SECONDS = 5.0
@@ -36,9 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class Injector(NamedTuple):
-    """A running injector: its address and its metrics."""
+    """A running injector: its addresses, of which that of `--metrics` may be empty, and its metrics."""
 
     address: str
+    metrics_address: str
     metrics: Metrics
 
 
@@ -48,7 +52,11 @@ class _Program:
     def __init__(self, settings: Settings, cluster: Cluster | None) -> None:
         self._settings = settings
         self._cluster = cluster
-        self.claims: Claims | None = None if settings.agents_file is None else claims.read(settings.agents_file)
+        self.claims: Claims | None = None
+        self._seen = b""
+        if settings.agents_file is not None:
+            self._seen = claims.read_file(settings.agents_file)
+            self.claims = claims.parse_file(settings.agents_file, self._seen)
         self._unusable = ""
         self.native = settings.native is not Native.NEVER
         self.draining = False
@@ -61,17 +69,22 @@ class _Program:
         """Take what the agents file holds, whenever it is new and complete, until cancelled."""
         while self._settings.agents_file is not None:
             await asyncio.sleep(CLAIMS_SECONDS)
-            try:
-                found = await asyncio.to_thread(claims.read, self._settings.agents_file)
-            except SettingsError as error:
-                if str(error) != self._unusable:
-                    self._unusable = str(error)
-                    logger.error("%s; what it held before stays in force", error)
-                continue
-            self._unusable = ""
-            if found != self.claims:
-                self.claims = found
-                logger.info("new agents file: %d service accounts", len(found))
+            await asyncio.to_thread(self._reload_claims, self._settings.agents_file)
+
+    def _reload_claims(self, path: Path) -> None:
+        try:
+            raw = claims.read_file(path)
+            if raw == self._seen:
+                return
+            self._seen = raw
+            self.claims = claims.parse_file(path, raw)
+        except SettingsError as error:
+            if str(error) != self._unusable:
+                self._unusable = str(error)
+                logger.error("%s; what it held before stays in force", error)
+            return
+        self._unusable = ""
+        logger.info("new agents file: %d service accounts", len(self.claims))
 
     async def follow_nodes(self) -> None:
         """Look again at the nodes, until cancelled."""
@@ -122,10 +135,16 @@ async def running(settings: Settings, cluster: Cluster | None = None) -> AsyncIt
             background.append(cluster.send_events(metrics.event))
         tasks = [asyncio.create_task(each) for each in background]
         stack.push_async_callback(_cancelled, tasks)
-        limits = Limits(share_of_descriptors(MAX_CONNECTIONS, 1 / 2), idle_seconds=IDLE_SECONDS)
-        app = application(webhook, metrics, program.not_ready)
-        await stack.enter_async_context(serving(app, listener, limits, tls=certificates.context))
-        yield Injector(bound_address(listener), metrics)
+        reviews, monitored = applications(webhook, metrics, program.not_ready)
+        scraped = ""
+        if settings.metrics is not None:
+            watched = stack.enter_context(http_listener("--metrics", settings.metrics))
+            scraped = await stack.enter_async_context(monitoring(monitored, watched))
+        limits = Limits(
+            share_of_descriptors(MAX_CONNECTIONS, 1 / 2), body_seconds=BODY_SECONDS, idle_seconds=IDLE_SECONDS
+        )
+        await stack.enter_async_context(serving(reviews, listener, limits, tls=certificates.context))
+        yield Injector(bound_address(listener), scraped, metrics)
         program.draining = True
         await asyncio.sleep(END_SECONDS)
 
@@ -135,7 +154,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
     async with running(settings, Cluster.of_this_pod()) as injector:
-        logger.info("listening for reviews on %s", injector.address, extra={"https": injector.address})
+        where = {"https": injector.address} | ({"metrics": injector.metrics_address} if settings.metrics else {})
+        logger.info("listening for reviews on %s", injector.address, extra=where)
         await stop.wait()
         logger.info("stopping")
 

@@ -32,8 +32,8 @@ def check(claims: Claims | None, namespace: str, account: str, agent_id: str) ->
         )
 
 
-def read(path: Path) -> Claims:
-    """The claims in a file; `SettingsError` names the entry that is wrong."""
+def read_file(path: Path) -> bytes:
+    """The content of a file; `SettingsError` if it cannot be read or is too large."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -41,6 +41,11 @@ def read(path: Path) -> Claims:
         raise SettingsError(SETTING, f"cannot read {quote_path(path)}: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise SettingsError(SETTING, f"{quote_path(path)} is larger than {MAX_BYTES} bytes")
+    return raw
+
+
+def parse_file(path: Path, raw: bytes) -> Claims:
+    """The claims in the content of a file; `SettingsError` names the entry that is wrong."""
     try:
         return parse(raw)
     except ValueError as error:
@@ -50,7 +55,7 @@ def read(path: Path) -> Claims:
 def parse(raw: bytes) -> Claims:
     """The claims in a YAML text; `ValueError` says what is wrong, with the line where there is one."""
     try:
-        root = yaml.compose(raw.decode(), yaml.SafeLoader)
+        root = yaml.compose(raw.decode(), yaml.CSafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())[:200]}") from error
     if root is None:

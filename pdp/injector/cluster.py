@@ -200,7 +200,9 @@ def involved(pod: dict[str, Any], namespace: str) -> dict[str, str]:
     metadata = _member(pod, "metadata")
     owners = metadata.get("ownerReferences")
     for owner in owners if isinstance(owners, list) else ():
-        found = {name: _member({"": owner}, "").get(name) for name in ("apiVersion", "kind", "name", "uid")}
+        if not isinstance(owner, dict):
+            continue
+        found = {name: owner.get(name) for name in ("apiVersion", "kind", "name", "uid")}
         if owner.get("controller") is True and all(isinstance(value, str) for value in found.values()):
             return {name: str(value) for name, value in found.items()} | {"namespace": namespace}
     name = metadata.get("name") or metadata.get("generateName") or ""

@@ -1,7 +1,6 @@
 """The webhook over HTTP: reviews, probes and metrics."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from time import perf_counter
@@ -9,9 +8,9 @@ from time import perf_counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdp.injector import review as reviews
 from pdp.injector.claims import Claims
@@ -21,11 +20,13 @@ from pdp.injector.patch import Namespace
 from pdp.injector.review import MalformedError, Review
 from pdp.injector.settings import SidecarSettings
 from pdp.injector.verdicts import Refusal, RefusedError, Result, Skip, Verdict, refused
+from pdp.serving.monitoring import port
 from pdp.serving.requests import problem, read_body
 
 MAX_BODY_BYTES = 6 << 20
 THREAD_BYTES = 128 * 1024
 """Larger reviews are read and judged in a thread, so that others are answered meanwhile."""
+PATH = "/mutate"
 MEDIA_TYPE = "application/json"
 SYSTEM_NAMESPACES = frozenset(("kube-system", "kube-public", "kube-node-lease"))
 
@@ -87,8 +88,11 @@ class Webhook:
             self._metrics.event("dropped")
 
 
-def application(webhook: Webhook, metrics: Metrics, not_ready: Callable[[], str | None]) -> ASGIApp:
-    """The routes; `not_ready` tells why the injector should get no traffic, None when it should."""
+def applications(webhook: Webhook, metrics: Metrics, not_ready: Callable[[], str | None]) -> tuple[ASGIApp, ASGIApp]:
+    """What is served with reviews, and without them.
+
+    `not_ready` tells why the injector should get no traffic, None when it should.
+    """
 
     async def mutate(request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -101,27 +105,25 @@ def application(webhook: Webhook, metrics: Metrics, not_ready: Callable[[], str 
             metrics.malformed()
             return problem(400, str(error))
 
-    async def exposition(_request: Request) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    async def alive(_request: Request) -> Response:
-        return _status("alive")
-
-    async def ready(_request: Request) -> Response:
+    def ready() -> Response:
         reason = not_ready()
         return _status("ready") if reason is None else _status(reason, 503)
 
-    routes = [
-        Route("/mutate", mutate, methods=["POST"]),
-        Route("/healthz", alive),
-        Route("/readyz", ready),
-        Route("/metrics", exposition),
-    ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _problem, ClientDisconnect: _gone})
+    monitored = port.application(metrics.text, lambda: _status("alive"), ready)
+    reviewed = Starlette(
+        routes=[Route(PATH, mutate, methods=["POST"])],
+        exception_handlers={HTTPException: _problem, ClientDisconnect: _gone},
+    )
+
+    async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
+        app = reviewed if scope["path"] == PATH else monitored
+        await app(scope, receive, send)
+
+    return by_path, monitored
 
 
 def _status(text: str, status: int = 200) -> Response:
-    return Response(json.dumps({"status": text}), status, media_type=MEDIA_TYPE)
+    return JSONResponse({"status": text}, status)
 
 
 async def _problem(_request: Request, error: Exception) -> Response:

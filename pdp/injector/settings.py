@@ -87,7 +87,11 @@ class SidecarSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `pdp injector` runs with. `agents_file` says who may claim which agent id; without it anyone may any."""
+    """What `pdp injector` runs with.
+
+    `agents_file` says who may claim which agent id; without it anyone may claim any. `metrics` is a port for probes and
+    metrics alone, without TLS.
+    """
 
     listen: Address
     tls_cert: Path
@@ -95,6 +99,7 @@ class Settings:
     sidecar: SidecarSettings
     native: Native = Native.AUTO
     agents_file: Path | None = None
+    metrics: Address | None = None
 
     @classmethod
     def from_text(
@@ -110,6 +115,7 @@ class Settings:
         plaintext: bool = False,
         native: str = Native.AUTO.value,
         agents_file: Path | None = None,
+        metrics: str | None = None,
         max_staleness: float | None = None,
         stale_mode: str | None = None,
         fail_mode: str = "closed",
@@ -135,7 +141,15 @@ class Settings:
             resources_max=read_resources("--resources-max", resources_max),
             revision=revision,
         )
-        return cls(host_and_port("--listen", listen), tls_cert, tls_key, sidecar, Native(native), agents_file)
+        return cls(
+            host_and_port("--listen", listen),
+            tls_cert,
+            tls_key,
+            sidecar,
+            Native(native),
+            agents_file,
+            None if metrics is None else host_and_port("--metrics", metrics),
+        )
 
 
 def read_resources(setting: str, text: str) -> Resources:
