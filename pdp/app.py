@@ -25,11 +25,11 @@ from pdp.decision_log.echo import Echo
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints import http
-from pdp.endpoints.listeners import bound, http_listener
+from pdp.endpoints.listeners import bound, http_bound, http_listener
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
 from pdp.serving import calls, lag
-from pdp.serving.addresses import Address, bound_address
+from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring import port
@@ -81,11 +81,16 @@ class Sidecar(NamedTuple):
     """A running sidecar: its addresses and tasks, and whether it has registry data and has reached a revision."""
 
     grpc_addresses: tuple[str, ...]
-    http_address: str
+    http_addresses: tuple[str, ...]
     tasks: tuple[asyncio.Task[None], ...]
     ready: asyncio.Event
     reached: Callable[[int], Awaitable[None]]
     metrics_address: str | None = None
+
+    @property
+    def http_address(self) -> str:
+        """The first of the addresses for HTTP."""
+        return self.http_addresses[0]
 
     @property
     def grpc_address(self) -> str:
@@ -103,7 +108,9 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         callers = await stack.enter_async_context(_callers(settings.caller_agents))
         program = _Program(settings, timing, decisions, counters, callers)
         certificates = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
-        listener = stack.enter_context(http_listener("--http", settings.http))
+        listeners = [
+            stack.enter_context(http_bound("--http", address, settings.socket_mode)) for address in settings.http
+        ]
         server = program.grpc_server()
         listening = partial(
             bound,
@@ -125,11 +132,17 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             settings.http_hosts,
             max_waiting=limits.requests // 2,
         )
-        context = None if certificates is None else certificates.context
-        await stack.enter_async_context(serving(app, listener, limits, tls=context))
+        for (listener, _), address in zip(listeners, settings.http, strict=True):
+            context = None if certificates is None or address.path else certificates.context
+            await stack.enter_async_context(serving(app, listener, limits, tls=context))
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(
-            tuple(addresses), bound_address(listener), tasks, program.has_data, program.reached, metrics_address
+            tuple(addresses),
+            tuple(actual for _, actual in listeners),
+            tasks,
+            program.has_data,
+            program.reached,
+            metrics_address,
         )
 
 
@@ -196,8 +209,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         logger.info(
             "listening for gRPC on %s, for HTTP on %s",
             ", ".join(sidecar.grpc_addresses),
-            sidecar.http_address,
-            extra={"grpc": sidecar.grpc_addresses, "http": sidecar.http_address},
+            ", ".join(sidecar.http_addresses),
+            extra={"grpc": sidecar.grpc_addresses, "http": ", ".join(sidecar.http_addresses)},
         )
         if sidecar.metrics_address is not None:
             logger.info("serving metrics and probes on %s", sidecar.metrics_address)

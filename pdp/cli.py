@@ -129,9 +129,10 @@ def cli() -> None:
 @option("--listen", required=True, multiple=True, metavar="unix:PATH|HOST:PORT", help="Where to serve gRPC.")
 @option(
     "--http",
-    default="127.0.0.1:8181",
-    metavar="HOST:PORT",
-    help="Where to serve metrics, probes and the JSON endpoint.",
+    default=("127.0.0.1:8181",),
+    multiple=True,
+    metavar="HOST:PORT|unix:PATH",
+    help="Where to serve the Connect protocol, the JSON endpoint, metrics and probes. Repeatable.",
 )
 @option("--tls-cert", type=FILE, help="Certificate of `--http` and of `--listen` on TCP, in PEM.")
 @option("--tls-key", type=FILE, help="Key of that certificate.")

@@ -62,7 +62,7 @@ async def run(
                     key_file=kept / "sidecar.key",
                     subscription=Subscription(),
                     listen=(address("--listen", listen),),
-                    http=host_and_port("--http", http),
+                    http=(host_and_port("--http", http),),
                     data_dir=kept / "sidecar",
                 )
                 async with app.running(settings) as sidecar:

@@ -76,7 +76,7 @@ class Settings:
     key_file: Path | None
     subscription: Subscription
     listen: tuple[Address, ...]
-    http: Address
+    http: tuple[Address, ...]
     data_dir: Path
     drain_seconds: float = 10.0
     reflection: bool = False
@@ -96,12 +96,7 @@ class Settings:
     metrics: Address | None = None
 
     def __post_init__(self) -> None:
-        if not self.listen:
-            raise SettingsError("--listen", "at least one unix:PATH or HOST:PORT is required")
-        if len(set(self.listen)) != len(self.listen):
-            raise SettingsError("--listen", "duplicate address")
-        if self.metrics is not None and self.metrics.port and self.metrics in (self.http, *self.listen):
-            raise SettingsError("--metrics", f"`{self.metrics}` is the address of another listener")
+        self._check_addresses()
         if not 0 <= self.drain_seconds <= 3600:
             raise SettingsError("--drain-seconds", f"`{self.drain_seconds:g}` is not within 0 to 3600")
         if not MIN_LOG_BYTES <= self.log_bytes <= MAX_LOG_BYTES:
@@ -128,11 +123,25 @@ class Settings:
         elif self.store_tls is None or self.store_tls.cert is None:
             raise SettingsError("--key-file", "is required without `--store-cert`")
 
+    def _check_addresses(self) -> None:
+        """Refuse an address that is missing, or that two listeners share."""
+        for setting, found in (("--listen", self.listen), ("--http", self.http)):
+            if not found:
+                raise SettingsError(setting, "at least one unix:PATH or HOST:PORT is required")
+            if len(set(found)) != len(found):
+                raise SettingsError(setting, "duplicate address")
+        for one in self.http:
+            if one.path and one in self.listen:
+                raise SettingsError("--http", f"`{one}` is the address of another listener")
+        if self.metrics is not None and self.metrics.port and self.metrics in (*self.http, *self.listen):
+            raise SettingsError("--metrics", f"`{self.metrics}` is the address of another listener")
+
     def _check_plaintext(self) -> None:
         """Refuse addresses beyond this host at which no TLS protects what is sent."""
         if self.plaintext:
             return
-        for setting, address in (*(("--listen", one) for one in self.listen), ("--http", self.http)):
+        listeners = [("--listen", one) for one in self.listen] + [("--http", one) for one in self.http]
+        for setting, address in listeners:
             if self.tls is None and not address.is_local:
                 raise SettingsError(setting, addresses.in_clear(address, "`--tls-cert` and `--tls-key`"))
         if self.store_tls is None and not self.store.is_local:
@@ -148,7 +157,7 @@ class Settings:
         tags: str | None,
         all_agents: bool,
         listen: Iterable[str],
-        http: str,
+        http: Iterable[str],
         data_dir: Path,
         drain_seconds: float = 10.0,
         reflection: bool = False,
@@ -177,7 +186,7 @@ class Settings:
             key_file=key_file,
             subscription=read_subscription(agents, tags, all_agents),
             listen=tuple(address("--listen", text) for text in listen),
-            http=host_and_port("--http", http),
+            http=tuple(address("--http", text) for text in http),
             data_dir=data_dir,
             drain_seconds=drain_seconds,
             reflection=reflection,

@@ -139,7 +139,7 @@ def settings(folder: Path, store_address: str, **changes: Any) -> Settings:
         "key_file": key_file,
         "subscription": Subscription(),
         "listen": (address("--listen", "127.0.0.1:0"),),
-        "http": host_and_port("--http", "127.0.0.1:0"),
+        "http": (host_and_port("--http", "127.0.0.1:0"),),
         "data_dir": folder / "sidecar",
     }
     return Settings(**(values | changes))

@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 
 from pdp.core.fields import quote, quote_path
-from pdp.serving.accepting import listening
-from pdp.serving.addresses import Address
+from pdp.serving.accepting import BACKLOG, listening
+from pdp.serving.addresses import Address, bound_address
 from pdp.settings import SOCKET_MODE, SettingsError
 
 
@@ -27,6 +27,30 @@ def http_listener(setting: str, address: Address) -> socket.socket:
         return listening(family, name)
     except OSError as error:
         raise _refused(setting, address, error) from error
+
+
+@contextmanager
+def http_bound(setting: str, address: Address, mode: int = SOCKET_MODE) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that listens, and its actual address; a Unix socket gets the mode, and is removed at the end."""
+    if not address.path:
+        with http_listener(setting, address) as listener:
+            yield listener, bound_address(listener)
+        return
+    path = Path(address.path)
+    with _sole_socket(setting, path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        mask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(address.path)
+        except OSError as error:
+            raise _refused(setting, address, error) from error
+        finally:
+            os.umask(mask)
+        path.chmod(mode)
+        listener.listen(BACKLOG)
+        try:
+            yield listener, str(address)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ async def running(settings: Settings, cluster: Cluster | None = None) -> AsyncIt
         raise SettingsError(f"--tls-{error.file}", str(error)) from error
     program = _Program(settings, cluster)
     metrics.watch(
-        "pdp_injector_certificate_expiry_timestamp_seconds",
+        "pdp_injector_tls_certificate_expiration_timestamp_seconds",
         "When the certificate in force expires, in seconds since 1970",
         lambda: certificates.not_after,
     )

@@ -24,7 +24,7 @@ def given(tmp_path: Path) -> dict[str, Any]:
         "tags": None,
         "all_agents": True,
         "listen": ["unix:/run/pdp/pdp.sock", "127.0.0.1:50051"],
-        "http": "[::1]:8181",
+        "http": ["[::1]:8181", "unix:/run/pdp/pdp.http.sock"],
         "data_dir": tmp_path / "data",
         "plaintext": True,
     }
@@ -36,7 +36,7 @@ def test_settings_are_read_from_text(given: dict[str, Any]) -> None:
     assert settings.store == Address("store.internal", 50052)
     assert settings.listen == (Address(path="/run/pdp/pdp.sock"), Address("127.0.0.1", 50051))
     assert [str(one) for one in settings.listen] == ["unix:/run/pdp/pdp.sock", "127.0.0.1:50051"]
-    assert str(settings.http) == "[::1]:8181"
+    assert [str(one) for one in settings.http] == ["[::1]:8181", "unix:/run/pdp/pdp.http.sock"]
     assert "owkai_secret" not in repr(settings)
 
 
@@ -64,8 +64,14 @@ def test_one_of_three_subscriptions_is_given(
         ({"store": "store"}, "`--store`: `store` is not HOST:PORT"),
         ({"store": "store:0"}, "`--store`: port `0` is not within 1 to 65535"),
         ({"store": "unix:/x"}, "`--store`: `unix:/x` is not HOST:PORT"),
-        ({"http": "127.0.0.1:65536"}, "`--http`: port `65536` is not within 0 to 65535"),
-        ({"http": ":8181"}, "`--http`: `:8181` is not HOST:PORT"),
+        ({"http": []}, "`--http`: at least one unix:PATH or HOST:PORT is required"),
+        ({"http": ["127.0.0.1:1", "127.0.0.1:1"]}, "`--http`: duplicate address"),
+        (
+            {"http": ["unix:/run/pdp/pdp.sock"]},
+            "`--http`: `unix:/run/pdp/pdp.sock` is the address of another listener",
+        ),
+        ({"http": ["127.0.0.1:65536"]}, "`--http`: port `65536` is not within 0 to 65535"),
+        ({"http": [":8181"]}, "`--http`: `:8181` is not unix:PATH or HOST:PORT"),
         ({"http_hosts": "pdp.internal,"}, "`--http-hosts`: `` is not the name of a host"),
         ({"http_hosts": "PDP.Internal!"}, "`--http-hosts`: `PDP.Internal!` is not the name of a host"),
         ({"node_name": "zoë"}, "`--node-name`: `zoë` is not at most 128 printable ASCII characters"),
@@ -103,7 +109,7 @@ def test_one_of_three_subscriptions_is_given(
             {"plaintext": False, "listen": ["[::]:50051"]},
             f"`--listen`: `[::]:50051` {BEYOND} `--tls-cert` and `--tls-key`, or `--plaintext`",
         ),
-        ({"plaintext": False, "http": "10.0.0.1:8181"}, f"`--http`: `10.0.0.1:8181` {BEYOND} `--tls-cert`"),
+        ({"plaintext": False, "http": ["10.0.0.1:8181"]}, f"`--http`: `10.0.0.1:8181` {BEYOND} `--tls-cert`"),
         ({"tls_cert": Path("/x")}, "`--tls-key`: is required with the certificate"),
         ({"tls_key": Path("/x")}, "`--tls-cert`: is required with the key"),
         ({"tls_client_ca": Path("/x")}, "`--tls-cert`: is required with the authorities of clients"),
