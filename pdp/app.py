@@ -349,7 +349,8 @@ class _Program:
         seconds = self._settings.drain_seconds
         ending = asyncio.get_running_loop().call_later(seconds, self.service.end_streams)
         try:
-            await self._calls.stop(server, seconds + END_SECONDS)
+            sockets = [Path(address.path) for address in self._settings.listen if address.path]
+            await self._calls.stop(server, seconds + END_SECONDS, sockets)
         finally:
             ending.cancel()
 

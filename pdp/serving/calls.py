@@ -6,7 +6,8 @@ between the network and Python. Held calls are answered after the clients know t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -61,11 +62,17 @@ class Draining(grpc.aio.ServerInterceptor):
             await self._going.wait()
         return await continuation(handler_call_details)
 
-    async def stop(self, server: grpc.aio.Server, seconds: float) -> None:
-        """Stop the server; open calls get `seconds` to end, and are then cancelled."""
+    async def stop(self, server: grpc.aio.Server, seconds: float, sockets: Iterable[Path] = ()) -> None:
+        """Stop the server; open calls get `seconds` to end, and are then cancelled.
+
+        Its Unix sockets are removed first: gRPC accepts connections for a moment while it stops, and drops them with
+        the calls on them.
+        """
         self._going.clear()
         try:
             await self._until_quiet()
+            for path in sockets:
+                path.unlink(missing_ok=True)
             stopping = asyncio.create_task(server.stop(seconds))
             await asyncio.wait([stopping], timeout=LEAVE_SECONDS)  # without connections it is done at once
         finally:

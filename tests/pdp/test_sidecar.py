@@ -418,6 +418,41 @@ async def test_calls_in_flight_are_answered_before_the_stop(tmp_path: Path) -> N
     assert draining.body["status"] == "draining"
 
 
+async def test_a_stop_takes_no_new_connections_on_a_unix_socket(tmp_path: Path) -> None:
+    """Its path is gone while an open stream is still answered; gRPC would drop a connection that came meanwhile."""
+    path = tmp_path / "pdp.sock"
+    listen = (Address(path=str(path)),)
+    async with AsyncExitStack() as life:
+        running = await life.enter_async_context(app.running(settings(tmp_path, NOWHERE, listen=listen), QUICK))
+        async with grpc.aio.insecure_channel(running.grpc_address) as channel:
+            call = PolicyDecisionPointStub(channel).EvaluateStream()
+            await call.write(stream_request(1))
+            assert (await call.read()).sequence == 1
+            stopping = asyncio.create_task(life.aclose())
+            await eventually(lambda: not path.exists())
+            await call.write(stream_request(2))
+            assert (await call.read()).sequence == 2
+            await call.done_writing()
+            await stopping
+
+
+async def test_json_is_answered_on_a_unix_socket(tmp_path: Path) -> None:
+    """Beside the port, with the socket's mode; the socket is gone after the stop."""
+    path = tmp_path / "http.sock"
+    http = (Address("127.0.0.1", 0), Address(path=str(path)))
+    async with sidecar(settings(tmp_path, NOWHERE, http=http, socket_mode=0o606)) as beside:
+        assert beside.sidecar.http_addresses[1] == f"unix:{path}"
+        assert path.stat().st_mode & 0o777 == 0o606
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        second = settings(tmp_path, NOWHERE, http=http[1:], data_dir=tmp_path / "second")
+        with pytest.raises(SettingsError, match=r"`--http`: `unix:.*` is in use by another sidecar"):
+            await app.running(second).__aenter__()
+    assert not path.exists()
+
+
 async def test_no_call_in_flight_is_cancelled_by_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends call after call gets each answered, or gets UNAVAILABLE."""
     monkeypatch.setattr(calls, "QUIET_SECONDS", 1.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import loop, memory
+from benchmarks import injector, loop, memory
 
 
 def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,3 +19,10 @@ async def test_the_loop_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     await loop.measure(rounds=2)
     _, *lines = capsys.readouterr().out.splitlines()
     assert [line.partition("  ")[0] for line in lines] == list(loop.MEASURED)
+
+
+async def test_reviews_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone and over TLS."""
+    await injector.measure(reviews=8)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(injector.NAMES) + 1
