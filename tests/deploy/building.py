@@ -17,6 +17,7 @@ FOLDER = ROOT / "deploy" / "k8s"
 MISSING = "kubectl is not installed; the tests of deploy/k8s need it: https://kubernetes.io/docs/tasks/tools/"
 BUILDS = {
     "development": ("overlays/development",),
+    "development-with-cert-manager": ("overlays/development", "components/cert-manager"),
     "production": ("overlays/production",),
     "production-without-cert-manager": ("overlays/production", "components/without-cert-manager"),
     "development-before-1.30": ("overlays/development", "components/before-1.30"),
@@ -46,12 +47,18 @@ def build(name: str) -> list[Object]:
         return kustomize(here)
 
 
+def need_kubectl() -> None:
+    """Without it the test is skipped, and in CI, which skips nothing, it fails."""
+    if shutil.which("kubectl") is not None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(MISSING)
+    pytest.skip(MISSING)
+
+
 def kustomize(folder: Path) -> list[Object]:
-    """Without the program the test is skipped, and in CI, which skips nothing, it fails."""
-    if shutil.which("kubectl") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
+    """The objects that `kubectl kustomize` makes of a folder."""
+    need_kubectl()
     done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
