@@ -27,6 +27,8 @@ def problems(each: Object) -> Iterator[str]:
         yield "no seccomp profile"
     if "automountServiceAccountToken" not in spec:
         yield "does not say whether a service account's token is mounted"
+    if spec.get("enableServiceLinks") is not False:
+        yield "variables of services, such as REGISTRY_STORE_PORT, may be taken for settings"
     for volume in spec.get("volumes", []):
         yield from (f"volume of kind {kind}" for kind in volume.keys() - {"name"} - ALLOWED_VOLUMES)
     for container in containers(template):

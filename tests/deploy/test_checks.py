@@ -261,6 +261,7 @@ SECURITY: dict[str, tuple[Change, str]] = {
     "request": (lambda o: store(o)["resources"]["requests"].pop("cpu"), "requests no cpu"),
     "probe": (lambda o: store(o).pop("livenessProbe"), "no livenessProbe"),
     "token": (lambda o: pods(o).pop("automountServiceAccountToken"), "does not say whether"),
+    "service links": (lambda o: pods(o).pop("enableServiceLinks"), "may be taken for settings"),
     "Secret": (
         lambda o: o.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "data": {}}),
         "a Secret is in the manifests",
