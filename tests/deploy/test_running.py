@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import json
+import os
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
@@ -16,8 +18,9 @@ import jsonpatch
 import pytest
 import trustme
 
-from tests import programs
-from tests.deploy.building import Object, build, one, pod_template
+from ascend import Registry
+from tests import console, programs
+from tests.deploy.building import FOLDER, Object, build, one, pod_template
 from tests.deploy.policies import Request, refusals
 from tests.pdp.injector.calling import Caller
 from tests.pdp.injector.cases import admission_review
@@ -134,3 +137,33 @@ def test_a_stop_is_longer_than_its_drain(name: str) -> None:
     """The kubelet waits for the programs to drain."""
     spec = one(build("production"), "Deployment", name)["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] >= 30
+
+
+async def test_the_agents_of_the_example_get_their_decisions() -> None:
+    """The one that runs on ends at SIGTERM, and that of the Job by itself."""
+    job = one(build("example"), "Job", "example-question")["spec"]["template"]["spec"]["containers"][0]
+    with console.dev() as dev, Registry(f"http://{dev.registry}", dev.key) as registry:
+        registry.register(agent_id="example-agent", display_name="Example agent")
+
+        async def question() -> programs.Ended:
+            return await programs.run(
+                job["command"][0], *job["command"][1:], *job["args"], PDP_ADDRESS=dev.sidecar_grpc
+            )
+
+        answer = await eventually_gives(question, lambda ended: "AGENT_NOT_REGISTERED" not in ended.out)
+        assert answer.code == 0, answer.err
+        assert json.loads(answer.out)["outcome"] == "allow"
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable,
+            FOLDER / "example" / "agent.py",
+            env=os.environ | {"PDP_ADDRESS": dev.sidecar_grpc},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert agent.stdout is not None
+            assert await agent.stdout.readline() == b"answered: how many orders came in today\n"
+            agent.terminate()
+            assert await agent.wait() == 0
+        finally:
+            with suppress(ProcessLookupError):
+                agent.kill()
