@@ -93,7 +93,9 @@ class Evaluation:
 
     def refusals(self) -> list[str]:
         """The messages of the validations that do not hold."""
+        namespace, self.data["namespaceObject"] = self.data["namespaceObject"], None  # match conditions do not know it
         conditions = [self.evaluate(one["expression"]) for one in self.spec.get("matchConditions", [])]
+        self.data["namespaceObject"] = namespace
         if False in conditions:
             return []
         if not all(value is True for value in conditions):

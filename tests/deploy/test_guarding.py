@@ -155,3 +155,10 @@ def test_the_policies_use_what_1_30_has() -> None:
             assert set(re.findall(r"(\w+)\(", bare)) <= FUNCTIONS, expression
             assert ".?" not in bare
             assert "optional" not in bare
+
+
+def test_no_match_condition_asks_for_the_namespace() -> None:
+    """The API server does not tell it to them."""
+    for name in POLICIES:
+        spec = one(build("production"), "ValidatingAdmissionPolicy", name)["spec"]
+        assert "namespaceObject" not in str(spec.get("matchConditions"))

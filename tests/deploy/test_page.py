@@ -81,10 +81,10 @@ def test_the_authority_gets_into_the_webhook(made: Path) -> None:
     assert base64.b64decode(patched["webhooks"][0]["clientConfig"]["caBundle"]) == (made / "ca.crt").read_bytes()
 
 
-def images(objects: list[dict[str, Any]]) -> set[str]:
+def images(objects: list[dict[str, Any]], injector: str = "pdp-injector") -> set[str]:
     """Every image that an overlay uses, in pods and for sidecars."""
     templates = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("Deployment", "Job")]
-    told = one(objects, "ConfigMap", "pdp-injector")["data"]["PDP_INJECTOR_IMAGE"]
+    told = one(objects, "ConfigMap", injector)["data"]["PDP_INJECTOR_IMAGE"]
     return {container["image"] for template in templates for container in template["containers"]} | {told}
 
 
@@ -118,3 +118,11 @@ def test_every_folder_is_on_the_page() -> None:
     webhook = one(build("production"), "MutatingWebhookConfiguration", "pdp-injector")["webhooks"][0]
     for name in webhook["namespaceSelector"]["matchExpressions"][0]["values"]:
         assert f"`{name}`" in PAGE_TEXT
+
+
+def test_an_overlay_of_a_revision(tmp_path: Path) -> None:
+    """The overlay of the page with the folder `revision`, without the target that revisions do not have."""
+    content = yaml.safe_load(OVERLAY) | {"resources": ["deploy/k8s/revision"]}
+    content["images"][0]["newTag"] = "0.3.0"
+    del content["replacements"][0]["targets"][1]
+    assert images(overlay(tmp_path, yaml.safe_dump(content)), "pdp-injector-next") == {CORP.replace("0.1.0", "0.3.0")}

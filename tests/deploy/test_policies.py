@@ -257,6 +257,28 @@ def test_a_namespace_that_is_not_enrolled_is_left_alone() -> None:
     assert refusals(Request("CREATE", "pods", bare))
 
 
+OPTED_OUT: dict[str, tuple[Change, bool]] = {
+    "plain": (lambda p: None, True),
+    "with processes of its own": (lambda p: p["spec"].update(shareProcessNamespace=True), True),
+    "with the key as a volume": (
+        lambda p: p["spec"].update(volumes=[{"name": "pdp-key", "secret": {"secretName": KEY}}]),
+        False,
+    ),
+    "with the key as variables": (
+        lambda p: agent(p).update(name="pdp-sidecar", envFrom=[{"secretRef": {"name": KEY}}]),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "admitted"), OPTED_OUT.values(), ids=OPTED_OUT)
+def test_a_pod_that_may_opt_out_still_gets_no_key(change: Change, *, admitted: bool) -> None:
+    """With it, it could report decisions that nobody made."""
+    pod = patched("opted-out")
+    change(pod)
+    assert (created(pod, "opted-out") == []) == admitted
+
+
 def test_every_validation_is_needed() -> None:
     """Each one alone refuses some dodging pod: without it that pod would be admitted."""
     policy = one(build("production"), "ValidatingAdmissionPolicy", "pdp-new-pods")
