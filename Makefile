@@ -5,13 +5,16 @@ PYTHON ?= python3
 WORKERS ?= 3
 PARALLEL = -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 MINUTES ?= 60
+IMAGE ?= agent-pdp
+# Further flags of `buildah build`: other bases, secrets for pip.
+IMAGE_FLAGS ?=
 # The tests start some hundred programs, and without bytecode on the disk each compiles the whole project.
 unexport PYTHONDONTWRITEBYTECODE
 # Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
 LOCKED := --quiet --require-hashes --only-binary :all:
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test packages soak hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
+.PHONY: install demo test packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
@@ -49,6 +52,18 @@ packages: install
 soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
 
+image:
+	buildah build --tag $(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_FLAGS) \
+	    --file deploy/Dockerfile .
+
+image-packages:
+	@missing=; for tool in buildah mmdebstrap; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends $$missing; }
+
+# With IMAGE, of an image in this machine's storage; else of one that is built for it, and deleted.
+image-test: install image-packages
+	$(BIN)/python -m pytest -m image -o faulthandler_timeout=1800 tests/image
+
 hostile: install
 	$(BIN)/python -m tests.hostile.campaign --minutes $(MINUTES)
 
@@ -60,6 +75,7 @@ check: lint test
 
 lint: install drift breaking
 	$(BIN)/buf lint
+	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
