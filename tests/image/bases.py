@@ -50,6 +50,7 @@ def make_runtime(buildah: Buildah, folder: Path) -> str:
 
 
 def _debian(root: Path, variant: str, packages: tuple[str, ...]) -> None:
+    """Unpack Debian into a new folder; what is mounted there meanwhile leaves with the process, however it ends."""
     options = [
         "--mode=root",
         "--quiet",
@@ -57,9 +58,8 @@ def _debian(root: Path, variant: str, packages: tuple[str, ...]) -> None:
         f"--variant={variant}",
         f"--include={','.join(packages)}",
     ]
-    done = subprocess.run(
-        ["mmdebstrap", *options, SUITE, str(root), _mirror()], capture_output=True, text=True, check=False
-    )
+    command = ["unshare", "--mount", "mmdebstrap", *options, SUITE, str(root), _mirror()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(root / "dev")
     (root / "dev").mkdir()

@@ -44,9 +44,15 @@ class Image:
         """All files and links of the root."""
         return (path for path in self.root.rglob("*") if path.is_symlink() or path.is_file())
 
+    def write_secret(self, path: Path, content: str) -> None:
+        """Write a file that the image's user alone may read."""
+        path.touch(0o600)
+        path.write_text(content)
+        os.chown(path, *self._user())
+
     def confined(self, volume: Path, *command: str) -> list[str]:
         """The command that runs one of the image's on a read-only root, with one volume at /data."""
-        shutil.chown(volume, *map(int, self.config["User"].split(":")))
+        os.chown(volume, *self._user())
         env = dict(entry.split("=", 1) for entry in self.config["Env"])
         spec = {"root": str(self.root), "volumes": {"/data": str(volume)}, "cwd": self.config["WorkingDir"]}
         return [ENTER, json.dumps(spec | {"env": env, "user": self.config["User"], "command": command})]
@@ -60,6 +66,10 @@ class Image:
         """A confined program that runs until the block is left."""
         async with programs.started("python", *self.confined(volume, *command)) as running:
             yield running
+
+    def _user(self) -> tuple[int, int]:
+        user, _, group = self.config["User"].partition(":")
+        return int(user), int(group)
 
     def remove(self) -> None:
         """Remove the container; the image stays."""

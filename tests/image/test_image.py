@@ -1,14 +1,18 @@
 """The container image: what is in it, what it may do, and that its programs work together."""
 
+import asyncio
+import base64
 import json
-import os
 import re
+import ssl
 import stat
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+import urllib3
 
 from tests.hostile.installation import Api
 from tests.image.images import SECRET, Image
@@ -25,6 +29,24 @@ import json, sys
 import pdp.app, pdp.cli, registry_store.app, registry_store.__main__
 print(json.dumps([[m.__file__, m.__cached__] for m in list(sys.modules.values()) if getattr(m, "__cached__", None)]))
 """
+POD = {"group": "", "version": "v1"}
+REVIEW: dict[str, Any] = {
+    "kind": "AdmissionReview",
+    "apiVersion": "admission.k8s.io/v1",
+    "request": {
+        "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+        "kind": POD | {"kind": "Pod"},
+        "resource": POD | {"resource": "pods"},
+        "namespace": "agents",
+        "operation": "CREATE",
+        "object": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "agent", "annotations": {"pdp.dev/agent-id": AGENT}},
+            "spec": {"containers": [{"name": "agent", "image": "agent:1"}]},
+        },
+    },
+}
 WHO = """
 import os
 print(os.getpid(), os.getuid(), os.getgid(), os.getgroups())
@@ -165,7 +187,7 @@ async def test_store_and_sidecar_decide(image: Image, tmp_path: Path) -> None:
             agent = {"agent_id": AGENT, "display_name": "An agent", "blocked_resources": ["secrets"]}
             await admin.call("POST", "/api/agents/registry", agent)
             key = await admin.call("POST", "/api/keys", {"role": "sidecar", "name": "sidecar"})
-            write_key(volumes["sidecar"] / "key", key["key"], image)
+            image.write_secret(volumes["sidecar"] / "key", key["key"])
             serve = ("pdp", "serve", "--store", grpc, "--key-file", "key", "--all-agents", "--data-dir", "state")
             listen = ("--listen", "unix:pdp.sock", "--http", http, "--log-format", "json")
             async with image.started(volumes["sidecar"], *serve, *listen) as sidecar:
@@ -178,12 +200,35 @@ async def test_store_and_sidecar_decide(image: Image, tmp_path: Path) -> None:
             assert await store.stopped() == 0
 
 
-def write_key(path: Path, key: str, image: Image) -> None:
-    """As a Secret is mounted: for the image's user alone."""
-    path.touch(0o600)
-    path.write_text(key)
-    user, group = map(int, image.config["User"].split(":"))
-    os.chown(path, user, group)
+async def test_the_injector_answers_a_review(image: Image, volume: Path) -> None:
+    """On a read-only root, over TLS 1.3 with the certificate of its volume; it stops on SIGTERM with code 0."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    image.write_secret(volume / "tls.crt", certificate.cert_chain_pems[0].bytes().decode())
+    image.write_secret(volume / "tls.key", certificate.private_key_pem.bytes().decode())
+    settings = ("--image", "pdp:1", "--store", "store.example:50052", "--plaintext", "--key-secret", "key")
+    with reserved() as https, reserved() as probes:
+        listen = ("--listen", https, "--tls-cert", "tls.crt", "--tls-key", "tls.key", "--metrics", probes)
+        async with image.started(volume, "pdp", "injector", *listen, *settings, "--log-format", "json") as injector:
+            await until_ready(probes)
+            answer = await asyncio.to_thread(
+                reviewed, f"https://localhost:{https.rpartition(':')[2]}/mutate", authority
+            )
+            assert (answer["uid"], answer["allowed"], answer["patchType"]) == (
+                REVIEW["request"]["uid"],
+                True,
+                "JSONPatch",
+            )
+            assert b"pdp-sidecar" in base64.b64decode(answer["patch"])
+            assert await injector.stopped() == 0
+
+
+def reviewed(url: str, authority: trustme.CA) -> Any:
+    """The response to a review."""
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with urllib3.PoolManager(ssl_context=context, retries=False, timeout=60.0) as pool:
+        return pool.request("POST", url, json=REVIEW).json()["response"]
 
 
 async def asked(address: str, resource: str) -> tuple[str, str]:
