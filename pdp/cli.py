@@ -267,11 +267,8 @@ def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
 )
 def injector(log_level: str, log_format: str, **given: Any) -> None:
     """Run the admission webhook that adds the sidecar to pods."""
-    try:
-        from pdp.injector import app
-        from pdp.injector.settings import Settings as InjectorSettings
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"`{error.name}` is not installed: pip install 'agent-pdp[injector]'") from error
+    from pdp.injector import app
+    from pdp.injector.settings import Settings as InjectorSettings
 
     settings = InjectorSettings.from_text(**given)
     logs.configure(log_level, log_format)
