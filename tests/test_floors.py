@@ -49,7 +49,7 @@ def test_the_journeys_pass_through_modules_that_are() -> None:
         assert not name or re.search(rf"(def|class) {name}\b", text), f"{path} has no `{name}`"
 
 
-@pytest.mark.parametrize("module", ["pdp.app", "pdp.cli", "ascend"])
+@pytest.mark.parametrize("module", ["pdp.app", "pdp.cli", "pdp.injector.app", "ascend"])
 def test_the_sidecar_and_the_client_run_without_the_stores_libraries(module: str) -> None:
     """Importing them never imports SQLAlchemy, FastAPI or pydantic."""
     program = f"import sys, {module}; print(*{{'sqlalchemy', 'fastapi', 'pydantic', 'alembic'}} & set(sys.modules))"

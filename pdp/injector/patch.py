@@ -34,7 +34,7 @@ def inject(
     try:
         reason = _skip(pod, namespace)
         if reason is not None:
-            return _skipped(pod, reason)
+            return _skipped(pod, reason, settings)
         return _injected(pod, namespace, settings, claims, native=native)
     except RefusedError as error:
         return refused(error)
@@ -46,7 +46,12 @@ def _skip(pod: Object, namespace: Namespace) -> Skip | None:
     return Skip.OPTED_OUT if asks_to_opt_out(pod) and namespace.allows_opt_out else None
 
 
-def _skipped(pod: Object, reason: Skip) -> Verdict:
+def _skipped(pod: Object, reason: Skip, settings: SidecarSettings) -> Verdict:
+    if reason is Skip.OPTED_OUT:
+        for volume in members(member(pod, "spec"), "volumes"):
+            _check_volume_secrets(volume, settings)
+        for one in containers(pod):
+            check_secrets(one, settings)
     draft = Draft({"metadata": {}} | pod)
     draft.set_member(("metadata", "annotations"), STATUS, f"skipped: {reason.value}")
     return Verdict(Result.SKIPPED, tuple(draft.operations), reason.value)
@@ -112,13 +117,15 @@ def _check_volumes(pod: Object, settings: SidecarSettings) -> None:
         if name in container.VOLUMES:
             if volume != expected.get(name):
                 raise RefusedError(Refusal.NAME_TAKEN, f"volume {quote(name)}: the name is reserved for the sidecar")
-        elif settings.key_secret in _secrets_of(volume):
-            raise _secret_used(f"volume {quote(name)}", settings)
+        else:
+            _check_volume_secrets(volume, settings)
 
 
-def _secrets_of(volume: Object) -> list[str]:
+def _check_volume_secrets(volume: Object, settings: SidecarSettings) -> None:
     sources = members(member(volume, "projected"), "sources")
-    return [text(member(volume, "secret"), "secretName"), *(text(member(one, "secret"), "name") for one in sources)]
+    found = [text(member(volume, "secret"), "secretName"), *(text(member(one, "secret"), "name") for one in sources)]
+    if settings.key_secret in found:
+        raise _secret_used(f"volume {quote(text(volume, 'name'))}", settings)
 
 
 def check_mounts(one: Container) -> None:

@@ -25,4 +25,4 @@ async def test_reviews_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """Alone and over TLS."""
     await injector.measure(reviews=8)
     _, *lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(injector.NAMES) + 1
+    assert len(lines) == len(injector.NAMES) + 2

@@ -67,7 +67,7 @@ anything = st.recursive(
 
 
 @given(st.sampled_from(CASES), changes)
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_an_admitted_pod_is_valid_stable_and_whole(case: Case, made: list[tuple[str, Any, bool]]) -> None:
     """It validates if it did before, a second call changes nothing, and all that was there is kept."""
     pod = changed(case.pod, made)
@@ -88,7 +88,7 @@ def test_an_admitted_pod_is_valid_stable_and_whole(case: Case, made: list[tuple[
 
 
 @given(st.sampled_from(CASES), st.data())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_a_pod_of_any_shape_gets_a_verdict(case: Case, data: st.DataObject) -> None:
     """A member of a wrong type is refused by its name; nothing crashes, and the input is left as it was."""
     pod = copy.deepcopy(case.pod)
