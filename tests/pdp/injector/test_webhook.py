@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from pdp.injector import app, review
 from pdp.injector.http import MAX_BODY_BYTES
 from pdp.settings import SettingsError
 from tests.pdp.injector.calling import PATH, Caller, webhook
-from tests.pdp.injector.cases import admission_review, load, patch_of
+from tests.pdp.injector.cases import SETTINGS, admission_review, load, patch_of
+from tests.programs import started
+from tests.tls.certificates import Pair, write_pair
 from tests.waiting import eventually, eventually_gives
 
 CASES = load()
@@ -259,3 +262,22 @@ async def test_metrics_count_what_is_skipped(tmp_path: Path) -> None:
         assert answer.body["response"]["allowed"] is True
         assert patch_of(answer.body)[0]["value"] == {"pdp.dev/status": "skipped: excluded_namespace"}
         await eventually(lambda: served.metrics()['pdp_injector_skips_total{reason="excluded_namespace"}'] == 1)
+
+
+async def test_the_command_serves_until_sigterm(tmp_path: Path) -> None:
+    """Settings from the command line and the environment; the exit code is 0."""
+    authority = trustme.CA()
+    pair = write_pair(tmp_path / "tls", authority)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SETTINGS | pair_options(pair)).items()]
+    environment = {"PDP_INJECTOR_REVISION": "2026-11", "PDP_INJECTOR_LOG_FORMAT": "json"}
+    async with started("pdp", "injector", *options, **environment) as program:
+        address = (await program.logged("listening for reviews"))["https"]
+        caller = await Caller.connect(address, ssl.create_default_context(cadata=authority.cert_pem.bytes().decode()))
+        answer = await caller.review(PLAIN.request())
+        caller.close()
+        assert patch_of(answer.body)[-1]["value"] == "injected: 2026-11"
+        assert await program.stopped() == 0
+
+
+def pair_options(pair: Pair) -> dict[str, Path]:
+    return {"tls_cert": pair.cert, "tls_key": pair.key}
