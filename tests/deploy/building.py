@@ -23,6 +23,7 @@ BUILDS = {
     "development-before-1.30": ("overlays/development", "components/before-1.30"),
     "production-before-1.30": ("overlays/production", "components/before-1.30"),
     "revision": ("revision",),
+    "revision-before-1.30": ("revision", "components/before-1.30"),
     "example": ("example",),
 }
 

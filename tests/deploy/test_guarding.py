@@ -134,6 +134,20 @@ def test_only_the_platform_team_takes_a_namespace_out(
     assert refusals(by_team) == []
 
 
+def test_every_validation_is_needed() -> None:
+    """Each one alone refuses something: without it that would be admitted."""
+    requests = [Request("CONNECT", "pods", {"container": "pdp-sidecar"}, subresource="exec")]
+    for subresource, change, _ in UPDATES.values():
+        pod = injected()
+        change(pod)
+        requests.append(Request("UPDATE", "pods", pod, injected(), subresource))
+    requests += [Request("UPDATE", "namespaces", new, old) for old, new, _ in NAMESPACES.values()]
+    found = [refusals(request, parameters(CASES["plain"])) for request in requests]
+    alone = {messages[0] for messages in found if len(messages) == 1}
+    policies = [one(build("production"), "ValidatingAdmissionPolicy", name) for name in POLICIES[1:]]
+    assert {each["message"] for policy in policies for each in policy["spec"]["validations"]} == alone
+
+
 def test_an_error_is_a_refusal() -> None:
     """In a match condition and in a validation, as `failurePolicy: Fail` says."""
     policy = copy.deepcopy(one(build("production"), "ValidatingAdmissionPolicy", "pdp-commands"))

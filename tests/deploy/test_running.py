@@ -15,7 +15,6 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import jsonpatch
-import pytest
 import trustme
 
 from ascend import Registry
@@ -130,13 +129,6 @@ def example_pod(each: Object) -> Any:
     template = json.loads(json.dumps(each["spec"]["template"]))
     metadata = template["metadata"] | {"generateName": f"{each['metadata']['name']}-", "namespace": "agents-example"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-
-
-@pytest.mark.parametrize("name", ["registry-store", "pdp-injector"])
-def test_a_stop_is_longer_than_its_drain(name: str) -> None:
-    """The kubelet waits for the programs to drain."""
-    spec = one(build("production"), "Deployment", name)["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] >= 30
 
 
 async def test_the_agents_of_the_example_get_their_decisions() -> None:
