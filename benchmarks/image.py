@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import trustme
+
 from tests.hostile.installation import Api
 from tests.image.images import Image, opened
 from tests.ports import reserved
@@ -40,20 +42,21 @@ async def measure(image: Image, rounds: int) -> None:
     """Print the medians of several starts of each program."""
     print(f"files of the image {image.size_bytes() / MIB:.0f} MiB")
     print(f"{rounds} starts, medians{'':14} CPU s until ready   without bytecode   private MiB   shared MiB")
-    compiled = [await _both(image) for _ in range(rounds)]
+    compiled = [await _started(image) for _ in range(rounds)]
     image.config["Env"].append(UNCOMPILED)
-    uncompiled = [await _both(image) for _ in range(rounds)]
-    for number, name in enumerate(("registry-store serve", "pdp serve")):
+    uncompiled = [await _started(image) for _ in range(rounds)]
+    for number, name in enumerate(("registry-store serve", "pdp serve", "pdp injector")):
         costs = [costs[number] for costs in compiled]
         cpu, private, shared = (statistics.median(values) for values in zip(*costs, strict=True))
         slow = statistics.median(costs[number].cpu for costs in uncompiled)
         print(f"{name:30} {cpu:19.2f} {slow:18.2f} {private / MIB:13.1f} {shared / MIB:12.1f}")
 
 
-async def _both(image: Image) -> tuple[Cost, Cost]:
+async def _started(image: Image) -> tuple[Cost, Cost, Cost]:
+    """Store, sidecar and injector, one after the other."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        store_volume, sidecar_volume = _volumes(Path(folder))
-        rest, grpc, http = (stack.enter_context(reserved()) for _ in range(3))
+        store_volume, sidecar_volume, injector_volume = _volumes(Path(folder))
+        rest, grpc, http, https, probes = (stack.enter_context(reserved()) for _ in range(5))
         create = ("registry-store", "keys", "create", "--role", "sidecar", "--name", "sidecar")
         key = (await image.ended(store_volume, *create)).out
         image.write_secret(sidecar_volume / "key", key)
@@ -63,12 +66,19 @@ async def _both(image: Image) -> tuple[Cost, Cost]:
             serve = ("pdp", "serve", "--store", grpc, "--key-file", "key", "--all-agents", "--data-dir", "state")
             listen = ("--listen", "unix:pdp.sock", "--http", http)
             async with _ready(image, sidecar_volume, http, *serve, *listen) as sidecar:
-                return _cost(store), _cost(sidecar)
+                costs = _cost(store), _cost(sidecar)
+        certificate = trustme.CA().issue_cert("localhost")
+        image.write_secret(injector_volume / "tls.crt", certificate.cert_chain_pems[0].bytes().decode())
+        image.write_secret(injector_volume / "tls.key", certificate.private_key_pem.bytes().decode())
+        inject = ("pdp", "injector", "--image", "pdp:1", "--store", grpc, "--key-secret", "key", "--listen", https)
+        tls = ("--tls-cert", "tls.crt", "--tls-key", "tls.key", "--plaintext", "--metrics", probes)
+        async with _ready(image, injector_volume, probes, *inject, *tls) as injector:
+            return *costs, _cost(injector)
 
 
-def _volumes(folder: Path) -> tuple[Path, Path]:
+def _volumes(folder: Path) -> tuple[Path, Path, Path]:
     folder.chmod(0o755)
-    volumes = folder / "store", folder / "sidecar"
+    volumes = folder / "store", folder / "sidecar", folder / "injector"
     for volume in volumes:
         volume.mkdir()
     return volumes
