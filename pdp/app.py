@@ -33,7 +33,7 @@ from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring import port
-from pdp.serving.tls import diagnosis
+from pdp.serving.tls import certificates, diagnosis
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.reloading import ServerCertificates
@@ -107,7 +107,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
         callers = await stack.enter_async_context(_callers(settings.caller_agents))
         program = _Program(settings, timing, decisions, counters, callers)
-        certificates = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
+        served = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
         listeners = [
             stack.enter_context(http_bound("--http", address, settings.socket_mode)) for address in settings.http
         ]
@@ -116,7 +116,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             bound,
             "--listen",
             server=server,
-            credentials=None if certificates is None else certificates.grpc_credentials,
+            credentials=None if served is None else served.grpc_credentials,
             mode=settings.socket_mode,
         )
         addresses = [stack.enter_context(listening(address)) for address in settings.listen]
@@ -133,7 +133,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             max_waiting=limits.requests // 2,
         )
         for (listener, _), address in zip(listeners, settings.http, strict=True):
-            context = None if certificates is None or address.path else certificates.context
+            context = None if served is None or address.path else served.context
             await stack.enter_async_context(serving(app, listener, limits, tls=context))
         await stack.enter_async_context(program.serving(server))
         yield Sidecar(
@@ -166,17 +166,13 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
         yield None
         return
     try:
-        certificates = await asyncio.to_thread(ServerCertificates, files)
+        served = await asyncio.to_thread(ServerCertificates, files)
     except CertificateError as error:
         raise SettingsError(f"--tls-{error.file}", str(error)) from error
-    metrics.watch(
-        "pdp_tls_certificate_expiration_timestamp_seconds",
-        "When the certificate of the TCP listeners expires, in seconds since 1970",
-        lambda: certificates.not_after,
-    )
-    watching = asyncio.create_task(certificates.watch())
+    metrics.certificates.watch("server", lambda: served.not_after)
+    watching = asyncio.create_task(served.watch())
     try:
-        yield certificates
+        yield served
     finally:
         await _cancelled(watching)
 
@@ -449,6 +445,8 @@ class _Program:
             lambda: holder.current.agents if holder.current else {},
             now,
         )
+        if (files := self._settings.store_tls) is not None and (cert := files.cert) is not None:
+            self.metrics.certificates.watch("store", lambda: certificates.expiry(cert))
         self._spool.watch(self.metrics)
         self._counters.watch(self.metrics)
         self._counters.ledger.watch(self.metrics)

@@ -211,6 +211,7 @@ def serve(log_level: str, log_format: str, **given: Any) -> None:
 @option("--store", default="127.0.0.1:50052", metavar="HOST:PORT", help="gRPC address of the registry.")
 @option("--listen", default="127.0.0.1:50051", metavar="unix:PATH|HOST:PORT", help="gRPC address of the sidecar.")
 @option("--http", default="127.0.0.1:8181", metavar="HOST:PORT", help="HTTP address of the sidecar.")
+@option("--plaintext", is_flag=True, help="Allow addresses beyond this host, where everything is sent in clear.")
 @option("--log-level", default="warning", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
 def dev(log_level: str, **given: Any) -> None:
     """Run a registry and a sidecar in one process, for development; new agents are active at once."""

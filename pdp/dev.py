@@ -37,6 +37,7 @@ async def run(
     store: str,
     listen: str,
     http: str,
+    plaintext: bool = False,
 ) -> None:
     """Runs both until `stop` is set; prints their addresses once the sidecar has the registry's data.
 
@@ -51,6 +52,7 @@ async def run(
             http=str(host_and_port("--registry", registry)),
             grpc=str(host_and_port("--store", store)),
             auto_activate=True,
+            plaintext=plaintext,
         )
         try:
             following = Following()
@@ -64,6 +66,7 @@ async def run(
                     listen=(address("--listen", listen),),
                     http=(host_and_port("--http", http),),
                     data_dir=kept / "sidecar",
+                    plaintext=plaintext,
                 )
                 async with app.running(settings) as sidecar:
                     async with asyncio.timeout(START_SECONDS):

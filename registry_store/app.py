@@ -269,11 +269,7 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
         certificates = await asyncio.to_thread(ServerCertificates, files)
     except CertificateError as error:
         raise StartError(f"`--tls-{error.file}`: {error}") from None
-    metrics.watch(
-        "registry_store_tls_certificate_expiration_timestamp_seconds",
-        "When the certificate of the listeners expires, in seconds since 1970.",
-        lambda: certificates.not_after,
-    )
+    metrics.certificates.watch("server", lambda: certificates.not_after)
     async with _background(certificates.watch()):
         yield certificates
 

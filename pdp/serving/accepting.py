@@ -121,7 +121,7 @@ class Accepting:
             ssl_handshake_timeout=limits.head_seconds,  # type: ignore[arg-type]  # the stub has no fractions
             ssl_shutdown_timeout=limits.end_seconds,
         )
-        handshake = _Handshake(protocol)
+        handshake = _Handshake(protocol, self._connections)
         self._handshakes.add(handshake)
         self._connections.begin(handshake)
 
@@ -162,11 +162,13 @@ class _Tls(SSLProtocol):
 class _Handshake:
     """A handshake under way, which keeps the server waiting as any other connection does."""
 
-    def __init__(self, protocol: _Tls) -> None:
+    def __init__(self, protocol: _Tls, connections: Connections) -> None:
         self._protocol = protocol
+        self._connections = connections
 
     def abort(self) -> None:
-        """Break it off."""
+        """Break it off; from now on it is not counted, so that no other gives way in its place."""
+        self._connections.end(self)
         transport = self._protocol.socket_transport
         if isinstance(transport, asyncio.Transport):
             transport.abort()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,7 +180,7 @@ async def test_people_may_come_without_a_client_certificate(authority: trustme.C
             url = f"https://{store.running.http_address}/readyz"
             assert (await asyncio.to_thread(pool.request, "GET", url)).status == 200
             text = (await asyncio.to_thread(pool.request, "GET", url.replace("readyz", "metrics"))).data.decode()
-        assert "\nregistry_store_tls_certificate_expiration_timestamp_seconds 2.2089888e+09\n" in text
+        assert '\nregistry_store_certificate_expiry_timestamp_seconds{certificate="server"} 2.2089888e+09\n' in text
         address = Address("localhost", int(store.port))
         found = await asyncio.to_thread(diagnosis.failure, address, ClientFiles(server.ca), "--store-")
         assert found == "it demands a client certificate, which takes `--store-cert`"
@@ -199,6 +200,8 @@ async def test_a_certificate_stands_in_for_a_key(
         bound = following(tmp_path, store.port, client_files(payer), None, subscription=Subscription((AGENT,)))
         async with sidecar(bound) as beside:
             await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+            expires = (await beside.samples())["pdp_certificate_expiry_timestamp_seconds", (("certificate", "store"),)]
+            assert 3000 < expires - time.time() <= 3600, "a certificate of an hour"
             await beside.evaluate(risk_score=10)
             await eventually_gives(beside.samples, lambda found: found.get(("pdp_decisions_shipped_total", ()), 0) >= 1)
             names.write_text("")

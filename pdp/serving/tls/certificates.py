@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +101,14 @@ def load(files: Files, contents: ServerContents, now: datetime) -> ServerPair:
         _load_authorities(context, "client-ca", files.client_ca, contents.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return ServerPair(contents, context, expires)
+
+
+def expiry(cert: Path) -> float:
+    """When the certificate in a file expires, in seconds since 1970; NaN if it cannot be read now."""
+    try:
+        return _expiry(cert, _read("cert", cert)).timestamp()
+    except CertificateError:
+        return nan
 
 
 def channel_credentials(files: ClientFiles) -> grpc.ChannelCredentials:

@@ -299,6 +299,11 @@ def test_what_changed_since_the_plan_is_not_overwritten(
         (["--url", "http://127.0.0.1:1"], "`http://127.0.0.1:1` does not answer"),
         (["-f", "/nowhere"], "`/nowhere` is not a folder"),
         ([], "`--yes` is required when stdin is not a terminal"),
+        (
+            ["--url=http://registry.example"],
+            "`--url`: `registry.example:80` is beyond this host: it takes an https URL",
+        ),
+        (["--url=http://registry.invalid", "--plaintext"], "`http://registry.invalid` does not answer"),
     ],
 )
 def test_what_keeps_it_from_applying_is_one_line(repository: Repository, arguments: list[str], words: str) -> None:
