@@ -8,16 +8,17 @@ from typing import Any
 import promql_parser as promql
 import pytest
 import pytest_asyncio
+import trustme
 
+from pdp import app
 from pdp.core.model import StaleMode
-from pdp.metrics import Metrics
-from pdp.serving.accepting import listening
-from pdp.serving.monitoring import port
+from pdp.serving.tls.certificates import Files
 from pdp.settings import Subscription, host_and_port
-from registry_store.metrics import Metrics as StoreMetrics
 from tests import whole
 from tests.monitoring import files
 from tests.monitoring.prometheus import Prometheus, scraping
+from tests.tls import running
+from tests.tls.certificates import write_pair
 from tests.waiting import eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE
 
@@ -48,18 +49,24 @@ def job(name: str, address: str | None, **labels: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def certified() -> AsyncIterator[str]:
-    """A port that shows the certificates of a sidecar and of a store, as one with TLS does."""
-    metrics, store_metrics = Metrics(), StoreMetrics()
-    for one in (metrics.certificates, store_metrics.certificates):
-        one.watch("server", lambda: 2e9)
-    app = port.application(lambda: metrics.text() + store_metrics.text(), _nothing, _nothing)
-    async with port.monitoring(app, listening(2, ("127.0.0.1", 0))) as address:
-        yield address
-
-
-def _nothing() -> Any:
-    raise AssertionError("nobody probes here")
+async def encrypted(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
+    """The jobs of a store and a sidecar that speak TLS, but not on the port that is scraped."""
+    pair = write_pair(folder / "tls", trustme.CA())
+    async with AsyncExitStack() as stack:
+        central = await stack.enter_async_context(running.central(folder / "store", pair, metrics=FREE))
+        settings = whole.settings(
+            running.made(folder / "sidecar"),
+            f"localhost:{central.port}",
+            key_file=central.key_file,
+            tls=Files(pair.cert, pair.key, None),
+            store_tls=running.client_files(pair),
+            metrics=host_and_port("--metrics", FREE),
+        )
+        sidecar = await stack.enter_async_context(app.running(settings))
+        yield [
+            job("tls-store", central.running.metrics_address, container="registry-store", pod="tls-store-0"),
+            job("tls-sidecar", sidecar.metrics_address, container="pdp-sidecar", pod="tls-sidecar"),
+        ]
 
 
 async def exercise(central: whole.Central, named: whole.Beside, every: whole.Beside) -> None:
@@ -98,7 +105,7 @@ async def scraped(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scr
             job("store", central.metrics_address, container="registry-store", pod="store-0"),
             job("named", named.sidecar.metrics_address, container="pdp-sidecar", pod="named"),
             job("every", every.sidecar.metrics_address, container="pdp-sidecar", pod="every"),
-            job("certified", await stack.enter_async_context(certified()), container="none", pod="certified"),
+            *await stack.enter_async_context(encrypted(tmp_path_factory.mktemp("encrypted"))),
         ]
         prometheus = await stack.enter_async_context(scraping(folders[3], jobs, files.rule_file()))
         wanted = files.recorded() - RECORDED_LATER
@@ -227,7 +234,10 @@ async def test_what_a_sidecar_counts_arrives(scraped: Scraped) -> None:
         'pdp_budget_spent_usd{job="named"} == 1.5',
         'pdp_charged_usd_total{job="every"} == 1.5',
         'pdp_rate_limit_remaining{window="minute"} > 0',
-        "registry_store_approvals_pending == 1",
+        'pdp_certificate_expiry_timestamp_seconds{certificate="server",job="tls-sidecar"} > time()',
+        'pdp_certificate_expiry_timestamp_seconds{certificate="store",job="tls-sidecar"} > time()',
+        'registry_store_certificate_expiry_timestamp_seconds{certificate="server",job="tls-store"} > time()',
+        'registry_store_approvals_pending{job="store"} == 1',
         "registry_store_approvals_oldest_pending_seconds > 0",
         'registry_store_alerts_total{kind="approval_requested"} >= 1',
     ):
