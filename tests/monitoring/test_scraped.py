@@ -69,6 +69,21 @@ async def encrypted(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
         ]
 
 
+@asynccontextmanager
+async def injecting(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
+    """The job of an injector, on its HTTPS port, where this project has one."""
+    if not files.HAS_INJECTOR:
+        yield []
+        return
+    from tests.pdp.injector.calling import webhook
+
+    async with webhook(folder) as injector:
+        (folder / "ca.crt").write_bytes(injector.authority.cert_pem.bytes())
+        tls = {"ca_file": str(folder / "ca.crt"), "server_name": "localhost"}
+        target = job("injector", injector.injector.address, container="pdp-injector", pod="injector")
+        yield [target | {"scheme": "https", "tls_config": tls}]
+
+
 async def exercise(central: whole.Central, named: whole.Beside, every: whole.Beside) -> None:
     """One decision by a policy, with a shadow policy, that costs something, and one that waits for people."""
     path = f"/api/agents/registry/{AGENT}/policies"
@@ -106,6 +121,7 @@ async def scraped(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scr
             job("named", named.sidecar.metrics_address, container="pdp-sidecar", pod="named"),
             job("every", every.sidecar.metrics_address, container="pdp-sidecar", pod="every"),
             *await stack.enter_async_context(encrypted(tmp_path_factory.mktemp("encrypted"))),
+            *await stack.enter_async_context(injecting(tmp_path_factory.mktemp("injector"))),
         ]
         prometheus = await stack.enter_async_context(scraping(folders[3], jobs, files.rule_file()))
         wanted = files.recorded() - RECORDED_LATER
@@ -234,9 +250,9 @@ async def test_what_a_sidecar_counts_arrives(scraped: Scraped) -> None:
         'pdp_budget_spent_usd{job="named"} == 1.5',
         'pdp_charged_usd_total{job="every"} == 1.5',
         'pdp_rate_limit_remaining{window="minute"} > 0',
-        'pdp_certificate_expiry_timestamp_seconds{certificate="server",job="tls-sidecar"} > time()',
-        'pdp_certificate_expiry_timestamp_seconds{certificate="store",job="tls-sidecar"} > time()',
-        'registry_store_certificate_expiry_timestamp_seconds{certificate="server",job="tls-store"} > time()',
+        'pdp_tls_certificate_expiration_timestamp_seconds{certificate="server",job="tls-sidecar"} > time()',
+        'pdp_tls_certificate_expiration_timestamp_seconds{certificate="store",job="tls-sidecar"} > time()',
+        'registry_store_tls_certificate_expiration_timestamp_seconds{certificate="server",job="tls-store"} > time()',
         'registry_store_approvals_pending{job="store"} == 1',
         "registry_store_approvals_oldest_pending_seconds > 0",
         'registry_store_alerts_total{kind="approval_requested"} >= 1',
