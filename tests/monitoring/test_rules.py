@@ -73,6 +73,16 @@ def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
 
 
+def test_prometheus_takes_the_scrape_configuration_of_the_page(tmp_path: Path) -> None:
+    """The one for clusters without the operator; Debian's has no discovery of Kubernetes, so not that line."""
+    text = PAGE.split("```yaml\n")[1].split("```")[0]
+    discovery = "kubernetes_sd_configs: [{role: pod}]"
+    assert discovery in text
+    path = tmp_path / "prometheus.yaml"
+    path.write_text(text.replace(discovery, "static_configs: []"))
+    assert "SUCCESS" in promtool("check", "config", path)
+
+
 def test_every_runbook_says_what_to_do() -> None:
     """What happens in words, and then numbered steps."""
     for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
