@@ -115,11 +115,7 @@ async def running(settings: Settings, cluster: Cluster | None = None) -> AsyncIt
     except CertificateError as error:
         raise SettingsError(f"--tls-{error.file}", str(error)) from error
     program = _Program(settings, cluster)
-    metrics.watch(
-        "pdp_injector_tls_certificate_expiration_timestamp_seconds",
-        "When the certificate in force expires, in seconds since 1970",
-        lambda: certificates.not_after,
-    )
+    metrics.certificates.watch("server", lambda: certificates.not_after)
     metrics.watch(
         "pdp_injector_native", "1 while sidecars are injected in the native form", lambda: float(program.native)
     )

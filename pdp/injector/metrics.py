@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from pdp.injector.verdicts import Refusal, Result, Skip, Verdict
+from pdp.serving.monitoring.certificates import Certificates
 
 BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 EVENT_RESULTS = ("sent", "failed", "dropped")
@@ -19,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.certificates = Certificates("pdp_injector", self.registry)
         self._reviews = self._counter("reviews", "Reviews by result", "result")
         self._skips = self._counter("skips", "Pods admitted without a sidecar, by reason", "reason")
         self._refusals = self._counter("refusals", "Pods and changes of pods refused, by reason", "reason")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/k8s/monitoring"
 VARIABLES = {"$namespace": ".*", "$__rate_interval": "5m"}
-HAS_INJECTOR = find_spec("pdp.injector") is not None
 
 
 def rule_file() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pdp.settings import Subscription, host_and_port
 from tests import whole
 from tests.monitoring import files
 from tests.monitoring.prometheus import Prometheus, scraping
+from tests.pdp.injector.calling import webhook
 from tests.tls import running
 from tests.tls.certificates import write_pair
 from tests.waiting import eventually_gives
@@ -71,12 +72,7 @@ async def encrypted(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
 
 @asynccontextmanager
 async def injecting(folder: Path) -> AsyncIterator[list[dict[str, Any]]]:
-    """The job of an injector, on its HTTPS port, where this project has one."""
-    if not files.HAS_INJECTOR:
-        yield []
-        return
-    from tests.pdp.injector.calling import webhook
-
+    """The job of an injector, on its HTTPS port."""
     async with webhook(folder) as injector:
         (folder / "ca.crt").write_bytes(injector.authority.cert_pem.bytes())
         tls = {"ca_file": str(folder / "ca.crt"), "server_name": "localhost"}
@@ -185,15 +181,10 @@ def _groups(labels: Sequence[str], part: Any, scraped: Scraped) -> list[str]:
     ]
 
 
-def is_here(expression: str) -> bool:
-    """Whether the program that the expression is about is part of this project."""
-    return files.HAS_INJECTOR or not ("pdp_injector" in expression or "pdp-injector" in expression)
-
-
 @pytest.mark.asyncio(loop_scope="module")
 async def test_every_metric_and_label_of_a_rule_or_panel_is_in_a_scrape(scraped: Scraped) -> None:
     """By the parsed expressions, so that what is only in a function's name or a string does not count."""
-    expressions = list(filter(is_here, files.expressions()))
+    expressions = files.expressions()
     assert len(expressions) > 80
     assert {one: found for one in expressions if (found := faults(one, scraped))} == {}
     for expression in expressions:

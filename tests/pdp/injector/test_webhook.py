@@ -192,7 +192,7 @@ async def test_the_probes_and_metrics_answer(tmp_path: Path) -> None:
             text = (await caller.call("GET", "/metrics")).body
         for name in ("process_resident_memory_bytes", "pdp_injector_build_info", "pdp_injector_native 1.0"):
             assert name in text
-        expires = served.metrics()["pdp_injector_tls_certificate_expiration_timestamp_seconds"]
+        expires = served.metrics()['pdp_injector_certificate_expiry_timestamp_seconds{certificate="server"}']
         assert expires > served.metrics()["process_start_time_seconds"]
         host, _, number = served.injector.metrics_address.rpartition(":")
         caller = Caller(*await asyncio.open_connection(host, int(number)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pdp.serving.tls.validity import expiry
+from pdp.serving.tls.certificates import expiry
 from tests.tls.certificates import write_pair
 
 
