@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
 from pdp.core.fields import quote
+from pdp.serving.requests import Peer
 from pdp.serving.tls import names
 from pdp.serving.tls.names import Names
 
@@ -56,13 +57,14 @@ class Callers:
         found = names.of_call(context.auth_context())
         return self._named(found, over_socket=context.peer().startswith("unix:"))
 
-    def of_request(self, certificate: Mapping[str, Any] | None) -> Caller:
-        """The caller of an HTTP request, with what `ssl` tells of its certificate."""
+    def of_request(self, peer: Peer) -> Caller:
+        """The caller of an HTTP request."""
         if self._agents is None:
             return ANY
-        return self._named(None if certificate is None else names.of_certificate(certificate))
+        found = None if peer.certificate is None else names.of_certificate(peer.certificate)
+        return self._named(found, over_socket=peer.over_socket)
 
-    def _named(self, found: Names | None, *, over_socket: bool = False) -> Caller:
+    def _named(self, found: Names | None, *, over_socket: bool) -> Caller:
         """A caller on a Unix socket shows no certificate, and may ask for any agent: it is one of the sidecar's pod."""
         if found is None or self._agents is None:
             return ANY if over_socket else NONE

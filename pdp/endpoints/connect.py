@@ -16,7 +16,7 @@ from pdp.endpoints.connect_messages import MAX_BATCH_BYTES, MAX_BYTES, Messages,
 from pdp.endpoints.connect_protocol import Call, ConnectError
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
-from pdp.serving.requests import CrowdedError, Places, peer_certificate, problem
+from pdp.serving.requests import CrowdedError, Peer, Places, peer_of, problem
 from pdp.serving.tls import names
 
 PATH = f"/{SERVICE}/"
@@ -35,22 +35,23 @@ class Exchange(NamedTuple):
     query: bytes
     receive: Receive
     send: Send
-    certificate: Mapping[str, Any] | None
+    peer: Peer
 
 
 class Context:
     """The part of gRPC's context that the handlers of unary RPCs use."""
 
-    def __init__(self, certificate: Mapping[str, Any] | None) -> None:
-        self._certificate = certificate
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
 
     def peer(self) -> str:
-        """The protocol of the connection, which is never a Unix socket."""
-        return "tcp"
+        """What gRPC tells of the client's address, without the address."""
+        return "unix:" if self._peer.over_socket else "tcp"
 
     def auth_context(self) -> Mapping[str, tuple[bytes, ...]]:
         """The names in the client's certificate, as gRPC tells them."""
-        return {} if self._certificate is None else names.as_in_call(self._certificate)
+        certificate = self._peer.certificate
+        return {} if certificate is None else names.as_in_call(certificate)
 
     async def abort(self, code: StatusCode, details: str = "", _trailers: object = ()) -> NoReturn:
         """Ends the call."""
@@ -60,8 +61,8 @@ class Context:
 class StreamContext(Context):
     """The same with `write`, which sends one message of a server stream."""
 
-    def __init__(self, certificate: Mapping[str, Any] | None, write: Callable[[bytes], Awaitable[None]]) -> None:
-        super().__init__(certificate)
+    def __init__(self, peer: Peer, write: Callable[[bytes], Awaitable[None]]) -> None:
+        super().__init__(peer)
         self.write = write
 
 
@@ -88,7 +89,7 @@ class Connect:
             accepted = ", ".join(name.decode() for name in method.content_types)
             title = f"the content type is not one of {accepted}"
             return await problem(415, title, {"accept-post": accepted})(scope, receive, send)
-        exchange = Exchange(method, is_json, headers, scope["query_string"], receive, send, peer_certificate(scope))
+        exchange = Exchange(method, is_json, headers, scope["query_string"], receive, send, peer_of(scope))
         return await (self._unary(exchange) if method.is_unary else self._stream(exchange))
 
     async def _unary(self, exchange: Exchange) -> None:
@@ -119,7 +120,7 @@ class Connect:
                 raw = await self._messages.read(method, body, is_gzip=call.gzip, is_json=exchange.is_json)
                 if method.handler is None:
                     raise ConnectError(StatusCode.UNIMPLEMENTED, f"{method.name} is not served")
-                answer: bytes = await method.handler(raw, Context(exchange.certificate))
+                answer: bytes = await method.handler(raw, Context(exchange.peer))
                 return await self._messages.json(method, answer) if exchange.is_json else answer
 
     def _place(self, size: int) -> AbstractContextManager[None]:
@@ -161,7 +162,7 @@ class Connect:
             body = await self._messages.json(method, message) if exchange.is_json else message
             await exchange.send({"type": "http.response.body", "body": protocol.envelope(body), "more_body": True})
 
-        await method.handler(raw, StreamContext(exchange.certificate, write))
+        await method.handler(raw, StreamContext(exchange.peer, write))
 
     def _refusal(self, method: Method, error: Exception, deadline: asyncio.Timeout | None) -> ConnectError:
         """The error that tells the caller of a fault."""

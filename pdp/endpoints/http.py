@@ -25,7 +25,7 @@ from pdp.metrics import Metrics
 from pdp.outcomes.reports import MAX_REPORT_BYTES
 from pdp.serving.pages import html_answer
 from pdp.serving.parameters import problems_of
-from pdp.serving.requests import CrowdedError, Places, peer_certificate, problem, read_body
+from pdp.serving.requests import CrowdedError, Places, peer_of, problem, read_body
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -50,7 +50,7 @@ def application(
     """
 
     def caller(request: Request) -> Caller:
-        return service.callers.of_request(peer_certificate(request.scope))
+        return service.callers.of_request(peer_of(request.scope))
 
     async def evaluate(request: Request) -> Response:
         status, answer = await service.evaluate_json(await read_body(request, MAX_BODY_BYTES), caller(request))

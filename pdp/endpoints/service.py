@@ -231,7 +231,7 @@ class DecisionService:
 
     async def _answer_each(self, context: Context, stream: asyncio.Timeout) -> None:
         """Limits the wait for the client, but never the time of a decision."""
-        position, caller = 0, self.callers.of(context)
+        position = 0
         while True:
             stream.reschedule(self._idle_deadline())
             raw = await context.read()
@@ -239,7 +239,8 @@ class DecisionService:
                 return
             stream.reschedule(None)
             position += 1
-            answer = (await self._stream_answer(raw, position, caller)).SerializeToString()
+            # Anew for each message: what a caller may ask for can change while its stream is open.
+            answer = (await self._stream_answer(raw, position, self.callers.of(context))).SerializeToString()
             stream.reschedule(self._idle_deadline())
             await context.write(answer)
 

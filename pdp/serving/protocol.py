@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ from uvicorn.server import ServerState
 
 from pdp.serving.connections import Connections, Wait
 from pdp.serving.lingering import Lingering
+from pdp.serving.requests import Peer
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
@@ -73,8 +75,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         # uvicorn's type of a transport is narrower than asyncio's
         self._lingering = Lingering(transport, self._peer_is_sending)  # type: ignore[arg-type]
         super().connection_made(self._lingering)  # type: ignore[arg-type]
-        if certificate := transport.get_extra_info("peercert"):
-            self.app_state = {"peer_certificate": certificate}
+        over_socket = transport.get_extra_info("socket").family == socket.AF_UNIX
+        self.app_state = {"peer": Peer(transport.get_extra_info("peercert"), over_socket)}
         self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -67,9 +67,20 @@ def problem(status: int, title: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse(content, status, headers, "application/problem+json")
 
 
-def peer_certificate(scope: Scope) -> Mapping[str, Any] | None:
-    """What `ssl` tells of the verified certificate of a request's client; None without one."""
-    found: Mapping[str, Any] | None = scope.get("state", {}).get("peer_certificate")
+class Peer(NamedTuple):
+    """The client of a connection: what `ssl` tells of its verified certificate (None without one)."""
+
+    certificate: Mapping[str, Any] | None = None
+    over_socket: bool = False
+    """Whether it came by a Unix socket."""
+
+
+UNKNOWN_PEER = Peer()
+
+
+def peer_of(scope: Scope) -> Peer:
+    """The client of a request."""
+    found: Peer = scope.get("state", {}).get("peer", UNKNOWN_PEER)
     return found
 
 

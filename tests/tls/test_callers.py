@@ -40,6 +40,7 @@ class Place(NamedTuple):
     grpc: str
     socket: str
     http: str
+    http_socket: str
     payer: Pair
     agents: Path
     authority: trustme.CA
@@ -60,6 +61,36 @@ class Place(NamedTuple):
                 return answer.status, answer.json()
 
         return await asyncio.to_thread(call)
+
+
+async def post_to_socket(address: str, path: str, body: Any) -> int:
+    """The status of an answer over HTTP on a Unix socket."""
+    reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    await writer.wait_closed()
+    return status
+
+
+async def test_what_a_caller_may_ask_changes_in_its_open_stream(place: Place) -> None:
+    """A stream may be open for days."""
+    async with place.channel() as channel:
+        stream = PolicyDecisionPointStub(channel).EvaluateStream()
+
+        async def ask() -> str:
+            await stream.write(pb.EvaluateStreamRequest(request=pb.EvaluateRequest(action=pb.Action(**FOREIGN))))
+            answer: pb.EvaluateStreamResponse = await stream.read()
+            return answer.result.WhichOneof("result") or ""
+
+        assert await ask() == "error"
+        place.agents.write_text(f"{PAYER}: ['{OTHER}']\n")
+        await eventually_gives(ask, lambda kind: kind == "response")
+        place.agents.write_text("{}\n")
+        await eventually_gives(ask, lambda kind: kind == "error")
+        await stream.done_writing()
 
 
 @pytest.fixture(scope="module", name="authority")
@@ -87,11 +118,11 @@ async def place(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Place]:
             listen=(address("--listen", "127.0.0.1:0"), Address(path=str(tmp_path / "pdp.sock"))),
             tls=Files(server.cert, server.key, server.ca),
             caller_agents=agents,
+            http=(address("--http", "127.0.0.1:0"), Address(path=str(tmp_path / "http.sock"))),
         )
         beside = await life.enter_async_context(sidecar(chosen))
         await beside.sidecar.ready.wait()
-        grpc_address, socket = beside.sidecar.grpc_addresses
-        yield Place(grpc_address, socket, beside.sidecar.http_address, payer, agents, authority)
+        yield Place(*beside.sidecar.grpc_addresses, *beside.sidecar.http_addresses, payer, agents, authority)
 
 
 async def test_a_caller_asks_for_its_agents_alone_over_grpc(place: Place) -> None:
@@ -138,6 +169,8 @@ async def test_a_caller_asks_for_its_agents_alone_over_http(place: Place) -> Non
         assert (status, problem["title"], problem["detail"]) == (403, "Not your agent", REFUSAL), path
     assert (await place.post(evaluate, {"action": ACTION}))[0] == 200
     assert await place.post(evaluate, {"action": FOREIGN}) == (403, {"code": "permission_denied", "message": REFUSAL})
+    assert await post_to_socket(place.http_socket, "/v1/evaluate", {"action": FOREIGN}) == 200
+    assert await post_to_socket(place.http_socket, evaluate, {"action": FOREIGN}) == 200
     unknown = write_pair(place.agents.parent / "unknown", place.authority, "unknown.example")
     assert (await place.post("/v1/evaluate", {"action": ACTION}, unknown))[0] == 403
 
