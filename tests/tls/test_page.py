@@ -91,3 +91,5 @@ async def test_the_commands_of_the_page_print_what_it_shows(tmp_path: Path) -> N
             for command in console.commands(PAGE.read_text()):
                 printed = await shell.run(command.text)
                 assert console.steady(printed) == console.steady(command.shown.rstrip("\n")), command.text
+        logged = "".join((tmp_path / name).read_text() for name in ("store.log", "sidecar.log"))
+        assert not re.search(r"^[IWE][0-9]{4} ", logged, re.MULTILINE), "gRPC logs nothing of handshakes that fail"

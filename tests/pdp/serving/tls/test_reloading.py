@@ -21,7 +21,6 @@ from pdp.serving.tls.reloading import ServerCertificates
 from tests.tls.certificates import EXPIRED, Pair, write_pair
 from tests.waiting import eventually
 
-REPLACEMENTS = 20
 CLIENTS = 3
 METHOD = "/test.Test/Echo"
 LIMITS = Limits()
@@ -86,7 +85,10 @@ def without_key(pair: Pair) -> ClientFiles:
     return ClientFiles(pair.ca)
 
 
-async def test_certificates_are_replaced_while_handshakes_go_on(authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replacements", [20, pytest.param(2000, marks=pytest.mark.soak)])
+async def test_certificates_are_replaced_while_handshakes_go_on(
+    authority: trustme.CA, tmp_path: Path, replacements: int
+) -> None:
     """No handshake fails, over HTTP or gRPC, also if the new pair is of another authority that both sides trust."""
     other = trustme.CA()
     both = tmp_path / "both.crt"
@@ -108,7 +110,7 @@ async def test_certificates_are_replaced_while_handshakes_go_on(authority: trust
     async with https(certificates) as port, grpc_echo(certificates) as address, asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
             clients.create_task(ask(port, address))
-        for number in range(REPLACEMENTS):
+        for number in range(replacements):
             newest = write_pair(tmp_path / "server", (authority, other)[number % 2])
             certificates.reload()
             trusting = ClientFiles(newest.ca, client.cert, client.key)
