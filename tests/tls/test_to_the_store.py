@@ -16,7 +16,9 @@ import urllib3
 from pdp.serving.addresses import Address
 from pdp.serving.tls import diagnosis
 from pdp.serving.tls.certificates import ClientFiles
+from pdp.serving.tls.reloaded import FileError
 from pdp.settings import Settings, SettingsError, Subscription
+from registry_store.access.certificates import SidecarNames
 from registry_store.errors import StartError
 from tests.tls.certificates import EXPIRED, Pair, write_pair
 from tests.tls.running import Central, central, client_files, made, wiretapped
@@ -236,3 +238,27 @@ async def test_an_unknown_certificate_needs_a_key(authority: trustme.CA, tmp_pat
                     await opened.unary_unary("/registry_store.v1.RegistrySync/FindDecision")(
                         b"", metadata=(("authorization", key),)
                     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {agents: [x-agent]}", "line 1: `a`: node: is required"),
+        ("a: {node: n, agent: [x]}", "line 1: `a`: agent: unknown field"),
+        (
+            "\na: {node: n}",
+            'line 2: `a`: agents: exactly one of `agents` (`["*"]`: all) and `tags`',
+        ),
+        ("a: {node: n, tags: [t], agents: ['*']}", "line 1: `a`: agents: exactly one of"),
+        ("a: {node: n, agents: ['x*']}", "line 1: `a`: agents[0]: is shorter than 3 characters"),
+        ("a: b", "line 1: `a`: `b` is not an object"),
+    ],
+)
+def test_a_wrong_file_of_names_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """With its line, its entry and its field."""
+    path = tmp_path / "names.yaml"
+    path.write_text(text)
+    with pytest.raises(FileError) as refused:
+        SidecarNames(path)
+    assert str(refused.value).startswith(f"`{path}`: "), refused.value
+    assert message in str(refused.value)
