@@ -25,6 +25,7 @@ BUILDS = {
     "revision": ("revision",),
     "revision-before-1.30": ("revision", "components/before-1.30"),
     "example": ("example",),
+    "monitoring": ("monitoring",),
 }
 
 Object = dict[str, Any]

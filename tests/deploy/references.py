@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+from pdp.injector.container import PORT_NAME
 from tests.deploy.building import ROOT, Object, containers, pod_template, title
 
 PAGE = ROOT / "docs" / "kubernetes.md"
@@ -264,6 +265,33 @@ def _of_issuer(each: Object, world: World) -> Iterator[str]:
         yield from _of_secret(secret, set(), each["metadata"]["namespace"], world)
 
 
+def _of_pod_monitor(each: Object, world: World) -> Iterator[str]:
+    """Of the pods of this build, or of injected ones, whose port an agent's pod gets from the injector."""
+    wanted = {endpoint["port"] for endpoint in each["spec"]["podMetricsEndpoints"]}
+    if each["spec"].get("namespaceSelector", {}).get("any"):
+        yield from (f"no injected pod has port `{name}`" for name in sorted(wanted - {PORT_NAME}))
+        return
+    names = _port_names(world.pods(each["metadata"]["namespace"], each["spec"]["selector"]))
+    yield from (f"no pod that it selects has port `{name}`" for name in sorted(wanted - names))
+    for endpoint in each["spec"]["podMetricsEndpoints"]:
+        authority = endpoint.get("tlsConfig", {}).get("ca", {}).get("secret")
+        if authority:
+            yield from _of_secret(authority["name"], {authority["key"]}, each["metadata"]["namespace"], world)
+
+
+def _of_service_monitor(each: Object, world: World) -> Iterator[str]:
+    found = [
+        one
+        for one in world.all
+        if one["kind"] == "Service"
+        and one["metadata"]["namespace"] == each["metadata"]["namespace"]
+        and selects(each["spec"]["selector"], one["metadata"].get("labels", {}))
+    ]
+    names = {port["name"] for one in found for port in one["spec"]["ports"]}
+    wanted = {endpoint["port"] for endpoint in each["spec"]["endpoints"]}
+    yield from (f"no service that it selects has port `{name}`" for name in sorted(wanted - names))
+
+
 OF_KIND = {
     "Service": _of_service,
     "PodDisruptionBudget": _of_budget,
@@ -274,4 +302,6 @@ OF_KIND = {
     "ValidatingAdmissionPolicyBinding": _of_policy_binding,
     "Certificate": _of_certificate,
     "Issuer": _of_issuer,
+    "PodMonitor": _of_pod_monitor,
+    "ServiceMonitor": _of_service_monitor,
 }

@@ -232,6 +232,23 @@ def test_the_claim_of_a_volume_is_followed() -> None:
     assert found == ["Deployment registry-store: claim `registry-store` does not exist"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "endpoints", "named"),
+    [
+        ("PodMonitor", "pdp-sidecar", "podMetricsEndpoints", "no injected pod has port `wrong`"),
+        ("PodMonitor", "pdp-injector", "podMetricsEndpoints", "no pod that it selects has port `wrong`"),
+        ("ServiceMonitor", "registry-store", "endpoints", "no service that it selects has port `wrong`"),
+    ],
+)
+def test_a_monitor_of_nothing_is_named(kind: str, name: str, endpoints: str, named: str) -> None:
+    """Prometheus would find nothing to scrape, and say nothing."""
+
+    def change(objects: list[Object]) -> None:
+        one(objects, kind, name)["spec"][endpoints][0]["port"] = "wrong"
+
+    assert list(references.problems(broken("monitoring", change), build("production"))) == [f"{kind} {name}: {named}"]
+
+
 def test_the_example_speaks_to_a_port_that_the_store_has() -> None:
     """Its network policy names the port of the store's pods, which are of another build."""
 

@@ -45,7 +45,7 @@ def test_each_value_is_one_that_kubernetes_takes(name: str) -> None:
 @pytest.mark.parametrize("name", BUILDS)
 def test_each_reference_leads_somewhere(name: str) -> None:
     """To an object of the same build, or to a Secret that the documentation says to make."""
-    beside = build("production") if name.startswith(("revision", "example")) else []
+    beside = build("production") if name.startswith(("revision", "example", "monitoring")) else []
     assert list(references.problems(build(name), beside)) == []
 
 
@@ -55,7 +55,7 @@ def test_each_pod_is_restricted(name: str) -> None:
     assert [f"{title(each)}: {problem}" for each in build(name) for problem in security.problems(each)] == []
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDS if name != "example"])
+@pytest.mark.parametrize("name", [name for name in BUILDS if name not in ("example", "monitoring")])
 def test_the_injector_starts_while_no_injector_runs(name: str) -> None:
     """Neither the webhook nor a policy looks at the pods of our namespace, also where somebody enrols it."""
     objects = build(name)

@@ -218,6 +218,20 @@ RULES: dict[str, Rule] = {
     "privateKey.algorithm": free,
     "privateKey.size": whole(256, 8192),
     "rotationPolicy": free,
+    # monitors, and rules of Prometheus, which promtool checks
+    "podMetricsEndpoints.port": like(PORT_NAME, 15),
+    "endpoints.port": like(PORT_NAME, 15),
+    "podMetricsEndpoints.path": like(PATH),
+    "endpoints.path": like(PATH),
+    "podMetricsEndpoints.scheme": among("http", "https"),
+    "tlsConfig.serverName": like(SUBDOMAIN),
+    "ca.secret.name": like(SUBDOMAIN),
+    "ca.secret.key": like(re.compile(r"[-._a-zA-Z0-9]+")),
+    "groups.name": free,
+    "rules.record": like(re.compile(r"[a-z][a-z0-9_:]*")),
+    "rules.alert": like(re.compile(r"[A-Z][A-Za-z]*")),
+    "rules.expr": free,
+    "rules.for": parses(seconds),
 }
 LONGEST = max(key.count(".") for key in RULES) + 1
 
