@@ -203,7 +203,7 @@ def test_the_process_is_measured_and_its_certificates_too() -> None:
     metrics, expiries = Metrics(), iter([100.0, 200.0])
     assert samples(metrics)["process_resident_memory_bytes", ()] > 1 << 20
     metrics.certificates.watch("server", lambda: next(expiries))
-    key = ("pdp_tls_certificate_expiration_timestamp_seconds", (("certificate", "server"),))
+    key = ("pdp_certificate_expiry_timestamp_seconds", (("certificate", "server"),))
     assert [samples(metrics)[key] for _ in range(2)] == [100, 200]
 
 

@@ -182,10 +182,7 @@ async def test_people_may_come_without_a_client_certificate(authority: trustme.C
             url = f"https://{store.running.http_address}/readyz"
             assert (await asyncio.to_thread(pool.request, "GET", url)).status == 200
             text = (await asyncio.to_thread(pool.request, "GET", url.replace("readyz", "metrics"))).data.decode()
-        assert (
-            '\nregistry_store_tls_certificate_expiration_timestamp_seconds{certificate="server"} 2.2089888e+09\n'
-            in text
-        )
+        assert '\nregistry_store_certificate_expiry_timestamp_seconds{certificate="server"} 2.2089888e+09\n' in text
         address = Address("localhost", int(store.port))
         found = await asyncio.to_thread(diagnosis.failure, address, ClientFiles(server.ca), "--store-")
         assert found == "it demands a client certificate, which takes `--store-cert`"

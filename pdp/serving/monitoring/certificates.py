@@ -12,7 +12,7 @@ class Certificates(Collector):
     """A gauge with the expiry of each certificate that is watched, by what the certificate is for."""
 
     def __init__(self, program: str, registry: CollectorRegistry) -> None:
-        self._name = f"{program}_tls_certificate_expiration_timestamp_seconds"
+        self._name = f"{program}_certificate_expiry_timestamp_seconds"
         self._watched: dict[str, Callable[[], float]] = {}
         registry.register(self)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdp.injector import app
-from pdp.serving.tls import reloading
+from pdp.serving.tls import reloaded
 from tests.pdp.injector.calling import PATH, Caller, Webhook, webhook
 from tests.pdp.injector.cases import load
 from tests.tls.certificates import write_pair
@@ -25,7 +25,7 @@ def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_reviews_while_certificates_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as the files are looked at."""
-    monkeypatch.setattr(reloading, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(reloaded, "POLL_SECONDS", 0.02)
     async with webhook(tmp_path) as served:
         seen = await reviewed(served, reviews=240, replace_seconds=0.02)
     assert len(seen) > 2
@@ -43,7 +43,7 @@ async def test_a_mismatched_pair_leaves_the_one_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each handshake goes on with the certificate that fits its key."""
-    monkeypatch.setattr(reloading, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(reloaded, "POLL_SECONDS", 0.01)
     async with webhook(tmp_path) as served:
         key = served.folder / "tls.key"
         key.unlink()
