@@ -9,6 +9,7 @@ import yaml
 
 from pdp.core.fields import quote, quote_path
 from pdp.injector.verdicts import Refusal, RefusedError
+from pdp.serving.tls.reloaded import read_bounded
 from pdp.settings import SettingsError
 
 SETTING = "--agents-file"
@@ -35,13 +36,9 @@ def check(claims: Claims | None, namespace: str, account: str, agent_id: str) ->
 def read_file(path: Path) -> bytes:
     """The content of a file; `SettingsError` if it cannot be read or is too large."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(SETTING, f"cannot read {quote_path(path)}: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise SettingsError(SETTING, f"{quote_path(path)} is larger than {MAX_BYTES} bytes")
-    return raw
+        return read_bounded(path, MAX_BYTES)
+    except ValueError as error:
+        raise SettingsError(SETTING, str(error)) from error
 
 
 def parse_file(path: Path, raw: bytes) -> Claims:

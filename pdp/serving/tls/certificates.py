@@ -12,7 +12,7 @@ from typing import NamedTuple
 import grpc
 
 from pdp.serving import secret_files
-from pdp.serving.tls.reloaded import FileError
+from pdp.serving.tls.reloaded import FileError, read_bounded
 from pdp.serving.tls.validity import not_after
 
 MAX_BYTES = 1 << 20
@@ -184,13 +184,9 @@ def _in_memory(content: bytes, use: Callable[[str], None]) -> None:
 
 def _read(file: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CertificateError(file, f"cannot read `{path}`: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise CertificateError(file, f"`{path}` is larger than {MAX_BYTES} bytes")
-    return content
+        return read_bounded(path, MAX_BYTES)
+    except ValueError as error:
+        raise CertificateError(file, str(error)) from None
 
 
 def _read_key(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from typing import TypeAlias, TypeVar
 
 import yaml
 
-from pdp.serving.tls.reloaded import FileError, Reloaded
+from pdp.serving.tls.reloaded import FileError, Reloaded, read_bounded
 
 MAX_BYTES = 256 * 1024
 MAX_ENTRIES = 10_000
@@ -42,13 +42,9 @@ class NameFile(Reloaded[bytes, Mapping[str, Entry]]):
 
 def _read(file: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as opened:
-            raw = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise FileError(file, f"cannot read `{path}`: {error.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise FileError(file, f"`{path}` is larger than {MAX_BYTES} bytes")
-    return raw
+        return read_bounded(path, MAX_BYTES)
+    except ValueError as error:
+        raise FileError(file, str(error)) from None
 
 
 def _load(file: str, path: Path, raw: bytes, entry: Callable[[Plain], Entry]) -> dict[str, Entry]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 POLL_SECONDS = 1.0
@@ -19,6 +20,18 @@ class FileError(Exception):
     def __init__(self, file: str, message: str) -> None:
         self.file = file
         super().__init__(message)
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The content of a file; `ValueError` says why if it cannot be read, or is larger than `max_bytes`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read `{path}`: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise ValueError(f"`{path}` is larger than {max_bytes} bytes")
+    return content
 
 
 class Reloaded(Generic[Contents, Value]):
