@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -26,13 +26,14 @@ from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints import http
 from pdp.endpoints.listeners import bound, http_bound, http_listener
-from pdp.endpoints.service import SERVICE, DecisionService
+from pdp.endpoints.service import SERVICE, Decide, DecisionService
 from pdp.metrics import Metrics
 from pdp.serving import calls, lag
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
-from pdp.serving.monitoring import port
+from pdp.serving.monitoring import port, traces
+from pdp.serving.monitoring.traces import TraceError
 from pdp.serving.tls import certificates, diagnosis
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloaded import FileError
@@ -45,6 +46,9 @@ from pdp.sync.replica import Replica, build_in_thread
 from pdp.sync.subscriber import Access, Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
+
+if TYPE_CHECKING:
+    from pdp.serving.monitoring.tracing import Tracing
 
 MAX_REQUEST_BYTES = 4 << 20
 MAX_CONCURRENT_CALLS = 10_000
@@ -106,7 +110,8 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
         decisions = await asyncio.to_thread(_decision_log, settings)
         counters = await asyncio.to_thread(CountersWriter, settings.data_dir / "counters", boot_id(), now)
         callers = await stack.enter_async_context(_callers(settings.caller_agents))
-        program = _Program(settings, timing, decisions, counters, callers)
+        tracing = await stack.enter_async_context(_tracing(settings))
+        program = _Program(settings, timing, decisions, counters, callers=callers, tracing=tracing)
         served = await stack.enter_async_context(_certificates(settings.tls, program.metrics))
         listeners = [
             stack.enter_context(http_bound("--http", address, settings.socket_mode)) for address in settings.http
@@ -132,6 +137,8 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             settings.http_hosts,
             max_waiting=limits.requests // 2,
         )
+        if tracing is not None:
+            app = tracing.http(app)
         for (listener, _), address in zip(listeners, settings.http, strict=True):
             context = None if served is None or address.path else served.context
             await stack.enter_async_context(serving(app, listener, limits, tls=context))
@@ -157,6 +164,19 @@ async def _monitoring(address: Address | None, program: "_Program") -> AsyncIter
         app = port.application(program.metrics.text, probes.alive, probes.ready)
         async with port.monitoring(app, listener) as actual:
             yield actual
+
+
+@asynccontextmanager
+async def _tracing(settings: Settings) -> "AsyncIterator[Tracing | None]":
+    """What makes decisions into spans, if `--traces` is given; what waits is sent when the block is left."""
+    if not settings.traces:
+        yield None
+        return
+    try:
+        async with traces.running("pdp", plaintext=settings.plaintext, drain_seconds=settings.drain_seconds) as tracing:
+            yield tracing
+    except TraceError as error:
+        raise SettingsError("--traces", str(error)) from error
 
 
 @asynccontextmanager
@@ -245,9 +265,17 @@ class _Program:
     """The parts of one sidecar, and their connections."""
 
     def __init__(
-        self, settings: Settings, timing: Timing, decisions: DecisionLog, counters: CountersWriter, callers: Callers
+        self,
+        settings: Settings,
+        timing: Timing,
+        decisions: DecisionLog,
+        counters: CountersWriter,
+        *,
+        callers: Callers,
+        tracing: "Tracing | None",
     ) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._holder = Holder(settings.max_staleness, settings.stale_mode)
         self._health = _Health()
         self.has_data = asyncio.Event()
@@ -275,6 +303,7 @@ class _Program:
             ledger=counters.ledger,
             node_id=node.node_id,
             callers=callers,
+            around=None if tracing is None else _around(tracing),
         )
         self._replica = Replica(self._holder, self.metrics, self._on_state)
         access = Access(
@@ -306,7 +335,7 @@ class _Program:
         server = grpc.aio.server(
             options=calls.options(MAX_REQUEST_BYTES),
             maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
-            interceptors=[self._calls],
+            interceptors=[self._calls] if self._tracing is None else [self._calls, self._tracing.grpc()],
         )
         server.add_generic_rpc_handlers((self.service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -465,6 +494,12 @@ class _Program:
             "Requests refused because their key had been repeated too often",
             lambda: point.answers.refused,
         )
+
+
+def _around(tracing: "Tracing") -> Callable[[Decide], Decide]:
+    from pdp.endpoints.tracing import traced  # with OpenTelemetry, which is an extra
+
+    return partial(traced, tracing)
 
 
 def _age(confirmed_wall: float, wall: float) -> float:

@@ -177,6 +177,7 @@ def cli() -> None:
     type=click.Choice(LOG_FULL),
     help="When the log is full: drop the oldest records, or refuse decisions.",
 )
+@option("--traces", is_flag=True, help="Send a span of each decision by OTLP; needs the extra `otel`.")
 @option("--log-decisions", is_flag=True, help="Print each decision as a line of JSON.")
 @option(
     "--redact",

@@ -68,7 +68,7 @@ class Settings:
     `plaintext` lets it use addresses beyond this host. `key_file` may be left out if `store_tls` has a certificate.
     `socket_mode` is the mode of its Unix sockets. `caller_agents` is a file that says which agents the names in client
     certificates may ask for.
-    `metrics` is an address for metrics and probes alone, which `http` has too.
+    `metrics` is an address for metrics and probes alone, which `http` has too. With `traces`, decisions become spans.
     `http_hosts` are the names by which the HTTP port may be called, beside IP addresses and localhost.
     """
 
@@ -94,6 +94,7 @@ class Settings:
     socket_mode: int = SOCKET_MODE
     caller_agents: Path | None = None
     metrics: Address | None = None
+    traces: bool = False
 
     def __post_init__(self) -> None:
         self._check_addresses()
@@ -179,6 +180,7 @@ class Settings:
         socket_mode: str = f"{SOCKET_MODE:04o}",
         caller_agents: Path | None = None,
         metrics: str | None = None,
+        traces: bool = False,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         return cls(
@@ -204,6 +206,7 @@ class Settings:
             socket_mode=_mode(socket_mode),
             caller_agents=caller_agents,
             metrics=None if metrics is None else host_and_port("--metrics", metrics),
+            traces=traces,
         )
 
 

@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
+from starlette.types import ASGIApp
 
 from pdp.serving import calls, lag
 from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
-from pdp.serving.monitoring import port
+from pdp.serving.monitoring import port, traces
+from pdp.serving.monitoring.traces import TraceError
 from pdp.serving.tls.certificates import CertificateError, Files
 from pdp.serving.tls.reloaded import FileError
 from pdp.serving.tls.reloading import ServerCertificates
@@ -55,6 +58,9 @@ from registry_store.store import Store
 from registry_store.sync.feed import Feed
 from registry_store.sync.sidecars import Sidecars
 from registry_store.sync.watching import SidecarWatch
+
+if TYPE_CHECKING:
+    from pdp.serving.monitoring.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +140,12 @@ async def running(
             await stack.enter_async_context(_background(store.notifications.run()))
         store.sidecar_names = await stack.enter_async_context(_sidecar_names(settings.sidecar_names))
         certificates = await stack.enter_async_context(_certificates(files, store.metrics))
+        tracing = await stack.enter_async_context(_tracing(settings))
         metrics_address = await stack.enter_async_context(_monitoring(store))
         grpc_address = await stack.enter_async_context(
             _grpc(store, [sync.handlers(), reports.handlers(), approval_service.handlers()], certificates)
         )
-        http_address = await stack.enter_async_context(_http(store, certificates))
+        http_address = await stack.enter_async_context(_http(store, certificates, tracing))
         stack.callback(store.feed.close)
         stack.callback(store.approval_feed.close)
         store.ready = True
@@ -275,6 +282,21 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
 
 
 @asynccontextmanager
+async def _tracing(settings: Settings) -> "AsyncIterator[Tracing | None]":
+    """What makes changes into spans, if `--traces` is given; what waits is sent when the block is left."""
+    if not settings.traces:
+        yield None
+        return
+    try:
+        async with traces.running(
+            "registry-store", plaintext=settings.plaintext, drain_seconds=settings.drain_seconds
+        ) as tracing:
+            yield tracing
+    except TraceError as error:
+        raise StartError(f"`--traces`: {error}") from None
+
+
+@asynccontextmanager
 async def _sidecar_names(path: Path | None) -> AsyncIterator[SidecarNames | None]:
     """The file of `--sidecar-names`, reloaded until the block is left; None without it."""
     if path is None:
@@ -289,7 +311,7 @@ async def _sidecar_names(path: Path | None) -> AsyncIterator[SidecarNames | None
 
 
 @asynccontextmanager
-async def _http(store: Store, certificates: ServerCertificates | None) -> AsyncIterator[str]:
+async def _http(store: Store, certificates: ServerCertificates | None, tracing: "Tracing | None") -> AsyncIterator[str]:
     listener = _listener("--http", store.settings.http)
     limits = Limits(
         connections=share_of_descriptors(MAX_HTTP_CONNECTIONS, 1 / 4),
@@ -301,7 +323,12 @@ async def _http(store: Store, certificates: ServerCertificates | None) -> AsyncI
     context = None
     if certificates is not None:
         context = certificates.listener(client_certs=not store.settings.http_without_client_cert)
-    async with serving(application(store), listener, limits, proxy_headers=True, tls=context):
+    app: ASGIApp = application(store)
+    if tracing is not None:
+        from registry_store.rest.tracing import traced  # with OpenTelemetry's SDK, which is an extra
+
+        app = traced(tracing, app)
+    async with serving(app, listener, limits, proxy_headers=True, tls=context):
         yield address
 
 

@@ -64,6 +64,8 @@ class Settings:
     drain_seconds: float = 5.0
     metrics: str | None = None
     """HOST:PORT for metrics and probes alone, which `http` has too."""
+    traces: bool = False
+    """Whether changes become spans."""
     escalation_team: str = ""
     """The group of keys that decides on escalations for which neither the policy nor the agent names a team."""
     approver_mfa: bool = False

@@ -5,7 +5,7 @@ and does not end a stream of others.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
@@ -41,6 +41,7 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
+Decide: TypeAlias = Callable[[wire.Request, Caller], Coroutine[Any, Any, pb.EvaluateResponse]]
 REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError, ForeignAgentError)
 RequestError: TypeAlias = InvalidActionError | UnavailableError | TooManyRepeatsError | ForeignAgentError
 REFUSAL_CODES = {
@@ -57,7 +58,10 @@ class Store(approvals.Store, outcomes.Store, Protocol):
 
 
 class DecisionService:
-    """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force; decisions go to `log`."""
+    """`pdp.v1.PolicyDecisionPoint` over the state that `holder` has in force; decisions go to `log`.
+
+    `around` wraps each decision, to trace it.
+    """
 
     def __init__(
         self,
@@ -71,10 +75,12 @@ class DecisionService:
         ledger: Ledger | None = None,
         node_id: str = "",
         callers: Callers | None = None,
+        around: Callable[[Decide], Decide] | None = None,
     ) -> None:
         self.point = DecisionPoint(holder, metrics, clock, log, counters, ledger=ledger)
         self._outcomes = Outcomes(self.point, log, store, node_id)
         self.callers = callers or Callers()
+        self._decide: Decide = self._decided if around is None else around(self._decided)
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
@@ -163,7 +169,7 @@ class DecisionService:
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
-    async def _decide(self, request: wire.Request, caller: Caller) -> pb.EvaluateResponse:
+    async def _decided(self, request: wire.Request, caller: Caller) -> pb.EvaluateResponse:
         """The answer; waits only for room in the log, and for the store if the action needs an approval."""
         caller.check(request.action.agent_id)
         if self._log.crowded:

@@ -41,6 +41,7 @@ MAX_SECONDS = 7 * 86_400
     metavar="HOST:PORT",
     help="Where to serve metrics and probes alone, beside `--http`; in clear on any address.",
 )
+@option("--traces", is_flag=True, help="Send a span of each change by OTLP; needs the extra `otel`.")
 @option("--auto-activate", is_flag=True, help="Activate agents at registration; for development.")
 @PEPPER_FILE
 @option(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks import injector, loop, memory
+from benchmarks import injector, loop, memory, tracing
+from tests.both.collector import collecting
 
 
 def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +27,13 @@ async def test_reviews_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     await injector.measure(reviews=8)
     _, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(injector.NAMES) + 2
+
+
+async def test_traces_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each variant of them; all spans of sampled parents arrive."""
+    async with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{collector.address}")
+        await tracing.measure(number=2)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == list(tracing.VARIANTS)
+    assert len(collector.spans) == 2 * tracing.ROUNDS

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 AFTER_CHANGE_SECONDS = 5
 BEARER = HTTPBearer(auto_error=False, description="An API key, `owkai_…`, from `registry-store keys create`")
 READERS = (Role.ADMIN, Role.APPROVER, Role.VIEWER)
+
+
+class Committed(NamedTuple):
+    """The last transaction of a request that wrote: the role of its key, and the newest revision then."""
+
+    role: Role
+    revision: int
 
 
 def store_of(request: Request) -> Store:
@@ -92,7 +99,9 @@ async def writing(
     store = store_of(request)
     async with store.database.writing() as session:
         yield session, Actor(caller.name, via or _via(request), datetime.now(UTC), caller.key_id)
-        revision = (await meta(session)).revision if store.after_change else 0
+        told = store.after_change or store.settings.traces
+        revision = (await meta(session)).revision if told else 0
+    request.state.change = Committed(caller.role, revision)
     if store.after_change:
         await _notify(store.after_change, revision)
 
