@@ -38,7 +38,7 @@ def always() -> list[Requirement]:
 
 REQUIRED = {
     "sidecar": always(),
-    "store": always() + of_extra("store"),
+    "store": always() + of_extra("store") + of_extra("otel"),
     "dev": always() + of_extra("dev"),
     "mutation": always() + of_extra("mutation"),
     "build": of_group("build"),
