@@ -27,6 +27,14 @@ uvicorn_logger = logging.getLogger("pdp.serving.uvicorn_logger")
 uvicorn_logger.setLevel(logging.ERROR)
 
 
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Only a stop cancels requests, those whose time is over; uvicorn would log a traceback of each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+uvicorn_logger.addFilter(_is_fault)
+
+
 class Strict(h11.Connection):
     """Accepts only requests with unambiguous framing and a bounded parsing cost."""
 

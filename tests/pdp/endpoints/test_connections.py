@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
@@ -328,6 +329,26 @@ async def test_a_stop_as_a_connection_arrives_leaves_no_traceback(caplog: pytest
         await asyncio.gather(task, return_exceptions=True)
     listener.close()
     assert task.cancelled()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("half", [CHUNKED, f"POST / {HEAD}content-length: 10\r\n\r\nhalf".encode()])
+async def test_a_stop_while_bodies_are_half_sent_leaves_no_traceback(
+    half: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their requests are cancelled once the time that a stop may take is over."""
+    reading = asyncio.Event()
+
+    async def read(request: Request) -> Response:
+        reading.set()
+        return await _size(request)
+
+    listener = http_listener("--http", Address("127.0.0.1", 0))
+    async with serving(answering(read), listener, replace(PATIENT, stop_seconds=0.01)):
+        client = Client(*await asyncio.open_connection(*listener.getsockname()))
+        await client.send(half)
+        await reading.wait()
+    await client.close()
     assert caplog.records == []
 
 
