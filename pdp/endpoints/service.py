@@ -215,6 +215,8 @@ class DecisionService:
 
     async def _evaluate_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers requests as they arrive; while one is being read, gRPC's flow control holds back the next."""
+        # An abort during the first write would send the initial metadata once more, which gRPC refuses: no status then.
+        await context.send_initial_metadata(())
         try:
             if len(self._streams) >= MAX_STREAMS:
                 raise CrowdedError(f"{MAX_STREAMS} streams are open already")

@@ -21,7 +21,7 @@ from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from pdp.wire import answer_json, digest, read_request
 from tests.deciding import SMALL_WINDOW, Bench, Kept, listening, served
 from tests.given import agent
-from tests.waiting import eventually
+from tests.waiting import BOUND_SECONDS, eventually
 
 Fields = dict[str, object]
 
@@ -623,6 +623,15 @@ async def test_an_open_stream_ends_with_unavailable_when_the_sidecar_stops(bench
         bench.service.end_streams()
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
         assert await stream.details() == "the sidecar is stopping: open another stream"
+
+
+async def test_a_stream_begins_before_its_first_answer(bench: Bench) -> None:
+    """Its initial metadata is sent alone, so that a stop during the first answer still ends it with a status."""
+    async with served(bench.service) as stub, asyncio.timeout(BOUND_SECONDS):
+        stream = stub.EvaluateStream()
+        await stream.initial_metadata()
+        await stream.done_writing()
+        assert await stream.code() is grpc.StatusCode.OK
 
 
 async def test_explanations_have_a_separate_queue(monkeypatch: pytest.MonkeyPatch) -> None:
