@@ -422,6 +422,7 @@ async def test_waiting_for_room_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     assert not kit.spool.crowded
     async with running(kit.spool):
         await kit.until_written(15)
+        await eventually(lambda: not kit.spool._stalled)
         with held(kit.spool):
             kit.decide(range(15, 30))
             assert kit.spool.crowded
