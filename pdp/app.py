@@ -35,10 +35,10 @@ from pdp.serving.http import serving
 from pdp.serving.monitoring import port, traces
 from pdp.serving.monitoring.traces import TraceError
 from pdp.serving.tls import certificates, diagnosis
-from pdp.serving.tls.certificates import CertificateError, Files
-from pdp.serving.tls.reloaded import FileError
+from pdp.serving.tls.certificates import Files
+from pdp.serving.tls.reloaded import followed
 from pdp.serving.tls.reloading import ServerCertificates
-from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, read_credentials, read_key
+from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, file_error, read_credentials, read_key
 from pdp.state import Holder, State
 from pdp.suspender import AGAIN_SECONDS
 from pdp.sync.last_good import LastGood, locked_folder
@@ -185,16 +185,9 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
     if files is None:
         yield None
         return
-    try:
-        served = await asyncio.to_thread(ServerCertificates, files)
-    except CertificateError as error:
-        raise SettingsError(f"--tls-{error.file}", str(error)) from error
-    metrics.certificates.watch("server", lambda: served.not_after)
-    watching = asyncio.create_task(served.watch())
-    try:
+    async with followed(partial(ServerCertificates, files), partial(file_error, "--tls-")) as served:
+        metrics.certificates.watch("server", lambda: served.not_after)
         yield served
-    finally:
-        await _cancelled(watching)
 
 
 @asynccontextmanager
@@ -205,15 +198,8 @@ async def _callers(path: Path | None) -> AsyncIterator[Callers]:
         return
     from pdp.callers.agents_file import CallerAgents  # with a parser of YAML, which most sidecars do not need
 
-    try:
-        agents = await asyncio.to_thread(CallerAgents, path)
-    except FileError as error:
-        raise SettingsError(f"--{error.file}", str(error)) from error
-    watching = asyncio.create_task(agents.watch())
-    try:
+    async with followed(partial(CallerAgents, path), partial(file_error, "--")) as agents:
         yield Callers(lambda: agents.value)
-    finally:
-        await _cancelled(watching)
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

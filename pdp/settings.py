@@ -19,6 +19,7 @@ from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import Address, BadAddressError
 from pdp.serving.tls import certificates
 from pdp.serving.tls.certificates import CertificateError, ClientFiles, Files, channel_credentials
+from pdp.serving.tls.reloaded import FileError
 
 LOG_FULL = ("drop", "block")
 STALE_MODES = tuple(mode.value for mode in StaleMode)
@@ -240,12 +241,17 @@ def host_and_port(setting: str, text: str, *, any_port: bool = True, what: str =
         raise SettingsError(setting, str(error)) from error
 
 
+def file_error(prefix: str, error: FileError) -> SettingsError:
+    """What is wrong with a file, of a setting whose name begins with `prefix`."""
+    return SettingsError(f"{prefix}{error.file}", str(error))
+
+
 def server_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> Files | None:
     """The files of the TLS of listeners; None without a certificate."""
     try:
         return certificates.server_files(cert, key, client_ca)
     except CertificateError as error:
-        raise SettingsError(f"--tls-{error.file}", str(error)) from error
+        raise file_error("--tls-", error) from error
 
 
 def client_files(prefix: str, ca: Path | None, cert: Path | None, key: Path | None) -> ClientFiles | None:
@@ -253,7 +259,7 @@ def client_files(prefix: str, ca: Path | None, cert: Path | None, key: Path | No
     try:
         return certificates.client_files(ca, cert, key)
     except CertificateError as error:
-        raise SettingsError(f"{prefix}{error.file}", str(error)) from error
+        raise file_error(prefix, error) from error
 
 
 def read_credentials(files: ClientFiles, prefix: str = "--store-") -> grpc.ChannelCredentials:
@@ -261,7 +267,7 @@ def read_credentials(files: ClientFiles, prefix: str = "--store-") -> grpc.Chann
     try:
         return channel_credentials(files)
     except CertificateError as error:
-        raise SettingsError(f"{prefix}{error.file}", str(error)) from error
+        raise file_error(prefix, error) from error
 
 
 def read_key(path: Path) -> str:

@@ -23,8 +23,8 @@ from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring import port, traces
 from pdp.serving.monitoring.traces import TraceError
-from pdp.serving.tls.certificates import CertificateError, Files
-from pdp.serving.tls.reloaded import FileError
+from pdp.serving.tls.certificates import Files
+from pdp.serving.tls.reloaded import followed
 from pdp.serving.tls.reloading import ServerCertificates
 from registry_store import outgoing, retention
 from registry_store.access import keys
@@ -53,7 +53,7 @@ from registry_store.rpc.approvals import ApprovalService
 from registry_store.rpc.calls import OpenStreams
 from registry_store.rpc.reports import DecisionReports
 from registry_store.rpc.sync import PACE, Pace, RegistrySync
-from registry_store.settings import Settings, host_and_port
+from registry_store.settings import Settings, file_error, host_and_port
 from registry_store.store import Store
 from registry_store.sync.feed import Feed
 from registry_store.sync.sidecars import Sidecars
@@ -272,12 +272,8 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
     if files is None:
         yield None
         return
-    try:
-        certificates = await asyncio.to_thread(ServerCertificates, files)
-    except CertificateError as error:
-        raise StartError(f"`--tls-{error.file}`: {error}") from None
-    metrics.certificates.watch("server", lambda: certificates.not_after)
-    async with _background(certificates.watch()):
+    async with followed(partial(ServerCertificates, files), partial(file_error, "--tls-")) as certificates:
+        metrics.certificates.watch("server", lambda: certificates.not_after)
         yield certificates
 
 
@@ -302,11 +298,7 @@ async def _sidecar_names(path: Path | None) -> AsyncIterator[SidecarNames | None
     if path is None:
         yield None
         return
-    try:
-        names = await asyncio.to_thread(SidecarNames, path)
-    except FileError as error:
-        raise StartError(f"`--{error.file}`: {error}") from None
-    async with _background(names.watch()):
+    async with followed(partial(SidecarNames, path), partial(file_error, "--")) as names:
         yield names
 
 

@@ -14,6 +14,7 @@ from pdp.serving import addresses, secret_files
 from pdp.serving.addresses import MAX_PORT, Address, BadAddressError
 from pdp.serving.tls import certificates
 from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.reloaded import FileError
 from registry_store.errors import StartError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -109,7 +110,7 @@ class Settings:
         try:
             files = certificates.server_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         except CertificateError as error:
-            raise StartError(f"`--tls-{error.file}`: {error}") from None
+            raise file_error("--tls-", error) from None
         if self.sidecar_names is not None and self.tls_client_ca is None:
             raise StartError("`--sidecar-names`: requires `--tls-client-ca`")
         if self.http_without_client_cert and self.tls_client_ca is None:
@@ -169,6 +170,11 @@ def host_and_port(flag: str, text: str) -> Address:
         return addresses.host_and_port(text)
     except BadAddressError as error:
         raise StartError(f"`{flag}`: {error}") from None
+
+
+def file_error(prefix: str, error: FileError) -> StartError:
+    """What is wrong with a file, of a setting whose name begins with `prefix`."""
+    return StartError(f"`{prefix}{error.file}`: {error}")
 
 
 def load_pepper(path: Path, *, is_new: bool) -> bytes:

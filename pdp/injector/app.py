@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from pdp.endpoints.listeners import http_listener
-from pdp.injector import claims
-from pdp.injector.claims import Claims
+from pdp.injector.claims import AgentsFile, Claims
 from pdp.injector.cluster import Cluster, ClusterError
 from pdp.injector.http import Webhook, applications
 from pdp.injector.metrics import Metrics
@@ -19,15 +19,15 @@ from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring.port import monitoring
-from pdp.serving.tls.certificates import CertificateError, Files
+from pdp.serving.tls.certificates import Files
+from pdp.serving.tls.reloaded import followed
 from pdp.serving.tls.reloading import ServerCertificates
-from pdp.settings import SettingsError
+from pdp.settings import file_error
 
 MAX_CONNECTIONS = 1000
 IDLE_SECONDS = 120.0
 """Go keeps a connection that is not used for 90 s; a server that closes it first makes reviews fail."""
 BODY_SECONDS = 10.0
-CLAIMS_SECONDS = 1.0
 NODES_SECONDS = 60.0
 FIRST_NODES_SECONDS = 5.0
 END_SECONDS = 0.5
@@ -47,44 +47,17 @@ class Injector(NamedTuple):
 
 
 class _Program:
-    """What changes while the injector runs: who may claim which agent, and the form of the sidecar."""
+    """What changes while the injector runs: the form of the sidecar, and whether it is draining."""
 
     def __init__(self, settings: Settings, cluster: Cluster | None) -> None:
         self._settings = settings
         self._cluster = cluster
-        self.claims: Claims | None = None
-        self._seen = b""
-        if settings.agents_file is not None:
-            self._seen = claims.read_file(settings.agents_file)
-            self.claims = claims.parse_file(settings.agents_file, self._seen)
-        self._unusable = ""
         self.native = settings.native is not Native.NEVER
         self.draining = False
 
     def not_ready(self) -> str | None:
         """Why the injector should get no traffic; None if it is ready."""
         return "draining" if self.draining else None
-
-    async def follow_claims(self) -> None:
-        """Take what the agents file holds, whenever it is new and complete, until cancelled."""
-        while self._settings.agents_file is not None:
-            await asyncio.sleep(CLAIMS_SECONDS)
-            await asyncio.to_thread(self._reload_claims, self._settings.agents_file)
-
-    def _reload_claims(self, path: Path) -> None:
-        try:
-            raw = claims.read_file(path)
-            if raw == self._seen:
-                return
-            self._seen = raw
-            self.claims = claims.parse_file(path, raw)
-        except SettingsError as error:
-            if str(error) != self._unusable:
-                self._unusable = str(error)
-                logger.error("%s; what it held before stays in force", error)
-            return
-        self._unusable = ""
-        logger.info("new agents file: %d service accounts", len(self.claims))
 
     async def follow_nodes(self) -> None:
         """Look again at the nodes, until cancelled."""
@@ -110,22 +83,23 @@ class _Program:
 async def running(settings: Settings, cluster: Cluster | None = None) -> AsyncIterator[Injector]:
     """Runs an injector until it is drained; `SettingsError` if an address or a file cannot be used."""
     metrics = Metrics()
-    try:
-        certificates = ServerCertificates(Files(settings.tls_cert, settings.tls_key))
-    except CertificateError as error:
-        raise SettingsError(f"--tls-{error.file}", str(error)) from error
     program = _Program(settings, cluster)
-    metrics.certificates.watch("server", lambda: certificates.not_after)
     metrics.watch(
         "pdp_injector_native", "1 while sidecars are injected in the native form", lambda: float(program.native)
     )
     async with AsyncExitStack() as stack:
+        files = Files(settings.tls_cert, settings.tls_key)
+        certificates = await stack.enter_async_context(
+            followed(partial(ServerCertificates, files), partial(file_error, "--tls-"))
+        )
+        metrics.certificates.watch("server", lambda: certificates.not_after)
+        claims = await stack.enter_async_context(_claims(settings.agents_file))
         listener = stack.enter_context(http_listener("--listen", settings.listen))
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_NODES_SECONDS):
                 await program.look_at_nodes()
-        webhook = Webhook(settings.sidecar, metrics, lambda: program.claims, lambda: program.native, cluster)
-        background = [certificates.watch(), program.follow_claims(), program.follow_nodes()]
+        webhook = Webhook(settings.sidecar, metrics, claims, lambda: program.native, cluster)
+        background = [program.follow_nodes()]
         if cluster is not None:
             stack.callback(cluster.close)
             background.append(cluster.send_events(metrics.event))
@@ -143,6 +117,16 @@ async def running(settings: Settings, cluster: Cluster | None = None) -> AsyncIt
         yield Injector(bound_address(listener), scraped, metrics)
         program.draining = True
         await asyncio.sleep(END_SECONDS)
+
+
+@asynccontextmanager
+async def _claims(path: Path | None) -> AsyncIterator[Callable[[], Claims | None]]:
+    """What `--agents-file` holds whenever it is asked for, until the block is left; without a file always None."""
+    if path is None:
+        yield lambda: None
+        return
+    async with followed(partial(AgentsFile, path), partial(file_error, "--")) as found:
+        yield lambda: found.value
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """Who may claim which agent id: a YAML file of `namespace/service-account: [agent ids, globs]`."""
 
+import logging
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -9,12 +10,13 @@ import yaml
 
 from pdp.core.fields import quote, quote_path
 from pdp.injector.verdicts import Refusal, RefusedError
-from pdp.serving.tls.reloaded import read_bounded
-from pdp.settings import SettingsError
+from pdp.serving.tls.reloaded import FileError, Reloaded, read_bounded
 
-SETTING = "--agents-file"
+FILE = "agents-file"
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 10_000
+logger = logging.getLogger(__name__)
+
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _AGENT = re.compile(r"[a-zA-Z0-9_*?\[\]!-]{1,64}")
 
@@ -33,20 +35,31 @@ def check(claims: Claims | None, namespace: str, account: str, agent_id: str) ->
         )
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a file; `SettingsError` if it cannot be read or is too large."""
+class AgentsFile(Reloaded[bytes, Claims]):
+    """The claims in the file of `--agents-file`; `FileError` if it cannot be used at first."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            lambda: _read(path),
+            lambda raw: _load(path, raw),
+            prefix="--",
+            kept="what it held before",
+            taken=lambda claims: logger.info("new agents file: %d service accounts", len(claims)),
+        )
+
+
+def _read(path: Path) -> bytes:
     try:
         return read_bounded(path, MAX_BYTES)
     except ValueError as error:
-        raise SettingsError(SETTING, str(error)) from error
+        raise FileError(FILE, str(error)) from error
 
 
-def parse_file(path: Path, raw: bytes) -> Claims:
-    """The claims in the content of a file; `SettingsError` names the entry that is wrong."""
+def _load(path: Path, raw: bytes) -> Claims:
     try:
         return parse(raw)
     except ValueError as error:
-        raise SettingsError(SETTING, f"{quote_path(path)}: {error}") from error
+        raise FileError(FILE, f"{quote_path(path)}: {error}") from error
 
 
 def parse(raw: bytes) -> Claims:

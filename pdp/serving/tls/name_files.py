@@ -35,7 +35,7 @@ class NameFile(Reloaded[bytes, Mapping[str, Entry]]):
             lambda: _read(file, path),
             lambda raw: _load(file, path, raw, entry),
             prefix="--",
-            what="file",
+            kept="the file before it",
             taken=lambda entries: logger.info("new file `%s`: %d names", path, len(entries)),
         )
 

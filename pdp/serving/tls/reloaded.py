@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 POLL_SECONDS = 1.0
 
@@ -12,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 Contents = TypeVar("Contents")
 Value = TypeVar("Value")
+Followed = TypeVar("Followed", bound="Reloaded[Any, Any]")
 
 
 class FileError(Exception):
@@ -38,7 +40,7 @@ class Reloaded(Generic[Contents, Value]):
     """The newest value that `load` makes of what `read` reads from files; `FileError` if there is none.
 
     Files that cannot be used are left and logged once: the value before stays in force. `prefix` begins the names of
-    their settings; `what` names the value; `taken` is told of each new one.
+    their settings; `kept` names the value that stays; `taken` is told of each new one.
     """
 
     def __init__(
@@ -47,13 +49,13 @@ class Reloaded(Generic[Contents, Value]):
         load: Callable[[Contents], Value],
         *,
         prefix: str,
-        what: str,
+        kept: str,
         taken: Callable[[Value], None],
     ) -> None:
         self._read = read
         self._load = load
         self._prefix = prefix
-        self._what = what
+        self._kept = kept
         self._taken = taken
         self._contents = read()
         self.value = load(self._contents)
@@ -92,4 +94,28 @@ class Reloaded(Generic[Contents, Value]):
             self._unusable, self._is_logged = found, False
         elif not self._is_logged:
             self._is_logged = True
-            logger.error("`%s%s`: %s; the %s before it stays in force", self._prefix, error.file, error, self._what)
+            logger.error("`%s%s`: %s; %s stays in force", self._prefix, error.file, error, self._kept)
+
+
+@asynccontextmanager
+async def followed(make: Callable[[], Followed], error_of: Callable[[FileError], Exception]) -> AsyncIterator[Followed]:
+    """What `make` reads from files, with what is new in them, until the block is left.
+
+    Where the files cannot be used at first, what `error_of` makes of the `FileError` is raised.
+    """
+    try:
+        found = await asyncio.to_thread(make)
+    except FileError as error:
+        raise error_of(error) from error
+    watching = asyncio.create_task(found.watch())
+    watching.add_done_callback(_report_fault)
+    try:
+        yield found
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+def _report_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("files are no longer followed", exc_info=error)

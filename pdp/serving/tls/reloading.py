@@ -21,7 +21,7 @@ class ServerCertificates(Reloaded[ServerContents, ServerPair]):
             lambda: read(files),
             lambda contents: load(files, contents, datetime.now(UTC)),
             prefix="--tls-",
-            what="certificate",
+            kept="the certificate before it",
             taken=self._log_taken,
         )
         self.context = self.listener()

@@ -11,6 +11,7 @@ from pdp.injector.settings import Resources, Settings
 from pdp.injector.verdicts import Refusal, RefusedError, Skip
 from pdp.settings import SettingsError
 from tests import console
+from tests.pdp.injector.calling import webhook
 from tests.pdp.injector.cases import SETTINGS
 from tests.programs import run
 
@@ -111,12 +112,13 @@ def test_a_wrong_agents_file_is_refused(text: str) -> None:
         claims.parse(text.encode("latin-1"))
 
 
-def test_an_agents_file_is_bounded(tmp_path: Path) -> None:
+async def test_an_agents_file_is_bounded(tmp_path: Path) -> None:
     """In bytes, accounts, and depth."""
     path = tmp_path / "agents.yaml"
     path.write_text("#" * (claims.MAX_BYTES + 1))
     with pytest.raises(SettingsError, match="larger than"):
-        claims.read_file(path)
+        async with webhook(tmp_path, agents_file=path):
+            pass
     with pytest.raises(ValueError, match="more than 10000 accounts"):
         claims.parse("\n".join(f"a/b{number}: []" for number in range(10_001)).encode())
     with pytest.raises(ValueError, match=r"not YAML|is not"):

@@ -11,6 +11,7 @@ import trustme
 
 from pdp.injector import app, review
 from pdp.injector.http import MAX_BODY_BYTES
+from pdp.serving.tls import reloaded
 from pdp.settings import SettingsError
 from tests.pdp.injector.calling import PATH, Caller, webhook
 from tests.pdp.injector.cases import SETTINGS, admission_review, load, patch_of
@@ -223,7 +224,7 @@ async def test_a_changed_agents_file_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a restart; a wrong one leaves the one before it in force."""
-    monkeypatch.setattr(app, "CLAIMS_SECONDS", 0.01)
+    monkeypatch.setattr(reloaded, "POLL_SECONDS", 0.01)
     path = tmp_path / "agents.yaml"
     path.write_text("agents/other: [x-*]\n")
 
