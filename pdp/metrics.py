@@ -280,4 +280,4 @@ def _lower(outcome: int) -> str:
 
 
 def _counts() -> list[int]:
-    return [0] * ((max(Outcome) + 1) * _REASONS)
+    return [0] * (_OUTCOMES * _REASONS)
