@@ -28,7 +28,7 @@ from pdp.endpoints import http
 from pdp.endpoints.listeners import bound, http_bound, http_listener
 from pdp.endpoints.service import SERVICE, Decide, DecisionService
 from pdp.metrics import Metrics
-from pdp.serving import calls, lag
+from pdp.serving import calls
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
@@ -379,7 +379,7 @@ class _Program:
         reporting = asyncio.create_task(self._reporter.run())
         announcing = asyncio.create_task(self._announce())
         reporting_again = asyncio.create_task(self._report_suspensions())
-        measuring = asyncio.create_task(lag.measure(self.metrics.loop_lag.observe))
+        measuring = asyncio.create_task(self.metrics.loop_lag.measure())
         try:
             yield saving, following, logging_, counting, reporting
         finally:

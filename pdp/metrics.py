@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -18,7 +18,7 @@ from pdp.core.action import FIELDS, REPORT, REQUEST
 from pdp.core.compile import CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.model import Outcome, Reason, RecordKind, Result, Trigger
-from pdp.serving import lag
+from pdp.serving.lag import LoopLag
 from pdp.serving.monitoring.certificates import Certificates
 
 DURATION_BUCKETS = (
@@ -133,12 +133,7 @@ class Metrics(Collector):
         self._snapshots = self._counter("pdp_sync_snapshots", "Snapshots taken in")
         self._changes = self._counter("pdp_sync_changes", "Changes taken in")
         self._unsaved = self._counter("pdp_last_good_failures", "Failures to write the last good state")
-        self.loop_lag = Histogram(
-            "pdp_event_loop_lag_seconds",
-            "Time that the event loop kept a timer waiting",
-            buckets=lag.BUCKETS,
-            registry=self.registry,
-        )
+        self.loop_lag = LoopLag("pdp", self.registry)
         self._sync_state = Enum(
             "pdp_sync_state", "State of the sync stream", states=SYNC_STATES, registry=self.registry
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import grpc
 from starlette.types import ASGIApp
 
-from pdp.serving import calls, lag
+from pdp.serving import calls
 from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
@@ -132,7 +132,7 @@ async def running(
         await stack.enter_async_context(_background(watch.run()))
         await stack.enter_async_context(store.delivery.running())
         await stack.enter_async_context(_background(streams.watch_keys()))
-        await stack.enter_async_context(_background(lag.measure(store.metrics.loop_lag.observe)))
+        await stack.enter_async_context(_background(store.metrics.loop_lag.measure()))
         await stack.enter_async_context(_background(retention.run(database, settings.retention())))
         stack.push_async_callback(store.authentication.save)
         await stack.enter_async_context(_background(store.authentication.run()))

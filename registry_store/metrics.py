@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 from pdp.core.model import Outcome, Result, Trigger
-from pdp.serving import lag
+from pdp.serving.lag import LoopLag
 from pdp.serving.monitoring.certificates import Certificates
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -36,12 +36,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.loop_lag = Histogram(
-            "registry_store_event_loop_lag_seconds",
-            "Delay of a timer on the event loop.",
-            buckets=lag.BUCKETS,
-            registry=self.registry,
-        )
+        self.loop_lag = LoopLag("registry_store", self.registry)
         self.propagation_seconds = Histogram(
             "registry_store_propagation_seconds",
             "Time from the commit of a change to its acknowledgement by a sidecar.",

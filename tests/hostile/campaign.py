@@ -199,21 +199,21 @@ class Campaign:
     async def _count_late_turns(self, cause: str) -> None:
         _, sidecar = self._installation.sidecar_addresses[0]
         for name, address, metric in (
-            ("sidecar-0", sidecar, "pdp_event_loop_lag_seconds"),
-            ("store", self._installation.store_http, "registry_store_event_loop_lag_seconds"),
+            ("sidecar-0", sidecar, "pdp_event_loop"),
+            ("store", self._installation.store_http, "registry_store_event_loop"),
         ):
             samples = dict(await _samples(address))
-            turns = samples[f"{metric}_count", ""]
-            late = turns - samples[f"{metric}_bucket", str(MAX_LAG_SECONDS)]
+            turns = samples[f"{metric}_held_seconds_count", ""]
+            late = turns - samples[f"{metric}_held_seconds_bucket", str(MAX_LAG_SECONDS)]
+            waited = turns - samples[f"{metric}_lag_seconds_bucket", str(MAX_LAG_SECONDS)]
             before = self._late.get(name, 0)
             # Where it is less, the program was started again and counts anew.
             if more := late - before if late >= before else late:
                 self.account.late_turns[f"{cause}: {name}"] += int(more)
             self._late[name] = late
-            self.account.figures[f"turns of {name} since its start, and of these over {MAX_LAG_SECONDS} s late"] = [
-                turns,
-                late,
-            ]
+            self.account.figures[
+                f"turns of {name} since its start, of these over {MAX_LAG_SECONDS} s late, and that by its own work"
+            ] = [turns, waited, late]
 
     async def _check_records(self) -> None:
         """Every decision that anybody was given has its record at the store, once all are sent."""
