@@ -60,6 +60,8 @@ LEAVE_SECONDS = 0.5
 """For the store to answer that this sidecar leaves."""
 CLOCK_STEP_SECONDS = 5.0
 """If the wall clock is set back by less, as NTP may do, the age of the last good state still counts as known."""
+QUIET_SECONDS = 0.2
+"""After this time without a decision, a sidecar that stops takes its callers to be gone."""
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep a decision waiting for Python's global lock; the default is 5 ms."""
 TIMING = Timing()
@@ -82,13 +84,14 @@ def boot_id() -> str:
 
 
 class Sidecar(NamedTuple):
-    """A running sidecar: its addresses and tasks, and whether it has registry data and has reached a revision."""
+    """A running sidecar: its addresses and tasks, whether it has registry data, and what to wait for."""
 
     grpc_addresses: tuple[str, ...]
     http_addresses: tuple[str, ...]
     tasks: tuple[asyncio.Task[None], ...]
     ready: asyncio.Event
     reached: Callable[[int], Awaitable[None]]
+    leave: Callable[[], Awaitable[None]]
     metrics_address: str | None = None
 
     @property
@@ -149,6 +152,7 @@ async def running(settings: Settings, timing: Timing = TIMING) -> AsyncIterator[
             tasks,
             program.has_data,
             program.reached,
+            program.leave,
             metrics_address,
         )
 
@@ -218,6 +222,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             logger.info("serving metrics and probes on %s", sidecar.metrics_address)
         await until(stop, sidecar.tasks)
         logger.info("stopping")
+        await sidecar.leave()
 
 
 async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -343,6 +348,21 @@ class _Program:
         self.has_data.set()
         logger.info("serving from the last good state, revision %d", saved.revision)
 
+    async def leave(self) -> None:
+        """Tells callers to go, and answers them while they do: until none asks, but for half of the drain at most."""
+        await self._become_unready()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_seconds / 2):
+                while True:
+                    decided = self.metrics.decided_in_all()
+                    await asyncio.sleep(QUIET_SECONDS)
+                    if self.metrics.decided_in_all() == decided:
+                        return
+
+    async def _become_unready(self) -> None:
+        self._draining = True
+        await self._health.enter_graceful_shutdown()
+
     @asynccontextmanager
     async def serving(self, server: grpc.aio.Server) -> AsyncIterator[None]:
         """Serves gRPC, and drains it at the end."""
@@ -350,9 +370,8 @@ class _Program:
         try:
             yield
         finally:
-            self._draining = True
+            await self._become_unready()
             self.service.stop_waiting()
-            await self._health.enter_graceful_shutdown()
             await self._drain(server)
 
     async def _drain(self, server: grpc.aio.Server) -> None:

@@ -147,6 +147,10 @@ class Metrics(Collector):
         self._buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._seconds += seconds
 
+    def decided_in_all(self) -> int:
+        """How many decisions were counted since the start."""
+        return sum(self._buckets)
+
     def charged(self, agent_id: str, micros: int) -> None:
         """Counts the cost that a decision charged, in micro-dollars."""
         if agent_id in self._micros:
