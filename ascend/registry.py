@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -60,6 +61,7 @@ class Registry:
     """The registry at `url`, called with `api_key`; `timeout` bounds each try of a request, in seconds.
 
     `ca` is a file with the authorities that an https registry is checked against; without it, those of the system.
+    If `url` sends the key in clear beyond this host, the logger `ascend` warns once.
 
     Thread-safe. Records are dicts as the REST API shows them, with every field. Every method raises a
     `RegistryError`: `NotAuthenticated`, `NotAllowed`, `NotFound`, `Conflict`, `Stale`, `Invalid` or `Unavailable`.
@@ -67,6 +69,8 @@ class Registry:
 
     def __init__(self, url: str, api_key: str, timeout: float = 10.0, *, ca: str | None = None) -> None:
         self._url = url.rstrip("/")
+        if api_key and (host := _host_in_clear(self._url)) is not None:
+            logger.warning("the API key is sent in clear to the registry at `%s`: use an https URL", host)
         self._pool = urllib3.PoolManager(
             headers={
                 "authorization": f"Bearer {api_key}",
@@ -265,6 +269,23 @@ class Registry:
         if answer is None:
             raise RegistryError(f"`{self._url}` answered {response.status}, but it is not a registry", response.status)
         return answer
+
+
+def _host_in_clear(url: str) -> str | None:
+    """The host beyond this one that is sent requests to `url` without encryption; None if there is none."""
+    try:
+        parts = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError:  # no request can be made
+        return None
+    in_clear = parts.scheme in ("http", None)  # to urllib3, a URL without a scheme is one of http
+    return parts.host if in_clear and parts.host is not None and not _is_loopback(parts.host) else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _differing(given: Record, record: Record) -> list[str]:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 import ascend
-from ascend import AscendClient, Registry
+from ascend import AscendClient, AsyncAscendClient, Registry
 from tests.registry_store.approving import record
 from tests.registry_store.reporting import Log, Reporter
 from tests.whole import Central, store
@@ -222,6 +222,46 @@ async def test_a_client_of_decisions_has_its_registry(central: Central) -> None:
     with AscendClient(await key(central, "admin"), AGENT, "Books", registry_url=url) as client:
         await off(client.register)
         assert (await off(lambda: client.registry.get(AGENT)))["display_name"] == "Books"
+
+
+@pytest.mark.parametrize("client", [AscendClient, AsyncAscendClient])
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://registry.internal:8080", "registry.internal"),
+        ("HTTP://user:password@10.0.0.7/", "10.0.0.7"),
+        ("http://127.0.0.1@evil.example", "evil.example"),
+        ("http://[2001:db8::7]:8080", "[2001:db8::7]"),
+        ("10.0.0.7:8080", "10.0.0.7"),
+    ],
+)
+def test_a_key_sent_in_clear_beyond_this_host_is_warned_of(
+    client: type[AscendClient | AsyncAscendClient], url: str, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each client, with the host of the registry and without the key."""
+    client("owkai_secret", AGENT, "Books", registry_url=url)
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ascend", "WARNING", f"the API key is sent in clear to the registry at `{host}`: use an https URL")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("api_key", "url"),
+    [
+        ("owkai_secret", "https://registry.internal:8080"),
+        ("owkai_secret", "http://127.0.0.2:8080"),
+        ("owkai_secret", "http://[::1]:8080"),
+        ("owkai_secret", "http://LocalHost:8080"),
+        ("owkai_secret", "http://[registry"),
+        ("", "http://registry.internal:8080"),
+    ],
+)
+def test_a_key_that_is_not_sent_in_clear_beyond_this_host_gets_no_warning(
+    api_key: str, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over https, on this host, where no request can be made, and where there is no key."""
+    with Registry(url, api_key):
+        assert caplog.records == []
 
 
 @contextmanager
