@@ -1,13 +1,12 @@
 """The file of `--caller-agents`: which agents the names in client certificates may ask for."""
 
-import re
 from pathlib import Path
 
+from pdp.core.action import AGENT_GLOB
 from pdp.core.fields import quote
 from pdp.serving.tls.name_files import NameFile, Plain
 
 MAX_AGENTS = 1000
-_AGENT = re.compile(r"[a-zA-Z0-9_*?\[\]!-]{1,64}")
 
 
 class CallerAgents(NameFile[tuple[str, ...]]):
@@ -22,6 +21,6 @@ def _entry(value: Plain) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > MAX_AGENTS:
         raise ValueError(f"is not a list of at most {MAX_AGENTS} agents")
     for agent in value:
-        if not isinstance(agent, str) or not _AGENT.fullmatch(agent):
+        if not isinstance(agent, str) or not AGENT_GLOB.fullmatch(agent):
             raise ValueError(f"{quote(agent)} is not an agent id or a glob")
     return tuple(str(agent) for agent in value)

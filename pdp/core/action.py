@@ -4,6 +4,7 @@ A field is one line of `Action`: its Python type, its kind, its description and 
 endpoints, the decision log, the metrics and `pdp evaluate` take the fields from here.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import attrgetter
@@ -28,6 +29,8 @@ AGENT_ID = Text(
     r"[a-zA-Z0-9][a-zA-Z0-9\-_]{2,63}",
     "3 to 64 letters, digits, - and _ that start with a letter or digit",
 )
+AGENT_GLOB = re.compile(r"[a-zA-Z0-9_*?\[\]!-]{1,64}")
+"""An agent id, or a shell glob of agent ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import urllib3
 
 from ascend import AscendClient, AsyncAscendClient, tls
 from pdp.callers.agents_file import CallerAgents
+from pdp.injector.claims import AgentsFile
 from pdp.serving.addresses import Address
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloaded import FileError
@@ -225,6 +226,30 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(FileError) as refused:
         CallerAgents(path)
     assert message.split("`[", maxsplit=1)[0] in str(refused.value)
+
+
+@pytest.mark.parametrize("agent", ["finance-*", "a?c", "[!a-z]9", "x" * 64])
+def test_a_glob_is_an_agent_to_sidecar_and_injector(tmp_path: Path, agent: str) -> None:
+    """It has the characters of agent ids and of shell globs, and at most 64."""
+    assert read_by_both(tmp_path, agent) == [(agent,), (agent,)]
+
+
+@pytest.mark.parametrize("agent", ["x" * 65, "", "a.b", "a/b", "é"])
+def test_another_text_is_an_agent_to_neither_of_them(tmp_path: Path, agent: str) -> None:
+    """The error is the same."""
+    assert read_by_both(tmp_path, agent) == [f"`{agent}` is not an agent id or a glob"] * 2
+
+
+def read_by_both(folder: Path, agent: str) -> list[str | tuple[str, ...]]:
+    """What `--caller-agents` and `--agents-file` make of an agent in their files, or the end of the error."""
+    path, found = folder / "agents.yaml", list[str | tuple[str, ...]]()
+    for kind, holder in ((CallerAgents, "a.example"), (AgentsFile, "payments/processor")):
+        path.write_text(f"{holder}: ['{agent}']\n")
+        try:
+            found.append(kind(path).value[holder])
+        except FileError as error:
+            found.append(str(error).rpartition(": ")[2])
+    return found
 
 
 @pytest.mark.parametrize("kind", [AscendClient, AsyncAscendClient])
