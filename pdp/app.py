@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,6 @@ from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring import port, traces
-from pdp.serving.monitoring.traces import TraceError
 from pdp.serving.tls import certificates, diagnosis
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloaded import followed
@@ -170,17 +169,15 @@ async def _monitoring(address: Address | None, program: "_Program") -> AsyncIter
             yield actual
 
 
-@asynccontextmanager
-async def _tracing(settings: Settings) -> "AsyncIterator[Tracing | None]":
+def _tracing(settings: Settings) -> "AbstractAsyncContextManager[Tracing | None]":
     """What makes decisions into spans, if `--traces` is given; what waits is sent when the block is left."""
-    if not settings.traces:
-        yield None
-        return
-    try:
-        async with traces.running("pdp", plaintext=settings.plaintext, drain_seconds=settings.drain_seconds) as tracing:
-            yield tracing
-    except TraceError as error:
-        raise SettingsError("--traces", str(error)) from error
+    return traces.running_if(
+        settings.traces,
+        "pdp",
+        plaintext=settings.plaintext,
+        drain_seconds=settings.drain_seconds,
+        error_of=partial(SettingsError, "--traces"),
+    )
 
 
 @asynccontextmanager

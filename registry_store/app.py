@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,6 @@ from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
 from pdp.serving.http import serving
 from pdp.serving.monitoring import port, traces
-from pdp.serving.monitoring.traces import TraceError
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloaded import followed
 from pdp.serving.tls.reloading import ServerCertificates
@@ -277,19 +276,15 @@ async def _certificates(files: Files | None, metrics: Metrics) -> AsyncIterator[
         yield certificates
 
 
-@asynccontextmanager
-async def _tracing(settings: Settings) -> "AsyncIterator[Tracing | None]":
+def _tracing(settings: Settings) -> "AbstractAsyncContextManager[Tracing | None]":
     """What makes changes into spans, if `--traces` is given; what waits is sent when the block is left."""
-    if not settings.traces:
-        yield None
-        return
-    try:
-        async with traces.running(
-            "registry-store", plaintext=settings.plaintext, drain_seconds=settings.drain_seconds
-        ) as tracing:
-            yield tracing
-    except TraceError as error:
-        raise StartError(f"`--traces`: {error}") from None
+    return traces.running_if(
+        settings.traces,
+        "registry-store",
+        plaintext=settings.plaintext,
+        drain_seconds=settings.drain_seconds,
+        error_of=lambda reason: StartError(f"`--traces`: {reason}"),
+    )
 
 
 @asynccontextmanager

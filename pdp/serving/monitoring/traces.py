@@ -1,8 +1,8 @@
 """Traces of a program with `--traces`: the extra `otel` and the environment variables, checked at the start."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -69,6 +69,27 @@ async def running(program: str, *, plaintext: bool, drain_seconds: float) -> "As
         yield tracing
     finally:
         await tracing.close(drain_seconds)
+
+
+@asynccontextmanager
+async def running_if(
+    asked_for: bool, program: str, *, plaintext: bool, drain_seconds: float, error_of: Callable[[str], Exception]
+) -> "AsyncIterator[Tracing | None]":
+    """As `running` if `asked_for`, else None.
+
+    Where there can be no traces, what `error_of` makes of the reason is raised.
+    """
+    if not asked_for:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        try:
+            tracing = await stack.enter_async_context(
+                running(program, plaintext=plaintext, drain_seconds=drain_seconds)
+            )
+        except TraceError as error:
+            raise error_of(str(error)) from error
+        yield tracing
 
 
 def check(environment: Mapping[str, str], *, plaintext: bool) -> None:

@@ -1,6 +1,7 @@
 """What `--traces` takes from the environment, and what the SDK may log."""
 
 import logging
+from functools import partial
 
 import pytest
 
@@ -72,6 +73,17 @@ async def test_what_the_sdk_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
     with pytest.raises(TraceError, match=r"^OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer"):
         async with traces.running("pdp", plaintext=False, drain_seconds=0):
+            pass
+
+
+async def test_a_program_raises_its_own_error_for_traces_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it was asked for traces; without them it starts, whatever the variables say."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    asked = partial(traces.running_if, program="pdp", plaintext=False, drain_seconds=0, error_of=LookupError)
+    async with asked(False) as tracing:
+        assert tracing is None
+    with pytest.raises(LookupError, match=r"^`OTEL_TRACES_EXPORTER`: `console` is not one of otlp$"):
+        async with asked(True):
             pass
 
 
