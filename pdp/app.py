@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import math
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -309,13 +308,9 @@ class _Program:
             return "draining"
         return None if self._holder.current is not None else "no registry data"
 
-    def revision(self) -> int:
-        """The revision of the registry in force; 0 while there is none."""
-        return self._holder.current.revision if self._holder.current is not None else 0
-
     async def reached(self, revision: int) -> None:
         """Return when the registry in force has `revision` or a newer one."""
-        while self.revision() < revision:
+        while self._holder.revision < revision:
             await self._state_changed.wait()
 
     def grpc_server(self) -> grpc.aio.Server:
@@ -442,28 +437,11 @@ class _Program:
         return at.wall - (at.boot - self._holder.confirmed_at)
 
     def _register_metrics(self) -> None:
-        holder = self._holder
-        self.metrics.watch(
-            "pdp_registry_revision",
-            "Revision of the registry in force",
-            self.revision,
-        )
-        self.metrics.watch("pdp_agents", "Agents held", lambda: len(holder.current.agents) if holder.current else 0)
-        self.metrics.watch(
-            "pdp_staleness_seconds",
-            "Time since the store last confirmed the revision in force; +Inf while there is none",
-            lambda: holder.staleness(now().boot) if holder.current else math.inf,
-        )
-        self.metrics.watch("pdp_key_revoked", "1 while the store refuses the key", lambda: float(holder.key_revoked))
+        self._holder.watch(self.metrics, now)
         self.metrics.watch(
             "pdp_clock_offset_seconds",
             "How far the store's clock is ahead of this one; NaN until it is known",
             lambda: self._subscriber.store_clock.offset,
-        )
-        self.metrics.watch(
-            "pdp_stale",
-            "1 while the registry data is older than --max-staleness",
-            lambda: float(holder.current is not None and holder.stale(now().boot) is not None),
         )
         self.metrics.watch("pdp_ready", "1 while the sidecar should get traffic", lambda: self.not_ready() is None)
         self.metrics.watch(
@@ -473,7 +451,7 @@ class _Program:
             self.metrics,
             self._counters.counters,
             self._settings.subscription.agents,
-            lambda: holder.current.agents if holder.current else {},
+            lambda: self._holder.current.agents if self._holder.current else {},
             now,
         )
         if (files := self._settings.store_tls) is not None and (cert := files.cert) is not None:
@@ -482,20 +460,7 @@ class _Program:
         self._counters.watch(self.metrics)
         self._counters.ledger.watch(self.metrics)
         self._reporter.watch(self.metrics)
-        point = self.service.point
-        self.metrics.watch(
-            "pdp_idempotency_answers", "Answers remembered by idempotency key", lambda: len(point.answers)
-        )
-        self.metrics.watch_total(
-            "pdp_idempotency_evicted",
-            "Answers evicted before their ten minutes, to free memory",
-            lambda: point.answers.evicted,
-        )
-        self.metrics.watch_total(
-            "pdp_idempotency_refused",
-            "Requests refused because their key had been repeated too often",
-            lambda: point.answers.refused,
-        )
+        self.service.point.answers.watch(self.metrics)
 
 
 def _around(tracing: "Tracing") -> Callable[[Decide], Decide]:

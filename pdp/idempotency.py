@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from pdp.core.messages import tenths
+from pdp.metrics import Metrics
 
 REMEMBERED_SECONDS = 600.0
 MAX_REPEATS = 100
@@ -68,6 +69,20 @@ class Answers:
                 break
             self.evicted += oldest.until > boot
             self._forget(oldest_agent, oldest_key)
+
+    def watch(self, metrics: Metrics) -> None:
+        """Register its metrics."""
+        metrics.watch("pdp_idempotency_answers", "Answers remembered by idempotency key", lambda: len(self))
+        metrics.watch_total(
+            "pdp_idempotency_evicted",
+            "Answers evicted before their ten minutes, to free memory",
+            lambda: self.evicted,
+        )
+        metrics.watch_total(
+            "pdp_idempotency_refused",
+            "Requests refused because their key had been repeated too often",
+            lambda: self.refused,
+        )
 
     def _forget(self, agent_id: str, key: str) -> None:
         entry = self._entries.pop((agent_id, key), None)

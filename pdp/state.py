@@ -4,6 +4,7 @@ A state is built completely and then swapped in; nothing edits a state that deci
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.explanation.situation import Records
-from pdp.core.model import RecordKind, Selector, Source, StaleMode, Status
+from pdp.core.model import Now, RecordKind, Selector, Source, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
+from pdp.metrics import Metrics
 from pdp.placeholder import placeholder_for
 
 
@@ -238,6 +240,11 @@ class Holder:
         self.max_staleness = max_staleness
         self.stale_mode = stale_mode
 
+    @property
+    def revision(self) -> int:
+        """The revision in force; 0 while there is none."""
+        return self.current.revision if self.current is not None else 0
+
     def swap(self, state: State, source: Source) -> None:
         """Put a state in force."""
         self.current = state
@@ -264,3 +271,19 @@ class Holder:
         if self.stale(boot) is not None:
             return "stale"
         return self.source.name.lower()
+
+    def watch(self, metrics: Metrics, clock: Callable[[], Now]) -> None:
+        """Register its metrics."""
+        metrics.watch("pdp_registry_revision", "Revision of the registry in force", lambda: self.revision)
+        metrics.watch("pdp_agents", "Agents held", lambda: len(self.current.agents) if self.current else 0)
+        metrics.watch(
+            "pdp_staleness_seconds",
+            "Time since the store last confirmed the revision in force; +Inf while there is none",
+            lambda: self.staleness(clock().boot) if self.current else math.inf,
+        )
+        metrics.watch("pdp_key_revoked", "1 while the store refuses the key", lambda: float(self.key_revoked))
+        metrics.watch(
+            "pdp_stale",
+            "1 while the registry data is older than --max-staleness",
+            lambda: float(self.current is not None and self.stale(clock().boot) is not None),
+        )

@@ -81,7 +81,7 @@ class Replica:
     @property
     def revision(self) -> int:
         """The revision in force; 0: none."""
-        return self._holder.current.revision if self._holder.current else 0
+        return self._holder.revision
 
     async def replace(self, records: Records, epoch: str, revision: int) -> Sequence[Refusal]:
         """Puts a snapshot in force and returns the refusals; a refused record keeps its last good state, if any."""

@@ -1,5 +1,7 @@
 """The metrics that Prometheus reads match what happened."""
 
+import json
+import math
 from typing import Any
 
 import pytest
@@ -10,15 +12,18 @@ from pdp.core.action import Action
 from pdp.core.compile import CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.localtime import local_time
-from pdp.core.model import Outcome, Reason
+from pdp.core.model import Now, Outcome, Reason, RecordKind, Source
 from pdp.counters import gauges
 from pdp.counters.counters import Counters
+from pdp.idempotency import MAX_REPEATS, Answers, TooManyRepeatsError
 from pdp.metrics import DURATION_BUCKETS, MAX_POLICIES, OTHER, Metrics, PolicyCounts
+from pdp.state import Holder, RawRecord, build
 from tests.core.records import policy_record
 from tests.deciding import Bench
-from tests.given import agent
+from tests.given import NOON, agent
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+OF_DATA = ("pdp_registry_revision", "pdp_agents", "pdp_staleness_seconds", "pdp_key_revoked", "pdp_stale")
 
 
 def samples(metrics: Metrics) -> Samples:
@@ -164,6 +169,42 @@ def test_what_was_charged_is_counted_in_dollars() -> None:
     found = samples(bench.metrics)
     assert found["pdp_charged_usd_total", (("agent_id", "agent-a"),)] == 1.25
     assert found["pdp_charged_usd_total", (("agent_id", ""),)] == 0.5
+
+
+def test_the_data_in_force_shows_its_revision_and_its_age() -> None:
+    """The age is read at the scrape: beyond the maximum the data is stale. Without data it is infinite."""
+    metrics, holder, clock = Metrics(), Holder(60.0), Now(NOON, 100.0)
+    holder.watch(metrics, lambda: clock)
+
+    def shown() -> tuple[float, ...]:
+        found = samples(metrics)
+        return tuple(found[name, ()] for name in OF_DATA)
+
+    assert shown() == (0, 0, math.inf, 0, 0)
+    state, _ = build([RawRecord(RecordKind.AGENT, "agent-a", json.dumps(agent("agent-a")).encode())], "epoch", 7)
+    holder.swap(state, Source.LIVE)
+    holder.confirm(70.0)
+    assert shown() == (7, 1, 30.0, 0, 0)
+    clock = Now(NOON, 131.0)
+    holder.key_revoked = True
+    assert shown() == (7, 1, 61.0, 1, 1)
+
+
+def test_remembered_answers_are_counted() -> None:
+    """Those in memory, those evicted, and repeats that were refused."""
+    metrics, answers = Metrics(), Answers(max_bytes=1000)
+    answers.watch(metrics)
+    for key in ("first", "second"):
+        answers.put("agent-a", key, b"", b"x" * 400, 1.0)
+    entry = answers.get("agent-a", "second", 2.0)
+    assert entry is not None
+    for _ in range(MAX_REPEATS):
+        answers.repeat(entry, 2.0)
+    with pytest.raises(TooManyRepeatsError):
+        answers.repeat(entry, 2.0)
+    found = samples(metrics)
+    names = ("pdp_idempotency_answers", "pdp_idempotency_evicted_total", "pdp_idempotency_refused_total")
+    assert [found[name, ()] for name in names] == [1, 1, 1]
 
 
 def test_named_agents_show_what_is_left_of_their_limits_and_budgets() -> None:
