@@ -47,12 +47,15 @@ def _skip(pod: Object, namespace: Namespace) -> Skip | None:
 
 
 def _skipped(pod: Object, reason: Skip, settings: SidecarSettings) -> Verdict:
+    member(member(pod, "metadata"), "annotations")  # where the status goes
     if reason is Skip.OPTED_OUT:
         for volume in members(member(pod, "spec"), "volumes"):
             _check_volume_secrets(volume, settings)
         for one in containers(pod):
             check_secrets(one, settings)
-    draft = Draft({"metadata": {}} | pod)
+    draft = Draft(pod)
+    if pod.get("metadata") is None:
+        draft.put(("metadata",), {})
     draft.set_member(("metadata", "annotations"), STATUS, f"skipped: {reason.value}")
     return Verdict(Result.SKIPPED, tuple(draft.operations), reason.value)
 

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import jsonpatch
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from tests.pdp.injector.cases import Case, admission_review, load
 from tests.pdp.injector.kept import lost
 
 CASES = [case for case in load() if "old" not in case.given]
+EXCLUDED = next(case for case in CASES if case.name == "excluded-namespace")
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True) | st.sampled_from(["pdp-sidecar", "pdp-key"])
 paths = st.sampled_from(["/data", "/var/run", "/var/run/pdp", "/run/pdp/x", "/var/run/pdpx", "//var/run/pdp", "/"])
@@ -102,6 +104,20 @@ def test_a_pod_of_any_shape_gets_a_verdict(case: Case, data: st.DataObject) -> N
     assert answer["response"]["allowed"] is verdict.allowed
     if verdict.patch:
         jsonpatch.apply_patch(pod, list(verdict.patch))
+
+
+@pytest.mark.parametrize("metadata", [1, {"annotations": 1}])
+def test_a_skipped_pod_with_a_wrong_member_is_refused(metadata: Any) -> None:
+    """By its name, as one that is injected."""
+    verdict = EXCLUDED.verdict({"metadata": metadata, "spec": {}})
+    assert (verdict.reason, verdict.result) == ("malformed_pod", Result.REFUSED)
+
+
+@pytest.mark.parametrize("pod", [{}, {"metadata": None}, {"metadata": {"annotations": None}}])
+def test_a_skipped_pod_without_annotations_gets_the_status(pod: dict[str, Any]) -> None:
+    """The patch makes what is not there."""
+    patched = jsonpatch.apply_patch(pod, list(EXCLUDED.verdict(pod).patch))
+    assert patched["metadata"]["annotations"] == {"pdp.dev/status": "skipped: excluded_namespace"}
 
 
 @given(anything)
