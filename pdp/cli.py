@@ -193,7 +193,10 @@ def cli() -> None:
     help="Plain text, or one JSON object per line.",
 )
 def serve(log_level: str, log_format: str, **given: Any) -> None:
-    """Run a sidecar."""
+    """Run a sidecar.
+
+    To listen on every address of the machine, of IPv6 and IPv4, give [::]:PORT.
+    """
     from pdp import app
 
     settings = Settings.from_text(**given)
@@ -230,7 +233,7 @@ def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
 
 
 @cli.command()
-@injector_option("--listen", default="0.0.0.0:8443", metavar="HOST:PORT", help="Where to take reviews, by HTTPS.")
+@injector_option("--listen", default="[::]:8443", metavar="HOST:PORT", help="Where to take reviews, by HTTPS.")
 @injector_option("--tls-cert", required=True, type=FILE, help="Certificate of this server and its chain, in PEM.")
 @injector_option("--tls-key", required=True, type=FILE, help="Key of the certificate, in PEM.")
 @injector_option("--metrics", metavar="HOST:PORT", help="Where to serve metrics and probes alone, without TLS.")
@@ -268,7 +271,10 @@ def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
     "--log-format", default="plain", type=click.Choice(logs.FORMATS), help="Plain text, or one JSON object per line."
 )
 def injector(log_level: str, log_format: str, **given: Any) -> None:
-    """Run the admission webhook that adds the sidecar to pods."""
+    """Run the admission webhook that adds the sidecar to pods.
+
+    To listen on every address of the machine, of IPv6 and IPv4, give [::]:PORT.
+    """
     from pdp.injector import app
     from pdp.injector.settings import Settings as InjectorSettings
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from pdp.core.fields import quote, quote_path
-from pdp.serving.accepting import BACKLOG, listening
+from pdp.serving.accepting import BACKLOG, NO_IPV6, listening
 from pdp.serving.addresses import Address, bound_address
 from pdp.settings import SOCKET_MODE, SettingsError
 
@@ -106,16 +106,14 @@ def _check_free(setting: str, address: Address) -> None:
         return
     refusals = []
     found = _resolved(setting, address)
-    for family, kind, protocol, _, name in found:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(name)
-            except OSError as error:
-                refusals.append(error)
+    for family, _, _, _, name in found:
+        try:
+            listening(family, name).close()
+        except OSError as error:
+            refusals.append(error)
     for refusal in refusals:
         # A machine without IPv6 still resolves localhost to ::1.
-        if refusal.errno != errno.EADDRNOTAVAIL or len(refusals) == len(found):
+        if refusal.errno not in NO_IPV6 or len(refusals) == len(found):
             raise _refused(setting, address, refusal) from refusal
 
 

@@ -103,7 +103,7 @@ def arguments(settings: SidecarSettings, wishes: Wishes) -> list[str]:
         f"--listen={ADDRESS}",
         f"--http={HTTP_SOCKET}",
         f"--socket-mode={SOCKET_MODE}",
-        f"--metrics=0.0.0.0:{wishes.metrics_port}",
+        f"--metrics=[::]:{wishes.metrics_port}",
         f"--data-dir={DATA_FOLDER}",
         f"--drain-seconds={wishes.drain_seconds}",
         f"--log-level={wishes.log_level}",

@@ -8,8 +8,11 @@ import ssl
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 
+from pdp.serving.addresses import unmapped
 from pdp.serving.connections import Connections
 
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""What the system says where IPv6 is switched off."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 BACKLOG = 1024
 RETRY_SECONDS = 0.1
@@ -22,11 +25,26 @@ logger = logging.getLogger(__name__)
 
 
 def listening(family: int, name: tuple[str, int] | tuple[str, int, int, int]) -> socket.socket:
-    """A TCP socket that listens at `name`; `OSError` if it cannot."""
+    """A TCP socket that listens at `name`; `OSError` if it cannot.
+
+    The host `::` is every address of the machine, of IPv6 and IPv4, and of IPv4 alone where IPv6 is switched off.
+    """
+    try:
+        return _listening(family, name)
+    except OSError as error:
+        if name[0] != "::" or error.errno not in NO_IPV6:
+            raise
+        return _listening(socket.AF_INET, ("0.0.0.0", name[1]))
+
+
+def _listening(family: int, name: tuple[str, int] | tuple[str, int, int, int]) -> socket.socket:
     # asyncio disables Nagle's algorithm only if the protocol is given; with it, each response is some 40 ms late.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # The system may have it otherwise (`net.ipv6.bindv6only`).
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(name)
         listener.listen(BACKLOG)
     except OSError:
@@ -108,7 +126,7 @@ class Accepting:
 
     def _handshake(self, context: ssl.SSLContext, accepted: socket.socket) -> Callable[[], SSLProtocol]:
         """A protocol of TLS that passes what it decrypts to one of HTTP, once the handshake is complete."""
-        peer = accepted.getpeername()[0]
+        peer = unmapped(accepted.getpeername()[0])
         limits = self._connections.limits
         loop = asyncio.get_running_loop()
         complete = loop.create_future()

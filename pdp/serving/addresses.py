@@ -2,7 +2,7 @@
 
 import re
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 MAX_PORT = 65535
@@ -48,6 +48,12 @@ def bound_address(listener: socket.socket) -> str:
     """HOST:PORT of a bound socket."""
     host, port = listener.getsockname()[:2]
     return str(Address(host, port))
+
+
+def unmapped(host: str) -> str:
+    """The host of a peer; one of IPv4, which a socket of both families shows as `::ffff:192.0.2.1`, as `192.0.2.1`."""
+    mapped = IPv6Address(host).ipv4_mapped if ":" in host else None
+    return str(mapped or host)
 
 
 def host_and_port(text: str, *, any_port: bool = True, what: str = "HOST:PORT") -> Address:

@@ -12,6 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from pdp.serving.addresses import unmapped
 from pdp.serving.connections import Connections, Wait
 from pdp.serving.lingering import Lingering
 from pdp.serving.requests import Peer
@@ -83,6 +84,9 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         # uvicorn's type of a transport is narrower than asyncio's
         self._lingering = Lingering(transport, self._peer_is_sending)  # type: ignore[arg-type]
         super().connection_made(self._lingering)  # type: ignore[arg-type]
+        if self.client is not None:
+            # What trusts proxies by their addresses knows those of IPv4 in their own form.
+            self.client = (unmapped(self.client[0]), self.client[1])
         over_socket = transport.get_extra_info("socket").family == socket.AF_UNIX
         self.app_state = {"peer": Peer(transport.get_extra_info("peercert"), over_socket)}
         self._update_wait()

@@ -132,7 +132,10 @@ MAX_SECONDS = 7 * 86_400
 )
 @report_errors
 def serve(log_level: str, log_format: str, **settings: Any) -> None:
-    """Run the store until SIGTERM or SIGINT, then drain and stop."""
+    """Run the store until SIGTERM or SIGINT, then drain and stop.
+
+    To listen on every address of the machine, of IPv6 and IPv4, give [::]:PORT.
+    """
     logs.configure(log_level, log_format)
     asyncio.run(_serve(Settings(**settings)))
 

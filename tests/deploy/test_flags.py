@@ -74,7 +74,7 @@ def test_every_flag_exists(name: str) -> None:
 def test_every_flag_that_the_policy_wants_exists(name: str) -> None:
     """The arguments of an intact sidecar, with those that depend on the pod."""
     wanted = one(build(name), "ConfigMap", "pdp-sidecar-policy")["data"]["arguments"].split("\n")
-    each = ["--agents=example-agent", "--metrics=0.0.0.0:9181", "--drain-seconds=10", "--log-level=info"]
+    each = ["--agents=example-agent", "--metrics=[::]:9181", "--drain-seconds=10", "--log-level=info"]
     assert list(_of_line(["pdp", *wanted, *each], {})) == []
 
 

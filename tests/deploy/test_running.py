@@ -69,7 +69,7 @@ async def started(objects: list[Object], name: str, folder: Path) -> AsyncIterat
         (folder / "agents" / "agents.yaml").write_text(one(objects, "ConfigMap", "pdp-agents")["data"]["agents.yaml"])
     with ExitStack() as stack:
         addresses = {port["name"]: stack.enter_context(reserved()) for port in container["ports"]}
-        here = {f"0.0.0.0:{port['containerPort']}": addresses[port["name"]] for port in container["ports"]}
+        here = {f"[::]:{port['containerPort']}": addresses[port["name"]] for port in container["ports"]}
         here |= {path: str(found) for path, found in folders.items()}
         program, *arguments = (_replaced(each, here) for each in [*container["command"], *container["args"]])
         environment = {each["name"]: each["value"] for each in container.get("env", [])}

@@ -2,13 +2,22 @@
 
 import pytest
 
-from pdp.serving.addresses import Address, BadAddressError, host_and_port
+from pdp.serving.addresses import Address, BadAddressError, host_and_port, unmapped
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:8080", "localhost:0", "[::1]:65535", "pdp_1.internal:443"])
 def test_an_address_is_shown_as_it_was_given(text: str) -> None:
     """An IPv6 host in brackets."""
     assert str(host_and_port(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("::ffff:192.0.2.1", "192.0.2.1"), ("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::1"), ("", "")],
+)
+def test_a_peer_of_ipv4_is_shown_as_one(host: str, shown: str) -> None:
+    """Also where it comes to a socket of both families."""
+    assert unmapped(host) == shown
 
 
 @pytest.mark.parametrize(
