@@ -266,6 +266,11 @@ def injector_option(name: str, **how: Any) -> Callable[[Function], Function]:
 @injector_option(
     "--revision", default="default", metavar="NAME", help="Name of this configuration, for `pdp.dev/status`."
 )
+@injector_option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Collector of traces, http://HOST:PORT or https://HOST:PORT; each sidecar then has `--traces`.",
+)
 @injector_option("--log-level", default="info", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
 @injector_option(
     "--log-format", default="plain", type=click.Choice(logs.FORMATS), help="Plain text, or one JSON object per line."

@@ -5,6 +5,7 @@ from typing import Any
 from pdp.injector import quantities
 from pdp.injector.annotations import Wishes
 from pdp.injector.settings import SidecarSettings
+from pdp.serving.monitoring.traces import ENDPOINT_VARIABLE
 
 Object = dict[str, Any]
 
@@ -34,6 +35,7 @@ def sidecar(settings: SidecarSettings, wishes: Wishes, *, native: bool) -> Objec
         "imagePullPolicy": "IfNotPresent",
         "command": ["pdp"],
         "args": arguments(settings, wishes),
+        **_environment(settings),
         "ports": [{"name": PORT_NAME, "containerPort": wishes.metrics_port, "protocol": "TCP"}],
         "resources": _resources(settings, wishes),
         "securityContext": {
@@ -114,7 +116,16 @@ def arguments(settings: SidecarSettings, wishes: Wishes) -> list[str]:
         found.append(f"--max-staleness={settings.max_staleness:.15g}")
     if settings.stale_mode is not None:
         found.append(f"--stale-mode={settings.stale_mode.value}")
+    if settings.otlp_endpoint is not None:
+        found.append("--traces")
     return found
+
+
+def _environment(settings: SidecarSettings) -> Object:
+    """The member `env`, if the sidecar needs one: with an empty list a second call would see a change."""
+    if settings.otlp_endpoint is None:
+        return {}
+    return {"env": [{"name": ENDPOINT_VARIABLE, "value": settings.otlp_endpoint}]}
 
 
 def _resources(settings: SidecarSettings, wishes: Wishes) -> Object:

@@ -9,7 +9,10 @@ from typing import Self
 from pdp.core.fields import quote
 from pdp.core.model import StaleMode
 from pdp.injector import quantities
-from pdp.serving.addresses import Address
+from pdp.serving import addresses
+from pdp.serving.addresses import Address, BadAddressError
+from pdp.serving.monitoring import traces
+from pdp.serving.monitoring.traces import TraceError
 from pdp.settings import MAX_STALENESS_SECONDS, STALE_MODES, SettingsError, host_and_port
 
 FAIL_MODES = ("closed", "open")
@@ -49,6 +52,7 @@ class SidecarSettings:
 
     `key_secret` and `store_ca_secret` are Secrets in the namespace of each pod. `plaintext`: a mesh encrypts between
     sidecar and store. A sidecar requests `resources` unless its pod asks for others, up to `resources_max`.
+    `otlp_endpoint` is the URL of the collector to which it sends its traces; without one it makes none.
     """
 
     image: str
@@ -62,6 +66,7 @@ class SidecarSettings:
     resources: Resources = Resources(100, 128 << 20)
     resources_max: Resources = Resources(1000, 512 << 20)
     revision: str = "default"
+    otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         _match("--image", self.image, _IMAGE, "the reference of an image")
@@ -83,6 +88,8 @@ class SidecarSettings:
         _within("--resources-max", self.resources_max, largest)
         _within("--resources", self.resources, self.resources_max)
         _match("--revision", self.revision, _REVISION, "a label's value of 1 to 63 characters")
+        if self.otlp_endpoint is not None:
+            _check_endpoint(self.otlp_endpoint, plaintext=self.plaintext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,7 @@ class Settings:
         resources: str = DEFAULT_RESOURCES,
         resources_max: str = DEFAULT_RESOURCES_MAX,
         revision: str = "default",
+        otlp_endpoint: str | None = None,
     ) -> Self:
         """The settings as a command line gives them; `SettingsError` for the first that is wrong."""
         if native not in list(Native):
@@ -140,6 +148,7 @@ class Settings:
             resources=read_resources("--resources", resources),
             resources_max=read_resources("--resources-max", resources_max),
             revision=revision,
+            otlp_endpoint=otlp_endpoint,
         )
         return cls(
             host_and_port("--listen", listen),
@@ -168,6 +177,16 @@ def _within(setting: str, resources: Resources, largest: Resources) -> None:
     if not MIN_CPU_MILLIS <= resources.cpu <= largest.cpu or not MIN_MEMORY_BYTES <= resources.memory <= largest.memory:
         smallest = Resources(MIN_CPU_MILLIS, MIN_MEMORY_BYTES)
         raise SettingsError(setting, f"`{resources}` is not within {smallest} to {largest}")
+
+
+def _check_endpoint(url: str, *, plaintext: bool) -> None:
+    """Refuse what the sidecar would refuse at its start, and a URL without a port, for which gRPC would take 443."""
+    try:
+        addresses.host_and_port(url.partition("://")[2], any_port=False)
+        traces.check({traces.ENDPOINT_VARIABLE: url}, plaintext=plaintext)
+    except (BadAddressError, TraceError) as error:
+        message = f"{quote(url)} is not http://HOST:PORT or https://HOST:PORT"
+        raise SettingsError("--otlp-endpoint", message) from error
 
 
 def _match(setting: str, text: str, pattern: re.Pattern[str], what: str) -> None:

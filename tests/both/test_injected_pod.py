@@ -19,6 +19,7 @@ from pdp.injector.patch import Namespace, inject
 from pdp.injector.settings import Settings
 from tests import ports
 from tests.both import pod as pods
+from tests.both.collector import collecting
 from tests.pdp.injector.cases import SETTINGS
 from tests.tls.certificates import write_pair
 from tests.waiting import BOUND_SECONDS, eventually_gives
@@ -169,16 +170,31 @@ async def test_a_pod_ends_under_load_without_a_failed_decision(folder: Path) -> 
         assert sidecar.returncode == 0, logged.decode()
 
 
+async def test_an_injected_sidecar_sends_its_traces(folder: Path) -> None:
+    """To the collector of the injector's settings; what waits is sent at the end."""
+    async with collecting() as collector, pod(folder, otlp_endpoint=f"http://{collector.address}") as made:
+        async with running(made.sidecar, made.volumes, SIDECAR_USER) as sidecar:
+            await until_probed(made.sidecar["startupProbe"])
+            async with running(made.agent(ASKS), made.volumes, AGENT_USER) as agent:
+                _, err = await finished(agent)
+                assert agent.returncode == 0, err.decode()
+            sidecar.send_signal(signal.SIGTERM)
+            _, err = await finished(sidecar)
+            assert sidecar.returncode == 0, err.decode()
+        decided = [(span.service, span.name, span.attributes["pdp.agent.id"]) for span in collector.spans]
+        assert decided == [("pdp", "pdp.decision", AGENT)] * 2
+
+
 @asynccontextmanager
-async def pod(folder: Path) -> AsyncIterator[Pod]:
-    """A plain pod, patched, beside a store that speaks TLS."""
+async def pod(folder: Path, **changes: Any) -> AsyncIterator[Pod]:
+    """A plain pod, patched, beside a store that speaks TLS; `changes` are of the injector's settings."""
     authority = trustme.CA()
     pair = write_pair(folder / "tls", authority)
     async with store(folder) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
     with ports.reserved() as free:
         async with store(folder, tls_cert=pair.cert, tls_key=pair.key) as central:
-            settings = Settings.from_text(**SETTINGS | {"store": central.grpc_address})
+            settings = Settings.from_text(**SETTINGS | {"store": central.grpc_address} | changes)
             port = free.rpartition(":")[2]
             annotations = {"pdp.dev/agent-id": AGENT, "pdp.dev/metrics-port": port}
             plain = {

@@ -30,7 +30,7 @@ def parameters(case: Object) -> Object:
     if "max_staleness" in given:
         lines += [f"--max-staleness={given['max_staleness']:g}", f"--stale-mode={given['stale_mode']}"]
     told = {"images": IMAGE, "arguments": "\n".join(lines), "fail-mode": given.get("fail_mode", "closed")}
-    return settings() | told
+    return settings() | told | {"otlp-endpoint": given.get("otlp_endpoint", "")}
 
 
 def namespace(case: Object) -> Object:

@@ -5,18 +5,20 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from tests import console
+from tests.deploy import schemas
 from tests.deploy.building import BUILDS, ROOT, build, kustomize, need_kubectl, one
 from tests.deploy.references import PAGE, documented_secrets
 
 PAGE_TEXT = PAGE.read_text()
 COMMANDS = [command.text for command in console.commands(re.sub(r"^ {3}", "", PAGE_TEXT, flags=re.MULTILINE))]
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OVERLAY, WITHOUT, *_ = BLOCK.findall(PAGE_TEXT)
+OVERLAY, WITHOUT, TRACES, TRACES_EGRESS, *_ = BLOCK.findall(PAGE_TEXT)
 BOTH_IMAGES = next(block for block in re.findall(r"^ {3}```yaml\n(.*?)^ {3}```$", PAGE_TEXT, re.DOTALL | re.MULTILINE))
 CORP = "registry.corp.example/agent-pdp:0.1.0"
 NAMES = ("registry-store", "pdp-injector")
@@ -107,6 +109,21 @@ def test_an_overlay_that_allows_a_second_image(tmp_path: Path) -> None:
     objects = overlay(tmp_path, OVERLAY, re.sub(r"^ {3}", "", BOTH_IMAGES, flags=re.MULTILINE))
     allowed = one(objects, "ConfigMap", "pdp-sidecar-policy")["data"]["images"].split("\n")
     assert allowed == [CORP, "registry.corp.example/agent-pdp:0.2.0"]
+
+
+def test_an_overlay_with_a_collector(tmp_path: Path) -> None:
+    """The injector and the policies get the same one, and may reach it as the page says."""
+    objects = overlay(tmp_path, OVERLAY, TRACES)
+    settings = one(objects, "ConfigMap", "pdp-injector")["data"]
+    told = one(objects, "ConfigMap", "pdp-sidecar-policy")["data"]
+    assert settings["PDP_INJECTOR_OTLP_ENDPOINT"] == told["otlp-endpoint"]
+    policy = yaml.safe_load(TRACES_EGRESS)
+    assert schemas.problems(policy, schemas.versions("1.30")[-1]) == []
+    (rule,) = policy["spec"]["egress"]
+    to = urlsplit(told["otlp-endpoint"])
+    namespace = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert (to.hostname, to.port) == (f"collector.{namespace}.svc", rule["ports"][0]["port"])
+    assert settings.keys() > one(build("production"), "ConfigMap", "pdp-injector")["data"].keys()
 
 
 def test_every_folder_is_on_the_page() -> None:

@@ -225,6 +225,40 @@ def test_a_dodging_pod_is_refused(change: Change, message: str) -> None:
     assert any(message in each for each in found), found
 
 
+ELSEWHERE = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://evil:4317"}
+TRACE_DODGES: dict[str, Change] = {
+    "no traces": lambda p: sidecar(p)["args"].remove("--traces"),
+    "no collector": lambda p: sidecar(p).pop("env"),
+    "another collector": lambda p: sidecar(p).update(env=[ELSEWHERE]),
+    "another collector as well": lambda p: sidecar(p)["env"].append(ELSEWHERE),
+    "headers": lambda p: sidecar(p)["env"].append({"name": "OTEL_EXPORTER_OTLP_HEADERS", "value": "a=b"}),
+    "the collector under another name": lambda p: sidecar(p)["env"][0].update(name="PDP_STORE"),
+    "a collector from elsewhere": lambda p: sidecar(p).update(
+        env=[{"name": ELSEWHERE["name"], "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]
+    ),
+}
+
+
+@pytest.mark.parametrize("change", TRACE_DODGES.values(), ids=TRACE_DODGES)
+def test_the_traces_of_a_sidecar_are_the_administrators(change: Change) -> None:
+    """An intact pod with a collector, with one change."""
+    pod = patched("traces")
+    assert created(pod, "traces") == []
+    change(pod)
+    (message,) = created(pod, "traces")
+    assert RUN in message
+
+
+def test_without_a_collector_there_are_no_traces() -> None:
+    """Neither the argument nor the variable, and both together neither."""
+    pod = patched("traces")
+    assert RUN in created(pod, "plain")[0]
+    for change in (TRACE_DODGES["no traces"], TRACE_DODGES["no collector"]):
+        half = copy.deepcopy(pod)
+        change(half)
+        assert RUN in created(half, "plain")[0]
+
+
 def test_the_administrator_chooses_the_form() -> None:
     """Where every node runs native sidecars, none that starts beside the init containers is admitted."""
     container, native = patched("container-form"), patched("plain")
@@ -309,6 +343,7 @@ def test_policies_webhook_and_injector_agree(name: str) -> None:
         ("fail-mode", "FAIL_MODE"),
     ):
         assert told[item] == given[f"PDP_INJECTOR_{variable_name}"]
+    assert told["otlp-endpoint"] == given.get("PDP_INJECTOR_OTLP_ENDPOINT", "")
     selector = one(objects, "MutatingWebhookConfiguration", "pdp-injector")["webhooks"][0]["namespaceSelector"]
     for policy_name in POLICIES[:3]:
         guarded = one(objects, "ValidatingAdmissionPolicy", policy_name)["spec"]["matchConstraints"][

@@ -41,7 +41,8 @@ WHOLE_NUMBERS = {
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": (1, 8192),
 }
 DEFAULT_QUEUE, DEFAULT_BATCH = "2048", "512"
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ENDPOINT_VARIABLE)
 FILES = tuple(
     f"OTEL_EXPORTER_OTLP_{signal}{name}"
     for signal in ("", "TRACES_")
@@ -132,7 +133,7 @@ def _check_file(name: str, value: str) -> None:
 
 def _check_endpoint(given: Mapping[str, str], plaintext: bool) -> None:
     """The endpoint is a URL, and no headers go in clear beyond this host."""
-    name = next((name for name in ENDPOINTS if name in given), ENDPOINTS[-1])
+    name = next((name for name in ENDPOINTS if name in given), ENDPOINT_VARIABLE)
     url = given.get(name, ENDPOINT)
     try:
         parts = urlsplit(url)

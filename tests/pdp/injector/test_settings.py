@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from pdp.injector import claims, quantities
+from pdp.injector import claims, container, quantities
+from pdp.injector.annotations import Wishes
 from pdp.injector.settings import Resources, Settings
 from pdp.injector.verdicts import Refusal, RefusedError, Skip
+from pdp.serving.monitoring import traces
 from pdp.settings import SettingsError
 from tests import console
 from tests.pdp.injector.calling import webhook
@@ -40,6 +42,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"resources_max": "cpu=1,memory=1Ti"}, "`--resources-max`: "),
     ({"resources_max": "cpu=65,memory=1Gi"}, "`--resources-max`: `cpu=65,memory=1Gi` is not within"),
     ({"revision": ""}, "`--revision`: `` is not a label's value"),
+    *(
+        ({"otlp_endpoint": url}, f"`--otlp-endpoint`: `{url}` is not http://HOST:PORT or https://HOST:PORT")
+        for url in (
+            "",
+            "collector:4317",
+            "grpc://collector:4317",
+            "http://collector",
+            "http://collector:0",
+            "http://collector:65536",
+            "http://collector:4317/v1/traces",
+            "http://user:secret@collector:4317",
+            "http://$(HOST):4317",
+            "http://[::1:4317",
+            "http://[1:2]:4317",
+        )
+    ),
 ]
 
 
@@ -54,6 +72,16 @@ def test_a_staleness_without_a_mode_is_the_sidecars_default() -> None:
     """It is handed through as it is."""
     settings = Settings.from_text(**SETTINGS | {"max_staleness": 5.0})
     assert (settings.sidecar.max_staleness, settings.sidecar.stale_mode) == (5.0, None)
+
+
+@pytest.mark.parametrize("url", ["http://collector.observability.svc:4317", "https://[2001:db8::1]:443"])
+def test_a_collector_is_one_that_the_sidecar_takes(url: str) -> None:
+    """In clear too, beyond this host and without a mesh: the injector gives no headers, which may hold a key."""
+    settings = Settings.from_text(**SETTINGS | {"otlp_endpoint": url}).sidecar
+    made = container.sidecar(settings, Wishes("agent-1", settings.resources), native=True)
+    assert "--traces" in made["args"]
+    assert "--plaintext" not in made["args"]
+    traces.check({each["name"]: each["value"] for each in made["env"]}, plaintext=False)
 
 
 async def test_the_command_line_refuses_a_wrong_setting(tmp_path: Path) -> None:
