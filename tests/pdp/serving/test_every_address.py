@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import urllib3
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -23,6 +24,8 @@ from pdp.serving.connections import Limits
 from pdp.serving.http import serving
 from pdp.settings import host_and_port
 from tests import whole
+from tests.pdp.injector.calling import webhook
+from tests.waiting import eventually
 from tests.whole import Answer, Http
 
 EVERY = Address("::", 0)
@@ -86,6 +89,15 @@ async def test_it_answers_callers_of_both_families(kind: type[socket.socket], mo
     async with served(listener) as address:
         assert address.startswith("[::]:")
         assert [(await call(host, address, "/")).body for host in LOCALHOSTS] == ["127.0.0.1", "::1"]
+
+
+@pytest.mark.usefixtures("ipv6")
+async def test_a_refused_caller_of_ipv4_is_logged_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So that one search of the log finds it, whichever family the socket has."""
+    async with webhook(tmp_path, listen="[::]:0") as hook:
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            await call("127.0.0.1", hook.injector.address, "/healthz")
+        await eventually(lambda: "refused a TLS connection from `127.0.0.1`: it speaks HTTP" in caplog.text)
 
 
 async def test_without_ipv6_it_answers_callers_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
