@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import asyncpg
 from sqlalchemy import URL, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
 
 from pdp.serving.backoff import Backoff
 from registry_store.database.failures import is_conflict, reason_of
@@ -65,6 +66,8 @@ class Database:
             self._reader = _postgresql(url, "REPEATABLE READ", READERS, patient).execution_options(
                 postgresql_readonly=True
             )
+        # The end of a transaction that it begins is not cut short when its task is cancelled.
+        self._transaction = async_sessionmaker(self._writer, expire_on_commit=False).begin
         self.on_commit: Callable[[], None] = _nothing
 
     @property
@@ -87,20 +90,23 @@ class Database:
         that is checked in the session is still true at the commit. On PostgreSQL the commit wakes every store.
         """
         with self.outage.watched():
-            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            async with self._transaction() as session:
+                event.listen(session.sync_session, "after_commit", self._committed)
                 locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it only once
                 yield session
                 del locked
-        for notify in session.info.get(ON_COMMIT, ()):
-            notify()
-        self.on_commit()
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[AsyncSession]:
         """A session for writes without a revision or log entry; on PostgreSQL it does not block writers."""
         with self.outage.watched():
-            async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            async with self._transaction() as session:
                 yield session
+
+    def _committed(self, session: Session) -> None:
+        for notify in session.info.get(ON_COMMIT, ()):
+            notify()
+        self.on_commit()
 
     def _lock(self) -> Select[Any]:
         if self.is_sqlite:
