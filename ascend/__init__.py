@@ -1,9 +1,9 @@
 """The client that agent code imports: ask for a decision before each action, and act only when it is truthy."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ascend.action import ActionFields, AgentAction
-from ascend.async_client import AsyncAscendClient
 from ascend.client import AscendClient
 from ascend.errors import (
     ActionBlocked,
@@ -24,6 +24,7 @@ from ascend.errors import (
 from ascend.model import Approval, ApprovalState, Decision, Outcome, Policy, RateRemaining, ShadowVerdict
 
 if TYPE_CHECKING:
+    from ascend.async_client import AsyncAscendClient
     from ascend.registry import Registry
 
 __all__ = [
@@ -56,9 +57,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name != "Registry":
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    from ascend.registry import Registry  # with urllib3, which a client without a registry does not need
+# With asyncio and urllib3, which many clients need not load.
+_MODULES = {"AsyncAscendClient": "ascend.async_client", "Registry": "ascend.registry"}
 
-    return Registry
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    found: object = getattr(import_module(_MODULES[name]), name)
+    return found

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from ascend import outcomes, settings
 from ascend.action import ActionFields, AgentAction, ComputedFields
+from ascend.async_transport import AsyncTransport
 from ascend.client import APPROVAL_SECONDS
 from ascend.conversation import Conversation, Transport
 from ascend.governed import Calls, check_asynchronous, check_ends
 from ascend.model import Approval, Decision, Question
 from ascend.registration import Registration
 from ascend.settings import FailMode
-from ascend.transports import AsyncTransport
 
 if TYPE_CHECKING:
     from ascend.registry import Registry
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class AsyncAscendClient:
     """`AscendClient` for asyncio: the same arguments, and the same methods as coroutines.
 
-    Calls of one client share a connection, and a call that waits holds up no other. It may be made before an event
+    Calls of one client share connections, and a call that waits holds up no other. It may be made before an event
     loop runs, and used by several loops one after the other.
     """
 

@@ -26,15 +26,17 @@ T = TypeVar("T")
 class AscendClient:
     """The client of one agent, or of several, for their policy decision point; thread-safe.
 
-    `agent_id` and `agent_name` are of the agent that asks where a call names no other. `pdp_address` is `HOST:PORT` or
-    `unix:PATH`, by default `$PDP_ADDRESS`, else `127.0.0.1:50051`. `timeout` bounds each call, in seconds. Without an
-    answer the decision is a block with reason PDP_UNAVAILABLE. With `fail_mode="open"`, by default `$PDP_FAIL_MODE`,
-    it is an allow with that reason; but a malformed action, and an idempotency key that is repeated too often, always
-    get a block. With `registry_url` an unregistered agent registers itself.
+    `agent_id` and `agent_name` are of the agent that asks where a call names no other. `pdp_address` is
+    `http+unix:PATH` or `http://HOST:PORT` over HTTP, which is quicker, or `unix:PATH` or `HOST:PORT` by gRPC; by
+    default `$PDP_HTTP_ADDRESS`, else `$PDP_ADDRESS`, else `127.0.0.1:50051`. `timeout` bounds each call, in seconds.
+    Without an answer the decision is a block with reason PDP_UNAVAILABLE. With `fail_mode="open"`, by default
+    `$PDP_FAIL_MODE`, it is an allow with that reason; but a malformed action, and an idempotency key that is repeated
+    too often, always get a block. With `registry_url` an unregistered agent registers itself.
 
-    With `pdp_ca`, by default `$PDP_CA`, a sidecar on TCP is called over TLS: the file has the authorities that its
-    certificate is checked against. `pdp_cert` and `pdp_key`, by default `$PDP_CERT` and `$PDP_KEY`, are the client's
-    own. New files are used without a restart. `registry_ca` is a file with authorities for an https `registry_url`.
+    With `pdp_ca`, by default `$PDP_CA`, a sidecar on TCP is called over TLS, by gRPC or at `https://HOST:PORT`: the
+    file has the authorities that its certificate is checked against. `pdp_cert` and `pdp_key`, by default `$PDP_CERT`
+    and `$PDP_KEY`, are the client's own. New files are used without a restart. `registry_ca` is a file with
+    authorities for an https `registry_url`.
     """
 
     def __init__(
@@ -114,7 +116,8 @@ class AscendClient:
     ) -> Decision:
         """Whether the agent may do `action`; never raises for what the action holds.
 
-        It asks once: a question that failed is not repeated, because the sidecar may have counted it.
+        It asks once: a question that failed is not repeated, because the sidecar may have counted it. One that counts
+        once however often it comes, because it has a key or is a dry run, may be sent twice.
         """
         question = Question(agent_id or self.agent_id, action, idempotency_key, approval_id, dry_run)
         return finished(self._conversation.decide(question))

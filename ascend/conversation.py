@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-import grpc
-
 from ascend import answers
+from ascend.calls.calls import CallError, Code
 from ascend.errors import ActionBlocked, ApprovalDenied, ApprovalPending, ApprovalUnusable, DecisionUnavailable
 from ascend.model import Approval, ApprovalState, Decision, Outcome, Question
 from pdp.v1 import decision_pb2 as pb
@@ -26,11 +25,7 @@ MAX_KEY_CHARACTERS = 250
 
 NOT_REGISTERED = "AGENT_NOT_REGISTERED"
 
-_WAITED_AGAIN = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-)
+_WAITED_AGAIN = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED)
 
 T = TypeVar("T")
 
@@ -42,7 +37,8 @@ class Transport(Protocol):
         """The answer to one question; never raises for what the question holds, and never asks twice."""
 
     def watch(self, approval_id: str, seconds: float) -> AsyncIterator[Approval]:
-        """The states of an approval until it is final; `grpc.RpcError`, or `ValueError` if the client is closed."""
+        """The states of an approval until it is final; `CallError`, or `ValueError` if there
+        is no other to be had: the client is closed, or an answer cannot be read."""
 
     async def report(self, outcome: pb.ReportOutcomeRequest) -> bool:
         """Report how an action ended: whether the sidecar has taken it. Never raises."""
@@ -136,10 +132,10 @@ class Conversation:
         try:
             async for update in self._transport.watch(known.approval_id, seconds):
                 known = update
-        except grpc.RpcError as error:
-            if error.code() in _WAITED_AGAIN:
+        except CallError as error:
+            if error.code in _WAITED_AGAIN:
                 return known, False
-            return replace(known, state=ApprovalState.UNKNOWN, comment=error.details() or ""), True
+            return replace(known, state=ApprovalState.UNKNOWN, comment=error.details), True
         except (ValueError, OverflowError) as error:  # the client is closed, or an update cannot be read
             return replace(known, state=ApprovalState.UNKNOWN, comment=str(error)), True
         return known, known.state is not ApprovalState.PENDING

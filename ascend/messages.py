@@ -1,12 +1,11 @@
 """Converts between protobuf and the types of agent code."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct, Value
 
 from ascend.model import (
@@ -40,7 +39,8 @@ _STATES = {
 }
 _SOURCES = {pb.SOURCE_LIVE: "live", pb.SOURCE_CACHED: "cached"}
 _NO_RATES = RateRemaining()
-MAX_REQUEST_BYTES = 4 << 20
+MAX_REQUEST_BYTES = 512 * 1024
+"""What a sidecar takes by every protocol; an action has at most 64 KiB."""
 MAX_VALUES = 32 * 1024
 """More values than fit into the 64 KiB that a sidecar accepts."""
 MAX_EXACT = 2**53
@@ -68,6 +68,19 @@ def request(question: Question) -> pb.EvaluateRequest:
     if message.ByteSize() > MAX_REQUEST_BYTES:
         raise MalformedActionError(f"action: is larger than {MAX_REQUEST_BYTES} bytes")
     return message
+
+
+def response(raw: bytes) -> pb.EvaluateResponse:
+    """The answer to one question; `DecodeError` if it cannot be read."""
+    return pb.EvaluateResponse.FromString(raw)
+
+
+def update(raw: bytes) -> pb.ApprovalUpdate:
+    """An answer of `WaitForApproval`; `ValueError` if it cannot be read."""
+    try:
+        return pb.ApprovalUpdate.FromString(raw)
+    except DecodeError as error:
+        raise ValueError(f"an update cannot be read: {error}") from None
 
 
 def decision(answer: pb.EvaluateResponse) -> Decision:
@@ -147,26 +160,32 @@ def _plain_value(value: Value) -> Any:
 
 
 def _put(message: Message, name: str, value: object) -> None:
-    with _naming(name):
+    try:
         if name == "risk_score" and isinstance(value, float) and value.is_integer():
             value = int(value)
         setattr(message, name, value)
+    except Exception as error:
+        raise _malformed(name, error) from None
 
 
 def _put_list(message: pb.Action, name: str, texts: Sequence[str] | None) -> None:
     if isinstance(texts, str):
         # A text would count as a list of its letters, which match no governed classification.
         raise MalformedActionError(f"{name}: is a text, not a list of texts")
-    with _naming(name):
+    try:
         getattr(message, name).extend(() if texts is None else texts)
+    except Exception as error:
+        raise _malformed(name, error) from None
 
 
 def _put_object(message: pb.Action, name: str, value: Mapping[str, Any] | None) -> None:
-    with _naming(name):
+    try:
         members = {} if value is None else dict(value)
         if members:
             _check_extent(members)
             ParseDict(members, getattr(message, name))
+    except Exception as error:
+        raise _malformed(name, error) from None
 
 
 def _check_extent(attributes: Mapping[str, Any]) -> None:
@@ -183,12 +202,8 @@ def _check_extent(attributes: Mapping[str, Any]) -> None:
     raise ValueError(f"contain themselves, or more than {MAX_VALUES} values")
 
 
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Turn any error of a field, which may hold objects of any class, into a `MalformedActionError` that names it."""
-    try:
-        yield
-    except RecursionError:
-        raise MalformedActionError(f"{name}: is nested too deep") from None
-    except Exception as error:
-        raise MalformedActionError(f"{name}: {str(error) or type(error).__name__}") from error
+def _malformed(name: str, error: Exception) -> MalformedActionError:
+    """Any error of a field, which may hold objects of any class, as one that names the field."""
+    if isinstance(error, RecursionError):
+        return MalformedActionError(f"{name}: is nested too deep")
+    return MalformedActionError(f"{name}: {str(error) or type(error).__name__}")

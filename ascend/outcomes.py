@@ -5,8 +5,7 @@ from collections.abc import Callable
 from math import isfinite
 from typing import TypeVar
 
-import grpc
-
+from ascend.calls.calls import CallError
 from pdp.v1 import decision_pb2 as pb
 
 MAX_ERROR_CHARACTERS = 4096
@@ -46,7 +45,7 @@ def cost_of(result: T, cost: Callable[[T], float | None] | None) -> float | None
 
 def log_lost(outcome: pb.ReportOutcomeRequest, error: Exception) -> None:
     """Log an outcome that could not be reported: the action is done, so nothing else may come of it."""
-    why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else _described(error)
+    why = str(error) if isinstance(error, CallError) else _described(error)
     logger.warning(
         "the outcome of decision `%s` was not reported, so its estimate counts: %s", outcome.decision_id, why
     )

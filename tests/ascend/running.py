@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ascend import AscendClient, AsyncAscendClient, Decision
-from tests.deciding import Bench, listening
+from tests.ascend.ways import offered
+from tests.deciding import Bench
 from tests.waiting import BOUND_SECONDS, eventually_gives
 
 AGENT = "billing-reader-test"
@@ -48,9 +49,9 @@ class Either:
 
 
 @asynccontextmanager
-async def either(kind: str, bench: Bench, **changes: Any) -> AsyncIterator[Either]:
-    """A client of the bench's sidecar."""
-    async with listening(bench.service) as address:
+async def either(kind: str, way: str, bench: Bench, **changes: Any) -> AsyncIterator[Either]:
+    """A client of the bench's sidecar, which it reaches in this way."""
+    async with offered(bench.service, way) as address:
         client = Either(kind, address, **changes)
         try:
             yield client

@@ -5,10 +5,9 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +17,32 @@ import pytest
 
 import ascend
 from ascend import AgentAction, AscendClient, AsyncAscendClient, Decision, Outcome, RateRemaining, RegistryError
+from pdp.endpoints.service import SERVICE
 from pdp.serving.addresses import Address
 from pdp.v1 import decision_pb2 as pb
-from pdp.v1.decision_pb2_grpc import PolicyDecisionPointServicer, add_PolicyDecisionPointServicer_to_server
+from tests.ascend.running import KINDS, Either, unanswered
+from tests.ascend.ways import NOWHERE, offered, on_socket
 from tests.waiting import eventually, eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Beside, Central, settings, sidecar, store
 
-NOWHERE = "127.0.0.1:1"
+ALLOWED = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE)
+WHOLE = pb.EvaluateResponse(
+    outcome=pb.OUTCOME_ESCALATE,
+    reason=pb.REASON_RATE_LIMIT_EXCEEDED,
+    message="größer",
+    decision_id="d",
+    risk_score=7,
+    policy=pb.PolicyReference(id="p", name="P", priority=1),
+    retry_after=1.5,
+    approval_id="a",
+    approval_pending=True,
+    agent_version="1.0.0",
+    registry_revision=3,
+    staleness=0.5,
+    source=pb.SOURCE_CACHED,
+)
+ALONE = NOWHERE["grpc"]
+"""The address of a client that is not to find a sidecar."""
 T = TypeVar("T")
 
 
@@ -36,8 +54,18 @@ async def central(tmp_path: Path) -> AsyncIterator[Central]:
 
 @pytest.fixture
 async def beside(tmp_path: Path, central: Central) -> AsyncIterator[Beside]:
-    async with sidecar(settings(tmp_path, central.grpc_address)) as beside:
+    listen = (Address("127.0.0.1", 0), Address(path=str(tmp_path / "grpc.sock")))
+    http = (Address("127.0.0.1", 0), Address(path=str(tmp_path / "http.sock")))
+    async with sidecar(settings(tmp_path, central.grpc_address, listen=listen, http=http)) as beside:
         yield beside
+
+
+def at(beside: Beside, way: str) -> str:
+    """The address of a running sidecar, for a client that reaches it in this way."""
+    running = beside.sidecar
+    addresses = running.http_addresses if way.startswith("http") else running.grpc_addresses
+    address = addresses[way.endswith("+unix")]
+    return address if way.startswith("grpc") else f"{'http+' if way.endswith('+unix') else 'http://'}{address}"
 
 
 async def agent_key(central: Central) -> str:
@@ -61,12 +89,12 @@ def client(address: str, **changes: Any) -> AscendClient:
     )
 
 
-async def test_a_decision_is_truthy_only_for_allow(central: Central, beside: Beside) -> None:
+async def test_a_decision_is_truthy_only_for_allow(way: str, central: Central, beside: Beside) -> None:
     """It has the fields of the sidecar's answer."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
     await central.rest.call("POST", f"/api/agents/registry/{AGENT}/policies", HIGH_VALUE)
     await beside.until("POLICY_MATCHED", action_type="transaction.process", amount=15000)
-    with client(beside.sidecar.grpc_address) as agent:
+    with client(at(beside, way)) as agent:
         allowed = await off(lambda: agent.evaluate_action("api.read", "banking_api", risk_score=10))
         held = await off(lambda: agent.evaluate_action("transaction.process", "banking_api", amount=15000))
         escalated = await off(
@@ -89,25 +117,26 @@ async def test_a_decision_is_truthy_only_for_allow(central: Central, beside: Bes
     ), "a whole number stays whole"
 
 
-async def test_every_field_of_an_action_reaches_the_sidecar() -> None:
+async def test_every_field_of_an_action_reaches_the_sidecar(way: str) -> None:
     """The sidecar's request has the same fields."""
-    with recording() as (address, requests), client(address) as agent:
-        action = AgentAction(
-            action_type="tool.call",
-            resource="files",
-            resource_id="7",
-            risk_score=12,
-            amount=0.0,
-            estimated_cost_usd=0.25,
-            data_classifications=("pii",),
-            mcp_server="server",
-            tool="rm",
-            environment="production",
-            attributes={"a": {"b": [1, None, True]}},
-            mfa_verified=True,
-        )
-        await off(lambda: agent.evaluate(action, idempotency_key="k", approval_id="ap", dry_run=True))
-        await off(lambda: agent.evaluate_action("tool.call", risk_score=12.0))  # type: ignore[arg-type]
+    async with recording(way) as (address, requests):
+        with client(address) as agent:
+            action = AgentAction(
+                action_type="tool.call",
+                resource="files",
+                resource_id="7",
+                risk_score=12,
+                amount=0.0,
+                estimated_cost_usd=0.25,
+                data_classifications=("pii",),
+                mcp_server="server",
+                tool="rm",
+                environment="production",
+                attributes={"a": {"b": [1, None, True]}},
+                mfa_verified=True,
+            )
+            await off(lambda: agent.evaluate(action, idempotency_key="k", approval_id="ap", dry_run=True))
+            await off(lambda: agent.evaluate_action("tool.call", risk_score=12.0))  # type: ignore[arg-type]
     sent, plain = requests
     assert (sent.idempotency_key, sent.approval_id, sent.dry_run) == ("k", "ap", True)
     assert (sent.action.agent_id, sent.action.resource_id, sent.action.risk_score) == (AGENT, "7", 12)
@@ -125,44 +154,60 @@ async def test_every_field_of_an_action_reaches_the_sidecar() -> None:
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-async def test_without_a_sidecar_the_fail_mode_decides(fail_mode: str) -> None:
+async def test_without_a_sidecar_the_fail_mode_decides(nowhere: str, fail_mode: str) -> None:
     """Closed blocks, open allows, and both say PDP_UNAVAILABLE."""
-    with client(NOWHERE, fail_mode=fail_mode) as agent:
+    with client(nowhere, fail_mode=fail_mode) as agent:
         decision = await off(lambda: agent.evaluate_action("api.read"))
     assert (decision.reason, decision.error_code) == ("PDP_UNAVAILABLE", "UNAVAILABLE")
     assert decision.outcome == ("allow" if fail_mode == "open" else "block")
 
 
-async def test_a_sidecar_that_does_not_answer_in_time_is_unavailable() -> None:
+@pytest.mark.parametrize("scheme", ["", "http://"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_sidecar_that_does_not_answer_in_time_is_unavailable(kind: str, scheme: str) -> None:
     """The timeout is a block like every other error; until then the client waits for a suspended sidecar."""
-    mute = socket.create_server(("127.0.0.1", 0))
-    with mute, client(f"127.0.0.1:{mute.getsockname()[1]}", timeout=0.5) as agent:
-        decision = await off(lambda: agent.evaluate_action("api.read"))
-    assert not decision
-    assert (decision.reason, decision.error_code) == ("PDP_UNAVAILABLE", "DEADLINE_EXCEEDED")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        agent = Either(kind, f"{scheme}127.0.0.1:{mute.getsockname()[1]}", timeout=0.5)
+        decision = await agent.call("evaluate_action", "api.read")
+        await agent.close()
+    assert unanswered(decision) == (False, "PDP_UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 @pytest.mark.parametrize(
     "code", [code for code in grpc.StatusCode if code not in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)]
 )
-async def test_every_grpc_error_follows_the_fail_mode(code: grpc.StatusCode) -> None:
+async def test_every_error_follows_the_fail_mode(way: str, code: grpc.StatusCode) -> None:
     """Whatever the status, closed blocks."""
-    with recording(code) as (address, _), client(address) as closed, client(address, fail_mode="open") as opened:
-        blocked = await off(lambda: closed.evaluate_action("api.read"))
-        allowed = await off(lambda: opened.evaluate_action("api.read"))
+    async with recording(way, code) as (address, _):
+        with client(address) as closed, client(address, fail_mode="open") as opened:
+            blocked = await off(lambda: closed.evaluate_action("api.read"))
+            allowed = await off(lambda: opened.evaluate_action("api.read"))
     assert (bool(blocked), blocked.reason, blocked.error_code) == (False, "PDP_UNAVAILABLE", code.name)
     assert (bool(allowed), allowed.reason) == (True, "PDP_UNAVAILABLE")
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
+@pytest.mark.parametrize("details", ["", "action.risk_score: is odd", "idempotency_key: `k` is repeated", "größer"])
+async def test_both_protocols_tell_the_same(details: str, fail_mode: str) -> None:
+    """The same decision for each code and text, and the same answer."""
+    recorder = Recorder(WHOLE, details)
+    async with offered(recorder, "grpc+unix") as by_grpc, offered(recorder, "http+unix") as by_http:
+        with client(by_grpc, fail_mode=fail_mode) as one, client(by_http, fail_mode=fail_mode) as other:
+            for answer in (*(code for code in grpc.StatusCode if code is not grpc.StatusCode.OK), WHOLE):
+                recorder.answer = answer
+                told = [await off(lambda agent=agent: agent.evaluate_action("api.read")) for agent in (one, other)]
+                assert told[0] == told[1], answer
+
+
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
 async def test_a_key_that_is_repeated_too_often_is_always_blocked(
-    central: Central, beside: Beside, fail_mode: str
+    way: str, central: Central, beside: Beside, fail_mode: str
 ) -> None:
     """Otherwise one key would allow any number of actions if the client fails open."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
     await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
     action = AgentAction(action_type="api.read")
-    with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
+    with client(at(beside, way), fail_mode=fail_mode) as agent:
         for _ in range(101):
             await off(lambda: agent.evaluate(action, idempotency_key=f"k-{fail_mode}"))
         decision = await off(lambda: agent.evaluate(action, idempotency_key=f"k-{fail_mode}"))
@@ -171,10 +216,10 @@ async def test_a_key_that_is_repeated_too_often_is_always_blocked(
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-async def test_a_malformed_action_is_always_blocked(beside: Beside, fail_mode: str) -> None:
+async def test_a_malformed_action_is_always_blocked(way: str, beside: Beside, fail_mode: str) -> None:
     """Otherwise a wrong score would be allowed if the client fails open; the decision names the field."""
     await beside.sidecar.ready.wait()
-    with client(beside.sidecar.grpc_address, fail_mode=fail_mode) as agent:
+    with client(at(beside, way), fail_mode=fail_mode) as agent:
         decision = await off(lambda: agent.evaluate_action("api.read", risk_score=101))
     assert not decision
     assert (decision.reason, decision.error_code, decision.field) == (
@@ -261,9 +306,9 @@ def doubled(times: int) -> list[Any]:
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else ascii(value),
 )
-def test_a_value_that_does_not_fit_a_message_is_a_block(field: str, value: Any) -> None:
+def test_a_value_that_does_not_fit_a_message_is_a_block(nowhere: str, field: str, value: Any) -> None:
     """The client returns it without a call and without an exception."""
-    with client(NOWHERE, fail_mode="open") as agent:
+    with client(nowhere, fail_mode="open") as agent:
         decision = agent.evaluate_action("api.read", **{field: value})
     assert not decision
     assert decision.error_code == "INVALID_ARGUMENT"
@@ -271,70 +316,132 @@ def test_a_value_that_does_not_fit_a_message_is_a_block(field: str, value: Any) 
 
 
 @pytest.mark.parametrize("fail_mode", ["closed", "open"])
-def test_a_closed_client_blocks(fail_mode: str) -> None:
+def test_a_closed_client_blocks(nowhere: str, fail_mode: str) -> None:
     """It raises nothing, because a stopping agent may still use it."""
-    agent = client(NOWHERE, fail_mode=fail_mode)
+    agent = client(nowhere, fail_mode=fail_mode)
     agent.close()
     decision = agent.evaluate_action("api.read")
     assert (decision.allowed, decision.error_code) == (fail_mode == "open", "CANCELLED")
     assert agent.wait_for_approval("a-1").state == "unknown"
 
 
-async def test_an_answer_that_cannot_be_read_is_a_block() -> None:
+async def test_an_answer_that_cannot_be_read_is_a_block(way: str) -> None:
     """In both fail modes, because the content of the answer is unknown."""
     answer = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW)
     answer.approval_expires_at.seconds = 10**15
-    with recording(answer) as (address, _), client(address, fail_mode="open") as agent:
-        decision = await off(lambda: agent.evaluate_action("api.read"))
+    async with recording(way, answer) as (address, _):
+        with client(address, fail_mode="open") as agent:
+            decision = await off(lambda: agent.evaluate_action("api.read"))
     assert (decision.allowed, decision.error_code) == (False, "INTERNAL")
 
 
-async def test_an_answer_says_that_people_were_asked_before() -> None:
+async def test_an_answer_says_that_people_were_asked_before(way: str) -> None:
     """Its approval is the pending one; by default it is not."""
     for pending in (False, True):
         answer = pb.EvaluateResponse(outcome=pb.OUTCOME_ESCALATE, approval_id="a1", approval_pending=pending)
-        with recording(answer) as (address, _), client(address) as agent:
-            decision = await off(lambda agent=agent: agent.evaluate_action("api.read"))
+        async with recording(way, answer) as (address, _):
+            with client(address) as agent:
+                decision = await off(lambda agent=agent: agent.evaluate_action("api.read"))
         assert (decision.approval_id, decision.approval_pending) == ("a1", pending)
 
 
-async def test_a_large_number_of_a_policy_keeps_its_size() -> None:
+async def test_a_large_number_of_a_policy_keeps_its_size(way: str) -> None:
     """It is not converted to 309 digits."""
     answer = pb.EvaluateResponse()
     answer.action_params.update({"n": 1e308, "whole": 3600})
-    with recording(answer) as (address, _), client(address) as agent:
-        decision = await off(lambda: agent.evaluate_action("api.read"))
+    async with recording(way, answer) as (address, _):
+        with client(address) as agent:
+            decision = await off(lambda: agent.evaluate_action("api.read"))
     assert json.dumps(decision.action_params) == '{"n": 1e+308, "whole": 3600}'
 
 
-async def test_it_connects_to_a_unix_socket(tmp_path: Path) -> None:
-    """The address has the form of the sidecar's flag; the environment sets the default."""
-    path = tmp_path / "pdp.sock"
-    async with sidecar(settings(tmp_path, NOWHERE, listen=(Address(path=str(path)),))):
-        with client(f"unix:{path}") as agent:
+@pytest.mark.parametrize("way", ["grpc+unix", "http+unix"])
+async def test_it_connects_to_a_unix_socket(way: str, tmp_path: Path) -> None:
+    """The address has the form of the sidecar's flag."""
+    places = {
+        "listen": (Address(path=str(tmp_path / "grpc.sock")),),
+        "http": (Address(path=str(tmp_path / "http.sock")),),
+    }
+    async with sidecar(settings(tmp_path, "127.0.0.1:1", **places)):
+        with client(on_socket(way, tmp_path / f"{way.partition('+')[0]}.sock")) as agent:
             decision = await off(lambda: agent.evaluate_action("api.read"))
     assert "no registry data" in decision.message
 
 
-async def test_the_environment_names_the_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An injected sidecar is found without a setting."""
-    with recording() as (address, requests):
-        monkeypatch.setenv("PDP_ADDRESS", address)
+@pytest.mark.parametrize("variable", ["PDP_ADDRESS", "PDP_HTTP_ADDRESS"])
+async def test_the_environment_names_the_default_address(
+    way: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An injected sidecar is found without a setting; `PDP_HTTP_ADDRESS` takes addresses of HTTP alone."""
+    async with recording(way) as (address, requests):
+        monkeypatch.setenv(variable, address)
+        if variable == "PDP_HTTP_ADDRESS" and way.startswith("grpc"):
+            with pytest.raises(ValueError, match=f"`PDP_HTTP_ADDRESS`: `{address}` is not one of"):
+                AscendClient("owkai_none", AGENT, "Test")
+            return
         with AscendClient("owkai_none", AGENT, "Test") as agent:
             await off(lambda: agent.evaluate_action("api.read"))
     assert len(requests) == 1
 
 
-async def test_the_client_reconnects_to_a_restarted_sidecar(tmp_path: Path, central: Central) -> None:
+async def test_http_is_preferred_where_the_environment_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument wins over both."""
+    async with recording("grpc") as (grpc_address, by_grpc), recording("http") as (http_address, by_http):
+        monkeypatch.setenv("PDP_ADDRESS", grpc_address)
+        monkeypatch.setenv("PDP_HTTP_ADDRESS", http_address)
+        for argument in (None, grpc_address):
+            with AscendClient("owkai_none", AGENT, "Test", pdp_address=argument) as agent:
+                await off(lambda agent=agent: agent.evaluate_action("api.read"))
+    assert (len(by_http), len(by_grpc)) == (1, 1)
+
+
+@pytest.mark.parametrize("variable", ["PDP_ADDRESS", "PDP_HTTP_ADDRESS", None])
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("http://localhost", "`{}` is not one of `http://HOST:PORT`, `https://HOST:PORT` or `http+unix:PATH`"),
+        ("http://localhost:8181/v1", "`{}` is not one of"),
+        ("http://me@localhost:8181", "`{}` is not one of"),
+        ("http://::1:8181", "`{}` is not one of"),
+        ("http+unix:", "`{}` is not one of"),
+        ("https://localhost:65536", "port `65536` is not within 1 to 65535"),
+        ("http://localhost:0", "port `0` is not within 1 to 65535"),
+        (f"http+unix:/{'x' * 107}", "the path in `{}` is longer than 107 bytes"),
+    ],
+)
+def test_a_wrong_address_of_http_is_refused(
+    variable: str | None, address: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name of its argument or variable."""
+    if variable is not None:
+        monkeypatch.setenv(variable, address)
+    with pytest.raises(ValueError) as refused:
+        AscendClient("", AGENT, "Test", pdp_address=None if variable else address)
+    assert str(refused.value).startswith(f"`{variable or 'pdp_address'}`: {problem.format(address)}")
+
+
+def test_a_unix_socket_takes_no_files_of_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may name them for other sidecars."""
+    monkeypatch.setenv("PDP_CA", "/nonexistent")
+    for way in ("grpc+unix", "http+unix"):
+        with client(NOWHERE[way]) as agent:
+            assert agent.evaluate_action("api.read").error_code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("way", ["grpc+unix", "http+unix"])
+async def test_the_client_reconnects_to_a_restarted_sidecar(way: str, tmp_path: Path, central: Central) -> None:
     """The same client works with the new sidecar."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
-    listen = (Address(path=str(tmp_path / "pdp.sock")),)
-    here = settings(tmp_path, central.grpc_address, listen=listen)
+    places = {
+        "listen": (Address(path=str(tmp_path / "grpc.sock")),),
+        "http": (Address(path=str(tmp_path / "http.sock")),),
+    }
+    here = settings(tmp_path, central.grpc_address, **places)
 
     async def ask() -> Decision:
         return await off(lambda: agent.evaluate_action("api.read", "banking_api", risk_score=10))
 
-    with client(f"unix:{tmp_path / 'pdp.sock'}") as agent:
+    with client(on_socket(way, tmp_path / f"{way.partition('+')[0]}.sock")) as agent:
         for _ in range(2):
             assert not await ask()
             async with sidecar(here):
@@ -343,7 +450,7 @@ async def test_the_client_reconnects_to_a_restarted_sidecar(tmp_path: Path, cent
 
 async def test_an_agent_registers_itself_and_a_second_time_is_no_error(central: Central) -> None:
     """The record comes back both times, and the second changes nothing."""
-    with client(NOWHERE, api_key=await agent_key(central), registry_url=f"http://{central.rest.address}/") as agent:
+    with client(ALONE, api_key=await agent_key(central), registry_url=f"http://{central.rest.address}/") as agent:
         first = await off(
             lambda: agent.register(
                 agent_type="autonomous",
@@ -362,26 +469,29 @@ async def test_an_agent_registers_itself_and_a_second_time_is_no_error(central: 
 async def test_a_refusal_of_the_registry_is_an_error_with_its_reason(central: Central) -> None:
     """A wrong key, a wrong value, and no server."""
     url = f"http://{central.rest.address}"
-    with client(NOWHERE, registry_url=url) as agent, pytest.raises(RegistryError, match="answered 401") as refusal:
+    with (
+        client(ALONE, registry_url=url) as agent,
+        pytest.raises(RegistryError, match="answered 401") as refusal,
+    ):
         await off(agent.register)
     assert refusal.value.status == 401
     key = await agent_key(central)
     wrong = pytest.raises(RegistryError, match="agent_type: `wizard` is not one of")
-    with client(NOWHERE, registry_url=url, api_key=key) as agent, wrong:
+    with client(ALONE, registry_url=url, api_key=key) as agent, wrong:
         await off(lambda: agent.register(agent_type="wizard"))
     unreachable = pytest.raises(RegistryError, match="cannot reach the registry")
-    with client(NOWHERE, registry_url=f"http://{NOWHERE}") as agent, unreachable as refusal:
+    with client(ALONE, registry_url=NOWHERE["http"]) as agent, unreachable as refusal:
         await off(agent.register)
     assert refusal.value.status == 0
-    with client(NOWHERE) as agent, pytest.raises(ValueError, match="`registry_url` is required"):
+    with client(ALONE) as agent, pytest.raises(ValueError, match="`registry_url` is required"):
         agent.register()
 
 
-async def test_the_first_action_registers_an_unknown_agent(central: Central, beside: Beside) -> None:
+async def test_the_first_action_registers_an_unknown_agent(way: str, central: Central, beside: Beside) -> None:
     """The client waits until the sidecar knows the agent, and then gets a decision."""
     await beside.sidecar.ready.wait()
     key = await agent_key(central)
-    with client(beside.sidecar.grpc_address, api_key=key, registry_url=f"http://{central.rest.address}") as agent:
+    with client(at(beside, way), api_key=key, registry_url=f"http://{central.rest.address}") as agent:
         decision = await off(lambda: agent.evaluate_action("api.read", risk_score=10))
     assert (decision.outcome, decision.reason) == (Outcome.ALLOW, "RISK_BELOW_AUTO_APPROVE")
     record = await central.rest.call("GET", f"/api/agents/registry/{AGENT}")
@@ -389,22 +499,22 @@ async def test_the_first_action_registers_an_unknown_agent(central: Central, bes
 
 
 async def test_a_registry_that_refuses_leaves_the_block(
-    central: Central, beside: Beside, caplog: pytest.LogCaptureFixture
+    way: str, central: Central, beside: Beside, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each action is answered, and the registry is not asked again at each of them."""
     await beside.sidecar.ready.wait()
     url = f"http://{central.rest.address}"
-    with client(beside.sidecar.grpc_address, registry_url=url, fail_mode="open") as agent:
+    with client(at(beside, way), registry_url=url, fail_mode="open") as agent:
         reasons = [(await off(lambda: agent.evaluate_action("api.read"))).reason for _ in range(3)]
     assert reasons == ["AGENT_NOT_REGISTERED"] * 3
     assert sum("is not registered" in record.message for record in caplog.records) == 1
 
 
-async def test_threads_may_share_a_client(central: Central, beside: Beside) -> None:
+async def test_threads_may_share_a_client(way: str, central: Central, beside: Beside) -> None:
     """Each gets its own answer, and together they count exactly."""
     await central.rest.call("POST", "/api/agents/registry", FINANCIAL)
     await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
-    with client(beside.sidecar.grpc_address) as agent, futures.ThreadPoolExecutor(8) as threads:
+    with client(at(beside, way)) as agent, futures.ThreadPoolExecutor(8) as threads:
         calls = [threads.submit(agent.evaluate_action, "api.read", "banking_api", risk_score=10) for _ in range(40)]
         await eventually(lambda: all(call.done() for call in calls))
     left = sorted(call.result().rate_remaining.minute or 0 for call in calls)
@@ -419,7 +529,7 @@ async def test_the_environment_sets_the_default_fail_mode(
     """A sidecar that is injected brings it; the argument of a client wins, and a wrong value is refused."""
     monkeypatch.setenv("PDP_FAIL_MODE", fail_mode)
     for argument, allowed in ((None, fail_mode == "open"), ("closed", False)):
-        agent = kind("", AGENT, "Test", pdp_address=NOWHERE, fail_mode=argument)
+        agent = kind("", AGENT, "Test", pdp_address=ALONE, fail_mode=argument)
         decision = agent.evaluate_action("api.read")
         assert bool(await decision if kind is AsyncAscendClient else decision) == allowed
         closing = agent.close()
@@ -430,11 +540,20 @@ async def test_the_environment_sets_the_default_fail_mode(
         kind("", AGENT, "Test")
 
 
-def test_a_client_imports_grpc_and_generated_code_alone() -> None:
-    """What calls the registry is imported where a registry is named, and fakes where a test asks for them."""
-    program = "import sys, ascend; print(*{'urllib3', 'ascend.registry', 'ascend.testing'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("address", "imported"),
+    [("http+unix:/nonexistent", ""), ("http://127.0.0.1:1", ""), ("unix:/nonexistent", "asyncio grpc")],
+)
+def test_a_client_imports_what_it_uses(address: str, imported: str) -> None:
+    """grpcio for an address of gRPC, what calls the registry where one is named, fakes where a test asks for them."""
+    program = f"""
+import sys, ascend
+with ascend.AscendClient("", "a", "", pdp_address="{address}") as client:
+    assert client.evaluate_action("api.read").error_code == "UNAVAILABLE"
+print(*sorted({{"grpc", "urllib3", "asyncio", "ascend.registry", "ascend.testing"}} & set(sys.modules)))
+"""
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == ""
+    assert ended.stdout.strip() == imported
     assert ascend.Registry.__module__ == "ascend.registry"
     with pytest.raises(AttributeError, match="module `ascend` has no attribute `Registries`"):
         _ = ascend.Registries
@@ -444,36 +563,33 @@ def test_a_client_imports_grpc_and_generated_code_alone() -> None:
 def test_a_wrong_setting_of_the_client_is_refused(setting: str, value: object) -> None:
     """At once, with its name."""
     with pytest.raises(ValueError, match=f"`{setting}`"):
-        client(NOWHERE, **{setting: value})
+        client(ALONE, **{setting: value})
 
 
-ALLOWED = pb.EvaluateResponse(outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE)
-
-
-@contextmanager
-def recording(
-    answer: pb.EvaluateResponse | grpc.StatusCode = ALLOWED,
-) -> Iterator[tuple[str, list[pb.EvaluateRequest]]]:
+class Recorder:
     """A decision point that keeps its requests, and gives this answer or fails with this code."""
-    requests: list[pb.EvaluateRequest] = []
-    lock = threading.Lock()
 
-    class Recorder(PolicyDecisionPointServicer):  # type: ignore[misc]  # the generated class has no annotations
-        def Evaluate(  # noqa: N802 - gRPC's name
-            self, request: pb.EvaluateRequest, context: grpc.ServicerContext
-        ) -> pb.EvaluateResponse:
-            with lock:
-                requests.append(request)
-            if isinstance(answer, grpc.StatusCode):
-                context.abort(answer, "as the test says")
-            return answer
+    def __init__(self, answer: pb.EvaluateResponse | grpc.StatusCode, details: str) -> None:
+        self.requests: list[pb.EvaluateRequest] = []
+        self.answer = answer
+        self._details = details
 
-    with futures.ThreadPoolExecutor(2) as threads:
-        server = grpc.server(threads)
-        add_PolicyDecisionPointServicer_to_server(Recorder(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}", requests
-        finally:
-            server.stop(None).wait(10)
+    def handlers(self) -> grpc.GenericRpcHandler:
+        handlers = {"Evaluate": grpc.unary_unary_rpc_method_handler(self._evaluate)}
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def _evaluate(self, raw: bytes, context: Any) -> bytes:
+        self.requests.append(pb.EvaluateRequest.FromString(raw))
+        if isinstance(self.answer, grpc.StatusCode):
+            await context.abort(self.answer, self._details)
+        return self.answer.SerializeToString()
+
+
+@asynccontextmanager
+async def recording(
+    way: str, answer: pb.EvaluateResponse | grpc.StatusCode = ALLOWED, details: str = "as the test says"
+) -> AsyncIterator[tuple[str, list[pb.EvaluateRequest]]]:
+    """The address of a `Recorder`, and its requests."""
+    recorder = Recorder(answer, details)
+    async with offered(recorder, way) as address:
+        yield address, recorder.requests

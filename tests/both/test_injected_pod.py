@@ -29,7 +29,7 @@ AGENT_USER = 1000
 SIDECAR_USER = 65532
 
 ASKS = """
-import json, os, socket, ascend
+import json, os, socket, sys, ascend
 client = ascend.AscendClient(api_key="", agent_id=AGENT, agent_name="")
 decision = client.evaluate_action("api.read", "banking_api", risk_score=10)
 folder = os.path.dirname(os.environ["PDP_ADDRESS"].removeprefix("unix:"))
@@ -47,6 +47,7 @@ with socket.socket(socket.AF_UNIX) as http:
 print(json.dumps({
     "user": os.getuid(), "outcome": decision.outcome, "reason": decision.reason, "unlinked": unlinked,
     "http": answer.split(" ", 2)[1], "fail_mode": os.environ["PDP_FAIL_MODE"], "seen": sorted(os.listdir(folder)),
+    "over_grpc": "grpc" in sys.modules,
 }))
 """
 
@@ -132,7 +133,10 @@ def mounts() -> None:
 
 
 async def test_an_injected_pod_runs(folder: Path) -> None:
-    """The sidecar comes up by its probes; the agent's user reaches it with the environment and mounts that it got."""
+    """The sidecar comes up by its probes; the agent's user reaches it with the environment and mounts that it got.
+
+    The client asks over HTTP, since the environment names both ways.
+    """
     async with pod(folder) as made, running(made.sidecar, made.volumes, SIDECAR_USER) as sidecar:
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             await until_probed(made.sidecar[name])
@@ -146,6 +150,7 @@ async def test_an_injected_pod_runs(folder: Path) -> None:
             "unlinked": "Read-only file system",
             "http": "200",
             "fail_mode": "closed",
+            "over_grpc": False,
             "seen": ["pdp.http.sock", "pdp.http.sock.lock", "pdp.sock", "pdp.sock.lock"],
         }, err.decode()
         sidecar.send_signal(signal.SIGTERM)

@@ -13,7 +13,8 @@ import pytest
 import trustme
 import urllib3
 
-from ascend import AscendClient, AsyncAscendClient, tls
+from ascend import AscendClient, AsyncAscendClient
+from ascend.calls import tls
 from pdp.callers.agents_file import CallerAgents
 from pdp.injector.claims import AgentsFile
 from pdp.serving.addresses import Address
@@ -252,28 +253,48 @@ def read_by_both(folder: Path, agent: str) -> list[str | tuple[str, ...]]:
     return found
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("kind", [AscendClient, AsyncAscendClient])
-async def test_the_client_speaks_tls(place: Place, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_client_speaks_tls(place: Place, kind: type, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a certificate of its own; after new files it uses them."""
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.0)
     folder = place.agents.parent / "changing"
     pair = write_pair(folder, place.authority, "nobody.example")
     files = {"pdp_ca": str(pair.ca), "pdp_cert": str(pair.cert), "pdp_key": str(pair.key)}
-    client = kind("", AGENT, "Test", pdp_address=place.grpc, timeout=BOUND_SECONDS, **files)
+    address = place.grpc if protocol == "grpc" else f"https://{place.http}"
+    client = kind("", AGENT, "Test", pdp_address=address, timeout=BOUND_SECONDS, **files)
 
-    async def decide() -> Any:
+    async def decide(**fields: Any) -> Any:
+        action = {"action_type": "api.read", "resource": "banking_api", "risk_score": 10} | fields
         if isinstance(client, AscendClient):
-            return await asyncio.to_thread(client.evaluate_action, "api.read", "banking_api", risk_score=10)
-        return await client.evaluate_action("api.read", "banking_api", risk_score=10)
+            return await asyncio.to_thread(lambda: client.evaluate_action(**action))
+        return await client.evaluate_action(**action)
 
     refused = await decide()
     assert (refused.reason, refused.error_code) == ("PDP_UNAVAILABLE", "PERMISSION_DENIED")
     write_pair(folder, place.authority, PAYER)
-    assert await decide()
+    for size in (1, 50_000, 1):  # over one connection, in several records of TLS
+        assert await decide(attributes={"a": "x" * size})
     if isinstance(client, AscendClient):
         await asyncio.to_thread(client.close)
     else:
         await client.close()
+
+
+@pytest.mark.parametrize("kind", [AscendClient, AsyncAscendClient])
+async def test_the_client_checks_the_certificate_of_https(place: Place, kind: type, tmp_path: Path) -> None:
+    """One of an authority that it does not know, or of another host, is a sidecar that cannot be reached."""
+    stranger = write_pair(tmp_path / "stranger", trustme.CA())
+    port = place.http.rpartition(":")[2]
+    for host, ca in (("127.0.0.1", stranger.ca), ("127.0.0.2", place.payer.ca)):
+        client = kind("", AGENT, "Test", pdp_address=f"https://{host}:{port}", pdp_ca=str(ca), timeout=BOUND_SECONDS)
+        if isinstance(client, AscendClient):
+            decision = await asyncio.to_thread(client.evaluate_action, "api.read")
+            client.close()
+        else:
+            decision = await client.evaluate_action("api.read")
+            await client.close()
+        assert (decision.outcome, decision.error_code) == ("block", "UNAVAILABLE")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +303,11 @@ async def test_the_client_speaks_tls(place: Place, kind: type, monkeypatch: pyte
         ({"pdp_cert": "x", "pdp_key": "y"}, "`pdp_ca` is required with `pdp_cert` and `pdp_key`"),
         ({"pdp_ca": "{ca}", "pdp_cert": "y"}, "`pdp_cert` and `pdp_key` are required together"),
         ({"pdp_ca": "/nonexistent"}, "`pdp_ca`: cannot read: "),
+        ({"pdp_address": "https://a:1"}, "`pdp_ca` is required with `https://a:1`"),
+        (
+            {"pdp_address": "http://a:1", "pdp_ca": "{ca}"},
+            "`pdp_ca` requires `https://`, but the address is `http://a:1`",
+        ),
         ({"pdp_ca": "{key}"}, "`pdp_ca`: `{key}` holds no certificates of authorities in PEM"),
         ({"pdp_ca": "{ca}", "pdp_cert": "{cert}", "pdp_key": "{ca}"}, "`pdp_cert`: `{cert}` and `{ca}` are not"),
     ],

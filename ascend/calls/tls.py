@@ -4,14 +4,21 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import TypeAlias
-
-import grpc
+from typing import NamedTuple, TypeAlias
 
 CHECK_SECONDS = 5.0
 """The files are looked at no more often than this."""
 
 Signature: TypeAlias = tuple[tuple[int, int, int], ...]
+
+
+class Credentials(NamedTuple):
+    """What the files hold: for gRPC as PEM, and as a context of `ssl`."""
+
+    ca: bytes
+    cert: bytes | None
+    key: bytes | None
+    context: ssl.SSLContext
 
 
 class Files:
@@ -53,22 +60,22 @@ class Files:
             raise ValueError(f"{_named(self._paths.index(str(error.filename)))}: cannot read: {error}") from None
         return tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
 
-    def _read(self) -> grpc.ChannelCredentials:
-        contents: list[bytes | None] = [_content(number, path) for number, path in enumerate(self._paths)]
+    def _read(self) -> Credentials:
+        contents = [_content(number, path) for number, path in enumerate(self._paths)]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(self._paths[0])
         except (ssl.SSLError, OSError):
             raise ValueError(f"`pdp_ca`: `{self._paths[0]}` holds no certificates of authorities in PEM") from None
         if len(contents) == 1:
-            return grpc.ssl_channel_credentials(contents[0])
+            return Credentials(contents[0], None, None, context)
         ca, cert, key = contents
         try:
             context.load_cert_chain(self._paths[1], self._paths[2], password=str)  # `str` gives none, without a prompt
         except (ssl.SSLError, OSError):
             where = f"`{self._paths[1]}` and `{self._paths[2]}`"
             raise ValueError(f"`pdp_cert`: {where} are not a certificate and its key in PEM") from None
-        return grpc.ssl_channel_credentials(ca, key, cert)
+        return Credentials(ca, cert, key, context)
 
 
 def _content(number: int, path: str) -> bytes:
