@@ -126,6 +126,7 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 lock: $(UV)
 	$(COMPILE) --extra mutation --output-file requirements/mutation.txt pyproject.toml
 	$(COMPILE) --extra dev --constraint requirements/mutation.txt --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra bench --constraint requirements/mutation.txt --output-file requirements/bench.txt pyproject.toml
 	$(COMPILE) --extra store --extra otel --constraint requirements/mutation.txt --output-file requirements/store.txt pyproject.toml
 	$(COMPILE) --constraint requirements/mutation.txt --output-file requirements/sidecar.txt pyproject.toml
 	$(COMPILE) --group build --constraint requirements/mutation.txt --output-file requirements/build.txt

@@ -41,6 +41,7 @@ REQUIRED = {
     "store": always() + of_extra("store") + of_extra("otel"),
     "dev": always() + of_extra("dev"),
     "mutation": always() + of_extra("mutation"),
+    "bench": always() + of_extra("bench"),
     "build": of_group("build"),
     "lock": of_group("lock"),
 }
