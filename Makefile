@@ -12,9 +12,13 @@ IMAGE_FLAGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 # Wheels only: to build from source, pip fetches whatever builds it, and that is in no lock.
 LOCKED := --quiet --require-hashes --only-binary :all:
+BENCH := .venv-bench
+CERBOS := benchmarks/peers/cerbos
+# The commit that `make bench` measures beside this one; with `BASE=`, none.
+BASE ?= 4f210fc
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
+.PHONY: install demo test bench bench-packages packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
@@ -66,6 +70,26 @@ image-test: install image-packages
 
 hostile: install
 	$(BIN)/python -m tests.hostile.campaign --minutes $(MINUTES)
+
+# What it measures and compares with is installed apart from everything else. ROWS="wire ingest" measures these alone.
+bench: bench-packages $(BENCH)/.installed $(CERBOS)/node_modules/.package-lock.json
+	$(BENCH)/bin/python -m benchmarks $(ROWS) $(if $(BASE),--base $(BASE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	    $(if $(DECISIONS),--decisions $(DECISIONS))
+
+bench-packages:
+	@missing=; command -v h2load > /dev/null || missing="$$missing nghttp2-client"; \
+	command -v npm > /dev/null || missing="$$missing npm"; \
+	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends $$missing; }
+
+$(BENCH)/.installed: requirements/build.txt requirements/bench.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install $(LOCKED) --requirement requirements/build.txt --requirement requirements/bench.txt
+	$(BENCH)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(CERBOS)/node_modules/.package-lock.json: $(CERBOS)/package-lock.json
+	npm ci --prefix $(CERBOS) --no-audit --no-fund
+	@touch $@
 
 mutation: install
 	$(BIN)/python -m pip install $(LOCKED) --requirement requirements/mutation.txt

@@ -75,6 +75,10 @@ class Table:
         ratio = None if row == self.base else ratio_of(values, base)
         return Cell(statistics.median(values), min(values), max(values), ratio)
 
+    def median(self, row: str, column: str) -> float:
+        """The median of a row that has values in the column."""
+        return statistics.median(self.samples[row][column])
+
     def text(self) -> str:
         """The table for people: for each row and column `median (low - high)` and `ratio x (low - high)`."""
         rows = [["", *(f"{column.name}, {column.unit}" for column in self.columns)]]

@@ -1,8 +1,15 @@
 """What is measured can still be measured."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import injector, loop, memory, tracing
+from benchmarks.inside import budget, state
+from benchmarks.peers import rule
+from benchmarks.wire import endpoints, ingest
+from benchmarks.wire.endpoints import EMPTY_GRPC, EMPTY_HTTP, OURS_GRPC, OURS_TCP, OURS_UNIX
+from pdp.decision_log.log import DecisionLog
 from tests.both.collector import collecting
 
 
@@ -37,3 +44,38 @@ async def test_traces_are_measured(capsys: pytest.CaptureFixture[str], monkeypat
     _, *lines = capsys.readouterr().out.splitlines()
     assert [line.partition("  ")[0] for line in lines] == list(tracing.VARIANTS)
     assert len(collector.spans) == 2 * tracing.ROUNDS
+
+
+async def test_the_size_of_the_registry_is_measured() -> None:
+    """With every column."""
+    found = await state.measured(number=20)
+    assert list(found) == [column.name for column in state.COLUMNS]
+
+
+def test_policies_of_an_agent_are_measured() -> None:
+    """The rule decides, which is the last of them."""
+    assert state.with_policies(12)["decide"] > 0
+
+
+def test_the_parts_of_a_decision_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the whole takes beside them is the rest."""
+    monkeypatch.setattr(budget, "CALLS", 20)
+    on_loop, in_thread = budget.parts(DecisionLog(tmp_path, 1 << 20, lambda: 0.0))
+    found = budget.with_rest(budget.in_turns(on_loop))
+    parts = {name: micros for name, micros in found.items() if name != budget.WHOLE}
+    assert sum(parts.values()) == pytest.approx(found[budget.WHOLE])
+    assert list(budget.in_turns(in_thread)) == [budget.MADE, budget.WRITTEN]
+
+
+def test_endpoints_decide_as_the_rule_says() -> None:
+    """Each program of this repository as it is loaded, and the empty endpoints beside it; the store gets everything."""
+    with endpoints.opened(None) as opened:
+        rows = opened.rows(OURS_GRPC, OURS_TCP, OURS_UNIX, EMPTY_GRPC, EMPTY_HTTP, endpoints.BASE_GRPC)
+        assert list(rows) == [OURS_GRPC, OURS_TCP, OURS_UNIX, EMPTY_GRPC, EMPTY_HTTP]
+        for row in rows.values():
+            row.check()
+        assert rows[OURS_GRPC].answer_bytes == pytest.approx(rows[EMPTY_GRPC].answer_bytes, abs=3)
+        assert rows[OURS_TCP].server.cpu_seconds() > 0
+        assert rows[OURS_TCP].server.resident_bytes() > 1 << 20
+        ingest.until_shipped(opened.ours)
+        assert opened.ours.place.metric("pdp_decisions_shipped_total") >= len(rule.CASES) * 3

@@ -1,0 +1,42 @@
+"""The agent and the requests of the rule as a sidecar has them in memory."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.peers import rule
+from pdp import wire
+from pdp.core.action import Action
+from pdp.core.model import Now, RecordKind
+from pdp.endpoints import incoming
+from pdp.state import RawRecord, State, build
+from pdp.v1 import decision_pb2 as pb
+from tests.given import NOON
+
+NOW = Now(NOON, 1_000_000.0)
+
+
+def stored(policies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The agent with these policies, as the store sends it."""
+    told = {"created_at": "2026-01-01T00:00:00.000000Z", "is_active": True}
+    sent = [policy | told | {"policy_id": f"pol-{number}"} for number, policy in enumerate(policies)]
+    return rule.AGENT | {"status": "active", "version": "1.0.0", "policies": sent}
+
+
+def state(policies: Sequence[dict[str, Any]]) -> State:
+    """The registry data in force: the agent with these policies alone."""
+    record = RawRecord(RecordKind.AGENT, rule.AGENT_ID, json.dumps(stored(policies)).encode())
+    found, refused = build([record], "epoch", 1)
+    if refused:
+        raise ValueError(f"the agent was refused: {refused}")
+    return found
+
+
+def parsed(raw: bytes) -> wire.Request:
+    """The request of these bytes."""
+    return incoming.read_request(incoming.parse(pb.EvaluateRequest, raw))
+
+
+def action(case: rule.Case) -> Action:
+    """The action of a case, as it is decided on."""
+    return parsed(rule.request(case)).action
