@@ -7,7 +7,7 @@ class Options(NamedTuple):
     """How often each row is measured, decisions before memory is read, and the commit to compare with, if any."""
 
     rounds: int = 5
-    decisions: int = 100_000
+    decisions: int = 20_000
     base: str | None = None
 
     def command(self, name: str) -> str:

@@ -7,6 +7,7 @@ rows of the same run: of their medians, with the lowest and the highest ratio of
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,10 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
 VERSIONS = ("grpcio", "protobuf", "uvicorn", "httptools", "cerbos", "cedarpy", "casbin", "regopy")
+
+_BLOCK = re.compile(r"(<!-- results: (\w+) -->)\n.*?<!-- end -->", re.DOTALL)
 
 Point = tuple[float, float]
 
@@ -136,15 +140,32 @@ def ratio_of(values: Sequence[float], base: Sequence[float]) -> Ratio | None:
     return Ratio(statistics.median(values) / statistics.median(base), min(pairs), max(pairs))
 
 
-def write(name: str, command: str, tables: Sequence[Table], versions: Mapping[str, str] | None = None) -> None:
-    """Print the tables, and write them as `results/NAME.json` and `results/NAME.txt`."""
+def write(
+    name: str,
+    command: str,
+    tables: Sequence[Table],
+    versions: Mapping[str, str] | None = None,
+    plots: Sequence[Path] = (),
+) -> None:
+    """Print the tables, write them as `results/NAME.json` and `.txt`, and put them into the page, with the plots."""
     made = machine(versions or {})
     text = "\n\n".join([f"$ {command}\n{described(made)}", *(table.text() for table in tables)]) + "\n"
     print(text, flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.txt").write_text(text)
-    content = {"command": command, "machine": made, "tables": [table.as_json() for table in tables]}
+    content = {
+        "command": command,
+        "machine": made,
+        "tables": [table.as_json() for table in tables],
+        "plots": [plot.name for plot in plots],
+    }
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+def filled(page: str) -> str:
+    """The page with the results, if there are any, between `<!-- results: NAME -->` and `<!-- end -->`."""
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{_shown(block[2])}<!-- end -->", page)
 
 
 def machine(versions: Mapping[str, str]) -> dict[str, Any]:
@@ -200,6 +221,16 @@ def plot(
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
     return path
+
+
+def _shown(name: str) -> str:
+    """Results as they stand on the page."""
+    made = RESULTS / f"{name}.json"
+    if not made.exists():
+        return ""
+    plots = json.loads(made.read_text())["plots"]
+    images = "".join(f"\n![{plot}](../benchmarks/results/{plot})\n" for plot in plots)
+    return f"\n```console\n{(RESULTS / f'{name}.txt').read_text()}```\n{images}\n"
 
 
 def _times(cell: Cell) -> str:

@@ -36,7 +36,7 @@ from pdp.sync.replica import Records, Replica
 POLICIES = (10, 100, 1_000, 10_000)
 AGENTS = (1, 1_000, 10_000, 100_000)
 CHANGES = 20
-MAX_ROUNDS = 3
+MAX_ROUNDS = 2
 BATCH_SECONDS = 0.05
 QUIET_SECONDS = 0.5
 TIME = Column("decide", "µs")
@@ -73,10 +73,12 @@ def run(options: Options) -> None:
     agents = Table("By the number of agents", COLUMNS, _of(AGENTS[0], "agents"))
     agents.notes = ["decisions are for an agent with ten policies; each other one is examples/financial-agent.json"]
     interleaved(agents, rounds, {_of(n, "agents"): partial(with_agents, n) for n in AGENTS})
+    plots = []
     for table, kind, numbers in ((policies, "policies", POLICIES), (agents, "agents", AGENTS)):
         points = [(number, table.median(_of(number, kind), TIME.name)) for number in numbers]
-        report.plot(f"decide_by_{kind}", "Time of decide", (kind, "µs"), {"decide": points}, log=(True, False))
-    report.write("state", options.command("state"), [policies, agents])
+        title = f"Time of decide by the number of {kind}"
+        plots.append(report.plot(f"decide_by_{kind}", title, (kind, "µs"), {"decide": points}, log=(True, False)))
+    report.write("state", options.command("state"), [policies, agents], plots=plots)
 
 
 def with_policies(number: int) -> dict[str, float]:

@@ -20,6 +20,13 @@ class Base(NamedTuple):
     folder: Path
     has_connect: bool
 
+    def described(self) -> str:
+        """The commit, and the versions that it runs with of what its gRPC server is made of."""
+        names = (path.name for path in self.bin.parent.glob("lib/python*/site-packages/*.dist-info"))
+        versions = (name.removesuffix(".dist-info").replace("-", " ") for name in sorted(names))
+        used = [version for version in versions if version.partition(" ")[0] in ("grpcio", "protobuf")]
+        return f"{self.commit} ({', '.join(used)})"
+
 
 def installed(commit: str) -> Base:
     """The commit under `.venv-bench-base`, made there when it is first asked for."""

@@ -34,12 +34,15 @@ def run(options: Options) -> None:
         for name, call in calls.items():
             timed(name, call, WARM_CALLS)
         table = Table("One call after the other from Python", COLUMNS, CERBOS_SDK, [f"{CALLS} calls in a round"])
-        interleaved(table, options.rounds, {name: partial(measured, name, call) for name, call in calls.items()})
+        interleaved(
+            table, options.rounds, {name: partial(measured, endpoints, name, call) for name, call in calls.items()}
+        )
         report.write("clients", options.command("clients"), [table], versions(options.base))
 
 
-def measured(name: str, call: Call) -> dict[str, float]:
+def measured(endpoints: Endpoints, name: str, call: Call) -> dict[str, float]:
     """One round."""
+    endpoints.settle()
     taken = timed(name, call, CALLS)
     return {"median": statistics.median(taken), "p99": statistics.quantiles(taken, n=100)[98]}
 

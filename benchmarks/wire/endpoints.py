@@ -63,7 +63,7 @@ def installed(stack: ExitStack, folder: Path, commit: base.Base | None = None, d
 def versions(commit: str | None) -> dict[str, str]:
     """Of what is no distribution of Python."""
     found = {"h2load": load.version(), "Cerbos' server": cerbos_version()}
-    return found | ({"base": base.installed(commit).commit} if commit else {})
+    return found | ({"base": base.installed(commit).described()} if commit else {})
 
 
 class Endpoints:
@@ -83,6 +83,12 @@ class Endpoints:
             if name not in self._made and name not in left_out:
                 self._made[name] = self._make(name)
         return {name: self._made[name] for name in names if name not in left_out}
+
+    def settle(self) -> None:
+        """Return once the sidecars have sent their decisions and rest, so that they disturb no other row."""
+        for started in (self.__dict__.get(name) for name in ("ours", "base")):
+            if started is not None:
+                started.place.until_shipped()
 
     @cached_property
     def ours(self) -> Started:

@@ -4,8 +4,6 @@ A sidecar decides, and sends its log as always. Counted are the store's process 
 """
 
 import sqlite3
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -17,14 +15,13 @@ from benchmarks.options import Options
 from benchmarks.report import Column, Table, interleaved
 from benchmarks.wire import base, load
 from benchmarks.wire.endpoints import Endpoints, Started, installed, opened, versions
-from benchmarks.wire.servers import cpu_seconds
+from benchmarks.wire.servers import SHIPPED, cpu_seconds
 from tests import postgresql
 from tests.postgresql import Cluster
 
 DECISIONS = 4000
 IN_FLIGHT = 16
-SHIPPED_SECONDS = 60.0
-POLL_SECONDS = 0.05
+MAX_ROUNDS = 3
 COLUMNS = (Column("CPU", "µs"), Column("database", "bytes"))
 OURS, BASE = "this commit", "base"
 
@@ -44,7 +41,7 @@ def run(options: Options) -> None:
             with databases(endpoints, options.base) as rows:
                 for measure in rows.values():
                     measure()
-                tables.append(interleaved(table, options.rounds, rows))
+                tables.append(interleaved(table, min(options.rounds, MAX_ROUNDS), rows))
         report.write("ingest", options.command("ingest"), tables, versions(options.base))
 
 
@@ -90,25 +87,12 @@ def measured(
 ) -> dict[str, float]:
     """One round: from the first decision until the store has acknowledged the last."""
     endpoint = endpoints.evaluate(f"ingest {started.http}", started.sidecar, started.http)
-    until_shipped(started)
-    used, held, shipped = cpu(), size(), _shipped(started)
+    started.place.until_shipped()
+    used, held, shipped = cpu(), size(), started.place.metric(SHIPPED)
     load.closed(endpoint, IN_FLIGHT, DECISIONS)
-    until_shipped(started)
-    received = _shipped(started) - shipped
+    started.place.until_shipped()
+    received = started.place.metric(SHIPPED) - shipped
     return {"CPU": (cpu() - used) / received * 1e6, "database": (size() - held) / received}
-
-
-def until_shipped(started: Started) -> None:
-    """Return once the store has acknowledged every decision; exits if that takes too long."""
-    until = time.monotonic() + SHIPPED_SECONDS
-    while _shipped(started) < started.place.metric("pdp_decisions_total"):
-        if time.monotonic() > until:
-            sys.exit("the store has not acknowledged every decision")
-        time.sleep(POLL_SECONDS)
-
-
-def _shipped(started: Started) -> float:
-    return started.place.metric("pdp_decisions_shipped_total")
 
 
 def _sqlite_bytes(path: Path) -> int:

@@ -87,12 +87,13 @@ def command(endpoint: Endpoint, options: Sequence[str]) -> list[str]:
     return ["h2load", *kind, "-H", f"content-type: {content_type}", "-d", str(endpoint.body), *options, *where]
 
 
-def closed(endpoint: Endpoint, in_flight: int, calls: int) -> Loaded:
-    """So many calls, `in_flight` of them at a time."""
+def closed(endpoint: Endpoint, in_flight: int, calls: int, settle: Callable[[], None] = lambda: None) -> Loaded:
+    """So many calls, `in_flight` of them at a time; what the server does until `settle` returns is counted too."""
     connections = min(in_flight, GRPC_CONNECTIONS) if endpoint.target.is_grpc else in_flight
     options = ["-c", str(connections), "-m", str(in_flight // connections), "-n", str(calls)]
     before = endpoint.server.cpu_seconds()
     seconds = _run(endpoint, options, calls)
+    settle()
     used = endpoint.server.cpu_seconds() - before
     return Loaded(calls, calls / seconds, used / calls * 1e6)
 

@@ -10,7 +10,7 @@ from benchmarks.wire import load
 from benchmarks.wire.endpoints import opened, versions
 
 ROWS = (names.CERBOS_GRPC, names.OURS_GRPC, names.BASE_GRPC)
-MAX_ROUNDS = 3
+MAX_ROUNDS = 2
 """Memory differs little between rounds, and each of them takes as long as its decisions."""
 IN_FLIGHT = 64
 MIB = 1 << 20
@@ -31,5 +31,5 @@ def measured(name: str, after: str, options: Options) -> dict[str, float]:
     with opened(options.base) as endpoints:
         endpoint = endpoints.rows(name)[name]
         idle = endpoint.server.resident_bytes()
-        load.closed(endpoint, IN_FLIGHT, options.decisions)
+        load.closed(endpoint, IN_FLIGHT, options.decisions, endpoints.settle)
         return {"idle": idle / MIB, after: endpoint.server.resident_bytes() / MIB}

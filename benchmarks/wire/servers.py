@@ -23,6 +23,10 @@ CERBOS = PEERS / "node_modules" / "@cerbos" / "cerbos-linux-x64" / "cerbos-linux
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
+SHIPPED = "pdp_decisions_shipped_total"
+SHIPPED_SECONDS = 120.0
+SHIPPED_POLL_SECONDS = 0.25
+"""To make the metrics takes the sidecar's time too."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -162,6 +166,14 @@ class Installation:
         with urllib.request.urlopen(f"http://{self.http}/metrics") as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def until_shipped(self) -> None:
+        """Return once the store has acknowledged every decision; exits if that takes too long."""
+        until = time.monotonic() + SHIPPED_SECONDS
+        while self.metric(SHIPPED) < self.metric("pdp_decisions_total"):
+            if time.monotonic() > until:
+                sys.exit("the store has not acknowledged every decision")
+            time.sleep(SHIPPED_POLL_SECONDS)
 
     def _store(self, *command: str) -> str:
         """What another command of the store prints."""

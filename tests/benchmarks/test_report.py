@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
+from benchmarks.peers import rule
 from benchmarks.report import Cell, Column, Ratio, Table, interleaved, ratio_of
 
 COLUMNS = (Column("cpu", "µs"), Column("requests", "1/s"))
@@ -77,7 +78,9 @@ def test_rows_take_turns() -> None:
 def test_results_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """For people and for programs: with the command, the machine, the versions, and every sample."""
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    report.write("calls", "python -m benchmarks calls", [filled()], {"h2load": "1.52"})
+    monkeypatch.setattr(report, "PAGE", tmp_path / "page.md")
+    report.PAGE.write_text("# Page\n\n<!-- results: calls -->\nold\n<!-- end -->\n\nEnd.\n")
+    report.write("calls", "python -m benchmarks calls", [filled()], {"h2load": "1.52"}, [tmp_path / "load.svg"])
     written = json.loads((tmp_path / "results" / "calls.json").read_text())
     assert written["command"] == "python -m benchmarks calls"
     assert written["machine"].keys() == {"cpu", "cores", "kernel", "date", "commit", "versions"}
@@ -86,3 +89,22 @@ def test_results_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert ours["samples"] == [5, 30, 10]
     assert ours["ratio"] == {"median": 0.5, "low": 0.25, "high": 1.5}
     assert (tmp_path / "results" / "calls.txt").read_text() == capsys.readouterr().out[:-1]
+    text = (tmp_path / "results" / "calls.txt").read_text()
+    shown = f"```console\n{text}```\n\n![load.svg](../benchmarks/results/load.svg)\n"
+    page = f"# Page\n\n<!-- results: calls -->\n\n{shown}\n<!-- end -->\n\nEnd.\n"
+    assert report.PAGE.read_text() == page
+    assert report.filled(page) == page
+
+
+def test_the_page_shows_the_results_that_are_committed() -> None:
+    """Where not: a file was changed by hand."""
+    page = report.PAGE.read_text()
+    assert report.filled(page) == page
+
+
+def test_the_page_states_the_rule_of_both_sides_in_full() -> None:
+    """As they are measured."""
+    page = report.PAGE.read_text()
+    assert json.loads(page.split("```json\n")[1].split("```")[0]) == rule.RULE
+    policy = (report.ROOT / "benchmarks/peers/cerbos/policies/data.yaml").read_text()
+    assert page.split("```yaml\n")[1].split("```")[0] == policy.partition("\n")[2]

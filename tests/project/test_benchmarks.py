@@ -7,7 +7,7 @@ import pytest
 from benchmarks import injector, loop, memory, tracing
 from benchmarks.inside import budget, state
 from benchmarks.peers import rule
-from benchmarks.wire import endpoints, ingest
+from benchmarks.wire import endpoints
 from benchmarks.wire.endpoints import EMPTY_GRPC, EMPTY_HTTP, OURS_GRPC, OURS_TCP, OURS_UNIX
 from pdp.decision_log.log import DecisionLog
 from tests.both.collector import collecting
@@ -77,5 +77,5 @@ def test_endpoints_decide_as_the_rule_says() -> None:
         assert rows[OURS_GRPC].answer_bytes == pytest.approx(rows[EMPTY_GRPC].answer_bytes, abs=3)
         assert rows[OURS_TCP].server.cpu_seconds() > 0
         assert rows[OURS_TCP].server.resident_bytes() > 1 << 20
-        ingest.until_shipped(opened.ours)
+        opened.settle()
         assert opened.ours.place.metric("pdp_decisions_shipped_total") >= len(rule.CASES) * 3
