@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ class Endpoints:
         self._folder = folder
         self._commit = commit
         self._made: dict[str, Endpoint] = {}
+        self._numbers = count()
         self.log = folder / "h2load.log"
 
     def rows(self, *names: str) -> dict[str, Endpoint]:
@@ -181,7 +183,7 @@ class Endpoints:
             if not allows(rule.ALLOWED):
                 sys.exit(f"{name} does not allow what the rule allows")
 
-        file = self._folder / f"{len(self._made)}.body"
+        file = self._folder / f"{next(self._numbers)}.body"
         frame = _framed if target.is_grpc else bytes
         file.write_bytes(frame(body))
         return Endpoint(target, file, len(frame(ask(target, body))), check)

@@ -88,10 +88,12 @@ def measured(
     """One round: from the first decision until the store has acknowledged the last."""
     endpoint = endpoints.evaluate(f"ingest {started.http}", started.sidecar, started.http)
     started.place.until_shipped()
-    used, held, shipped = cpu(), size(), started.place.metric(SHIPPED)
+    (shipped,) = started.place.metrics(SHIPPED)
+    used, held = cpu(), size()
     load.closed(endpoint, IN_FLIGHT, DECISIONS)
     started.place.until_shipped()
-    received = started.place.metric(SHIPPED) - shipped
+    (acknowledged,) = started.place.metrics(SHIPPED)
+    received = acknowledged - shipped
     return {"CPU": (cpu() - used) / received * 1e6, "database": (size() - held) / received}
 
 

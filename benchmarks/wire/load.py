@@ -16,7 +16,7 @@ MIN_CALLS = 200
 GRPC_CONNECTIONS = 8
 """Over which calls in flight are spread, where there are as many; HTTP/1.1 has a connection for each."""
 OPEN_CONNECTIONS = 50
-"""Of an open loop; each sends at a fiftieth of the rate, and each next one starts a millisecond later."""
+"""Of an open loop; each sends at a fiftieth of the rate, and starts a little after the one before it."""
 MIN_SIZE = 0.95
 """Of the bytes of an answer that allows: an answer with an error is much shorter."""
 
@@ -108,9 +108,22 @@ def calls_in(endpoint: Endpoint, in_flight: int, seconds: float) -> int:
 def open_loop(endpoint: Endpoint, rate: int, calls: int, log: Path) -> Paced:
     """So many calls, which are sent at `rate` whatever the answers take."""
     log.unlink(missing_ok=True)  # h2load appends
-    options = ["-c", str(OPEN_CONNECTIONS), "-r", "1", "--rate-period=1ms", f"--rps={rate / OPEN_CONNECTIONS:g}"]
-    _run(endpoint, [*options, "-n", str(calls), "--log-file", str(log)], calls)
+    _run(endpoint, [*paced(rate), "-n", str(calls), "--log-file", str(log)], calls)
     return read_log(log)
+
+
+def paced(rate: int) -> list[str]:
+    """The options for so many calls a second, a multiple or a divisor of 1,000: evenly apart, on a grid of 1 ms."""
+    starts = max(1, rate // 1000)
+    period = 1000 * starts // rate
+    return [
+        "-c",
+        str(OPEN_CONNECTIONS),
+        "-r",
+        str(starts),
+        f"--rate-period={period}ms",
+        f"--rps={rate / OPEN_CONNECTIONS:g}",
+    ]
 
 
 def read_log(log: Path) -> Paced:

@@ -161,19 +161,24 @@ class Installation:
         with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method)) as answer:
             return json.load(answer)
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric of the sidecar over its labels."""
+    def metrics(self, *names: str) -> list[float]:
+        """The sums of these metrics of the sidecar over their labels."""
         with urllib.request.urlopen(f"http://{self.http}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+        return [
+            sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+            for name in names
+        ]
 
     def until_shipped(self) -> None:
         """Return once the store has acknowledged every decision; exits if that takes too long."""
         until = time.monotonic() + SHIPPED_SECONDS
-        while self.metric(SHIPPED) < self.metric("pdp_decisions_total"):
-            if time.monotonic() > until:
-                sys.exit("the store has not acknowledged every decision")
+        while time.monotonic() < until:
+            shipped, decided = self.metrics(SHIPPED, "pdp_decisions_total")
+            if shipped >= decided:
+                return
             time.sleep(SHIPPED_POLL_SECONDS)
+        sys.exit("the store has not acknowledged every decision")
 
     def _store(self, *command: str) -> str:
         """What another command of the store prints."""

@@ -65,6 +65,13 @@ def test_a_run_with_a_wrong_answer_fails(change: Callable[[str], str], answer_by
         load.checked(change(OUTPUT), 4000, answer_bytes)
 
 
+@pytest.mark.parametrize(("rate", "starts", "period", "each"), [(100, 1, 10, 2), (1000, 1, 1, 20), (2000, 2, 1, 40)])
+def test_calls_at_a_rate_are_evenly_apart(rate: int, starts: int, period: int, each: int) -> None:
+    """All connections have started when the first one sends again."""
+    assert load.paced(rate) == ["-c", "50", "-r", str(starts), f"--rate-period={period}ms", f"--rps={each}"]
+    assert load.OPEN_CONNECTIONS / starts * period == 1000 / each
+
+
 def test_calls_at_a_rate_are_read_from_the_log(tmp_path: Path) -> None:
     """Its lines are in the order of the answers."""
     log = tmp_path / "log"

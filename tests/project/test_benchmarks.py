@@ -7,7 +7,7 @@ import pytest
 from benchmarks import injector, loop, memory, tracing
 from benchmarks.inside import budget, state
 from benchmarks.peers import rule
-from benchmarks.wire import endpoints
+from benchmarks.wire import endpoints, servers
 from benchmarks.wire.endpoints import EMPTY_GRPC, EMPTY_HTTP, OURS_GRPC, OURS_TCP, OURS_UNIX
 from pdp.decision_log.log import DecisionLog
 from tests.both.collector import collecting
@@ -78,4 +78,4 @@ def test_endpoints_decide_as_the_rule_says() -> None:
         assert rows[OURS_TCP].server.cpu_seconds() > 0
         assert rows[OURS_TCP].server.resident_bytes() > 1 << 20
         opened.settle()
-        assert opened.ours.place.metric("pdp_decisions_shipped_total") >= len(rule.CASES) * 3
+        assert opened.ours.place.metrics(servers.SHIPPED)[0] >= len(rule.CASES) * 3
