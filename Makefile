@@ -146,7 +146,7 @@ $(UV): requirements/lock.txt
 COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --annotation-style line --custom-compile-command 'make lock'
 
-# The lock with everything comes first: the others have its versions.
+# The lock with everything but the peers comes first: the others have its versions.
 lock: $(UV)
 	$(COMPILE) --extra mutation --output-file requirements/mutation.txt pyproject.toml
 	$(COMPILE) --extra dev --constraint requirements/mutation.txt --output-file requirements/dev.txt pyproject.toml
