@@ -44,11 +44,11 @@ COLUMNS = (
     TIME,
     Column("load", "s"),
     Column("each", "KiB"),
-    Column("pause while loading, longest", "ms"),
-    Column("a change, median", "ms"),
-    Column("a change, longest", "ms"),
-    Column("pause while changing, longest", "ms"),
-    Column("pause without either, longest", "ms"),
+    Column("pause, loading", "ms"),
+    Column("change", "ms"),
+    Column("longest", "ms"),
+    Column("pause, changing", "ms"),
+    Column("pause, neither", "ms"),
 )
 
 
@@ -71,7 +71,11 @@ def run(options: Options) -> None:
     policies.notes = ["the rule is the last of them; the other policies are about other resources"]
     interleaved(policies, options.rounds, {_of(n, "policies"): partial(with_policies, n) for n in POLICIES})
     agents = Table("By the number of agents", COLUMNS, _of(AGENTS[0], "agents"))
-    agents.notes = ["decisions are for an agent with ten policies; each other one is examples/financial-agent.json"]
+    agents.notes = [
+        "decisions are for an agent with ten policies; each other one is examples/financial-agent.json",
+        f"change: the median of {CHANGES} changes of one agent, until each is in force, and the longest of them",
+        "pause: the longest time without a decision while all agents are loaded, while one is changed, and in between",
+    ]
     interleaved(agents, rounds, {_of(n, "agents"): partial(with_agents, n) for n in AGENTS})
     plots = []
     for table, kind, numbers in ((policies, "policies", POLICIES), (agents, "agents", AGENTS)):

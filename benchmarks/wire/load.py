@@ -102,7 +102,7 @@ def calls_in(endpoint: Endpoint, in_flight: int, seconds: float) -> int:
     """How many calls take about so long, after a run that warms the server up."""
     closed(endpoint, in_flight, WARM_CALLS)
     rate = closed(endpoint, in_flight, WARM_CALLS).per_second
-    return max(MIN_CALLS, int(rate * seconds) // in_flight * in_flight)
+    return max(MIN_CALLS, in_flight, int(rate * seconds) // in_flight * in_flight)
 
 
 def open_loop(endpoint: Endpoint, rate: int, calls: int, log: Path) -> Paced:

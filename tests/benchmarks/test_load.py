@@ -83,3 +83,10 @@ def test_a_quantile_is_one_of_the_values() -> None:
     """The highest share is the highest value."""
     values = list(range(1, 1001))
     assert [load.quantile(values, share) for share in (0.5, 0.99, 0.999, 1.0)] == [501, 991, 1000, 1000]
+
+
+def test_a_slow_server_still_has_every_connection_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """h2load refuses fewer calls than connections."""
+    monkeypatch.setattr(load, "closed", lambda _endpoint, _in_flight, calls: load.Loaded(calls, 10.0, 1.0))
+    assert load.calls_in(endpoint("127.0.0.1:1", GRPC), 256, 1.5) == 256
+    assert load.calls_in(endpoint("127.0.0.1:1", GRPC), 64, 1.5) == load.MIN_CALLS
