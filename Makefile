@@ -87,8 +87,10 @@ $(BENCH)/.installed: requirements/build.txt requirements/bench.txt pyproject.tom
 	$(BENCH)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# `npm ci` does not make it executable, because its package does not call it a program.
 $(CERBOS)/node_modules/.package-lock.json: $(CERBOS)/package-lock.json
 	npm ci --prefix $(CERBOS) --no-audit --no-fund
+	@chmod +x $(CERBOS)/node_modules/@cerbos/cerbos-linux-x64/cerbos-linux-x64
 	@touch $@
 
 mutation: install
