@@ -19,6 +19,7 @@ MODULES = {
     "ingest": "benchmarks.wire.ingest",
     "state": "benchmarks.inside.state",
     "budget": "benchmarks.inside.budget",
+    "in_process": "benchmarks.in_process",
 }
 """Each has a function `run(options)`."""
 
