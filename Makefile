@@ -18,7 +18,7 @@ CERBOS := benchmarks/peers/cerbos
 BASE ?= 4f210fc
 GENERATED := pdp/v1/decision registry_store/v1/sync
 
-.PHONY: install demo test bench bench-packages packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
+.PHONY: install demo test bench bench-packages bench-smoke packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,10 @@ test: install
 	@$(BIN)/python -m tests.monitoring.prometheus
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# With UPDATE=1 the figures that it compares with become those that it measures.
+bench-smoke: install
+	$(BIN)/python -m benchmarks.smoke $(if $(UPDATE),--update)
+
 # Only what is missing: Debian's npm, for one, cannot be installed beside the nodejs of its makers.
 packages: install
 	@missing=; \
@@ -49,7 +53,7 @@ packages: install
 	$(BIN)/python -m tests.hostile.faketime installed || missing="$$missing faketime"; \
 	$(BIN)/python -m tests.chromium installed || missing="$$missing chromium chromium-driver"; \
 	$(BIN)/python -m tests.monitoring.prometheus installed || missing="$$missing prometheus"; \
-	for tool in jq curl npm; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
+	for tool in jq curl npm valgrind; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
 	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund
 
