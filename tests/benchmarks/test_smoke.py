@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import smoke
 from benchmarks.inside import instructions
-from benchmarks.smoke import COUNT, WIRE, Compared, compare, machine, settled
+from benchmarks.smoke import COUNT, WIRE, Compared, compare, machine, middle, settled
 from benchmarks.wire import cost
 
 FIGURES = {WIRE: {"gRPC": 2.0, "Connect": 3.0}, COUNT: {"decision": 400_000.0}}
@@ -57,6 +57,11 @@ def test_what_is_too_high_is_measured_again() -> None:
     assert settled(sequence(good), committed) == good
     assert settled(sequence(bad, good), committed) == {"gRPC": 2.4, "Connect": 2.9}
     assert settled(sequence(bad, bad), committed) == bad
+
+
+def test_what_is_committed_is_a_median() -> None:
+    """Of three times, for each figure."""
+    assert middle(sequence({"a": 1, "b": 9}, {"a": 5, "b": 7}, {"a": 3, "b": 8})) == {"a": 3, "b": 8}
 
 
 def test_nothing_dearer_is_good(measured: dict[str, dict[str, float]]) -> None:
