@@ -126,12 +126,19 @@ def test_a_page_of_the_whole_log_is_found_by_its_place(admin: Rest, agents: list
 
 @contextmanager
 def statements(store: Served, of: str = "run_asgi") -> Iterator[list[str]]:
-    """The SQL statements that the store executes meanwhile, in tasks that run a coroutine of this name."""
-    database, seen = store.running._store.database, []
+    """The SQL statements that the store executes meanwhile, in tasks that run a coroutine of this name.
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    A transaction ends in a task of its own, so what a connection executes there belongs to the task before.
+    """
+    database, seen = store.running._store.database, []
+    is_of: dict[Any, bool] = {}
+
+    def note(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         task = asyncio.current_task()
-        if task is not None and of in repr(task.get_coro()) and not statement.startswith("BEGIN"):
+        name = "" if task is None else repr(task.get_coro())
+        if "_AsyncSessionContextManager" not in name:
+            is_of[connection] = of in name
+        if is_of.get(connection) and not statement.startswith("BEGIN"):
             seen.append(statement)
 
     engines = {id(engine): engine.sync_engine for engine in (database._reader, database._writer)}.values()
