@@ -1,19 +1,26 @@
-"""The agent and the requests of the rule as a sidecar has them in memory."""
+"""The agent, the requests and the answers of the rule as a sidecar has them in memory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from benchmarks.peers import rule
 from pdp import wire
 from pdp.core.action import Action
-from pdp.core.model import Now, RecordKind
+from pdp.core.decision import Decision
+from pdp.core.messages import message
+from pdp.core.model import Now, RecordKind, Source
+from pdp.core.usage import Usage
 from pdp.endpoints import incoming
+from pdp.endpoints.connect_messages import methods
+from pdp.endpoints.service import SERVICE
 from pdp.state import RawRecord, State, build
 from pdp.v1 import decision_pb2 as pb
+from tests.deciding import Bench
 from tests.given import NOON
 
 NOW = Now(NOON, 1_000_000.0)
+EVALUATE = f"/{SERVICE}/Evaluate"
 
 
 def stored(policies: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -40,3 +47,22 @@ def parsed(raw: bytes) -> wire.Request:
 def action(case: rule.Case) -> Action:
     """The action of a case, as it is decided on."""
     return parsed(rule.request(case)).action
+
+
+def answer(action: Action, decision: Decision, found: State, usage: Usage, decision_id: str) -> pb.EvaluateResponse:
+    """The answer to a decision, made as the decision point makes it."""
+    agent = found.agents[rule.AGENT_ID]
+    made = wire.write_decision(decision)
+    made.message = message(agent, action, decision)
+    made.decision_id = decision_id
+    wire.write_provenance(made, found.revision, Source.LIVE, 0.5)
+    made.agent_version = agent.version
+    wire.write_remaining(made, usage.remaining(agent.limits, NOW.boot), agent.budget_micros)
+    return made
+
+
+def evaluating(bench: Bench) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """The servicer's handler of Evaluate, at a sidecar that has the agent with the ten policies."""
+    bench.put(stored(rule.policies()))
+    handler: Any = methods(bench.service.handlers())[EVALUATE].handler
+    return handler  # type: ignore[no-any-return]

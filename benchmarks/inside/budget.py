@@ -24,18 +24,13 @@ from benchmarks.inside.state import NoLog
 from benchmarks.options import Options
 from benchmarks.peers import rule
 from benchmarks.report import Column, Table
-from pdp import wire
 from pdp.core.decide import charge, decide
 from pdp.core.ids import DecisionIds
-from pdp.core.messages import message
-from pdp.core.model import Source
 from pdp.core.usage import Usage
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.record import Entry, document, weight
 from pdp.decision_log.redaction import NOTHING
 from pdp.endpoints.connect import Context
-from pdp.endpoints.connect_messages import methods
-from pdp.endpoints.service import SERVICE
 from pdp.metrics import Metrics
 from pdp.serving.requests import Peer
 from pdp.v1 import decision_pb2 as pb
@@ -94,13 +89,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
     ids = DecisionIds(secrets.randbits)
 
     def answer() -> pb.EvaluateResponse:
-        made = wire.write_decision(decision)
-        made.message = message(agent, action, decision)
-        made.decision_id = ids.next(NOW.wall)
-        wire.write_provenance(made, state.revision, Source.LIVE, 0.5)
-        made.agent_version = agent.version
-        wire.write_remaining(made, usage.remaining(agent.limits, NOW.boot), agent.budget_micros)
-        return made
+        return compiled.answer(action, decision, state, usage, ids.next(NOW.wall))
 
     def count() -> None:
         metrics.decided(action.agent_id, made.outcome, made.reason, 1e-5)
@@ -130,8 +119,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
 def whole() -> Callable[[], bytes]:
     """The handler, which never waits for anything here."""
     bench = Bench(OnlyWeighed())  # type: ignore[arg-type]  # it is used as any log
-    bench.put(compiled.stored(rule.policies()))
-    handler: Any = methods(bench.service.handlers())[f"/{SERVICE}/Evaluate"].handler
+    handler: Any = compiled.evaluating(bench)
     raw, context = rule.request(rule.ALLOWED), Context(Peer())
 
     def call() -> bytes:

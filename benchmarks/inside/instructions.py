@@ -24,16 +24,11 @@ from typing import Any
 from benchmarks import compiled
 from benchmarks.compiled import NOW
 from benchmarks.peers import rule
-from pdp import wire
 from pdp.core.decide import decide
-from pdp.core.messages import message
-from pdp.core.model import Source
 from pdp.core.usage import Usage
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.spool import Spool
 from pdp.endpoints.connect import Context
-from pdp.endpoints.connect_messages import methods
-from pdp.endpoints.service import SERVICE
 from pdp.serving.requests import Peer
 from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench
@@ -85,8 +80,7 @@ async def decision(calls: int) -> None:
     with TemporaryDirectory() as folder:
         spool = Spool(DecisionLog(Path(folder), LOG_BYTES, lambda: NOW.wall))
         bench = Bench(spool)
-        bench.put(compiled.stored(rule.policies()))
-        handler: Any = methods(bench.service.handlers())[f"/{SERVICE}/Evaluate"].handler
+        handler = compiled.evaluating(bench)
         context: Any = Context(Peer())
         for case in rule.CASES:
             answered = pb.EvaluateResponse.FromString(await handler(rule.request(case), context))
@@ -124,13 +118,7 @@ async def answer(calls: int) -> None:
     agent, action, usage = state.agents[rule.AGENT_ID], compiled.action(rule.ALLOWED), Usage()
     decided = decide(agent, state.servers, action, usage, NOW)
     for _ in range(calls):
-        made = wire.write_decision(decided)
-        made.message = message(agent, action, decided)
-        made.decision_id = DECISION_ID
-        wire.write_provenance(made, state.revision, Source.LIVE, 0.5)
-        made.agent_version = agent.version
-        wire.write_remaining(made, usage.remaining(agent.limits, NOW.boot), agent.budget_micros)
-        made.SerializeToString()
+        compiled.answer(action, decided, state, usage, DECISION_ID).SerializeToString()
 
 
 PARTS: Mapping[str, Work] = {"decision": decision, "parse": parse, "decide": judge, "answer": answer}

@@ -10,11 +10,12 @@ from functools import partial
 
 from ascend import AgentAction, AscendClient
 from benchmarks import report
+from benchmarks.compiled import EVALUATE
 from benchmarks.options import Options
 from benchmarks.peers import rule
 from benchmarks.report import Column, Table, interleaved
 from benchmarks.wire import endpoints as names
-from benchmarks.wire.endpoints import EVALUATE, Endpoints, opened, versions
+from benchmarks.wire.endpoints import Endpoints, opened, versions
 from pdp.v1 import decision_pb2 as pb
 
 CALLS = 500

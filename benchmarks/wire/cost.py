@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from benchmarks.compiled import EVALUATE
 from benchmarks.peers import rule
 from benchmarks.wire.servers import Installation, Server, empty
-from pdp.endpoints.service import SERVICE
 from pdp.v1 import decision_pb2 as pb
 
 ROUNDS = 12
 CALLS = 400
 IN_FLIGHT = 32
-PATH = f"/{SERVICE}/Evaluate"
 
 Call = Callable[[bytes], Awaitable[bytes]]
 """Sends the bytes of a request: the bytes of its answer."""
@@ -108,7 +107,7 @@ def check(answer: bytes, *, allowed: bool) -> None:
 async def grpc_callers(address: str) -> AsyncIterator[Sequence[Call]]:
     """Callers of one channel."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary(PATH)
+        call: Any = channel.unary_unary(EVALUATE)
         yield [call] * IN_FLIGHT
 
 
@@ -121,7 +120,7 @@ async def http_callers(address: str) -> AsyncIterator[Sequence[Call]]:
 
 @asynccontextmanager
 async def _http_caller(address: str) -> AsyncIterator[Call]:
-    head = f"POST {PATH} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/proto\r\n"
+    head = f"POST {EVALUATE} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/proto\r\n"
     reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
 
     async def call(raw: bytes) -> bytes:

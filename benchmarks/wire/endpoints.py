@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from benchmarks.compiled import EVALUATE
 from benchmarks.peers import rule
 from benchmarks.peers.rule import Case
 from benchmarks.wire import base, load
@@ -22,7 +23,6 @@ from benchmarks.wire.servers import Cerbos, Installation, Server, cerbos_version
 from pdp.v1 import decision_pb2 as pb
 from tests.ports import reserved
 
-EVALUATE = "/pdp.v1.PolicyDecisionPoint/Evaluate"
 CERBOS_GRPC, CERBOS_HTTP = "Cerbos, gRPC", "Cerbos, HTTP"
 EMPTY_GRPC, OURS_GRPC = "empty handler, gRPC", "sidecar, gRPC"
 EMPTY_HTTP, OURS_TCP, OURS_UNIX = "empty endpoint, HTTP", "sidecar, Connect on TCP", "sidecar, Connect on a Unix socket"
