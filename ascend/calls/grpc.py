@@ -50,8 +50,12 @@ class BlockingGrpcCalls:
     async def stream(self, method: str, request: bytes, seconds: float) -> AsyncGenerator[bytes, None]:
         with _errors():
             call: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._current().unary_stream(_path(method))
-            for answer in call(request, timeout=seconds):
-                yield answer
+            answers = call(request, timeout=seconds)
+            try:
+                for answer in answers:
+                    yield answer
+            finally:
+                answers.cancel()
 
     async def close(self) -> None:
         self._channel.close()
@@ -76,8 +80,13 @@ class AsyncGrpcCalls:
     async def stream(self, method: str, request: bytes, seconds: float) -> AsyncGenerator[bytes, None]:
         with _errors():
             call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel().unary_stream(_path(method))
-            async for answer in call(request, timeout=seconds):
-                yield answer
+            answers = call(request, timeout=seconds)
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                # grpc.aio ends the call of a task that is cancelled, unless the request has gone out just then.
+                answers.cancel()
 
     async def close(self) -> None:
         """Close the channel of this event loop, and open no other."""

@@ -1,14 +1,20 @@
 """The client waits for an approval at a sidecar whose answers the test sets."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
 
 from ascend import Approval, ApprovalState, AscendClient
+from ascend.calls.grpc import AsyncGrpcCalls
+from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
 from tests.ascend.ways import offered
 from tests.deciding import Bench
 from tests.given import NOON, agent
+from tests.waiting import BOUND_SECONDS, eventually
 
 
 @asynccontextmanager
@@ -62,3 +68,23 @@ async def test_without_a_sidecar_nothing_is_approved(nowhere: str) -> None:
     with AscendClient("", "billing-reader-test", "Test", pdp_address=nowhere) as client:
         approval = await wait(client, "a1", 0.3)
     assert (bool(approval), approval.state) == (False, ApprovalState.UNKNOWN)
+
+
+@pytest.mark.parametrize("way", ["grpc", "grpc+unix"])
+async def test_a_stream_that_is_left_ends_its_call(way: str) -> None:
+    """At once, and not when the garbage collector finds it: until then the sidecar would wait for nobody."""
+    bench = Bench()
+    bench.put(agent())
+    bench.people.say("a1", sync_pb2.APPROVAL_STATE_PENDING)
+    request = pb.WaitForApprovalRequest(approval_id="a1").SerializeToString()
+    async with offered(bench.service, way) as address:
+        calls = AsyncGrpcCalls(address, None)
+        gc.disable()
+        try:
+            async with aclosing(calls.stream("WaitForApproval", request, BOUND_SECONDS)) as updates:
+                await anext(updates)
+                assert bench.service.approvals.waiting == 1
+            await eventually(lambda: bench.service.approvals.waiting == 0)
+        finally:
+            gc.enable()
+            await calls.close()
