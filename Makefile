@@ -16,7 +16,7 @@ BENCH := .venv-bench
 CERBOS := benchmarks/peers/cerbos
 # The commit that `make bench` measures beside this one; with `BASE=`, none.
 BASE ?= 4f210fc
-GENERATED := pdp/v1/decision registry_store/v1/sync
+GENERATED := pdp/v1/decision pdp/v1/log registry_store/v1/sync
 
 .PHONY: install demo test bench bench-packages bench-smoke packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
 

@@ -196,12 +196,32 @@ class Heartbeat(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., sent_at: _Optional[float] = ..., uptime: _Optional[float] = ...) -> None: ...
 
 class ReportDecisionsRequest(_message.Message):
-    __slots__ = ("node_id", "records")
+    __slots__ = ("node_id", "records", "batches")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     records: _containers.RepeatedCompositeFieldContainer[DecisionRecord]
-    def __init__(self, node_id: _Optional[str] = ..., records: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ...) -> None: ...
+    batches: _containers.RepeatedCompositeFieldContainer[ChainedBatch]
+    def __init__(self, node_id: _Optional[str] = ..., records: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ..., batches: _Optional[_Iterable[_Union[ChainedBatch, _Mapping]]] = ...) -> None: ...
+
+class ChainedBatch(_message.Message):
+    __slots__ = ("content", "previous_hash", "hash")
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_HASH_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    previous_hash: bytes
+    hash: bytes
+    def __init__(self, content: _Optional[bytes] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
+
+class RefusedRecord(_message.Message):
+    __slots__ = ("sequence", "problem")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    problem: str
+    def __init__(self, sequence: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
     __slots__ = ("sequence", "document", "previous_hash", "hash")
@@ -216,10 +236,12 @@ class DecisionRecord(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., document: _Optional[bytes] = ..., previous_hash: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
 
 class ReportDecisionsResponse(_message.Message):
-    __slots__ = ("sequence",)
+    __slots__ = ("sequence", "refused")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
-    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedRecord]
+    def __init__(self, sequence: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[RefusedRecord, _Mapping]]] = ...) -> None: ...
 
 class FindDecisionRequest(_message.Message):
     __slots__ = ("decision_id",)
