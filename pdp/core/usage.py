@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pdp.core.windows import Window
+from pdp.core.windows import BUCKETS, Window
 
 IDLE_SECONDS = 26 * 3600
 """A local day has at most 25 hours, and a bucket of the day's window 24 minutes."""
@@ -30,13 +30,14 @@ class Limits(NamedTuple):
 class Usage:
     """Counts and spend of one agent. It holds no limits, so a change of limits resets nothing."""
 
-    __slots__ = ("hours", "micros_by_day", "minutes", "seconds")
+    __slots__ = ("_second", "hours", "micros_by_day", "minutes", "seconds")
 
     def __init__(self) -> None:
         self.seconds = Window(1)
         self.minutes = Window(60)
         self.hours = Window(1440)
         self.micros_by_day: dict[int, int] = {}
+        self._second = -1.0
 
     @classmethod
     def of(cls, windows: Iterable[Window], micros_by_day: dict[int, int]) -> "Usage":
@@ -44,6 +45,7 @@ class Usage:
         usage = cls.__new__(cls)
         usage.seconds, usage.minutes, usage.hours = windows
         usage.micros_by_day = micros_by_day
+        usage._second = -1.0
         return usage
 
     @classmethod
@@ -67,12 +69,13 @@ class Usage:
 
     def wait(self, limits: Limits, boot: float) -> float:
         """Seconds until one more action passes every limit: 0 if it does now, infinite if it never will."""
-        second = int(boot)
+        if boot // 1 != self._second:
+            self._move_to(boot)
         minute, hour, day = limits
         if (
-            (minute is None or self.seconds.total_at(second) < minute)
-            and (hour is None or self.minutes.total_at(second) < hour)
-            and (day is None or self.hours.total_at(second) < day)
+            (minute is None or self.seconds.total < minute)
+            and (hour is None or self.minutes.total < hour)
+            and (day is None or self.hours.total < day)
         ):
             return 0.0
         return max(
@@ -89,10 +92,11 @@ class Usage:
 
     def count(self, boot: float, actions: int = 1) -> None:
         """Count admitted actions."""
-        second = int(boot)
-        self.seconds.add(second, actions)
-        self.minutes.add(second, actions)
-        self.hours.add(second, actions)
+        if boot // 1 != self._second:
+            self._move_to(boot)
+        for window in (self.seconds, self.minutes, self.hours):
+            window.counts[window.newest % BUCKETS] += actions
+            window.total += actions
 
     def spend(self, day: int, micros: int) -> None:
         """Add to the spend of a local day; beyond `MAX_DAYS` days the least recently charged one is dropped."""
@@ -117,13 +121,22 @@ class Usage:
 
     def remaining(self, limits: Limits, boot: float) -> Limits:
         """How many more actions each limit admits now; None where there is no limit."""
-        second = int(boot)
-        return Limits(
-            *(
-                None if limit is None else max(0, limit - window.total_at(second))
-                for window, limit in zip((self.seconds, self.minutes, self.hours), limits, strict=True)
-            )
-        )
+        if boot // 1 != self._second:
+            self._move_to(boot)
+        minute, hour, day = limits
+        if minute is not None and (minute := minute - self.seconds.total) < 0:
+            minute = 0
+        if hour is not None and (hour := hour - self.minutes.total) < 0:
+            hour = 0
+        if day is not None and (day := day - self.hours.total) < 0:
+            day = 0
+        return Limits(minute, hour, day)
+
+    def _move_to(self, boot: float) -> None:
+        """Bring the windows to the second of `boot`: within it they stay as they are."""
+        self._second = boot // 1
+        for window in self.windows:
+            window.total_at(int(boot))
 
 
 class Failures(NamedTuple):
