@@ -1,25 +1,29 @@
 """Decision and approval ids: UUIDs of version 7 (RFC 9562), which sort by time and cannot be guessed."""
 
-from array import array
 from collections.abc import Callable
 
 MAX_STEP_BACK_MS = 10_000
 """If the clock goes back by no more than this, ids continue from the newest one; otherwise they follow the clock."""
 IDS_PER_MS = 1 << 10
 _BATCH = 256
+_PAIRS = [f"{pair:02x}" for pair in range(256)]
+_DIGITS = "0123456789abcdef"
+_RANDOM_OF_VARIANT = int("3fff" * _BATCH, 16)
+_VARIANT = int("8000" * _BATCH, 16)
 
 
 class DecisionIds:
     """Ids of one process: 48 bits of milliseconds, 10 bits that count within one, and 64 random bits for each id.
 
-    `random_bits` must give bits that nobody can predict. They are drawn for 256 ids at once, which is cheaper.
+    `random_bits` must give bits that nobody can predict. They are drawn for 256 ids at once, and written as digits at
+    once, which is cheaper.
     """
 
-    __slots__ = ("_counter", "_millisecond", "_prefix", "_random", "_random_bits")
+    __slots__ = ("_counter", "_ends", "_groups", "_left", "_millisecond", "_prefix", "_random_bits", "_variants")
 
     def __init__(self, random_bits: Callable[[int], int]) -> None:
         self._random_bits = random_bits
-        self._random = array("Q")
+        self._left = 0
         self._set_millisecond(0)
 
     def next(self, wall: float) -> str:
@@ -31,12 +35,23 @@ class DecisionIds:
             self._set_millisecond(self._millisecond + 1)
         else:
             self._counter += 1
-        if not self._random:
-            self._random.frombytes(self._random_bits(64 * _BATCH).to_bytes(8 * _BATCH, "big"))
-        random = self._random.pop()
-        # 2 of the random bits follow the counter in its group, 62 the UUID's variant.
-        digits = f"{0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF:016x}"
-        return f"{self._prefix}{self._counter << 2 | random >> 62:03x}-{digits[:4]}-{digits[4:]}"
+        if not self._left:
+            self._draw()
+        left = self._left = self._left - 1
+        counter = self._counter
+        # 2 of the random bits follow the counter in its group, 14 the UUID's variant in the next one.
+        digit = _DIGITS[(counter & 0b11) << 2 | self._groups[left] >> 6]
+        return f"{self._prefix}{_PAIRS[counter >> 2]}{digit}-{self._variants[left]}-{self._ends[left]}"
+
+    def _draw(self) -> None:
+        """Draw the random bits of the next ids: first the 16 of the two groups of each, then the 48 of their ends."""
+        drawn = self._random_bits(64 * _BATCH).to_bytes(8 * _BATCH, "big")
+        groups, ends = drawn[: 2 * _BATCH], drawn[2 * _BATCH :]
+        variants = int.from_bytes(groups, "big") & _RANDOM_OF_VARIANT | _VARIANT
+        self._groups = groups[::2]
+        self._variants = variants.to_bytes(2 * _BATCH, "big").hex("-", 2).split("-")
+        self._ends = ends.hex("-", 6).split("-")
+        self._left = _BATCH
 
     def _set_millisecond(self, millisecond: int) -> None:
         digits = f"{millisecond:012x}"

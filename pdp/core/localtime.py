@@ -17,7 +17,7 @@ class LocalTime(NamedTuple):
 
 def local_time(zone: str, wall: float) -> LocalTime:
     """The local time in `zone` at `wall` (seconds since the Unix epoch), to the minute."""
-    return _at_minute(zone, int(wall // 60))
+    return _at_minute(zone, wall // 60)
 
 
 def next_midnight(zone: str, wall: float) -> float:
@@ -32,6 +32,6 @@ def next_midnight(zone: str, wall: float) -> float:
 
 # A date in a zone costs microseconds; all agents of a zone share the answer for a minute.
 @lru_cache(maxsize=4096)
-def _at_minute(zone: str, minute: int) -> LocalTime:
+def _at_minute(zone: str, minute: float) -> LocalTime:
     local = datetime.fromtimestamp(minute * 60, UTC).astimezone(ZoneInfo(zone))
     return LocalTime(local.hour, local.hour * 60 + local.minute, local.isoweekday(), local.toordinal())

@@ -1,10 +1,11 @@
 """The message of a decision: one sentence for people."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import ceil
 
 from pdp.core.action import Action
-from pdp.core.compile import CompiledAgent
+from pdp.core.compile import CompiledAgent, CompiledPolicy
 from pdp.core.decision import Decision
 from pdp.core.fields import quote
 from pdp.core.model import Outcome, Reason
@@ -38,8 +39,13 @@ def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
 
 
 def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
-    name = decision.policy.policy_name if decision.policy else ""
-    return f"policy {quote(name)} {_BY_OUTCOME[decision.outcome]}"
+    return _by_policy(decision.policy, decision.outcome)
+
+
+# Every decision by a policy has the same sentence.
+@lru_cache(maxsize=4096)
+def _by_policy(policy: CompiledPolicy | None, outcome: Outcome) -> str:
+    return f"policy {quote(policy.policy_name if policy else '')} {_BY_OUTCOME[outcome]}"
 
 
 def _stale(decision: Decision) -> str:

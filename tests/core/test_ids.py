@@ -14,7 +14,8 @@ NOON = 1_795_176_000.0
 
 def ids_of(value: int = 0x2AAA_AAAA_AAAA_AAAA) -> DecisionIds:
     """Ids whose random bits are always `value`."""
-    return DecisionIds(lambda count: int.from_bytes(value.to_bytes(8, "little") * (count // 64)))
+    groups, end = value.to_bytes(8)[:2], value.to_bytes(8)[2:]
+    return DecisionIds(lambda count: int.from_bytes(groups * (count // 64) + end * (count // 64)))
 
 
 def millisecond(name: str) -> int:
