@@ -3,19 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 
 from pdp.core.json.canonical_json import double
-
-
-class Attributes(dict[str, Any]):
-    """The attributes of an action, and their size on the wire."""
-
-    __slots__ = ("byte_size",)
-
-    def __init__(self, values: Mapping[str, Any], byte_size: int) -> None:
-        super().__init__(values)
-        self.byte_size = byte_size
 
 
 class TooDeepError(ValueError):
@@ -30,6 +20,38 @@ def plain(message: Struct, depth: int = 100) -> dict[str, Any]:
     if not depth:
         raise TooDeepError
     return {name: _plain_value(value, depth) for name, value in sorted(message.fields.items())}
+
+
+def struct_of(values: Mapping[str, Any]) -> Struct:
+    """A Struct of Python values, as `plain` returns them; tuples are lists."""
+    message = Struct()
+    _fill(message, values)
+    return message
+
+
+def _fill(message: Struct, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        _fill_value(message.fields[name], value)
+
+
+def _fill_value(message: Value, value: Any) -> None:
+    if value is None:
+        message.null_value = NULL_VALUE
+    elif isinstance(value, bool):
+        message.bool_value = value
+    elif isinstance(value, str):
+        message.string_value = value
+    elif isinstance(value, int | float):
+        message.number_value = value
+    elif isinstance(value, Mapping):
+        message.struct_value.SetInParent()  # also if it is empty
+        _fill(message.struct_value, value)
+    elif isinstance(value, list | tuple):
+        message.list_value.SetInParent()
+        for item in value:
+            _fill_value(message.list_value.values.add(), item)
+    else:
+        raise TypeError(f"`{type(value).__name__}` is no type of JSON")
 
 
 def _plain_value(value: Value, depth: int) -> Any:

@@ -143,16 +143,14 @@ class DecisionPoint:
         if result.cost_micros:
             self._metrics.charged(request.action.agent_id, result.cost_micros)
         entry = Entry(
-            request.action,
-            answer,
+            request.raw or wire.write_request(request),
+            answer.SerializeToString(),
             now.wall,
             seconds,
-            request.dry_run,
-            request.idempotency_key,
-            request.approval_id,
             result.cost_micros,
             result.opens,
             result.repeat_id,
+            bool(request.action.attributes),
         )
         self._log.append(entry, urgent=result.opens is not None)
         if not result.repeat_id:

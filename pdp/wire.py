@@ -1,7 +1,7 @@
 """Converts requests and answers between the core and their forms on the wire, protobuf and JSON."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pdp.attributes import Attributes, TooDeepError, plain
+from pdp.attributes import TooDeepError, plain, struct_of
 from pdp.core.action import (
     AGENT_ID,
     ATTRIBUTE_OF,
@@ -26,6 +26,7 @@ from pdp.core.action import (
     RESTORE,
     Action,
     Converted,
+    action_json,
     kind_of,
     texts_of,
 )
@@ -59,12 +60,13 @@ def parse(kind: type[AnyMessage], raw: bytes) -> AnyMessage:
 
 
 class Request(NamedTuple):
-    """A request for a decision."""
+    """A request for a decision; `raw` is its serialized `EvaluateRequest`, empty if nobody has made that yet."""
 
     action: Action
     idempotency_key: str = ""
     approval_id: str = ""
     dry_run: bool = False
+    raw: bytes = b""
 
 
 def read_request(message: pb.EvaluateRequest) -> Request:
@@ -73,7 +75,12 @@ def read_request(message: pb.EvaluateRequest) -> Request:
         raise InvalidActionError(Problem("idempotency_key", f"is longer than {MAX_KEY_CHARACTERS} characters"))
     if message.approval_id:
         read_approval_id(message)
-    return Request(read_action(message.action), message.idempotency_key, message.approval_id, message.dry_run)
+    action = read_action(message.action)
+    # What nobody checks stays out of the log: unknown fields could hide values from the redaction, and unknown groups
+    # could be nested so deep that a message around them is refused.
+    message.DiscardUnknownFields()
+    raw = message.SerializeToString()
+    return Request(action, message.idempotency_key, message.approval_id, message.dry_run, raw)
 
 
 def read_approval_id(message: pb.EvaluateRequest | pb.WaitForApprovalRequest) -> str:
@@ -92,7 +99,8 @@ def read_json_request(document: Any) -> Request:
     fields = read_fields(request.pop("action"), FIELDS, "action", problems)
     if problems:
         raise InvalidActionError(*problems)
-    return Request(Action(*fields.values()), **request)
+    read = Request(Action(*fields.values()), **request)
+    return read._replace(raw=write_request(read))
 
 
 def read_json_action(document: Any) -> Action:
@@ -133,6 +141,23 @@ def read_action(message: pb.Action) -> Action:
     if size > _WITHIN_BOUNDS_BYTES and any(map(gt, map(len, _bounded(action)), _BOUNDS)):
         _raise_problem(action)
     return action
+
+
+def write_request(request: Request) -> bytes:
+    """The serialized `EvaluateRequest` of a request."""
+    message = pb.EvaluateRequest(
+        idempotency_key=request.idempotency_key, approval_id=request.approval_id, dry_run=request.dry_run
+    )
+    write_action(message.action, action_json(request.action))
+    return message.SerializeToString()
+
+
+def write_action(message: pb.Action, fields: Mapping[str, Any]) -> None:
+    """Sets an action to the fields of its JSON object; null means not given."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if attributes := given.pop("attributes", None):
+        given["attributes"] = struct_of(attributes)
+    message.CopyFrom(pb.Action(**given))
 
 
 def write_decision(decision: Decision) -> pb.EvaluateResponse:
@@ -266,15 +291,15 @@ class _RaiseFirst(Problems):
 _RAISE_FIRST = _RaiseFirst()
 
 
-def _read_attributes(message: Any, path: str, problems: Problems) -> Attributes:
+def _read_attributes(message: Any, path: str, problems: Problems) -> dict[str, Any]:
     """Decodes the attributes of a message before the decision, so that each decision can be recorded."""
     try:
-        return Attributes(plain(message, MAX_ATTRIBUTE_DEPTH), message.ByteSize())
+        return plain(message, MAX_ATTRIBUTE_DEPTH)
     except TooDeepError:
         problems.append(Problem(path, f"is nested more than {MAX_ATTRIBUTE_DEPTH} levels deep"))
     except ValueError:
         problems.append(Problem(path, "holds a number that is not finite"))
-    return Attributes({}, 0)
+    return {}
 
 
 def _raise_problem(action: Action) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 
+from pdp import wire
+from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source, StaleMode
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
@@ -15,6 +17,7 @@ from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
 from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnknownDecisionError, UnsupportedCallError
+from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
@@ -38,6 +41,23 @@ class Kept:
     def append(self, entry: Entry, *, urgent: bool) -> None:
         self.entries.append(entry)
         self.urgent += urgent
+
+
+def request_in(entry: Entry) -> wire.Request:
+    """The request of a decision in the log."""
+    return wire.read_request(pb.EvaluateRequest.FromString(entry.request))
+
+
+def answer_in(entry: Entry) -> pb.EvaluateResponse:
+    """The answer of a decision in the log."""
+    return pb.EvaluateResponse.FromString(entry.answer)
+
+
+def entry_of(action: Action, answer: pb.EvaluateResponse, **changes: Any) -> Entry:
+    """The entry of a decision about `action` as it was made at noon in 0.1 ms; `changes` by the names of its fields."""
+    request = wire.Request(action, **{name: changes.pop(name) for name in wire.Request._fields if name in changes})
+    written, made = wire.write_request(request), answer.SerializeToString()
+    return Entry(written, made, NOON, 0.0001, has_attributes=bool(action.attributes))._replace(**changes)
 
 
 class People:

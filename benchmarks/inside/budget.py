@@ -50,7 +50,7 @@ class OnlyWeighed(NoLog):
 
     def append(self, entry: Any, *, urgent: bool) -> None:
         """Weigh it."""
-        weight(entry)
+        weight(entry, NOTHING)
 
 
 def run(options: Options) -> None:
@@ -97,7 +97,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
         metrics.charged(action.agent_id, decision.cost_micros)
 
     made = answer()
-    entry = Entry(action, made, NOW.wall, 1e-5, False, "", "", decision.cost_micros, None)
+    entry = Entry(compiled.parsed(raw).raw, made.SerializeToString(), NOW.wall, 1e-5, decision.cost_micros)
     record = document(entry, NOTHING)
 
     def write() -> None:
@@ -111,7 +111,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
         "make the answer": answer,
         "serialize the answer": made.SerializeToString,
         "count it in the metrics": count,
-        "weigh it for the log": lambda: weight(entry),
+        "weigh it for the log": lambda: weight(entry, NOTHING),
     }
     return on_loop, {MADE: lambda: document(entry, NOTHING), WRITTEN: write}
 

@@ -1,18 +1,30 @@
-"""The records of the decision log: decisions with redacted attributes, outcomes and suspensions, as canonical JSON."""
+"""The records of the decision log: decisions with redacted attributes, outcomes, suspensions and gaps, as `LogRecord`s.
+
+A decision is written by joining bytes: its request and its answer are serialized already.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pdp import wire
-from pdp.attributes import Attributes
-from pdp.core.action import Action, action_json, texts_of
-from pdp.decision_log.redaction import Redaction
-from pdp.v1 import decision_pb2 as pb
+from google.protobuf.message import DecodeError
 
-FRAME_BYTES = 2048
-"""Upper bound for the part of a document that is not texts or attributes."""
-TEXT_GROWTH, ATTRIBUTE_GROWTH = 6, 7
+from pdp import wire
+from pdp.attributes import plain, struct_of
+from pdp.core.action import MAX_ATTRIBUTE_DEPTH
+from pdp.decision_log.redaction import Redaction
+from pdp.log_format import documents
+from pdp.log_format.batches import varint
+from pdp.v1 import decision_pb2, log_pb2
+
+FRAME_BYTES = 512
+"""Upper bound for the part of a record of a decision that is not its request or its answer."""
+REDACTED_GROWTH = 4
+"""The growth of attributes in the worst case: `[redacted]` is 14 bytes on the wire, a redacted null is four."""
+NOTE_GROWTH = 4
+"""The most bytes of a character of a note."""
+
+_UINT64 = (1 << 64) - 1
 
 
 class Opens(NamedTuple):
@@ -24,22 +36,20 @@ class Opens(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One decision: its time `at` in Unix seconds, its duration in seconds, and its cost in micro-dollars.
+    """One decision: its serialized `EvaluateRequest` and `EvaluateResponse`, its time `at` in Unix seconds, its
+    duration in seconds, and its cost in micro-dollars.
 
-    `approval_id` is the one in the request. `repeat_id` is the id of this record if the answer repeats an earlier one
-    with the same idempotency key. The action and the answer must not change afterwards.
+    `repeat_id` is the id of this record if the answer repeats an earlier one with the same idempotency key.
     """
 
-    action: Action
-    answer: pb.EvaluateResponse
+    request: bytes
+    answer: bytes
     at: float
     seconds: float
-    dry_run: bool
-    idempotency_key: str
-    approval_id: str
-    cost_micros: int
-    opens: Opens | None
+    cost_micros: int = 0
+    opens: Opens | None = None
     repeat_id: str = ""
+    has_attributes: bool = False
 
 
 class Note(NamedTuple):
@@ -56,44 +66,51 @@ class NoteLog(Protocol):
         """Keep a note; an urgent one is sent at once."""
 
 
-def weight(entry: Entry | Note) -> int:
-    """The approximate memory of an entry, in bytes; never less than the size of its document.
-
-    In the worst case a text grows sixfold (`\\u0001`), and a redacted null in a list is two bytes on the wire.
-    """
+def weight(entry: Entry | Note, redact: Redaction) -> int:
+    """The approximate memory of an entry, in bytes; never less than the size of its record."""
     if isinstance(entry, Note):
-        return FRAME_BYTES + TEXT_GROWTH * sum(len(text) for text in entry.members.values() if isinstance(text, str))
-    action, attributes = entry.action, entry.action.attributes
-    texts = (*texts_of(action), entry.idempotency_key, entry.approval_id)
-    size = FRAME_BYTES + TEXT_GROWTH * (sum(map(len, texts)) + entry.answer.ByteSize()) + len(texts) * 3
-    if isinstance(attributes, Attributes):
-        return size + ATTRIBUTE_GROWTH * attributes.byte_size
-    return size + ATTRIBUTE_GROWTH * len(repr(attributes)) if attributes else size
+        return FRAME_BYTES + NOTE_GROWTH * sum(len(text) for text in entry.members.values() if isinstance(text, str))
+    size = FRAME_BYTES + len(entry.request) + len(entry.answer)
+    return size + (REDACTED_GROWTH - 1) * len(entry.request) if entry.has_attributes and redact.paths else size
+
+
+def record(entry: Entry | Note, redact: Redaction) -> bytes:
+    """The serialized `LogRecord` of an entry."""
+    if isinstance(entry, Note):
+        note = log_pb2.LogRecord()
+        getattr(note, entry.kind).CopyFrom(struct_of(entry.members))
+        return note.SerializeToString()
+    request = _redacted(entry.request, redact) if entry.has_attributes and redact.paths else entry.request
+    parts = [b"\x0a", varint(len(request)), request, b"\x12", varint(len(entry.answer)), entry.answer]
+    if entry.repeat_id:
+        repeat_id = entry.repeat_id.encode()
+        parts += (b"\x1a", varint(len(repeat_id)), repeat_id)
+    if at := round(entry.at * 1_000_000):
+        parts += (b"\x20", varint(at & _UINT64))  # protobuf writes a negative number as its complement of two
+    if nanoseconds := round(entry.seconds * 1_000_000_000):
+        parts += (b"\x28", varint(nanoseconds & _UINT64))
+    if entry.cost_micros:
+        parts += (b"\x30", varint(entry.cost_micros & _UINT64))
+    if entry.opens is not None:
+        opens = log_pb2.OpenedApproval(**entry.opens._asdict()).SerializeToString()
+        parts += (b"\x3a", varint(len(opens)), opens)
+    decision = b"".join(parts)
+    return b"".join((b"\x0a", varint(len(decision)), decision))
 
 
 def document(entry: Entry | Note, redact: Redaction) -> bytes:
-    """The record of an entry, in the form that is hashed and sent."""
-    if isinstance(entry, Note):
-        return canonical({entry.kind: entry.members})
-    content = {
-        "decision_id": entry.repeat_id or entry.answer.decision_id,
-        "repeat_of": entry.answer.decision_id if entry.repeat_id else None,
-        "decided_at": wire.instant(entry.at),
-        "latency_seconds": round(entry.seconds, 9),
-        "dry_run": entry.dry_run,
-        "idempotency_key": entry.idempotency_key,
-        "approval_id": entry.approval_id,
-        "action": action_json(entry.action) | {"attributes": redact(entry.action.attributes)},
-        "answer": wire.answer_json(entry.answer),
-        "cost_micros": entry.cost_micros,
-        "opens": None if entry.opens is None else _opens(entry.opens),
-    }
-    return canonical(content)
+    """The record of an entry as JSON, in the form that is hashed and sent."""
+    return canonical(documents.document(log_pb2.LogRecord.FromString(record(entry, redact))))
 
 
 def name_of(entry: Entry | Note) -> str:
     """The entry as a log line names it."""
-    return f"{entry.kind} note" if isinstance(entry, Note) else f"decision {entry.answer.decision_id}"
+    if isinstance(entry, Note):
+        return f"{entry.kind} note"
+    try:
+        return f"decision {decision_pb2.EvaluateResponse.FromString(entry.answer).decision_id}"
+    except DecodeError:
+        return "a decision"
 
 
 def gap(first: int, last: int, at: float) -> bytes:
@@ -110,9 +127,8 @@ def canonical(content: Mapping[str, Any]) -> bytes:
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _opens(opens: Opens) -> dict[str, Any]:
-    return {
-        "approval_id": opens.approval_id,
-        "action_sha256": opens.action_sha256.hex(),
-        "timeout_seconds": opens.timeout_seconds,
-    }
+def _redacted(request: bytes, redact: Redaction) -> bytes:
+    message = decision_pb2.EvaluateRequest.FromString(request)
+    attributes = plain(message.action.attributes, MAX_ATTRIBUTE_DEPTH)
+    message.action.attributes.CopyFrom(struct_of(redact(attributes)))
+    return message.SerializeToString()

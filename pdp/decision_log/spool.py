@@ -92,7 +92,7 @@ class Spool:
     def append(self, entry: Entry | Note, *, urgent: bool) -> None:
         """Queue a decision or a note for writing; an urgent one is written and sent to the store at once."""
         self._pending.append(entry)
-        self._weight += weight(entry)
+        self._weight += weight(entry, self._redact)
         if self._weight >= self._watched_at:
             self._update_room()
         if urgent:
@@ -314,7 +314,7 @@ class Spool:
             self.full = self._weight >= self._full_at
         else:
             while self._weight > self._max_bytes:
-                self._weight -= weight(self._pending.popleft())
+                self._weight -= weight(self._pending.popleft(), self._redact)
                 self._lost += 1
         self.crowded = self._weight >= self._crowded_at and not (self._failing or self._stalled or self.full)
         if not self.crowded:

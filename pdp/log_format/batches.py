@@ -69,9 +69,8 @@ def chained(previous_hash: bytes, content: bytes) -> bytes:
 
 def varint(number: int) -> bytes:
     """A whole number from 0 on, as protobuf writes it (base 128, the lowest digits first)."""
-    digits = bytearray()
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + varint(number >> 14)

@@ -19,7 +19,7 @@ from registry_store.v1 import sync_pb2
 from tests.ascend.running import AGENT, KINDS, Either, unanswered
 from tests.ascend.scripted import ALLOW, ALLOWED, Reply, answer, scripted
 from tests.ascend.ways import offered
-from tests.deciding import Bench
+from tests.deciding import Bench, answer_in, request_in
 from tests.given import agent
 from tests.waiting import BOUND_SECONDS, eventually
 
@@ -278,7 +278,7 @@ async def test_two_questions_never_share_a_connection() -> None:
                     await eventually(lambda calls=calls: all(call.done() for call in calls))
                 ids = [call.result().decision_id for call in calls]
                 assert len(set(ids)) == 200
-    logged = {entry.idempotency_key: entry.answer.decision_id for entry in bench.log.entries}
+    logged = {request_in(entry).idempotency_key: answer_in(entry).decision_id for entry in bench.log.entries}
     assert [logged[str(n)] for n in range(200)] == ids
 
 

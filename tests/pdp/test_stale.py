@@ -10,7 +10,7 @@ from pdp.decision_point import Approving
 from pdp.state import Holder
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
-from tests.deciding import Bench, served
+from tests.deciding import Bench, answer_in, served
 from tests.given import agent
 
 ACTION = {"agent_id": "billing-reader-test", "action_type": "api.read"}
@@ -154,7 +154,7 @@ async def test_stale_decisions_are_logged_and_counted_by_their_reason(bench: Ben
     bench.pass_seconds(BOUND + 1)
     _, answer = await bench.service.evaluate_json(json.dumps({"action": ACTION}).encode())
     assert (answer["outcome"], answer["reason"], answer["source"]) == ("block", "REGISTRY_STALE", "live")
-    assert [entry.answer.reason for entry in bench.log.entries] == [pb.REASON_REGISTRY_STALE]
+    assert [answer_in(entry).reason for entry in bench.log.entries] == [pb.REASON_REGISTRY_STALE]
     assert b'pdp_decisions_total{outcome="block",reason="REGISTRY_STALE"} 1.0' in bench.metrics.text()
 
 

@@ -21,7 +21,7 @@ from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
 from pdp.v1 import decision_pb2 as pdp_pb
-from tests.given import NOON
+from tests.deciding import entry_of
 from tests.pdp.decision_log.chains import opened
 from tests.pdp.reported_store import METADATA, ReportedStore, connected_store
 from tests.waiting import eventually
@@ -29,7 +29,7 @@ from tests.waiting import eventually
 
 def entry(number: int) -> Entry:
     answer = pdp_pb.EvaluateResponse(outcome=1, reason=15, decision_id=str(number))
-    return Entry(Action("billing-agent-prod", "api.read"), answer, NOON, 0.0001, False, "", "", 0, None)
+    return entry_of(Action("billing-agent-prod", "api.read"), answer)
 
 
 class Sidecar:

@@ -15,7 +15,7 @@ from pdp import wire
 from pdp.approvals import MAX_WAITING
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
-from tests.deciding import SMALL_WINDOW, Bench, served
+from tests.deciding import SMALL_WINDOW, Bench, request_in, served
 from tests.given import NOON, agent
 from tests.waiting import eventually
 
@@ -48,7 +48,7 @@ async def test_a_decision_for_a_person_opens_an_approval(bench: Bench) -> None:
     assert summary(answer) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert answer.approval_expires_at.ToSeconds() == NOON + 3600
     entry = bench.log.entries[0]
-    assert entry.opens == (answer.approval_id, wire.digest(entry.action), 3600)
+    assert entry.opens == (answer.approval_id, wire.digest(request_in(entry).action), 3600)
     assert bench.log.urgent == 1
 
 
@@ -82,7 +82,7 @@ async def test_an_approval_allows_the_action_once(bench: Bench) -> None:
     assert summary(second) == ("REQUIRE_APPROVAL", "RISK_NEEDS_APPROVAL")
     assert second.message.endswith("; approval `a1` has been used")
     assert second.approval_id == "a1"
-    assert [(entry.approval_id, entry.opens) for entry in bench.log.entries] == [("a1", None)] * 2
+    assert [(request_in(entry).approval_id, entry.opens) for entry in bench.log.entries] == [("a1", None)] * 2
 
 
 async def test_of_two_concurrent_requests_one_is_allowed(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp.decision_log.log import MAX_DOCUMENT_BYTES
-from pdp.decision_log.record import Entry, document, weight
+from pdp.decision_log.record import Entry, document, record, weight
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.decision_log.spool import MAX_BATCH_BYTES
 from pdp.v1 import decision_pb2 as pb
@@ -45,10 +45,11 @@ def by_json(fields: dict[str, Any]) -> bool:
 def check(entry: Entry, redact: Redaction) -> int:
     """The record of an entry fits, weighs what it is said to at most, and the store takes it with its approval."""
     written = document(entry, redact)
-    assert len(written) <= min(MAX_DOCUMENT_BYTES, weight(entry))
+    assert len(written) <= MAX_DOCUMENT_BYTES
+    assert len(record(entry, redact)) <= weight(entry, redact)
     hashed = hashlib.sha256(bytes(32) + (1).to_bytes(8, "big") + written).digest()
-    record = sync_pb2.DecisionRecord(sequence=1, document=written, previous_hash=bytes(32), hash=hashed)
-    (read,) = read_report(sync_pb2.ReportDecisionsRequest(node_id="node", records=[record])).entries
+    reported = sync_pb2.DecisionRecord(sequence=1, document=written, previous_hash=bytes(32), hash=hashed)
+    (read,) = read_report(sync_pb2.ReportDecisionsRequest(node_id="node", records=[reported])).entries
     assert read.intact
     assert isinstance(read.content, Decision)
     assert (read.content.opens is None) == (entry.opens is None)
@@ -60,7 +61,10 @@ def test_the_largest_action_of_each_kind_by_grpc(kind: str) -> None:
     """With all of it redacted as well."""
     request = largest_by_grpc((FILLINGS | BY_GRPC_ALONE)[kind])
     BENCH.service.point.evaluate(request)
-    entry = last_entry(BENCH)._replace(idempotency_key=KEY)
+    entry = last_entry(BENCH)
+    keyed = pb.EvaluateRequest.FromString(entry.request)
+    keyed.idempotency_key = KEY
+    entry = entry._replace(request=keyed.SerializeToString())
     assert entry.opens is not None
     for redact in (NOTHING, EVERYTHING):
         check(entry, redact)

@@ -3,15 +3,21 @@
 import json
 from typing import Any
 
+import pytest
 from google.protobuf.struct_pb2 import Struct
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdp import wire
 from pdp.core.action import Action
 from pdp.core.json.canonical_json import doubles
-from pdp.decision_log.record import Entry, Opens, document, gap
+from pdp.decision_log.record import Entry, Opens, document, gap, record
 from pdp.decision_log.redaction import NOTHING, Redaction
+from pdp.log_format.batches import GENESIS, opened, sealed, varint
 from pdp.v1 import decision_pb2 as pb
+from pdp.v1 import log_pb2
 from pdp.wire import instant
+from tests.deciding import answer_in, entry_of
 from tests.given import NOON
 
 
@@ -20,7 +26,7 @@ def entry(action: Action, **changes: Any) -> Entry:
     answer = pb.EvaluateResponse(
         outcome=pb.OUTCOME_ALLOW, reason=pb.REASON_RISK_BELOW_AUTO_APPROVE, decision_id="d-1", message="risk 10 is low"
     )
-    return Entry(action, answer, NOON, 0.000125, False, "", "", 0, None)._replace(**changes)
+    return entry_of(action, answer, seconds=0.000125, **changes)
 
 
 FULL = Action(
@@ -40,13 +46,47 @@ FULL = Action(
 )
 
 
+def written_by_protobuf(made: Entry) -> bytes:
+    """The record as protobuf itself serializes it."""
+    decision = log_pb2.LoggedDecision(
+        request=pb.EvaluateRequest.FromString(made.request),
+        answer=pb.EvaluateResponse.FromString(made.answer),
+        repeat_id=made.repeat_id,
+        decided_at_microseconds=round(made.at * 1_000_000),
+        latency_nanoseconds=round(made.seconds * 1_000_000_000),
+        cost_micros=made.cost_micros,
+    )
+    if made.opens is not None:
+        decision.opens.CopyFrom(log_pb2.OpenedApproval(**made.opens._asdict()))
+    return log_pb2.LogRecord(decision=decision).SerializeToString()
+
+
+entries = st.builds(
+    Entry,
+    st.builds(pb.EvaluateRequest, idempotency_key=st.text(), approval_id=st.text(max_size=300), dry_run=st.booleans()),
+    st.builds(pb.EvaluateResponse, message=st.text(max_size=300), risk_score=st.integers(-5, 100)),
+    st.floats(-1e9, 1e10),
+    st.floats(0, 1e6),
+    st.integers(0, 2**60),
+    st.none() | st.builds(Opens, st.text(), st.binary(max_size=40), st.integers(0, 2**40)),
+    st.text(),
+)
+
+
+@given(entries)
+def test_its_bytes_are_those_that_protobuf_writes(made: Entry) -> None:
+    """For every field, given or not."""
+    made = made._replace(request=made.request.SerializeToString(), answer=made.answer.SerializeToString())
+    assert record(made, NOTHING) == written_by_protobuf(made)
+
+
 def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
     """Under the names that the interfaces use; costs in dollars."""
     opens = Opens("a-1", bytes(range(32)), 600)
     written = json.loads(
         document(entry(FULL, idempotency_key="k-1", approval_id="a-0", cost_micros=2_500_000, opens=opens), NOTHING)
     )
-    assert written.pop("answer") == wire.answer_json(entry(FULL).answer)
+    assert written.pop("answer") == wire.answer_json(answer_in(entry(FULL)))
     assert written == {
         "decision_id": "d-1",
         "repeat_of": None,
@@ -102,6 +142,18 @@ def test_attributes_are_redacted() -> None:
     written = document(entry(FULL), Redaction.of(["customer.ssn"]))
     assert json.loads(written)["action"]["attributes"]["customer"] == {"ssn": "[redacted]", "naïve": "ß"}
     assert b'"123"' not in written
+
+
+@pytest.mark.parametrize("groups", [1, 98])
+def test_fields_that_nobody_knows_are_not_written(groups: int) -> None:
+    """Neither values that no redaction would find, nor groups so deep that nobody could read the batch around them."""
+    known = pb.EvaluateRequest(action=pb.Action(agent_id="billing-agent-prod", action_type="api.read"))
+    begin, end = varint(1000 << 3 | 3), varint(1000 << 3 | 4)
+    unknown = begin * groups + varint(1000 << 3 | 2) + b"\x03ssn" + end * groups
+    request = wire.read_request(wire.parse(pb.EvaluateRequest, known.SerializeToString() + unknown))
+    assert request.raw == known.SerializeToString()
+    written = record(entry(request.action)._replace(request=request.raw), NOTHING)
+    assert opened(sealed(GENESIS, 1, [written]).content).records[0].decision.request == known
 
 
 def test_attributes_that_came_by_grpc_are_written_and_redacted() -> None:

@@ -10,29 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.struct_pb2 import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
-from pdp.attributes import Attributes
 from pdp.core.action import Action
 from pdp.decision_log import spool as module
-from pdp.decision_log.record import Entry, weight
-from pdp.decision_log.redaction import Redaction
+from pdp.decision_log.record import Entry, Note, weight
+from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.decision_log.spool import Spool
 from pdp.metrics import Metrics
 from pdp.v1 import decision_pb2 as pb
-from tests.deciding import Bench, served
-from tests.given import NOON, agent
+from tests.deciding import Bench, entry_of, served
+from tests.given import agent
 from tests.pdp.decision_log.chains import Kept, opened, ship
 from tests.waiting import BOUND_SECONDS, eventually
 
 
 def entry(number: int, **fields: Any) -> Entry:
     answer = pb.EvaluateResponse(outcome=1, reason=15, decision_id=str(number))
-    return Entry(Action("billing-agent-prod", "api.read", **fields), answer, NOON, 0.0001, False, "", "", 0, None)
+    return entry_of(Action("billing-agent-prod", "api.read", **fields), answer)
 
 
-ENTRY_BYTES = weight(entry(10))
+ENTRY_BYTES = weight(entry(10), NOTHING)
 
 
 class Kit:
@@ -202,16 +200,10 @@ async def test_memory_is_bounded_and_the_oldest_are_dropped_with_a_gap(tmp_path:
     assert kit.metric("pdp_decisions_dropped_total") == 15
 
 
-@pytest.mark.parametrize("endpoint", ["grpc", "json"])
-async def test_large_attributes_count_by_their_size(tmp_path: Path, endpoint: str) -> None:
+async def test_large_attributes_count_by_their_size(tmp_path: Path) -> None:
     """A bound in records would be none in bytes."""
-    attributes = {"text": "x" * 10_000}
-    if endpoint == "grpc":
-        message = Struct()
-        message.update(attributes)
-        attributes = Attributes(attributes, message.ByteSize())
-    kit = Kit(tmp_path, max_bytes=1 << 20)
-    kit.decide(range(100), attributes=attributes)
+    kit = Kit(tmp_path, max_bytes=200_000)
+    kit.decide(range(100), attributes={"text": "x" * 10_000})
     async with running(kit.spool):
         await eventually(lambda: kit.log.last)
     assert 0 < len(numbers(kit.shipped())) < 20
@@ -457,22 +449,23 @@ async def test_a_log_that_drops_the_oldest_is_never_full(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "logged"),
+    ("unwritable", "logged"),
     [
-        ({"attributes": {"x": object()}}, "decision 1 cannot be made a record"),
-        ({"resource": "\ud800"}, "decision 1 cannot be made a record"),
-        ({"resource": "x" * (1 << 20)}, "bytes, which is too large for the log"),
+        (Note("outcome", {"x": object()}), "outcome note cannot be made a record"),
+        (Note("outcome", {"x": "\ud800"}), "outcome note cannot be made a record"),
+        (entry(1, attributes={"ssn": "1"})._replace(request=b"\xff"), "decision 1 cannot be made a record"),
+        (entry(1, resource="x" * (1 << 20)), "bytes, which is too large for the log"),
     ],
-    ids=["no JSON", "no UTF-8", "too large"],
+    ids=["no JSON", "no UTF-8", "no request", "too large"],
 )
 async def test_a_decision_without_a_record_is_logged_and_delays_no_other(
-    tmp_path: Path, fields: dict[str, Any], logged: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, unwritable: Entry | Note, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No known request causes this; if one does, a gap record shows it."""
-    kit = Kit(tmp_path)
+    kit = Kit(tmp_path, redact=Redaction.of(["ssn"]))
     async with running(kit.spool):
         kit.decide([0])
-        kit.decide([1], **fields)
+        kit.spool.append(unwritable, urgent=False)
         kit.decide([2])
     store = kit.shipped()
     assert numbers(store) == [0, 2]

@@ -19,7 +19,7 @@ from pdp.serving import turns
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from pdp.wire import answer_json, digest, read_request
-from tests.deciding import SMALL_WINDOW, Bench, Kept, listening, served
+from tests.deciding import SMALL_WINDOW, Bench, Kept, answer_in, listening, served
 from tests.given import agent
 from tests.waiting import BOUND_SECONDS, eventually
 
@@ -172,9 +172,9 @@ async def test_a_repeat_is_checked_against_the_current_rules(bench: Bench) -> No
         bench.put(agent(max_actions_per_minute=5), servers=[server])
         assert await stub.Evaluate(request(**fields)) == first
         assert (await stub.Evaluate(request())).rate_remaining.minute == 3
-    blocks = [entry for entry in bench.log.entries if entry.answer.outcome == pb.OUTCOME_BLOCK]
+    blocks = [entry for entry in bench.log.entries if answer_in(entry).outcome == pb.OUTCOME_BLOCK]
     assert [(entry.repeat_id, entry.cost_micros) for entry in blocks] == [("", 0)] * 9
-    assert len({entry.answer.decision_id for entry in blocks}) == 9
+    assert len({answer_in(entry).decision_id for entry in blocks}) == 9
 
 
 async def test_a_pending_answer_is_not_repeated_for_a_suspended_agent(bench: Bench) -> None:

@@ -11,12 +11,13 @@ import pytest
 from pdp.core.action import Action
 from pdp.core.json.equality import same_json
 from pdp.decision_log import record
-from pdp.decision_log.record import Entry, Opens
+from pdp.decision_log.record import Opens
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.v1 import decision_pb2 as pdp_pb
 from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS, MAX_SEQUENCE
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
+from tests.deciding import entry_of
 from tests.pdp.decision_log.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
 from tests.registry_store import serving
 from tests.registry_store.reporting import AGENT, GENESIS, Log, decision, gap, new_id, reporter
@@ -72,7 +73,7 @@ async def test_the_largest_records_of_a_sidecar_come_in_with_their_approvals(fre
         assert await sidecar.send(Log().report(record.document(entry, NOTHING))) == 1
     shown = await in_thread(fresh.rest().get, f"/api/approvals/{entry.opens.approval_id}")
     assert (shown.status, shown.body["status"]) == (200, "pending")
-    assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in entry.action.attributes}
+    assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in request.action.attributes}
 
 
 async def test_a_repeat_is_a_record_of_its_own_and_counts_nothing(fresh: Served) -> None:
@@ -114,7 +115,7 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
     )
     answer.approval_expires_at.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
     opens = Opens(approval_id, bytes(32), 3600)
-    entry = Entry(action, answer, time.time(), 1e-5, False, "key-1", "", 0, opens)
+    entry = entry_of(action, answer, at=time.time(), idempotency_key="key-1", opens=opens)
     written = record.document(entry, Redaction())
     async with reporter(fresh) as sidecar:
         assert await sidecar.send(Log().report(written)) == 1
