@@ -1,0 +1,46 @@
+"""Requests and answers between the core and their forms on the wire, protobuf and JSON."""
+
+from pdp.wire.actions import read_action
+from pdp.wire.answers import MAX_SHADOWS, write_approval, write_decision, write_provenance, write_remaining
+from pdp.wire.digests import canonical_text, demand_digest, digest
+from pdp.wire.documents import answer_json, approval_json
+from pdp.wire.moments import instant, read_moment, write_moment
+from pdp.wire.requests import (
+    Request,
+    action_schema,
+    parse,
+    read_approval_id,
+    read_json_action,
+    read_json_request,
+    read_request,
+    request_schema,
+    write_action,
+    write_request,
+)
+
+__all__ = [
+    "MAX_SHADOWS",
+    "Request",
+    "action_schema",
+    "answer_json",
+    "approval_json",
+    "canonical_text",
+    "demand_digest",
+    "digest",
+    "instant",
+    "parse",
+    "read_action",
+    "read_approval_id",
+    "read_json_action",
+    "read_json_request",
+    "read_moment",
+    "read_request",
+    "request_schema",
+    "write_action",
+    "write_approval",
+    "write_decision",
+    "write_moment",
+    "write_provenance",
+    "write_remaining",
+    "write_request",
+]
