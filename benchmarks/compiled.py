@@ -8,7 +8,6 @@ from benchmarks.peers import rule
 from pdp import wire
 from pdp.core.action import Action
 from pdp.core.decision import Decision
-from pdp.core.messages import message
 from pdp.core.model import Now, RecordKind, Source
 from pdp.core.usage import Usage
 from pdp.endpoints import incoming
@@ -49,16 +48,12 @@ def action(case: rule.Case) -> Action:
     return parsed(rule.request(case)).action
 
 
-def answer(action: Action, decision: Decision, found: State, usage: Usage, decision_id: str) -> pb.EvaluateResponse:
-    """The answer to a decision, made as the decision point makes it."""
+def answer(decision: Decision, found: State, usage: Usage, decision_id: str) -> bytes:
+    """The answer to a decision of a policy, made as the decision point makes it."""
     agent = found.agents[rule.AGENT_ID]
-    made = wire.write_decision(decision)
-    made.message = message(agent, action, decision)
-    made.decision_id = decision_id
-    wire.write_provenance(made, found.revision, Source.LIVE, 0.5)
-    made.agent_version = agent.version
-    wire.write_remaining(made, usage.remaining(agent.limits, NOW.boot), agent.budget_micros)
-    return made
+    made = wire.Answer(decision, decision_id, "", found.revision, Source.LIVE, 0.5, agent.version)
+    made.remaining, made.budget_micros = usage.remaining(agent.limits, NOW.boot), agent.budget_micros
+    return wire.write_answer(made)
 
 
 def evaluating(bench: Bench) -> Callable[[bytes, Any], Awaitable[bytes]]:

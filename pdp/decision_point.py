@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,7 @@ from pdp.settlement import Settlement
 from pdp.state import Holder, State
 from pdp.suspender import Suspender
 from pdp.v1 import decision_pb2 as pb
+from pdp.wire.answers import Answer, AwaitedApproval
 
 APPROVAL_SECONDS = 3600
 """The time to decide on an approval if the policy does not set one."""
@@ -77,7 +78,8 @@ class Evaluation(NamedTuple):
     usage: Usage
     now: Now
     stale: StaleMode | None
-    answer: pb.EvaluateResponse
+    answer: bytes
+    """A serialized `EvaluateResponse`."""
     suspended: bool
     """Whether this sidecar suspended the agent, and the registry data does not say so yet."""
 
@@ -126,36 +128,36 @@ class DecisionPoint:
         )
         self.answers = Answers()
 
-    def evaluate(self, request: wire.Request, approving: Approving = NOTHING_KNOWN) -> pb.EvaluateResponse:
-        """The answer, given what is known of approvals.
+    def evaluate(self, request: wire.Request, approving: Approving = NOTHING_KNOWN) -> bytes:
+        """The serialized `EvaluateResponse`, given what is known of approvals.
 
         Raises `InvalidActionError` for a malformed request, `UnavailableError` while no decision can be made,
         `TooManyRepeatsError` if an idempotency key is repeated too often, and `PendingUnknownError` if `approving` asks
         for it.
         """
         started = perf_counter()
-        state, now = self._loggable_state(), self._clock()
-        result = self._decide_or_block(state, request, now, approving)
-        seconds, answer = perf_counter() - started, result.answer
-        self._metrics.decided(request.action.agent_id, answer.outcome, answer.reason, seconds)
-        if (decision := result.decision) is not None and (decision.policy is not None or decision.shadow):
+        state, now, action = self._loggable_state(), self._clock(), request.action
+        made = self._decide_or_block(state, request, now, approving)
+        decision = made.decision
+        cost_micros = 0 if request.dry_run else decision.cost_micros
+        seconds = perf_counter() - started
+        self._metrics.decided(action.agent_id, decision.outcome, decision.reason, seconds, cost_micros)
+        if decision.policy is not None or decision.shadow:
             self._metrics.policies.add(decision)
-        if result.cost_micros:
-            self._metrics.charged(request.action.agent_id, result.cost_micros)
         entry = Entry(
             request.raw or wire.write_request(request),
-            answer.SerializeToString(),
+            made.answer,
             now.wall,
             seconds,
-            result.cost_micros,
-            result.opens,
-            result.repeat_id,
-            bool(request.action.attributes),
+            cost_micros,
+            made.opens,
+            made.repeat_id,
+            bool(action.attributes),
         )
-        self._log.append(entry, urgent=result.opens is not None)
-        if not result.repeat_id:
-            self._remember(request, result, now)
-        return answer
+        self._log.append(entry, urgent=made.opens is not None)
+        if not made.repeat_id:
+            self._remember(request, made, now)
+        return made.answer
 
     def report(self, report: OutcomeReport) -> bool:
         """Take the outcome of an action; whether it repeats one, and so changes nothing.
@@ -184,27 +186,27 @@ class DecisionPoint:
     def evaluation(self, action: Action) -> Evaluation:
         """The input and the answer of a decision made now, for `explain`; counts nothing."""
         state, now = self._state(), self._clock()
-        result = self._decide(state, wire.Request(action, dry_run=True), now, NOTHING_KNOWN)
+        made = self._decide(state, wire.Request(action, dry_run=True), now, NOTHING_KNOWN)
         agent = state.agents.get(action.agent_id)
         suspended = agent is not None and self._agent(state, action.agent_id) is not agent
         usage = _NO_USAGE if agent is None else self._counters.of(action.agent_id, agent.zone, now.boot)
-        return Evaluation(state, action, usage.copy(), now, self._holder.stale(now.boot), result.answer, suspended)
+        return Evaluation(state, action, usage.copy(), now, self._holder.stale(now.boot), made.answer, suspended)
 
     def _agent(self, state: State, agent_id: str) -> CompiledAgent | None:
         """The agent, suspended if this sidecar has suspended it."""
         agent = state.agents.get(agent_id)
         return self._suspensions.applied(agent) if self._suspensions.by_agent and agent is not None else agent
 
-    def _remember(self, request: wire.Request, result: "_Result", now: Now) -> None:
+    def _remember(self, request: wire.Request, made: "_Made", now: Now) -> None:
         """Remember the decision for the report of how its action ended."""
-        answer, agent = result.answer, result.agent
-        if answer.outcome == pb.OUTCOME_ALLOW and agent is not None and not request.dry_run:
-            approval_id = request.approval_id if answer.reason == pb.REASON_APPROVED else ""
-            cost = result.cost_micros
-            self._ledger.allow((answer.decision_id, agent.agent_id, agent.zone, now.wall, cost, approval_id, False))
+        decision, agent = made.decision, made.agent
+        if decision.outcome is Outcome.ALLOW and agent is not None and not request.dry_run:
+            approval_id = request.approval_id if decision.reason is Reason.APPROVED else ""
+            row = (made.decision_id, agent.agent_id, agent.zone, now.wall, decision.cost_micros, approval_id, False)
+            self._ledger.allow(row)
             return
-        why = "a dry run" if request.dry_run else _QUOTED[answer.outcome]
-        self._ledger.not_allowed.add(answer.decision_id, request.action.agent_id, why)
+        why = "a dry run" if request.dry_run else _QUOTED[decision.outcome]
+        self._ledger.not_allowed.add(made.decision_id, request.action.agent_id, why)
 
     def _loggable_state(self) -> State:
         if self._log.full:
@@ -217,7 +219,7 @@ class DecisionPoint:
             raise NoRegistryDataError("no registry data has arrived yet")
         return state
 
-    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
+    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
         try:
             if request.idempotency_key and not request.dry_run:
                 return self._decide_once(state, request, now, approving)
@@ -227,138 +229,154 @@ class DecisionPoint:
         except Exception:
             logger.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
             self._metrics.internal_error()
-            return _Result(self._base_answer(None, request.action, _INTERNAL_ERROR, state, now))
+            return self._made(state, None, request.action, _INTERNAL_ERROR, now)
 
-    def _decide_once(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
+    def _decide_once(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
         """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
         digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
         if remembered is None:
-            result = self._decide(state, request, now, approving)
-            if result.answer.reason != pb.REASON_AGENT_NOT_REGISTERED:  # it may register itself and ask again
-                self.answers.put(
-                    request.action.agent_id, _key(request), digest, result.answer.SerializeToString(), now.boot
-                )
-            return result
+            made = self._decide(state, request, now, approving)
+            if made.decision.reason is not Reason.AGENT_NOT_REGISTERED:  # it may register itself and ask again
+                self.answers.put(request.action.agent_id, _key(request), digest, made.answer, now.boot)
+            return made
         if remembered.digest != digest:
             raise InvalidActionError(Problem("idempotency_key", "was used for another action within ten minutes"))
-        answer = pb.EvaluateResponse.FromString(self.answers.repeat(remembered, now.boot))
-        replacement = self._replacement(state, request.action, answer, now)
-        return replacement or _Result(answer, repeat_id=self._ids.next(now.wall))
+        answer = self.answers.repeat(remembered, now.boot)
+        first = pb.EvaluateResponse.FromString(answer)
+        decision = Decision(Outcome(first.outcome), Reason(first.reason))
+        replacement = self._replacement(state, request.action, decision, now)
+        return replacement or _Made(answer, decision, first.decision_id, repeat_id=self._ids.next(now.wall))
 
-    def _replacement(self, state: State, action: Action, answer: pb.EvaluateResponse, now: Now) -> "_Result | None":
+    def _replacement(self, state: State, action: Action, first: Decision, now: Now) -> "_Made | None":
         """The answer that replaces a remembered one if the action is no longer permitted."""
-        if answer.outcome == pb.OUTCOME_BLOCK:
+        if first.outcome is Outcome.BLOCK:
             return None
         agent = self._agent(state, action.agent_id)
         decision = withdrawn(agent, state.servers, action, now, stale=self._holder.stale(now.boot))
-        return None if decision is None else _Result(self._answer(agent, action, decision, state, now))
+        if decision is None:
+            return None
+        return self._made(state, agent, action, decision, now)
 
     def _remembered(self, request: wire.Request, now: Now) -> Remembered | None:
         if not request.idempotency_key or request.dry_run:
             return None
         return self.answers.get(request.action.agent_id, _key(request), now.boot)
 
-    def _decide(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Result":
-        use = approving.use
+    def _decide(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
         action, stale = request.action, self._holder.stale(now.boot)
         agent = self._agent(state, action.agent_id)
         if agent is None:
             _check_agent_id(action.agent_id)
             decision = decide(None, state.servers, action, _NO_USAGE, now, stale=stale)
-            return _Result(self._answer(None, action, decision, state, now))
-        usage = self._counters.of(action.agent_id, agent.zone, now.boot)
-        decision = decide(
-            agent, state.servers, action, usage, now, approved=_has_status(use, UseStatus.GRANTED), stale=stale
-        )
-        if _has_status(use, UseStatus.MISMATCH) and decision.outcome in NEEDS_APPROVAL:
+            return self._made(state, None, action, decision, now)
+        use, usage = approving.use, self._counters.of(action.agent_id, agent.zone, now.boot)
+        approved = use is not None and use.status is UseStatus.GRANTED
+        decision = decide(agent, state.servers, action, usage, now, approved=approved, stale=stale)
+        if use is not None and use.status is UseStatus.MISMATCH and decision.outcome in NEEDS_APPROVAL:
             decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
-        question = None
-        if use is None and not request.dry_run and approval_helps(decision):
-            question = Question(action.agent_id, wire.digest(action), wire.demand_digest(decision))
-            if approving.asks_first and approving.pending is None:
-                raise PendingUnknownError(question)
+        if use is not None:
+            asking = _used(agent, action, decision, use)
+        elif decision.outcome is not Outcome.ALLOW and not request.dry_run and approval_helps(decision):
+            asking = self._asking(agent, action, decision, now, approving)
+        else:
+            asking = _ASKS_NOBODY
         if not request.dry_run:
             self._counters.charge(action.agent_id, agent, usage, decision, now)
             if decision.outcome is Outcome.BLOCK:
                 self.suspender.refused(agent, action, decision, usage, now)
             elif self._suspensions.by_agent:
                 self.suspender.admitted(agent, decision)
-        answer = self._answer(agent, action, decision, state, now)
-        if use is not None:
-            _attach_use(answer, decision, use)
-        opens = None if question is None else self._attach_approval(answer, decision, question, now, approving.pending)
-        return _Result(answer, agent, 0 if request.dry_run else decision.cost_micros, opens, "", decision)
+        return self._made(state, agent, action, decision, now, usage=usage, asking=asking)
 
-    def _attach_approval(
-        self, answer: pb.EvaluateResponse, decision: Decision, question: Question, now: Now, pending: Pending | None
-    ) -> Opens | None:
-        """Put into the answer the approval that it waits for: the pending one of the question, or a new one."""
+    def _asking(
+        self, agent: CompiledAgent, action: Action, decision: Decision, now: Now, approving: Approving
+    ) -> "_Asking":
+        """How people are asked: the pending approval of the question, or a new one."""
+        question = Question(action.agent_id, wire.digest(action), wire.demand_digest(decision))
+        pending = approving.pending
+        if approving.asks_first and pending is None:
+            raise PendingUnknownError(question)
         if pending is not None and pending.approval_id and pending.question == question:
-            wire.write_approval(answer, pending.approval_id, pending.expires_at, pending=True)
-            answer.message = f"{answer.message}; approval {quote(pending.approval_id)} of it is already pending"
-            return None
+            text = f"{message(agent, action, decision)}; approval {quote(pending.approval_id)} of it is already pending"
+            return _Asking(text, AwaitedApproval(pending.approval_id, pending.expires_at, pending=True))
         seconds = decision.policy.action_params.get("timeout_seconds") if decision.policy else None
         opens = Opens(self._ids.next(now.wall), question.action_sha256, seconds or APPROVAL_SECONDS)
-        wire.write_approval(answer, opens.approval_id, now.wall + opens.timeout_seconds)
-        return opens
+        return _Asking("", AwaitedApproval(opens.approval_id, now.wall + opens.timeout_seconds), opens)
 
-    def _answer(
-        self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
-    ) -> pb.EvaluateResponse:
-        """The answer, with the remaining limits if the agent is registered."""
-        answer = self._base_answer(agent, action, decision, state, now)
+    def _made(
+        self,
+        state: State,
+        agent: CompiledAgent | None,
+        action: Action,
+        decision: Decision,
+        now: Now,
+        *,
+        usage: Usage | None = None,
+        asking: "_Asking | None" = None,
+    ) -> "_Made":
+        """The decision with its answer, whole; with what is left of the limits if the agent is registered."""
+        text, awaited, opens = asking or _ASKS_NOBODY
+        if not text and decision.reason is not Reason.POLICY_MATCHED:
+            text = message(agent, action, decision)
+        answer = Answer(
+            decision,
+            self._ids.next(now.wall),
+            text,
+            state.revision,
+            self._holder.source,
+            self._holder.staleness(now.boot),
+            approval=awaited,
+        )
         if agent is not None:
-            usage = self._counters.of(action.agent_id, agent.zone, now.boot)
+            usage = usage or self._counters.of(action.agent_id, agent.zone, now.boot)
             answer.agent_version = agent.version
-            wire.write_remaining(answer, usage.remaining(agent.limits, now.boot), _budget_left(agent, usage, now))
-        return answer
-
-    def _base_answer(
-        self, agent: CompiledAgent | None, action: Action, decision: Decision, state: State, now: Now
-    ) -> pb.EvaluateResponse:
-        answer = wire.write_decision(decision)
-        answer.message = message(agent, action, decision)
-        answer.decision_id = self._ids.next(now.wall)
-        wire.write_provenance(answer, state.revision, self._holder.source, self._holder.staleness(now.boot))
-        return answer
+            answer.remaining = usage.remaining(agent.limits, now.boot)
+            answer.budget_micros = _budget_left(agent, usage, now)
+        return _Made(wire.write_answer(answer), decision, answer.decision_id, agent, opens)
 
 
-class _Result(NamedTuple):
-    """An answer, its agent, its cost, the approval that it opens, and the id of the record if it is a repeat.
-
-    `decision` is what was decided about a registered agent just now.
+class _Asking(NamedTuple):
+    """What an answer tells of an approval: a text in place of the decision's own, if it is not empty; the approval that
+    the action waits for; and the one that it opens.
     """
 
-    answer: pb.EvaluateResponse
+    text: str = ""
+    awaited: AwaitedApproval | None = None
+    opens: Opens | None = None
+
+
+@dataclass(slots=True)
+class _Made:
+    """A decision and its serialized answer; the id of its record if the answer is a repeat."""
+
+    answer: bytes
+    decision: Decision
+    decision_id: str
     agent: CompiledAgent | None = None
-    cost_micros: int = 0
     opens: Opens | None = None
     repeat_id: str = ""
-    decision: Decision | None = None
 
 
+_ASKS_NOBODY = _Asking()
 _NO_USAGE = Usage()
 _INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
-_QUOTED: dict[int, str] = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
+_QUOTED = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
 
 
-def _attach_use(answer: pb.EvaluateResponse, decision: Decision, use: ApprovalUse) -> None:
-    """Put into the answer who approved it, or why the approval in the request did not allow it."""
+def _used(agent: CompiledAgent, action: Action, decision: Decision, use: ApprovalUse) -> _Asking:
+    """Who approved it, or why the approval in the request did not allow it."""
     if decision.reason is Reason.APPROVED:
-        answer.message = use.message
-    elif approval_helps(decision):
-        wire.write_approval(answer, use.approval_id, use.expires_at, pending=use.pending)
-        answer.message = f"{answer.message}; {use.message}"
+        return _Asking(use.message)
+    if not approval_helps(decision):
+        return _ASKS_NOBODY
+    awaited = AwaitedApproval(use.approval_id, use.expires_at, use.pending)
+    return _Asking(f"{message(agent, action, decision)}; {use.message}", awaited)
 
 
 def _key(request: wire.Request) -> str:
     # With an approval the request counts as a new one, because its first answer was to wait.
     return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
-
-
-def _has_status(use: ApprovalUse | None, status: UseStatus) -> bool:
-    return use is not None and use.status is status
 
 
 def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:

@@ -33,19 +33,6 @@ _REASONS = max(Reason) + 1
 _OUTCOMES = max(Outcome) + 1
 
 
-class InFlight:
-    """How many decisions are being made."""
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def inc(self) -> None:
-        self.value += 1
-
-    def dec(self) -> None:
-        self.value -= 1
-
-
 class _Row:
     """The counts of one policy: `decided` by outcome, `shadow` by verdict and outcome."""
 
@@ -55,6 +42,16 @@ class _Row:
         self.name = OTHER
         self.decided = [0] * _OUTCOMES
         self.shadow = [0] * _OUTCOMES**2
+
+
+class _AgentRow:
+    """The counts of one agent: decisions by outcome and reason, and the micro-dollars that they charged."""
+
+    __slots__ = ("decided", "micros")
+
+    def __init__(self) -> None:
+        self.decided = [0] * (_OUTCOMES * _REASONS)
+        self.micros = 0
 
 
 class PolicyCounts:
@@ -101,14 +98,13 @@ class Metrics(Collector):
     """The metrics of one sidecar; `agents` are those it is subscribed to by name, and only they become labels."""
 
     def __init__(self, agents: Iterable[str] = ()) -> None:
-        self.in_flight = InFlight()
+        self.in_flight = 0
+        """How many decisions are being made."""
         self._agents = tuple(agents)
-        self._unnamed = _counts()
-        self._decided = {agent_id: _counts() for agent_id in self._agents}
+        self._unnamed = _AgentRow()
+        self._named = {agent_id: _AgentRow() for agent_id in self._agents}
         self._buckets = [0] * (len(DURATION_BUCKETS) + 1)
         self._seconds = 0.0
-        self._unnamed_micros = 0
-        self._micros = dict.fromkeys(self._agents, 0)
         self.policies = PolicyCounts()
         self._totals: list[tuple[str, str, Callable[[], float]]] = []
         self._families: list[Callable[[], Iterator[Metric]]] = []
@@ -141,22 +137,17 @@ class Metrics(Collector):
         self._info.info({"version": version("agent-pdp"), "python": platform.python_version()})
         self.registry.register(self)
 
-    def decided(self, agent_id: str, outcome: int, reason: int, seconds: float) -> None:
-        """Counts one decision, by the numbers of its `Outcome` and `Reason`, and the time that it took."""
-        self._decided.get(agent_id, self._unnamed)[outcome * _REASONS + reason] += 1
+    def decided(self, agent_id: str, outcome: int, reason: int, seconds: float, micros: int = 0) -> None:
+        """Counts one decision, by the numbers of its `Outcome` and `Reason`, the time that it took, and its charge."""
+        row = self._named.get(agent_id, self._unnamed)
+        row.decided[outcome * _REASONS + reason] += 1
+        row.micros += micros
         self._buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
         self._seconds += seconds
 
     def decided_in_all(self) -> int:
         """How many decisions were counted since the start."""
         return sum(self._buckets)
-
-    def charged(self, agent_id: str, micros: int) -> None:
-        """Counts the cost that a decision charged, in micro-dollars."""
-        if agent_id in self._micros:
-            self._micros[agent_id] += micros
-        else:
-            self._unnamed_micros += micros
 
     def refused(self, field: str) -> None:
         """Counts one malformed request, by the top field that is wrong."""
@@ -228,18 +219,22 @@ class Metrics(Collector):
         yield from self.policies.families()
         for families in self._families:
             yield from families()
-        yield GaugeMetricFamily("pdp_decisions_in_flight", "Decisions being made", value=self.in_flight.value)
+        yield GaugeMetricFamily("pdp_decisions_in_flight", "Decisions being made", value=self.in_flight)
         for name, about, read in self._totals:
             yield CounterMetricFamily(name, about, value=read())
 
     def _counter(self, name: str, about: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
 
+    def _rows(self) -> list[tuple[str, _AgentRow]]:
+        """The counts of all agents that are not named, under an empty id, and of each named one."""
+        return [("", self._unnamed), *self._named.items()]
+
     def _decisions(self) -> Metric:
         labels = ["outcome", "reason"] + (["agent_id"] if self._agents else [])
         family = CounterMetricFamily("pdp_decisions", "Decisions by outcome and reason", labels=labels)
-        for agent_id, counts in [("", self._unnamed), *self._decided.items()]:
-            for index, count in enumerate(counts):
+        for agent_id, row in self._rows():
+            for index, count in enumerate(row.decided):
                 if count:
                     outcome, reason = divmod(index, _REASONS)
                     values = [_lower(outcome), Reason(reason).name]
@@ -250,7 +245,7 @@ class Metrics(Collector):
         family = CounterMetricFamily("pdp_limit_refusals", "Decisions that a limit blocked", labels=["limit"])
         for limit, reason in (("rate", Reason.RATE_LIMIT_EXCEEDED), ("budget", Reason.BUDGET_EXCEEDED)):
             index = Outcome.BLOCK * _REASONS + reason
-            family.add_metric([limit], sum(counts[index] for counts in [self._unnamed, *self._decided.values()]))
+            family.add_metric([limit], sum(row.decided[index] for _, row in self._rows()))
         return family
 
     def _charges(self) -> Metric:
@@ -258,9 +253,8 @@ class Metrics(Collector):
         family = CounterMetricFamily(
             "pdp_charged_usd", "Estimated cost of the actions that were allowed", labels=labels
         )
-        family.add_metric([""] if self._agents else [], self._unnamed_micros / 1e6)
-        for agent_id, micros in self._micros.items():
-            family.add_metric([agent_id], micros / 1e6)
+        for agent_id, row in self._rows():
+            family.add_metric([agent_id] if self._agents else [], row.micros / 1e6)
         return family
 
     def _durations(self) -> Metric:
@@ -276,7 +270,3 @@ class Metrics(Collector):
 
 def _lower(outcome: int) -> str:
     return Outcome(outcome).name.lower()
-
-
-def _counts() -> list[int]:
-    return [0] * (_OUTCOMES * _REASONS)

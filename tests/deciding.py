@@ -13,6 +13,7 @@ from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source, StaleMode
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
+from pdp.decision_point import NOTHING_KNOWN, Approving
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
@@ -160,6 +161,10 @@ class Bench:
         """Let the registry data be older than allowed, in this mode; None: the store confirms it now."""
         self.holder.max_staleness, self.holder.stale_mode = (None, StaleMode.BLOCK) if mode is None else (60.0, mode)
         self.holder.confirm(self.now.boot - (0.0 if mode is None else 61.0))
+
+    def evaluate(self, request: wire.Request, approving: Approving = NOTHING_KNOWN) -> pb.EvaluateResponse:
+        """The answer of the decision point."""
+        return pb.EvaluateResponse.FromString(self.service.point.evaluate(request, approving))
 
     def put(self, *agents: dict[str, Any], servers: list[dict[str, Any]] | None = None) -> None:
         """Put these agents and MCP servers in force, and nothing else."""

@@ -88,16 +88,14 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
     decision = decide(agent, state.servers, action, usage, NOW)
     ids = DecisionIds(secrets.randbits)
 
-    def answer() -> pb.EvaluateResponse:
-        return compiled.answer(action, decision, state, usage, ids.next(NOW.wall))
+    def answer() -> bytes:
+        return compiled.answer(decision, state, usage, ids.next(NOW.wall))
 
     def count() -> None:
-        metrics.decided(action.agent_id, made.outcome, made.reason, 1e-5)
+        metrics.decided(action.agent_id, decision.outcome, decision.reason, 1e-5, decision.cost_micros)
         metrics.policies.add(decision)
-        metrics.charged(action.agent_id, decision.cost_micros)
 
-    made = answer()
-    entry = Entry(compiled.parsed(raw).raw, made.SerializeToString(), NOW.wall, 1e-5, decision.cost_micros)
+    entry = Entry(compiled.parsed(raw).raw, answer(), NOW.wall, 1e-5, decision.cost_micros)
     record = document(entry, NOTHING)
 
     def write() -> None:
@@ -108,8 +106,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
         "parse the request": lambda: compiled.parsed(raw),
         "decide": lambda: decide(agent, state.servers, action, usage, NOW),
         "charge": lambda: charge(agent, usage, decision, NOW),
-        "make the answer": answer,
-        "serialize the answer": made.SerializeToString,
+        "make the answer, as bytes": answer,
         "count it in the metrics": count,
         "weigh it for the log": lambda: weight(entry, NOTHING),
     }

@@ -118,7 +118,7 @@ async def answer(calls: int) -> None:
     agent, action, usage = state.agents[rule.AGENT_ID], compiled.action(rule.ALLOWED), Usage()
     decided = decide(agent, state.servers, action, usage, NOW)
     for _ in range(calls):
-        compiled.answer(action, decided, state, usage, DECISION_ID).SerializeToString()
+        compiled.answer(decided, state, usage, DECISION_ID)
 
 
 PARTS: Mapping[str, Work] = {"decision": decision, "parse": parse, "decide": judge, "answer": answer}

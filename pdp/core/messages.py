@@ -1,7 +1,6 @@
 """The message of a decision: one sentence for people."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import ceil
 
 from pdp.core.action import Action
@@ -33,19 +32,14 @@ def message(agent: CompiledAgent | None, action: Action, decision: Decision) -> 
     return _INTERNAL_ERROR
 
 
+def by_policy(policy: CompiledPolicy | None, outcome: Outcome) -> str:
+    """The sentence of a policy that decided: the same for each of its decisions."""
+    return f"policy {quote(policy.policy_name if policy else '')} {_BY_OUTCOME[outcome]}"
+
+
 def _rate(agent: CompiledAgent, action: Action, decision: Decision) -> str:
     wait = "" if decision.retry_after is None else f"; retry in {tenths(decision.retry_after):.1f} s"
     return f"agent {quote(action.agent_id)} has reached its rate limit{wait}"
-
-
-def _policy(agent: CompiledAgent, action: Action, decision: Decision) -> str:
-    return _by_policy(decision.policy, decision.outcome)
-
-
-# Every decision by a policy has the same sentence.
-@lru_cache(maxsize=4096)
-def _by_policy(policy: CompiledPolicy | None, outcome: Outcome) -> str:
-    return f"policy {quote(policy.policy_name if policy else '')} {_BY_OUTCOME[outcome]}"
 
 
 def _stale(decision: Decision) -> str:
@@ -68,7 +62,7 @@ _SENTENCES: dict[Reason, Sentence] = {
     Reason.OUTSIDE_TIME_WINDOW: lambda g, a, d: f"agent {quote(a.agent_id)} is outside its time window",
     Reason.RATE_LIMIT_EXCEEDED: _rate,
     Reason.BUDGET_EXCEEDED: lambda g, a, d: f"the cost would exceed the daily budget of agent {quote(a.agent_id)}",
-    Reason.POLICY_MATCHED: _policy,
+    Reason.POLICY_MATCHED: lambda g, a, d: by_policy(d.policy, d.outcome),
     Reason.MCP_TOOL_AUTO_APPROVED: lambda g, a, d: (
         f"tool {quote(a.tool)} of MCP server {quote(a.mcp_server)} is approved for all agents"
     ),

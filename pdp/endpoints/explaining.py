@@ -31,7 +31,7 @@ def explained(evaluation: Evaluation) -> pb.ExplainResponse:
     if evaluation.suspended and records.agent is not None:
         records = records._replace(agent=replace(records.agent, status=Status.SUSPENDED))
     explanation = explain(records, evaluation.action, evaluation.usage, evaluation.now, stale=evaluation.stale)
-    answer = evaluation.answer
+    answer = pb.EvaluateResponse.FromString(evaluation.answer)
     if (explanation.outcome.value, explanation.reason.value) != (answer.outcome, answer.reason):
         raise DisagreementError(f"decided {answer.outcome} {answer.reason}, but explained {explanation}")
     return pb.ExplainResponse(

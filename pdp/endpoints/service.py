@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 import grpc
 
 from pdp import approvals, wire
-from pdp.approvals import Approvals, TooManyWaitingError
+from pdp.approvals import Approvals, Question, TooManyWaitingError
 from pdp.callers.callers import ANY, Caller, Callers, ForeignAgentError
 from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
@@ -33,6 +33,7 @@ from pdp.settlement import Refusal, RefusedOutcomeError
 from pdp.state import Holder
 from pdp.sync.uplink import UnknownApprovalError
 from pdp.v1 import decision_pb2 as pb
+from pdp.wire import results
 
 SERVICE = "pdp.v1.PolicyDecisionPoint"
 MAX_STREAMS = 1000
@@ -41,7 +42,8 @@ STREAM_IDLE_SECONDS = 300.0
 ENDING_SECONDS = 0.2
 CLOSE_SECONDS = 1.0
 
-Decide: TypeAlias = Callable[[wire.Request, Caller], Coroutine[Any, Any, pb.EvaluateResponse]]
+Decide: TypeAlias = Callable[[wire.Request, Caller], Coroutine[Any, Any, bytes]]
+"""A request, and who asks, to the serialized `EvaluateResponse`."""
 REQUEST_ERRORS = (InvalidActionError, UnavailableError, TooManyRepeatsError, ForeignAgentError)
 RequestError: TypeAlias = InvalidActionError | UnavailableError | TooManyRepeatsError | ForeignAgentError
 REFUSAL_CODES = {
@@ -127,7 +129,7 @@ class DecisionService:
         """The JSON endpoint: an HTTP status, and the answer or a problem (RFC 9457)."""
         try:
             request = await self._reading.of(len(body), partial(incoming.read_json, body))
-            return 200, wire.answer_json(await self._decide(request, caller))
+            return 200, wire.answer_json(pb.EvaluateResponse.FromString(await self._decide(request, caller)))
         except REQUEST_ERRORS as error:
             return self.json_problem(error)
 
@@ -169,9 +171,10 @@ class DecisionService:
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
 
-    async def _decided(self, request: wire.Request, caller: Caller) -> pb.EvaluateResponse:
+    async def _decided(self, request: wire.Request, caller: Caller) -> bytes:
         """The answer; waits only for room in the log, and for the store if the action needs an approval."""
-        caller.check(request.action.agent_id)
+        if caller is not ANY:
+            caller.check(request.action.agent_id)
         if self._log.crowded:
             await self._log.room()
         if request.approval_id:
@@ -182,36 +185,42 @@ class DecisionService:
         except PendingUnknownError as error:
             question = error.question
         answer = self.point.evaluate(request, Approving(pending=await self.approvals.pending(question)))
-        if answer.approval_id and not answer.approval_pending:
-            expires_at = wire.read_moment(answer.approval_expires_at)
-            self.approvals.opened(answer.approval_id, request.action.agent_id, expires_at, question)
+        self._note_opened(pb.EvaluateResponse.FromString(answer), question)
         return answer
 
+    def _note_opened(self, answer: pb.EvaluateResponse, question: Question) -> None:
+        """Remember the approval that an answer opened, so that the same question finds it."""
+        if answer.approval_id and not answer.approval_pending:
+            expires_at = wire.read_moment(answer.approval_expires_at)
+            self.approvals.opened(answer.approval_id, question.agent_id, expires_at, question)
+
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
-            request = await self._reading.of(len(raw), partial(_parsed, raw))
-            return (await self._decide(request, self.callers.of(context))).SerializeToString()
+            # Most requests are small: they are read without a call that could wait.
+            small = len(raw) <= incoming.SMALL_BYTES
+            request = _parsed(raw) if small else await self._reading.of(len(raw), partial(_parsed, raw))
+            return await self._decide(request, self.callers.of(context))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
 
     async def _evaluate_batch(self, raw: bytes, context: Context) -> bytes:
         """Reads and answers each request on its own, and lets other calls run in between."""
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             turns, answers, caller = Turns(), [], self.callers.of(context)
             for request in incoming.split_batch(raw):
                 result = await self._result(len(request), partial(_parsed, request), caller)
                 # Serialized messages that are concatenated are one message with the items of all.
-                answers.append(pb.EvaluateBatchResponse(results=[result]).SerializeToString())
+                answers.append(results.batched(result))
                 await turns.pause()
             return b"".join(answers)
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
 
     async def _evaluate_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         """Answers requests as they arrive; while one is being read, gRPC's flow control holds back the next."""
@@ -248,7 +257,7 @@ class DecisionService:
             stream.reschedule(None)
             position += 1
             # Anew for each message: what a caller may ask for can change while its stream is open.
-            answer = (await self._stream_answer(raw, position, self.callers.of(context))).SerializeToString()
+            answer = await self._stream_answer(raw, position, self.callers.of(context))
             stream.reschedule(self._idle_deadline())
             await context.write(answer)
 
@@ -310,24 +319,24 @@ class DecisionService:
                 task.cancel()
             await asyncio.gather(following, stopping, return_exceptions=True)
 
-    async def _stream_answer(self, raw: bytes, position: int, caller: Caller) -> pb.EvaluateStreamResponse:
+    async def _stream_answer(self, raw: bytes, position: int, caller: Caller) -> bytes:
         """The answer to one message of a stream, with the message's sequence or else its position."""
         try:
             message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
         except InvalidActionError as error:
-            return pb.EvaluateStreamResponse(sequence=position, result=pb.EvaluateResult(error=self._error(error)))
-        return pb.EvaluateStreamResponse(
-            sequence=message.sequence or position,
-            idempotency_key=message.request.idempotency_key,
-            result=await self._result(len(raw), partial(incoming.read_request, message.request), caller),
-        )
+            return results.streamed(self._failed(error), position)
+        result = await self._result(len(raw), partial(incoming.read_request, message.request), caller)
+        return results.streamed(result, message.sequence or position, message.request.idempotency_key)
 
-    async def _result(self, size: int, read: Callable[[], wire.Request], caller: Caller) -> pb.EvaluateResult:
-        """The answer to one request of several, or its error."""
+    async def _result(self, size: int, read: Callable[[], wire.Request], caller: Caller) -> bytes:
+        """The serialized `EvaluateResult` of one request of several: its answer or its error."""
         try:
-            return pb.EvaluateResult(response=await self._decide(await self._reading.of(size, read), caller))
+            return results.answered(await self._decide(await self._reading.of(size, read), caller))
         except REQUEST_ERRORS as error:
-            return pb.EvaluateResult(error=self._error(error))
+            return self._failed(error)
+
+    def _failed(self, error: RequestError) -> bytes:
+        return pb.EvaluateResult(error=self._error(error)).SerializeToString()
 
     def _error(self, error: RequestError) -> pb.EvaluateError:
         if isinstance(error, ForeignAgentError):

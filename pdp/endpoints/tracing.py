@@ -12,14 +12,14 @@ from pdp.v1 import decision_pb2 as pb
 def traced(tracing: Tracing, decide: Decide) -> Decide:
     """`decide` in a span, which shows no attribute of the action and nothing of a person."""
 
-    async def decide_in_span(request: wire.Request, caller: Caller) -> pb.EvaluateResponse:
+    async def decide_in_span(request: wire.Request, caller: Caller) -> bytes:
         span = tracing.span("pdp.decision")
         if not span.is_recording():
             return await decide(request, caller)
         span.set_attributes(attributes(_asked(request)))
         try:
             answer = await decide(request, caller)
-            span.set_attributes(attributes(_answered(answer)))
+            span.set_attributes(attributes(_answered(pb.EvaluateResponse.FromString(answer))))
             return answer
         except Exception as error:
             span.set_attribute("error.type", type(error).__name__)

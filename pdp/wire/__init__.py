@@ -1,7 +1,7 @@
 """Requests and answers between the core and their forms on the wire, protobuf and JSON."""
 
 from pdp.wire.actions import read_action
-from pdp.wire.answers import MAX_SHADOWS, write_approval, write_decision, write_provenance, write_remaining
+from pdp.wire.answers import MAX_SHADOWS, Answer, AwaitedApproval, write_answer
 from pdp.wire.digests import canonical_text, demand_digest, digest
 from pdp.wire.documents import answer_json, approval_json
 from pdp.wire.moments import instant, read_moment, write_moment
@@ -20,6 +20,8 @@ from pdp.wire.requests import (
 
 __all__ = [
     "MAX_SHADOWS",
+    "Answer",
+    "AwaitedApproval",
     "Request",
     "action_schema",
     "answer_json",
@@ -37,10 +39,7 @@ __all__ = [
     "read_request",
     "request_schema",
     "write_action",
-    "write_approval",
-    "write_decision",
+    "write_answer",
     "write_moment",
-    "write_provenance",
-    "write_remaining",
     "write_request",
 ]

@@ -9,8 +9,10 @@ from pdp.core.decide import charge, decide
 from pdp.core.explanation.explain import explain
 from pdp.core.explanation.situation import Records, local_at
 from pdp.core.explanation.stages import limits_of
+from pdp.core.model import Source
 from pdp.core.usage import Usage
 from pdp.state import State
+from pdp.v1 import decision_pb2 as pb
 from tests.decision_cases import Answer, Case, Step, load
 from tests.history import BruteForce, settle
 
@@ -45,13 +47,13 @@ def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
     action = step.asked()
     agent = state.agents.get(action.agent_id)
     decision = decide(agent, state.servers, action, usage, step.now, approved=step.approved, stale=step.stale)
-    answer = wire.write_decision(decision)
+    answer = wire.Answer(decision, "", "the core does not say", 1, Source.LIVE, 0.0)
     if agent is not None:
         if not step.dry_run:
             charge(agent, usage, decision, step.now)
-        left = _left(agent.budget_micros, usage, local_at(agent.zone, step.now.wall).day)
-        wire.write_remaining(answer, usage.remaining(agent.limits, step.now.boot), left)
-    return wire.answer_json(answer)
+        answer.remaining = usage.remaining(agent.limits, step.now.boot)
+        answer.budget_micros = _left(agent.budget_micros, usage, local_at(agent.zone, step.now.wall).day)
+    return wire.answer_json(pb.EvaluateResponse.FromString(wire.write_answer(answer)))
 
 
 def _reference_answer(records: Records, history: BruteForce, step: Step) -> Answer:

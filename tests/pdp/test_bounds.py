@@ -120,7 +120,7 @@ def test_counters_of_idle_agents_are_forgotten() -> None:
 
     def remaining(number: int) -> int:
         action = Action(f"agent-number-{number}", "api.read", risk_score=1)
-        return point.evaluate(wire.Request(action)).rate_remaining.day
+        return pb.EvaluateResponse.FromString(point.evaluate(wire.Request(action))).rate_remaining.day
 
     for number in range(500):
         assert remaining(number) == 4
@@ -198,7 +198,7 @@ def _bent(parts: tuple[bytes, int, bytes]) -> bytes:
 def test_arbitrary_bytes_are_never_allowed_and_never_crash(raw: bytes) -> None:
     """Any bytes are refused with the name of a field, or decided as a block."""
     try:
-        answer = CLOSED.service.point.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw)))
+        answer = CLOSED.evaluate(wire.read_request(wire.parse(pb.EvaluateRequest, raw)))
     except InvalidActionError as error:
         assert error.problems[0].path
     else:

@@ -103,9 +103,8 @@ def test_malformed_requests_are_counted_by_a_bounded_set_of_fields() -> None:
 def test_in_flight_goes_up_and_down() -> None:
     """It is a gauge of current decisions."""
     metrics = Metrics()
-    metrics.in_flight.inc()
-    metrics.in_flight.inc()
-    metrics.in_flight.dec()
+    metrics.in_flight += 2
+    metrics.in_flight -= 1
     assert samples(metrics)["pdp_decisions_in_flight", ()] == 1
 
 

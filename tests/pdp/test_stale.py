@@ -120,7 +120,7 @@ async def test_data_that_goes_stale_while_an_approval_is_taken_escalates(bench: 
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
     given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
-    assert summary(bench.service.point.evaluate(asked, Approving(given)))[:2] == ("ESCALATE", "REGISTRY_STALE")
+    assert summary(bench.evaluate(asked, Approving(given)))[:2] == ("ESCALATE", "REGISTRY_STALE")
 
 
 async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) -> None:
@@ -130,7 +130,7 @@ async def test_an_approval_for_another_action_blocks_stale_or_not(bench: Bench) 
     asked = wire.read_request(request(risk_score=50, approval_id="a1"))
     given = await bench.service.approvals.use(asked)
     bench.pass_seconds(BOUND + 1)
-    assert summary(bench.service.point.evaluate(asked, Approving(given)))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
+    assert summary(bench.evaluate(asked, Approving(given)))[:2] == ("BLOCK", "APPROVAL_MISMATCH")
 
 
 @pytest.mark.parametrize("mode", list(StaleMode))

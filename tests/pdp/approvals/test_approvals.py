@@ -57,7 +57,7 @@ async def test_a_policy_sets_the_timeout_of_an_approval(bench: Bench) -> None:
     policy = {"policy_id": "p", "policy_name": "p", "created_at": "2026-01-01T00:00:00.000000Z"}
     rule = {"policy_action": "escalate", "action_params": {"timeout_seconds": 60}}
     bench.put(agent(policies=[policy | rule]))
-    answer = bench.service.point.evaluate(wire.read_request(request()))
+    answer = bench.evaluate(wire.read_request(request()))
     assert answer.approval_expires_at.ToSeconds() == NOON + 60
 
 

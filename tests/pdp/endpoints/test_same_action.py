@@ -45,7 +45,7 @@ READS = (by_grpc, by_json, by_connect)
 
 
 def decided(request: wire.Request) -> tuple[Any, ...]:
-    answer = BENCH.service.point.evaluate(request)
+    answer = BENCH.evaluate(request)
     entry = BENCH.log.entries.pop()
     return answer.outcome, answer.reason, answer.policy.name, answer.risk_score, entry.cost_micros
 

@@ -483,7 +483,7 @@ async def test_a_cancelled_stream_leaves_counts_and_metrics_equal(bench: Bench) 
         call.cancel()
         await settled(lambda: decisions(bench))
         decided = decisions(bench)
-        left = bench.service.point.evaluate(read_request(request(dry_run=True))).rate_remaining.minute
+        left = bench.evaluate(read_request(request(dry_run=True))).rate_remaining.minute
     assert 10 <= decided < 10_000
     assert left == 1_000_000 - decided
 
