@@ -14,7 +14,6 @@ from pdp.endpoints import incoming
 from pdp.endpoints.connect_messages import methods
 from pdp.endpoints.service import SERVICE
 from pdp.state import RawRecord, State, build
-from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench
 from tests.given import NOON
 
@@ -40,7 +39,7 @@ def state(policies: Sequence[dict[str, Any]]) -> State:
 
 def parsed(raw: bytes) -> wire.Request:
     """The request of these bytes."""
-    return incoming.read_request(incoming.parse(pb.EvaluateRequest, raw))
+    return incoming.read_message(raw)
 
 
 def action(case: rule.Case) -> Action:

@@ -70,11 +70,9 @@ def parse(message_type: type[Message], raw: bytes) -> Message:
     return wire.parse(message_type, raw)
 
 
-def read_request(message: pb.EvaluateRequest) -> wire.Request:
-    """The request in a message, its attributes decoded, or `InvalidActionError`."""
-    request = wire.read_request(message)
-    len(request.action.attributes)  # decodes them now and not during the decision
-    return request
+def read_message(raw: bytes) -> wire.Request:
+    """The request in a serialized message, or `InvalidActionError` that names the invalid field."""
+    return wire.read_plain(raw) or wire.read_request(parse(pb.EvaluateRequest, raw))
 
 
 def read_json(body: bytes) -> wire.Request:

@@ -197,9 +197,9 @@ class DecisionService:
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:
         self._metrics.in_flight += 1
         try:
-            # Most requests are small: they are read without a call that could wait.
-            small = len(raw) <= incoming.SMALL_BYTES
-            request = _parsed(raw) if small else await self._reading.of(len(raw), partial(_parsed, raw))
+            request = wire.read_plain(raw)
+            if request is None:
+                request = await self._reading.of(len(raw), partial(incoming.read_message, raw))
             return await self._decide(request, self.callers.of(context))
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
@@ -212,7 +212,7 @@ class DecisionService:
         try:
             turns, answers, caller = Turns(), [], self.callers.of(context)
             for request in incoming.split_batch(raw):
-                result = await self._result(len(request), partial(_parsed, request), caller)
+                result = await self._result(len(request), partial(incoming.read_message, request), caller)
                 # Serialized messages that are concatenated are one message with the items of all.
                 answers.append(results.batched(result))
                 await turns.pause()
@@ -325,7 +325,7 @@ class DecisionService:
             message = await self._reading.of(len(raw), partial(incoming.parse, pb.EvaluateStreamRequest, raw))
         except InvalidActionError as error:
             return results.streamed(self._failed(error), position)
-        result = await self._result(len(raw), partial(incoming.read_request, message.request), caller)
+        result = await self._result(len(raw), partial(wire.read_request, message.request), caller)
         return results.streamed(result, message.sequence or position, message.request.idempotency_key)
 
     async def _result(self, size: int, read: Callable[[], wire.Request], caller: Caller) -> bytes:
@@ -373,10 +373,6 @@ async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:
     with suppress(TimeoutError, grpc.aio.InternalError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await context.abort(code, why)
-
-
-def _parsed(raw: bytes) -> wire.Request:
-    return incoming.read_request(incoming.parse(pb.EvaluateRequest, raw))
 
 
 def _parsed_action(raw: bytes) -> Action:

@@ -5,6 +5,7 @@ from pdp.wire.answers import MAX_SHADOWS, Answer, AwaitedApproval, write_answer
 from pdp.wire.digests import canonical_text, demand_digest, digest
 from pdp.wire.documents import answer_json, approval_json
 from pdp.wire.moments import instant, read_moment, write_moment
+from pdp.wire.plain import read_plain
 from pdp.wire.requests import (
     Request,
     action_schema,
@@ -36,6 +37,7 @@ __all__ = [
     "read_json_action",
     "read_json_request",
     "read_moment",
+    "read_plain",
     "read_request",
     "request_schema",
     "write_action",
