@@ -11,7 +11,7 @@ from pdp import wire
 from pdp.approvals import ApprovalUse, Pending, Question, UseStatus
 from pdp.core.action import AGENT_ID, Action, OutcomeReport
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import NEEDS_APPROVAL, approval_helps, decide, withdrawn
+from pdp.core.decide import ALLOW, BLOCK, NEEDS_APPROVAL, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
 from pdp.core.fields import quote
@@ -31,6 +31,8 @@ from pdp.suspender import Suspender
 from pdp.v1 import decision_pb2 as pb
 from pdp.wire.answers import Answer, AwaitedApproval
 
+# A member of an enum costs more than a global name to look up.
+APPROVED, POLICY_MATCHED = Reason.APPROVED, Reason.POLICY_MATCHED
 APPROVAL_SECONDS = 3600
 """The time to decide on an approval if the policy does not set one."""
 
@@ -101,6 +103,19 @@ NOTHING_KNOWN = Approving()
 ASKS_FIRST = Approving(asks_first=True)
 
 
+class _Asking(NamedTuple):
+    """What an answer tells of an approval: a text in place of the decision's own, if it is not empty; the approval that
+    the action waits for; and the one that it opens.
+    """
+
+    text: str = ""
+    awaited: AwaitedApproval | None = None
+    opens: Opens | None = None
+
+
+_ASKS_NOBODY = _Asking()
+
+
 class DecisionPoint:
     """Decides from the state in force in `holder`, counts usage in `counters`, and remembers allows in `ledger`."""
 
@@ -137,7 +152,15 @@ class DecisionPoint:
         """
         started = perf_counter()
         state, now, action = self._loggable_state(), self._clock(), request.action
-        made = self._decide_or_block(state, request, now, approving)
+        try:
+            decide_as = self._decide_once if request.idempotency_key and not request.dry_run else self._decide
+            made = decide_as(state, request, now, approving)
+        except (InvalidActionError, TooManyRepeatsError, PendingUnknownError):
+            raise
+        except Exception:
+            logger.exception("deciding for agent %s failed, so its action is blocked", action.agent_id)
+            self._metrics.internal_error()
+            made = self._made(state, None, action, _INTERNAL_ERROR, now)
         decision = made.decision
         cost_micros = 0 if request.dry_run else decision.cost_micros
         seconds = perf_counter() - started
@@ -200,8 +223,8 @@ class DecisionPoint:
     def _remember(self, request: wire.Request, made: "_Made", now: Now) -> None:
         """Remember the decision for the report of how its action ended."""
         decision, agent = made.decision, made.agent
-        if decision.outcome is Outcome.ALLOW and agent is not None and not request.dry_run:
-            approval_id = request.approval_id if decision.reason is Reason.APPROVED else ""
+        if decision.outcome is ALLOW and agent is not None and not request.dry_run:
+            approval_id = request.approval_id if decision.reason is APPROVED else ""
             row = (made.decision_id, agent.agent_id, agent.zone, now.wall, decision.cost_micros, approval_id, False)
             self._ledger.allow(row)
             return
@@ -211,25 +234,13 @@ class DecisionPoint:
     def _loggable_state(self) -> State:
         if self._log.full:
             raise LogFullError("the decision log is full and `--log-full` is `block`")
-        return self._state()
+        return self._holder.current or self._state()
 
     def _state(self) -> State:
         state = self._holder.current
         if state is None:
             raise NoRegistryDataError("no registry data has arrived yet")
         return state
-
-    def _decide_or_block(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
-        try:
-            if request.idempotency_key and not request.dry_run:
-                return self._decide_once(state, request, now, approving)
-            return self._decide(state, request, now, approving)
-        except (InvalidActionError, TooManyRepeatsError, PendingUnknownError):
-            raise
-        except Exception:
-            logger.exception("deciding for agent %s failed, so its action is blocked", request.action.agent_id)
-            self._metrics.internal_error()
-            return self._made(state, None, request.action, _INTERNAL_ERROR, now)
 
     def _decide_once(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
         """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
@@ -250,7 +261,7 @@ class DecisionPoint:
 
     def _replacement(self, state: State, action: Action, first: Decision, now: Now) -> "_Made | None":
         """The answer that replaces a remembered one if the action is no longer permitted."""
-        if first.outcome is Outcome.BLOCK:
+        if first.outcome is BLOCK:
             return None
         agent = self._agent(state, action.agent_id)
         decision = withdrawn(agent, state.servers, action, now, stale=self._holder.stale(now.boot))
@@ -274,24 +285,28 @@ class DecisionPoint:
         approved = use is not None and use.status is UseStatus.GRANTED
         decision = decide(agent, state.servers, action, usage, now, approved=approved, stale=stale)
         if use is not None and use.status is UseStatus.MISMATCH and decision.outcome in NEEDS_APPROVAL:
-            decision = replace(decision, outcome=Outcome.BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
+            decision = replace(decision, outcome=BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
+        asking = _ASKS_NOBODY
         if use is not None:
             asking = _used(agent, action, decision, use)
-        elif decision.outcome is not Outcome.ALLOW and not request.dry_run and approval_helps(decision):
+        elif decision.outcome is not ALLOW and not request.dry_run and approval_helps(decision):
             asking = self._asking(agent, action, decision, now, approving)
-        else:
-            asking = _ASKS_NOBODY
         if not request.dry_run:
-            self._counters.charge(action.agent_id, agent, usage, decision, now)
-            if decision.outcome is Outcome.BLOCK:
-                self.suspender.refused(agent, action, decision, usage, now)
-            elif self._suspensions.by_agent:
-                self.suspender.admitted(agent, decision)
-        return self._made(state, agent, action, decision, now, usage=usage, asking=asking)
+            self._charge(agent, action, decision, usage, now)
+        return self._made(state, agent, action, decision, now, asking=asking)
+
+    def _charge(self, agent: CompiledAgent, action: Action, decision: Decision, usage: Usage, now: Now) -> None:
+        """Count the decision; suspend the agent if that is what a limit that it exceeded leads to."""
+        if decision.outcome is BLOCK:
+            self.suspender.refused(agent, action, decision, usage, now)
+            return
+        self._counters.charge(action.agent_id, usage, decision, now.boot, local_time(agent.zone, now.wall).day)
+        if self._suspensions.by_agent:
+            self.suspender.admitted(agent, decision)
 
     def _asking(
         self, agent: CompiledAgent, action: Action, decision: Decision, now: Now, approving: Approving
-    ) -> "_Asking":
+    ) -> _Asking:
         """How people are asked: the pending approval of the question, or a new one."""
         question = Question(action.agent_id, wire.digest(action), wire.demand_digest(decision))
         pending = approving.pending
@@ -312,38 +327,23 @@ class DecisionPoint:
         decision: Decision,
         now: Now,
         *,
-        usage: Usage | None = None,
-        asking: "_Asking | None" = None,
+        asking: _Asking = _ASKS_NOBODY,
     ) -> "_Made":
         """The decision with its answer, whole; with what is left of the limits if the agent is registered."""
-        text, awaited, opens = asking or _ASKS_NOBODY
-        if not text and decision.reason is not Reason.POLICY_MATCHED:
+        text, awaited, opens = asking
+        if not text and decision.reason is not POLICY_MATCHED:
             text = message(agent, action, decision)
-        answer = Answer(
-            decision,
-            self._ids.next(now.wall),
-            text,
-            state.revision,
-            self._holder.source,
-            self._holder.staleness(now.boot),
-            approval=awaited,
-        )
+        holder, decision_id = self._holder, self._ids.next(now.wall)
+        staleness = holder.staleness(now.boot)
+        answer = Answer(decision, decision_id, text, state.revision, holder.source, staleness, approval=awaited)
         if agent is not None:
-            usage = usage or self._counters.of(action.agent_id, agent.zone, now.boot)
+            usage = self._counters.of(action.agent_id, agent.zone, now.boot)
             answer.agent_version = agent.version
             answer.remaining = usage.remaining(agent.limits, now.boot)
-            answer.budget_micros = _budget_left(agent, usage, now)
-        return _Made(wire.write_answer(answer), decision, answer.decision_id, agent, opens)
-
-
-class _Asking(NamedTuple):
-    """What an answer tells of an approval: a text in place of the decision's own, if it is not empty; the approval that
-    the action waits for; and the one that it opens.
-    """
-
-    text: str = ""
-    awaited: AwaitedApproval | None = None
-    opens: Opens | None = None
+            if agent.budget_micros is not None:
+                left = agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day)
+                answer.budget_micros = left if left > 0 else 0
+        return _Made(wire.write_answer(answer), decision, decision_id, agent, opens)
 
 
 @dataclass(slots=True)
@@ -358,15 +358,14 @@ class _Made:
     repeat_id: str = ""
 
 
-_ASKS_NOBODY = _Asking()
 _NO_USAGE = Usage()
-_INTERNAL_ERROR = Decision(Outcome.BLOCK, Reason.INTERNAL_ERROR)
+_INTERNAL_ERROR = Decision(BLOCK, Reason.INTERNAL_ERROR)
 _QUOTED = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
 
 
 def _used(agent: CompiledAgent, action: Action, decision: Decision, use: ApprovalUse) -> _Asking:
     """Who approved it, or why the approval in the request did not allow it."""
-    if decision.reason is Reason.APPROVED:
+    if decision.reason is APPROVED:
         return _Asking(use.message)
     if not approval_helps(decision):
         return _ASKS_NOBODY
@@ -377,12 +376,6 @@ def _used(agent: CompiledAgent, action: Action, decision: Decision, use: Approva
 def _key(request: wire.Request) -> str:
     # With an approval the request counts as a new one, because its first answer was to wait.
     return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
-
-
-def _budget_left(agent: CompiledAgent, usage: Usage, now: Now) -> int | None:
-    if agent.budget_micros is None:
-        return None
-    return max(0, agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day))
 
 
 def _check_agent_id(agent_id: str) -> None:

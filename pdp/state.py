@@ -256,7 +256,8 @@ class Holder:
 
     def staleness(self, boot: float) -> float:
         """Seconds since the store last confirmed the state."""
-        return max(0.0, boot - self.confirmed_at)
+        seconds = boot - self.confirmed_at
+        return seconds if seconds > 0.0 else 0.0
 
     def stale(self, boot: float) -> StaleMode | None:
         """The stale mode if the state is stale at `boot`, else None."""

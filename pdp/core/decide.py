@@ -76,13 +76,13 @@ def withdrawn(
     return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is StaleMode.ESCALATE else None
 
 
-def charge(agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
-    """Counts a decision that is returned: one action unless it is a block, and the cost of an allow."""
+def charge(usage: Usage, decision: Decision, boot: float, day: int) -> None:
+    """Counts a decision that is returned: one action unless it is a block, and the cost of an allow on a local day."""
     if decision.outcome is BLOCK:
         return
-    usage.count(now.boot)
+    usage.count(boot)
     if decision.cost_micros:
-        usage.spend(local_time(agent.zone, now.wall).day, decision.cost_micros)
+        usage.spend(day, decision.cost_micros)
 
 
 def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> int:

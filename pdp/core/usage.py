@@ -17,6 +17,8 @@ UNKNOWN_MICROS = 1 << 60
 MIN_OUTCOMES, MAX_OUTCOMES = 20, 100
 """The error rate is that of the last `MAX_OUTCOMES` outcomes, and suspends from `MIN_OUTCOMES` on."""
 _OUTCOMES = (1 << MAX_OUTCOMES) - 1
+_NEW = tuple.__new__
+"""Makes a named tuple of a tuple in half the time of its class."""
 
 
 class Limits(NamedTuple):
@@ -130,7 +132,7 @@ class Usage:
             hour = 0
         if day is not None and (day := day - self.hours.total) < 0:
             day = 0
-        return Limits(minute, hour, day)
+        return _NEW(Limits, (minute, hour, day))
 
     def _move_to(self, boot: float) -> None:
         """Bring the windows to the second of `boot`: within it they stay as they are."""

@@ -4,11 +4,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pdp.core.compile import CompiledAgent
-from pdp.core.decide import charge
+from pdp.core.decide import BLOCK, charge
 from pdp.core.decision import Decision
 from pdp.core.localtime import local_time
-from pdp.core.model import Now, Outcome
+from pdp.core.model import Now
 from pdp.core.usage import IDLE_SECONDS, UNKNOWN_ACTIONS, Usage
 
 MAX_PENDING = 1000
@@ -35,7 +34,7 @@ class Counters:
         self.usage = {} if usage is None else usage
         self.lost_until = lost_until
         self._oldest_first = deque(self.usage)
-        self._pending: list[tuple[str, str, Now, int]] = []
+        self._pending: list[tuple[str, int, int, int]] = []
         self._charges: dict[str, Charges] = {}
         self._recording = False
 
@@ -43,13 +42,13 @@ class Counters:
         """The usage of an agent whose days are those of `zone`; a new one if it has none yet."""
         return self.usage.get(agent_id) or self._new(agent_id, zone, boot)
 
-    def charge(self, agent_id: str, agent: CompiledAgent, usage: Usage, decision: Decision, now: Now) -> None:
-        """Count a decision that is returned."""
-        if decision.outcome is Outcome.BLOCK:
+    def charge(self, agent_id: str, usage: Usage, decision: Decision, boot: float, day: int) -> None:
+        """Count a decision that is returned, made on a local day of the agent."""
+        if decision.outcome is BLOCK:
             return
-        charge(agent, usage, decision, now)
+        charge(usage, decision, boot, day)
         if self._recording:
-            self._pending.append((agent_id, agent.zone, now, decision.cost_micros))
+            self._pending.append((agent_id, int(boot), day, decision.cost_micros))
             if len(self._pending) >= MAX_PENDING:
                 self._sum_up()
 
@@ -96,17 +95,16 @@ class Counters:
         return usage
 
     def _sum_up(self) -> None:
-        for agent_id, zone, now, micros in self._pending:
+        for agent_id, second, day, micros in self._pending:
             charges = self._charges.get(agent_id)
             if charges is None:
                 charges = self._charges[agent_id] = Charges({}, {})
-            actions, second = charges.actions, int(now.boot)
+            actions = charges.actions
             actions[second] = actions.get(second, 0) + 1
             if len(actions) > MAX_SECONDS:  # the disk is stuck; a later second makes the actions count for longer
                 total = sum(actions.values())
                 actions.clear()
                 actions[second] = total
             if micros:
-                day = local_time(zone, now.wall).day
                 charges.micros[day] = charges.micros.get(day, 0) + micros
         self._pending.clear()

@@ -23,7 +23,12 @@ _NEXT = "tag = raw[at] if at < end else 0"
 
 def _compile_reader() -> Callable[[bytes], Request | None]:
     """Generates the function, from the fields of the messages: a loop over the fields takes twice as long."""
-    names: dict[str, Any] = {"Action": Action, "Request": Request, "double": Struct("<d").unpack_from}
+    names: dict[str, Any] = {
+        "Action": Action,
+        "Request": Request,
+        "double": Struct("<d").unpack_from,
+        "new": tuple.__new__,
+    }
     names["errors"] = (IndexError, UnicodeDecodeError, error)
     action = [
         line for name in FIELDS for line in _field(pb.Action.DESCRIPTOR.fields_by_name[name], kind_of(name), names)
@@ -60,7 +65,7 @@ def _compile_reader() -> Callable[[bytes], Request | None]:
         f"    if not ({required}): return None",
         # A program that ends a text at the NUL would act on another text than the one that was decided on.
         f"    if b'\\0' in raw and '\\0' in ''.join(({', '.join([*texts, *lists])},)): return None",
-        f"    return Request(Action({', '.join(FIELDS)}), {', '.join(beside)}, raw)",
+        f"    return new(Request, (Action({', '.join(FIELDS)}), {', '.join(beside)}, raw))",
     ]
     exec("\n".join(source), names)  # noqa: S102
     reader: Callable[[bytes], Request | None] = names["read"]

@@ -49,10 +49,11 @@ def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
     decision = decide(agent, state.servers, action, usage, step.now, approved=step.approved, stale=step.stale)
     answer = wire.Answer(decision, "", "the core does not say", 1, Source.LIVE, 0.0)
     if agent is not None:
+        day = local_at(agent.zone, step.now.wall).day
         if not step.dry_run:
-            charge(agent, usage, decision, step.now)
+            charge(usage, decision, step.now.boot, day)
         answer.remaining = usage.remaining(agent.limits, step.now.boot)
-        answer.budget_micros = _left(agent.budget_micros, usage, local_at(agent.zone, step.now.wall).day)
+        answer.budget_micros = _left(agent.budget_micros, usage, day)
     return wire.answer_json(pb.EvaluateResponse.FromString(wire.write_answer(answer)))
 
 

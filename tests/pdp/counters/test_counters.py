@@ -1,6 +1,7 @@
 """Counters over stops, kills, reboots and clocks set back and forth, against every action that was ever admitted."""
 
 import tempfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from pdp.core.decision import Decision
+from pdp.core.model import Outcome, Reason
 from pdp.core.usage import Limits, Usage
 from pdp.counters import writer
-from pdp.counters.counters import MAX_PENDING, MAX_SECONDS, Charges, Counters
+from pdp.counters.counters import MAX_SECONDS, Charges, Counters
 from pdp.counters.file import read
-from tests.given import NOON
 from tests.history import BruteForce
 from tests.pdp.counters.counting import Inline, Machine, finish
 
 MEMORY = Path("/dev/shm")
+ALLOWED = Decision(Outcome.ALLOW, Reason.RISK_BELOW_AUTO_APPROVE)
 LIMITS = {"max_actions_per_minute": 3, "max_actions_per_hour": 8, "max_actions_per_day": 20, "max_daily_budget_usd": 5}
 WIDTHS = {60: 3, 3600: 8, 86_400: 20}
 
@@ -291,8 +294,7 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
 
         def charge(number: int) -> None:
             usage = counters.of(f"agent-{number}", "UTC", machine.now.boot)
-            usage.count(machine.now.boot)
-            counters._pending.append((f"agent-{number}", "UTC", machine.now, 0))
+            counters.charge(f"agent-{number}", usage, ALLOWED, machine.now.boot, 1)
 
         for number in range(agents):
             charge(number)
@@ -316,14 +318,12 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
 
 def test_pending_charges_are_bounded_while_the_disk_hangs() -> None:
     """However many there are: two numbers for each second of two minutes, and then one for all before."""
-    counters, machine_now = Counters(), NOON
+    counters, costing = Counters(), replace(ALLOWED, cost_micros=1)
     counters.record()
     usage = counters.of("agent-1", "UTC", 0.0)
     for second in range(10 * MAX_SECONDS):
-        usage.count(second)
-        counters._pending += [("agent-1", "UTC", writer.Now(machine_now, float(second)), 1)] * 3
-        if len(counters._pending) >= MAX_PENDING:
-            counters._sum_up()
+        for _ in range(3):
+            counters.charge("agent-1", usage, costing, float(second), 1)
     charges = counters.take()["agent-1"]
     assert len(charges.actions) <= MAX_SECONDS
     assert sum(charges.actions.values()) == 30 * MAX_SECONDS
