@@ -49,6 +49,7 @@ class Callers:
 
     def __init__(self, agents: Callable[[], Agents] | None = None) -> None:
         self._agents = agents
+        self.are_alike = agents is None
 
     def of(self, context: Context) -> Caller:
         """The caller of an RPC."""

@@ -200,7 +200,8 @@ class DecisionService:
             request = wire.read_plain(raw)
             if request is None:
                 request = await self._reading.of(len(raw), partial(incoming.read_message, raw))
-            return await self._decide(request, self.callers.of(context))
+            caller = ANY if self.callers.are_alike else self.callers.of(context)
+            return await self._decide(request, caller)
         except REQUEST_ERRORS as error:
             await _abort(context, self._error(error))
         finally:

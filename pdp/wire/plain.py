@@ -67,7 +67,7 @@ def _compile_reader() -> Callable[[bytes], Request | None]:
         f"    if b'\\0' in raw and '\\0' in ''.join(({', '.join([*texts, *lists])},)): return None",
         f"    return new(Request, (Action({', '.join(FIELDS)}), {', '.join(beside)}, raw))",
     ]
-    exec("\n".join(source), names)  # noqa: S102
+    exec(compile("\n".join(source), __file__, "exec"), names)  # noqa: S102
     reader: Callable[[bytes], Request | None] = names["read"]
     return reader
 
