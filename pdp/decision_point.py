@@ -3,18 +3,18 @@
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
-from pdp import wire
-from pdp.approvals import ApprovalUse, Pending, Question, UseStatus
+from pdp import asking, wire
+from pdp.approvals import UseStatus
+from pdp.asking import ASKS_NOBODY, NOTHING_KNOWN, Approving, Asking, PendingUnknownError
 from pdp.core.action import AGENT_ID, Action, OutcomeReport
 from pdp.core.compile import CompiledAgent
-from pdp.core.decide import ALLOW, BLOCK, NEEDS_APPROVAL, approval_helps, decide, withdrawn
+from pdp.core.decide import ALLOW, BLOCK, approval_helps, decide, withdrawn
 from pdp.core.decision import Decision
 from pdp.core.errors import InvalidActionError, Problem, Problems
-from pdp.core.fields import quote
 from pdp.core.ids import DecisionIds
 from pdp.core.localtime import local_time
 from pdp.core.messages import message
@@ -29,12 +29,10 @@ from pdp.settlement import Settlement
 from pdp.state import Holder, State
 from pdp.suspender import Suspender
 from pdp.v1 import decision_pb2 as pb
-from pdp.wire.answers import Answer, AwaitedApproval
+from pdp.wire.answers import NO_LIMITS, Answer
 
 # A member of an enum costs more than a global name to look up.
 APPROVED, POLICY_MATCHED = Reason.APPROVED, Reason.POLICY_MATCHED
-APPROVAL_SECONDS = 3600
-"""The time to decide on an approval if the policy does not set one."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +47,6 @@ class NoRegistryDataError(UnavailableError):
 
 class LogFullError(UnavailableError):
     """The decision log is full and `--log-full` is `block`."""
-
-
-class PendingUnknownError(Exception):
-    """The action needs a person: first find out whether people are asked `question` already. Nothing was counted."""
-
-    def __init__(self, question: Question) -> None:
-        super().__init__("whether an approval of the action is pending is not known yet")
-        self.question = question
 
 
 class Log(Protocol):
@@ -84,36 +74,6 @@ class Evaluation(NamedTuple):
     """A serialized `EvaluateResponse`."""
     suspended: bool
     """Whether this sidecar suspended the agent, and the registry data does not say so yet."""
-
-
-class Approving(NamedTuple):
-    """What is known of approvals before a decision.
-
-    `use` is the use of the approval in the request, if its action needs one; `pending` is the approval that the
-    question of the action has already. With `asks_first` and without `pending`, an action that needs a person raises
-    `PendingUnknownError`.
-    """
-
-    use: ApprovalUse | None = None
-    pending: Pending | None = None
-    asks_first: bool = False
-
-
-NOTHING_KNOWN = Approving()
-ASKS_FIRST = Approving(asks_first=True)
-
-
-class _Asking(NamedTuple):
-    """What an answer tells of an approval: a text in place of the decision's own, if it is not empty; the approval that
-    the action waits for; and the one that it opens.
-    """
-
-    text: str = ""
-    awaited: AwaitedApproval | None = None
-    opens: Opens | None = None
-
-
-_ASKS_NOBODY = _Asking()
 
 
 class DecisionPoint:
@@ -284,40 +244,20 @@ class DecisionPoint:
         use, usage = approving.use, self._counters.of(action.agent_id, agent.zone, now.boot)
         approved = use is not None and use.status is UseStatus.GRANTED
         decision = decide(agent, state.servers, action, usage, now, approved=approved, stale=stale)
-        if use is not None and use.status is UseStatus.MISMATCH and decision.outcome in NEEDS_APPROVAL:
-            decision = replace(decision, outcome=BLOCK, reason=Reason.APPROVAL_MISMATCH, mfa_required=False)
-        asking = _ASKS_NOBODY
+        told = ASKS_NOBODY
         if use is not None:
-            asking = _used(agent, action, decision, use)
-        elif decision.outcome is not ALLOW and not request.dry_run and approval_helps(decision):
-            asking = self._asking(agent, action, decision, now, approving)
+            decision = asking.checked(decision, use)
+            told = asking.used(agent, action, decision, use)
+        elif decision.outcome is not ALLOW and not request.dry_run:
+            told = asking.asked(agent, action, decision, now, approving=approving, next_id=self._ids.next)
+        day = local_time(agent.zone, now.wall).day
         if not request.dry_run:
-            self._charge(agent, action, decision, usage, now)
-        return self._made(state, agent, action, decision, now, asking=asking)
-
-    def _charge(self, agent: CompiledAgent, action: Action, decision: Decision, usage: Usage, now: Now) -> None:
-        """Count the decision; suspend the agent if that is what a limit that it exceeded leads to."""
-        if decision.outcome is BLOCK:
-            self.suspender.refused(agent, action, decision, usage, now)
-            return
-        self._counters.charge(action.agent_id, usage, decision, now.boot, local_time(agent.zone, now.wall).day)
-        if self._suspensions.by_agent:
-            self.suspender.admitted(agent, decision)
-
-    def _asking(
-        self, agent: CompiledAgent, action: Action, decision: Decision, now: Now, approving: Approving
-    ) -> _Asking:
-        """How people are asked: the pending approval of the question, or a new one."""
-        question = Question(action.agent_id, wire.digest(action), wire.demand_digest(decision))
-        pending = approving.pending
-        if approving.asks_first and pending is None:
-            raise PendingUnknownError(question)
-        if pending is not None and pending.approval_id and pending.question == question:
-            text = f"{message(agent, action, decision)}; approval {quote(pending.approval_id)} of it is already pending"
-            return _Asking(text, AwaitedApproval(pending.approval_id, pending.expires_at, pending=True))
-        seconds = decision.policy.action_params.get("timeout_seconds") if decision.policy else None
-        opens = Opens(self._ids.next(now.wall), question.action_sha256, seconds or APPROVAL_SECONDS)
-        return _Asking("", AwaitedApproval(opens.approval_id, now.wall + opens.timeout_seconds), opens)
+            self._counters.charge(action.agent_id, usage, decision, now.boot, day)
+            if decision.outcome is BLOCK:
+                self.suspender.refused(agent, action, decision, usage, now)
+            elif self._suspensions.by_agent:
+                self.suspender.admitted(agent, decision)
+        return self._made(state, agent, action, decision, now, told=told, day=day)
 
     def _made(
         self,
@@ -327,22 +267,35 @@ class DecisionPoint:
         decision: Decision,
         now: Now,
         *,
-        asking: _Asking = _ASKS_NOBODY,
+        told: Asking = ASKS_NOBODY,
+        day: int | None = None,
     ) -> "_Made":
-        """The decision with its answer, whole; with what is left of the limits if the agent is registered."""
-        text, awaited, opens = asking
+        """The decision with its answer, whole; with what is left of the limits if the agent is registered.
+
+        `day` is the agent's local day, if it is known.
+        """
+        text, awaited, opens = told
         if not text and decision.reason is not POLICY_MATCHED:
             text = message(agent, action, decision)
-        holder, decision_id = self._holder, self._ids.next(now.wall)
-        staleness = holder.staleness(now.boot)
-        answer = Answer(decision, decision_id, text, state.revision, holder.source, staleness, approval=awaited)
+        version, remaining, budget_micros = "", NO_LIMITS, None
         if agent is not None:
             usage = self._counters.of(action.agent_id, agent.zone, now.boot)
-            answer.agent_version = agent.version
-            answer.remaining = usage.remaining(agent.limits, now.boot)
-            if agent.budget_micros is not None:
-                left = agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day)
-                answer.budget_micros = left if left > 0 else 0
+            version, remaining = agent.version, usage.remaining(agent.limits, now.boot)
+            budget_micros = _budget_left(agent, usage, now, day)
+        holder, decision_id = self._holder, self._ids.next(now.wall)
+        staleness = holder.staleness(now.boot)
+        answer = Answer(
+            decision,
+            decision_id,
+            text,
+            state.revision,
+            holder.source,
+            staleness,
+            version,
+            remaining,
+            budget_micros,
+            awaited,
+        )
         return _Made(wire.write_answer(answer), decision, decision_id, agent, opens)
 
 
@@ -363,19 +316,16 @@ _INTERNAL_ERROR = Decision(BLOCK, Reason.INTERNAL_ERROR)
 _QUOTED = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
 
 
-def _used(agent: CompiledAgent, action: Action, decision: Decision, use: ApprovalUse) -> _Asking:
-    """Who approved it, or why the approval in the request did not allow it."""
-    if decision.reason is APPROVED:
-        return _Asking(use.message)
-    if not approval_helps(decision):
-        return _ASKS_NOBODY
-    awaited = AwaitedApproval(use.approval_id, use.expires_at, use.pending)
-    return _Asking(f"{message(agent, action, decision)}; {use.message}", awaited)
-
-
 def _key(request: wire.Request) -> str:
     # With an approval the request counts as a new one, because its first answer was to wait.
     return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
+
+
+def _budget_left(agent: CompiledAgent, usage: Usage, now: Now, day: int | None) -> int | None:
+    if agent.budget_micros is None:
+        return None
+    left = agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day if day is None else day)
+    return left if left > 0 else 0
 
 
 def _check_agent_id(agent_id: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 
 from pdp import wire
+from pdp.asking import NOTHING_KNOWN, Approving
 from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source, StaleMode
 from pdp.decision_log.record import Entry
 from pdp.decision_log.spool import Spool
-from pdp.decision_point import NOTHING_KNOWN, Approving
 from pdp.endpoints.service import DecisionService
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build

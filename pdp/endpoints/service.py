@@ -14,13 +14,14 @@ import grpc
 
 from pdp import approvals, wire
 from pdp.approvals import Approvals, Question, TooManyWaitingError
+from pdp.asking import ASKS_FIRST, Approving, PendingUnknownError
 from pdp.callers.callers import ANY, Caller, Callers, ForeignAgentError
 from pdp.core.action import MAX_ID_CHARACTERS, Action
 from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
-from pdp.decision_point import ASKS_FIRST, Approving, DecisionPoint, Log, PendingUnknownError, UnavailableError
+from pdp.decision_point import DecisionPoint, Log, UnavailableError
 from pdp.endpoints import explaining, incoming, outcomes
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError

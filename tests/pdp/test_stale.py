@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pdp import wire
+from pdp.asking import Approving
 from pdp.core.model import Now, Source, StaleMode
-from pdp.decision_point import Approving
 from pdp.state import Holder
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
