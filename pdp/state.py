@@ -6,16 +6,17 @@ A state is built completely and then swapped in; nothing edits a state that deci
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer, PolicySet, binds
+from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
 from pdp.core.errors import InvalidRecordError, Problem
 from pdp.core.explanation.situation import Records
-from pdp.core.model import Now, RecordKind, Selector, Source, StaleMode, Status
+from pdp.core.model import Now, RecordKind, Source, StaleMode, Status
 from pdp.core.records import read_agent, read_organisation_policy, read_server
 from pdp.metrics import Metrics
-from pdp.placeholder import placeholder_for
+from pdp.registry.organisation import Organisation, OrganisationPolicy
+from pdp.registry.placeholder import placeholder_for
+from pdp.registry.shards import Shards
 
 
 class RawRecord(NamedTuple):
@@ -34,61 +35,82 @@ class RefusedRecord(NamedTuple):
     problems: tuple[str, ...]
 
 
-class OrganisationPolicy(NamedTuple):
-    """A compiled organisation policy, and the agents that it binds; `policy` is None while it is inactive."""
-
-    selector: Selector | None
-    policy: CompiledPolicy | None
-
-
 Compiled = CompiledAgent | OrganisationPolicy | CompiledServer
+Changes = Mapping[RecordKind, dict[str, "Held | None"]]
+"""Records in the form that is to be in force, by kind and id; None deletes one."""
+
+
+class Held(NamedTuple):
+    """A record in force: its document, and what is compiled from it."""
+
+    document: bytes
+    compiled: Any
 
 
 class State:
-    """The registry as of one revision. Immutable; `apply` and `build` make new ones."""
+    """The registry as of one revision. Immutable; `apply` and `build` make new ones that share what did not change."""
 
-    __slots__ = ("_compiled", "_documents", "agents", "epoch", "revision", "servers")
+    __slots__ = ("_compiled", "_documents", "_organisation", "agents", "epoch", "revision", "servers")
 
     def __init__(
         self,
         epoch: str,
         revision: int,
-        documents: dict[tuple[RecordKind, str], bytes],
-        compiled: dict[RecordKind, dict[str, Any]],
+        documents: Mapping[RecordKind, Shards[bytes]],
+        compiled: Mapping[RecordKind, Shards[Any]],
+        organisation: Organisation,
     ) -> None:
         self.epoch = epoch
         self.revision = revision
         self._documents = documents
         self._compiled = compiled
-        self.agents: Mapping[str, CompiledAgent] = MappingProxyType(compiled[RecordKind.AGENT])
-        self.servers: Mapping[str, CompiledServer] = MappingProxyType(compiled[RecordKind.MCP_SERVER])
+        self._organisation = organisation
+        self.agents: Mapping[str, CompiledAgent] = compiled[RecordKind.AGENT]
+        self.servers: Mapping[str, CompiledServer] = compiled[RecordKind.MCP_SERVER]
 
     def records(self) -> Iterator[RawRecord]:
         """Every record, from which `build` makes this state again."""
-        for (kind, name), document in self._documents.items():
-            yield RawRecord(kind, name, document)
+        for kind, documents in self._documents.items():
+            for name, document in documents.items():
+                yield RawRecord(kind, name, document)
+
+    def record(self, kind: RecordKind, name: str) -> RawRecord:
+        """One record; its document is empty if there is none."""
+        return RawRecord(kind, name, self._documents[kind].get(name, b""))
 
     def uncompiled(self, agent_id: str) -> Records:
         """The records that apply to an agent, parsed again from their documents, for `explain`."""
-        agent = self._documents.get((RecordKind.AGENT, agent_id))
+        agent = self._documents[RecordKind.AGENT].get(agent_id)
         return Records(
             agent=None if agent is None else read_agent(json.loads(agent)),
             organisation=tuple(
                 read_organisation_policy(json.loads(document))
-                for (kind, _), document in self._documents.items()
-                if kind is RecordKind.ORGANISATION_POLICY
+                for document in self._documents[RecordKind.ORGANISATION_POLICY].values()
             ),
             servers={
-                name: read_server(json.loads(self._documents[RecordKind.MCP_SERVER, name])) for name in self.servers
+                name: read_server(json.loads(document))
+                for name, document in self._documents[RecordKind.MCP_SERVER].items()
             },
         )
+
+    def held(self, kind: RecordKind, name: str) -> Held | None:
+        """A record in force; None if there is none."""
+        document = self._documents[kind].get(name)
+        return None if document is None else Held(document, self._compiled[kind][name])
+
+
+def _empty(epoch: str, organisation: Organisation) -> State:
+    return State(
+        epoch, 0, {kind: Shards() for kind in RecordKind}, {kind: Shards() for kind in RecordKind}, organisation
+    )
 
 
 def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
 ) -> tuple[State, tuple[RefusedRecord, ...]]:
     """The state of a snapshot. A record that does not compile keeps its state from `last`, if it has one."""
-    return _apply_records(State(epoch, revision, {}, {kind: {} for kind in RecordKind}), records, revision, last)
+    organisation = Organisation() if last is None else last._organisation
+    return _apply_records(_empty(epoch, organisation), records, revision, last)
 
 
 def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedRecord, ...]]:
@@ -102,50 +124,66 @@ def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[St
 def _apply_records(
     base: State, records: Iterable[RawRecord], revision: int, last: State | None
 ) -> tuple[State, tuple[RefusedRecord, ...]]:
-    documents = dict(base._documents)
-    compiled = {kind: dict(some) for kind, some in base._compiled.items()}
+    changes: Changes = {kind: {} for kind in RecordKind}
     refused = []
-    changed: set[str] = set()
-    relink = False
     for record in records:
-        if record.kind is RecordKind.AGENT:
-            changed.add(record.id)
-        relink = relink or record.kind is RecordKind.ORGANISATION_POLICY
-        if not record.document:
-            documents.pop((record.kind, record.id), None)
-            compiled[record.kind].pop(record.id, None)
-            continue
-        used: _Used | None
+        held = last.held(record.kind, record.id) if last is not None else None
         try:
-            used = _Used(record.document, _compile(record))
+            used = _in_place_of(held, record)
         except InvalidRecordError as error:
-            used = _fallback_for(record, last)
-            notes = () if used is None or not used.note else (used.note,)
+            used, note = _fallback_for(record, held)
+            notes = (note,) if note else ()
             refused.append(RefusedRecord(record.kind, record.id, (*notes, *map(str, error.problems))))
-        if used is not None:
-            documents[record.kind, record.id], compiled[record.kind][record.id] = used.document, used.compiled
-    agents = compiled[RecordKind.AGENT]
-    _link(agents, agents.keys() if relink else changed & agents.keys(), compiled[RecordKind.ORGANISATION_POLICY])
-    return State(base.epoch, revision, documents, compiled), tuple(refused)
+            if used is None:
+                continue
+        changes[record.kind][record.id] = used
+    return _changed(base, changes, revision), tuple(refused)
 
 
-class _Used(NamedTuple):
-    """A document and its compiled form; `note` names the part of a refused record that takes effect anyway."""
+def _in_place_of(held: Held | None, record: RawRecord) -> Held | None:
+    """What a record becomes, None to delete it. In a snapshot most records are those in force, byte for byte."""
+    if not record.document:
+        return None
+    if held is not None and held.document == record.document:
+        return held
+    return Held(record.document, _compile(record))
 
-    document: bytes
-    compiled: Any
-    note: str = ""
+
+def _changed(base: State, changes: "Changes", revision: int) -> State:
+    """The state with records changed (None: deleted), and with its agents under the policies that bind them."""
+    documents, compiled = {}, {}
+    for kind, some in changes.items():
+        kept = {name: held for name, held in some.items() if held is not None}
+        removed = some.keys() - kept.keys()
+        documents[kind] = base._documents[kind].changed({name: held.document for name, held in kept.items()}, removed)
+        compiled[kind] = base._compiled[kind].changed({name: held.compiled for name, held in kept.items()}, removed)
+    organisation, agents = base._organisation, compiled[RecordKind.AGENT]
+    linked: Mapping[str, Any] = changes[RecordKind.AGENT]
+    if changes[RecordKind.ORGANISATION_POLICY] or not base.revision:
+        organisation = Organisation(compiled[RecordKind.ORGANISATION_POLICY].values(), organisation)
+        linked = agents
+    compiled[RecordKind.AGENT] = agents.changed(dict(_relinked(agents, linked, organisation)), ())
+    return State(base.epoch, revision, documents, compiled, organisation)
 
 
-def _fallback_for(record: RawRecord, last: State | None) -> _Used | None:
-    """The replacement for a record that does not compile; None if there is none, so that the record is missing."""
-    if last is not None and record.id in last._compiled[record.kind]:
-        good = _Used(last._documents[record.kind, record.id], last._compiled[record.kind][record.id])
+def _relinked(
+    agents: Mapping[str, CompiledAgent], names: Iterable[str], organisation: Organisation
+) -> Iterator[tuple[str, CompiledAgent]]:
+    """Those of the named agents that other policies of the organisation bind than before, with these."""
+    for name in names:
+        agent = agents.get(name)
+        if agent is not None and (policies := organisation.binding(agent)) is not agent.organisation:
+            yield name, agent.with_organisation(policies)
+
+
+def _fallback_for(record: RawRecord, held: Held | None) -> tuple[Held | None, str]:
+    """What replaces a record that does not compile, if there is anything, and which part of it takes effect anyway."""
+    if held is not None:
         status = _inactive_status(record.document) if record.kind is RecordKind.AGENT else None
-        return good if status is None else _with_status(good, status)
+        return (held, "") if status is None else _with_status(held, status)
     if record.kind is RecordKind.ORGANISATION_POLICY and (document := placeholder_for(record.id, record.document)):
-        return _Used(document, _compile(record._replace(document=document)))
-    return None
+        return Held(document, _compile(record._replace(document=document))), ""
+    return None, ""
 
 
 def _inactive_status(document: bytes) -> Status | None:
@@ -163,25 +201,11 @@ def _inactive_status(document: bytes) -> Status | None:
     return _STATUSES.get(name, Status.SUSPENDED)
 
 
-def _with_status(good: _Used, status: Status) -> _Used:
+def _with_status(held: Held, status: Status) -> tuple[Held, str]:
     # Also in the document, so that the status survives a restart and `explain` sees it.
     name = status.name.lower()
-    document = json.dumps(json.loads(good.document) | {"status": name}, ensure_ascii=False).encode()
-    return _Used(document, good.compiled.with_status(status), f"its status takes effect anyway: `{name}`")
-
-
-def _link(agents: dict[str, CompiledAgent], names: Iterable[str], organisation: Mapping[str, Any]) -> None:
-    """Put each named agent under its own policies and those of the organisation that bind it."""
-    policies = [entry for entry in organisation.values() if entry.policy is not None]
-    shared: dict[tuple[CompiledPolicy, ...], PolicySet] = {}
-    for name in tuple(names):
-        agent = agents[name]
-        binding = tuple(entry.policy for entry in policies if binds(entry.selector, agent.agent_type, agent.tags))
-        if agent.own_policies:
-            policy_set = PolicySet(agent.own_policies + binding)
-        else:
-            policy_set = shared.get(binding) or shared.setdefault(binding, PolicySet(binding))
-        agents[name] = agent.with_policies(policy_set)
+    document = json.dumps(json.loads(held.document) | {"status": name}, ensure_ascii=False).encode()
+    return Held(document, held.compiled.with_status(status)), f"its status takes effect anyway: `{name}`"
 
 
 def _compile(record: RawRecord) -> Compiled:
@@ -206,7 +230,7 @@ def _agent(record: RawRecord) -> CompiledAgent:
 
 def _organisation_policy(record: RawRecord) -> OrganisationPolicy:
     policy = read_organisation_policy(_parsed(record))
-    return OrganisationPolicy(policy.applies_to, CompiledPolicy(policy) if policy.is_active else None)
+    return OrganisationPolicy(policy, CompiledPolicy(policy) if policy.is_active else None)
 
 
 def _server(record: RawRecord) -> CompiledServer:

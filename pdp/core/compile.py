@@ -1,15 +1,18 @@
-"""Records → what `decide` reads: sets instead of lists, closures instead of conditions, an index of policies.
+"""Records → what `decide` reads: sets instead of lists, closures instead of conditions, policies in an index.
 
 Every record has passed `pdp.core.records`, so nothing here can fail.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from heapq import merge
-from operator import attrgetter
+from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
-from pdp.core.conditions import Clause, Test, clauses
+from pdp.core.action import Action
+from pdp.core.conditions import MISSING, Test, attribute, clauses
+from pdp.core.index.constraints import Among, Between, Constraint, Dimension, Outside, Partly
+from pdp.core.index.index import Index
+from pdp.core.localtime import LocalTime
 from pdp.core.model import (
     AgentRecord,
     AgentType,
@@ -17,31 +20,16 @@ from pdp.core.model import (
     OnMissing,
     Outcome,
     PolicyRecord,
-    Selector,
     ServerRecord,
     Status,
 )
 from pdp.core.usage import Limits
 
-MAX_MERGED = 1024
-
-_order = attrgetter("order")
-
 
 class CompiledPolicy:
-    """One active policy. It holds for an action of one of `action_types` (None: any) that passes every test."""
+    """One active policy. It holds for an action that passes every test."""
 
-    __slots__ = (
-        "action_params",
-        "action_types",
-        "order",
-        "outcome",
-        "policy_id",
-        "policy_name",
-        "priority",
-        "shadow",
-        "tests",
-    )
+    __slots__ = ("action_params", "order", "outcome", "policy_id", "policy_name", "priority", "shadow", "tests")
 
     def __init__(self, record: PolicyRecord) -> None:
         self.policy_id = record.policy_id
@@ -51,53 +39,156 @@ class CompiledPolicy:
         self.outcome: Outcome = record.policy_action
         self.action_params: Mapping[str, Any] = record.action_params
         self.shadow = record.mode is Mode.SHADOW
-        found = clauses(record.conditions)
-        self.action_types = _exact_action_types(found)
         missing = record.on_missing is OnMissing.MATCH
         self.tests: tuple[Test, ...] = tuple(
-            clause.operator.compiled(clause.operand, missing)
-            for clause in found
-            if self.action_types is None or not _names_action_types(clause)
+            clause.operator.compiled(clause.operand, missing) for clause in clauses(record.conditions)
         )
 
 
 class PolicySet:
-    """Policies in the order of evaluation, indexed by action type; agents with the same policies share one."""
+    """Compiled policies in the order of evaluation; agents that the same ones bind share one.
 
-    __slots__ = ("_by_action_type", "_for_any", "_merged", "shadows")
+    Their records are needed only here: an index is made of the conditions.
+    """
 
-    def __init__(self, policies: Iterable[CompiledPolicy]) -> None:
-        ordered = sorted(policies, key=_order)
-        enforcing = [policy for policy in ordered if not policy.shadow]
-        self.shadows = tuple(policy for policy in ordered if policy.shadow)
-        self._for_any = tuple(policy for policy in enforcing if policy.action_types is None)
-        by_action_type: dict[str, list[CompiledPolicy]] = {}
-        for policy in enforcing:
-            for action_type in policy.action_types or ():
-                by_action_type.setdefault(action_type, []).append(policy)
-        self._by_action_type = by_action_type
-        self._merged: dict[str, tuple[CompiledPolicy, ...]] = {}
+    __slots__ = ("enforcing", "shadows")
 
-    def enforcing(self, action_type: str) -> tuple[CompiledPolicy, ...]:
-        """The enforcing policies that an action of this type may meet, in the order of evaluation."""
-        merged = self._merged.get(action_type)
-        if merged is not None:
-            return merged
-        if action_type not in self._by_action_type:
-            return self._for_any
-        return self._merge(action_type)
-
-    def _merge(self, action_type: str) -> tuple[CompiledPolicy, ...]:
-        # Merged on first use and not all at once: thousands of types times thousands of general policies would
-        # not fit. Only types that a policy names get here, so callers cannot fill the cache.
-        if len(self._merged) >= MAX_MERGED:
-            self._merged.clear()
-        both = merge(self._by_action_type[action_type], self._for_any, key=_order)
-        merged = self._merged[action_type] = tuple(both)
-        return merged
+    def __init__(self, policies: Mapping[CompiledPolicy, PolicyRecord]) -> None:
+        self.enforcing = _index(policies, shadow=False)
+        self.shadows = _index(policies, shadow=True) if any(policy.shadow for policy in policies) else None
 
 
-NO_POLICIES = PolicySet(())
+def _index(policies: Mapping[CompiledPolicy, PolicyRecord], *, shadow: bool) -> Index[CompiledPolicy]:
+    def needs(policy: CompiledPolicy) -> list[Constraint]:
+        return constraints(policies[policy])
+
+    return Index([policy for policy in policies if policy.shadow is shadow], needs, READERS)
+
+
+def constraints(record: PolicyRecord) -> list[Constraint]:
+    """What an action needs for the policy to hold, as far as an index can use it."""
+    missing = record.on_missing is OnMissing.MATCH
+    found: list[Constraint] = []
+    for clause in clauses(record.conditions):
+        match clause.name:
+            case "resource_matches":
+                found += _glob(clause.operand, missing)
+            case "attribute_equals":
+                found += _attribute(clause.operand, missing)
+            case name:
+                found.append(_CONSTRAINTS[name](clause.operand, missing))
+    return found
+
+
+def _among(field: str) -> Callable[[Any, bool], Constraint]:
+    dimension = Dimension(field)
+    return lambda operand, missing: Among(dimension, _texts(operand, missing))
+
+
+def _texts(operand: Any, missing: bool) -> frozenset[str]:
+    """The texts of an operand; an empty one stands for none in the action."""
+    texts = (operand,) if isinstance(operand, str) else operand
+    return frozenset((*texts, "") if missing else texts)
+
+
+def _types(operand: Any, missing: bool) -> Constraint:
+    prefixes = frozenset(entry[:-1] for entry in operand if entry.endswith(".*"))
+    exact = frozenset(entry for entry in operand if not entry.endswith(".*"))
+    return Partly("action_type", prefixes, exact) if prefixes else Among(Dimension("action_type"), exact)
+
+
+def _glob(operand: str, missing: bool) -> Iterator[Constraint]:
+    literals, others = _SPECIAL.split(operand), _texts((), missing)
+    if literals[0]:
+        yield Partly("resource", frozenset({literals[0]}), others)
+    if literals[-1]:
+        yield Partly("resource", frozenset({literals[-1]}), others, at_end=True)
+
+
+def _attribute(operand: tuple[str, Any], missing: bool) -> Iterator[Constraint]:
+    path, wanted = operand
+    values = {_attribute_key(wanted), MISSING} if missing else {_attribute_key(wanted)}
+    yield Among(Dimension("attribute", path), frozenset(values))
+    if not missing:
+        yield Among(_ATTRIBUTES, frozenset({path.split(".")[0]}))
+
+
+def _attribute_key(value: Any) -> Any:
+    """A hashable value that two attributes share if they are equal, and some others too."""
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return value
+    return value if value is None or value is MISSING or isinstance(value, str) else _COMPOSITE
+
+
+_COMPOSITE = object()
+_SPECIAL = compile_pattern(r"[*?\[\]]")
+_ATTRIBUTES, _LABELS = Dimension("attributes"), Dimension("data_classifications")
+_RISK, _AMOUNT, _HOUR, _WEEKDAY = map(Dimension, ("risk", "amount", "hour", "weekday"))
+_CONSTRAINTS: Mapping[str, Callable[[Any, bool], Constraint]] = {
+    "action_type": _among("action_type"),
+    "action_type_in": _types,
+    "risk_above": lambda n, missing: Between(_RISK, above=n),
+    "risk_below": lambda n, missing: Between(_RISK, below=n),
+    "amount_above": lambda n, missing: Between(_AMOUNT, above=n, missing=missing),
+    "amount_below": lambda n, missing: Between(_AMOUNT, below=n, missing=missing),
+    "resource_in": _among("resource"),
+    "resource_not_in": lambda some, missing: Outside(Dimension("resource"), _texts(some, not missing)),
+    "data_classification": _among("data_classifications"),
+    "hour_after": lambda hour, missing: Among(_HOUR, frozenset(range(hour, 24))),
+    "hour_before": lambda hour, missing: Among(_HOUR, frozenset(range(hour))),
+    "hour_after, hour_before": lambda hours, missing: Among(_HOUR, frozenset((*range(hours[0], 24), *range(hours[1])))),
+    "day_in": lambda days, missing: Among(_WEEKDAY, frozenset(days)),
+    "mcp_server": _among("mcp_server"),
+    "tool_in": _among("tool"),
+    "environment": _among("environment"),
+}
+"""By the name of a clause: (operand, whether it holds for a missing value) → its constraint."""
+
+
+class _Readers:
+    """How an index reads the values of an action."""
+
+    def one(self, dimension: Dimension) -> Callable[[Action, int, LocalTime], Any]:
+        field, detail = dimension
+        if field == "attribute":
+            path = str(detail)
+            return lambda a, r, t: _attribute_key(attribute(a.attributes, path))
+        if isinstance(detail, int):
+            return _READ_PART[field](slice(detail) if detail > 0 else slice(detail, None))
+        return _READ[field]
+
+    def several(self, dimension: Dimension) -> Callable[[Action], Iterable[str]] | None:
+        return _SEVERAL.get(dimension)
+
+
+_READ: Mapping[str, Callable[[Action, int, LocalTime], Any]] = {
+    "action_type": lambda a, r, t: a.action_type,
+    "resource": lambda a, r, t: a.resource,
+    "mcp_server": lambda a, r, t: a.mcp_server,
+    "tool": lambda a, r, t: a.tool,
+    "environment": lambda a, r, t: a.environment,
+    "risk": lambda a, r, t: r,
+    "amount": lambda a, r, t: a.amount,
+    "hour": lambda a, r, t: t.hour,
+    "weekday": lambda a, r, t: t.weekday,
+}
+
+
+_READ_PART: Mapping[str, Callable[[slice], Callable[[Action, int, LocalTime], str]]] = {
+    "action_type": lambda part: lambda a, r, t: a.action_type[part],
+    "resource": lambda part: lambda a, r, t: a.resource[part],
+}
+_SEVERAL: Mapping[Dimension, Callable[[Action], Iterable[str]]] = {
+    _LABELS: lambda a: a.data_classifications or ("",),
+    _ATTRIBUTES: lambda a: a.attributes,
+}
+
+
+READERS = _Readers()
+NO_POLICIES = PolicySet({})
 
 
 class CompiledServer:
@@ -140,7 +231,7 @@ class CompiledAgent:
         "default_risk_score",
         "limits",
         "max_risk_threshold",
-        "own_policies",
+        "organisation",
         "policies",
         "requires_mfa_above",
         "status",
@@ -151,18 +242,19 @@ class CompiledAgent:
         "zone",
     )
 
-    def __init__(self, record: AgentRecord, policies: PolicySet = NO_POLICIES) -> None:
+    def __init__(self, record: AgentRecord) -> None:
         autonomous = record.agent_type is AgentType.AUTONOMOUS
         self.agent_id = record.agent_id
         self.agent_type = record.agent_type
         self.tags = frozenset(record.tags)
-        self.own_policies = tuple(CompiledPolicy(policy) for policy in record.policies if policy.is_active)
+        own = {CompiledPolicy(policy): policy for policy in record.policies if policy.is_active}
+        self.policies = PolicySet(own) if own else NO_POLICIES
+        self.organisation: PolicySet | None = None
         self.status = record.status
         self.active = record.status is Status.ACTIVE
         self.version = record.version
         self.activations = record.activations
         self.triggers = _triggers(record)
-        self.policies = policies
         self.allowed_action_types = _restriction(record.allowed_action_types)
         self.allowed_resources = _restriction(record.allowed_resources)
         self.blocked_resources = frozenset(record.blocked_resources)
@@ -182,10 +274,10 @@ class CompiledAgent:
         self.window = TimeWindow(record) if record.time_window_enabled else None
         self.zone = record.time_window_timezone
 
-    def with_policies(self, policies: PolicySet) -> "CompiledAgent":
-        """A copy of the agent with these policies: its own, and those of the organisation that bind it."""
+    def with_organisation(self, policies: PolicySet | None) -> "CompiledAgent":
+        """A copy of the agent that these policies of the organisation bind, beside its own."""
         other = copy(self)
-        other.policies = policies
+        other.organisation = policies
         return other
 
     def with_status(self, status: Status) -> "CompiledAgent":
@@ -219,15 +311,6 @@ def minutes(clock: str) -> int:
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
-def binds(selector: Selector | None, agent_type: AgentType, tags: Collection[str]) -> bool:
-    """Whether the selector of an organisation policy chooses an agent of this type with these tags."""
-    if selector is None:
-        return True
-    return (not selector.agent_types or agent_type in selector.agent_types) and (
-        not selector.tags or any(tag in tags for tag in selector.tags)
-    )
-
-
 def _triggers(record: AgentRecord) -> Triggers | None:
     if not record.auto_suspend_enabled:
         return None
@@ -239,18 +322,3 @@ def _triggers(record: AgentRecord) -> Triggers | None:
 
 def _restriction(names: tuple[str, ...]) -> frozenset[str] | None:
     return frozenset(names) if names else None
-
-
-def _names_action_types(clause: Clause) -> bool:
-    return clause.name in ("action_type", "action_type_in")
-
-
-def _exact_action_types(found: list[Clause]) -> frozenset[str] | None:
-    """The only action types for which the clauses can hold; None if a clause has a prefix or none names a type."""
-    types: frozenset[str] | None = None
-    for clause in filter(_names_action_types, found):
-        entries = [clause.operand] if isinstance(clause.operand, str) else clause.operand
-        if any(entry.endswith(".*") for entry in entries):
-            return None
-        types = frozenset(entries) if types is None else types & frozenset(entries)
-    return types

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from math import inf
+from operator import attrgetter
 
 from pdp.core.action import Action
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
@@ -16,6 +17,7 @@ from pdp.core.usage import Usage
 Servers = Mapping[str, CompiledServer]
 
 ALLOW, REQUIRE_APPROVAL, BLOCK, ESCALATE = Outcome
+ORDER = attrgetter("order")
 NEEDS_APPROVAL = (REQUIRE_APPROVAL, ESCALATE)
 
 
@@ -162,9 +164,10 @@ def _judge(
 ) -> Decision:
     """Stages 5 to 8: the first policy that matches, the server's approved tools, the thresholds, and MFA."""
     needs_mfa = risk > agent.requires_mfa_above and not action.mfa_verified
-    policies = agent.policies
-    shadow = _holding(policies.shadows, action, risk, local) if policies.shadows else ()
-    policy = _first_holding(policies.enforcing(action.action_type), action, risk, local)
+    policy = agent.policies.enforcing.first(action, risk, local)
+    if agent.organisation is not None:
+        policy = _earlier(policy, agent.organisation.enforcing.first(action, risk, local))
+    shadow = _shadow(agent, action, risk, local)
     if policy is not None:
         outcome, reason = policy.outcome, Reason.POLICY_MATCHED
     elif server is not None and action.tool in server.auto_approve_tools:
@@ -196,24 +199,15 @@ def _approve(decision: Decision, action: Action) -> None:
     decision.cost_micros = action.estimated_cost_micros or 0
 
 
-def _first_holding(
-    policies: tuple[CompiledPolicy, ...], action: Action, risk: int, local: LocalTime
-) -> CompiledPolicy | None:
-    for policy in policies:
-        for test in policy.tests:
-            if not test(action, risk, local):
-                break
-        else:
-            return policy
-    return None
+def _earlier(one: CompiledPolicy | None, other: CompiledPolicy | None) -> CompiledPolicy | None:
+    if one is None or (other is not None and other.order < one.order):
+        return other
+    return one
 
 
-def _holding(
-    policies: tuple[CompiledPolicy, ...], action: Action, risk: int, local: LocalTime
-) -> tuple[CompiledPolicy, ...]:
-    return tuple(
-        policy
-        for policy in policies
-        if (policy.action_types is None or action.action_type in policy.action_types)
-        and all(test(action, risk, local) for test in policy.tests)
-    )
+def _shadow(agent: CompiledAgent, action: Action, risk: int, local: LocalTime) -> tuple[CompiledPolicy, ...]:
+    """The shadow policies that hold, in order."""
+    found = agent.policies.shadows.all(action, risk, local) if agent.policies.shadows is not None else ()
+    if agent.organisation is None or agent.organisation.shadows is None:
+        return found
+    return tuple(sorted((*found, *agent.organisation.shadows.all(action, risk, local)), key=ORDER))

@@ -2,104 +2,46 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdp.core.action import Action
 from pdp.core.compile import (
-    MAX_MERGED,
     NO_POLICIES,
     CompiledAgent,
     CompiledPolicy,
     CompiledServer,
     PolicySet,
     TimeWindow,
-    binds,
     minutes,
 )
-from pdp.core.model import AgentType, Outcome, Selector, Status
+from pdp.core.localtime import LocalTime
+from pdp.core.model import AgentType, Outcome, PolicyRecord, Status
 from pdp.core.usage import Limits
 from tests.core.records import agent_record, policy_record, server_record
 
 
-def policy(name: str, priority: int, **conditions: Any) -> CompiledPolicy:
-    return CompiledPolicy(policy_record(policy_id=name, policy_name=name, priority=priority, conditions=conditions))
+def policy_set(*records: PolicyRecord) -> PolicySet:
+    return PolicySet({CompiledPolicy(record): record for record in records})
 
 
 def names(policies: tuple[CompiledPolicy, ...]) -> list[str]:
     return [policy.policy_name for policy in policies]
 
 
-def test_a_policy_meets_only_the_action_types_that_it_names() -> None:
-    """Policies for one type and for any type come in one order, on every call."""
-    found = PolicySet(
-        [
-            policy("any-late", 4),
-            policy("read", 3, action_type="read"),
-            policy("any-early", 1, risk_above=5),
-            policy("both", 2, action_type_in=["read", "write"]),
-            policy("prefix", 5, action_type_in=["read", "database.*"]),
-        ]
-    )
-    for _ in range(2):
-        assert names(found.enforcing("read")) == ["any-early", "both", "read", "any-late", "prefix"]
-        assert names(found.enforcing("write")) == ["any-early", "both", "any-late", "prefix"]
-        assert names(found.enforcing("database.query")) == ["any-early", "any-late", "prefix"]
-
-
-def test_merged_policies_of_a_type_are_cached() -> None:
-    """Unknown action types are not cached, because there may be any number of them."""
-    found = PolicySet([policy("read", 1, action_type="read"), policy("any", 2)])
-    assert found.enforcing("read") is found.enforcing("read")
-    assert found.enforcing("stranger") is found.enforcing("other")
-
-
-def test_the_cache_of_merged_types_is_bounded() -> None:
-    """Beyond the bound they are merged again, with the same result."""
-    types = [f"type-{number}" for number in range(MAX_MERGED + 1)]
-    found = PolicySet([policy("all", 1, action_type_in=types), policy("any", 2)])
-    first = found.enforcing(types[0])
-    for name in types[1:-1]:
-        found.enforcing(name)
-    assert found.enforcing(types[0]) is first
-    assert names(found.enforcing(types[-1])) == ["all", "any"]
-    assert found.enforcing(types[0]) is not first
-    assert names(found.enforcing(types[0])) == ["all", "any"]
-
-
 def test_shadow_policies_are_separate_and_ordered() -> None:
     """They are never among the enforcing policies."""
     shadows = [
-        CompiledPolicy(policy_record(policy_id=name, policy_name=name, priority=priority, mode="shadow"))
+        policy_record(policy_id=name, policy_name=name, priority=priority, mode="shadow")
         for name, priority in (("b", 2), ("a", 1))
     ]
-    found = PolicySet([*shadows, policy("real", 3)])
-    assert names(found.shadows) == ["a", "b"]
-    assert names(found.enforcing("x")) == ["real"]
-    assert (NO_POLICIES.shadows, NO_POLICIES.enforcing("x")) == ((), ())
-
-
-@pytest.mark.parametrize(
-    ("conditions", "action_types", "tests"),
-    [
-        ({}, None, 0),
-        ({"action_type": "a"}, {"a"}, 0),
-        ({"action_type": "a", "risk_above": 1}, {"a"}, 1),
-        ({"action_type_in": ["a", "b"]}, {"a", "b"}, 0),
-        ({"action_type": "a", "action_type_in": ["a", "b"]}, {"a"}, 0),
-        ({"action_type": "c", "action_type_in": ["a", "b"]}, set(), 0),
-        ({"action_type_in": ["a", "b.*"]}, None, 1),
-        ({"action_type": "a", "action_type_in": ["b.*"]}, None, 2),
-        ({"attribute_equals": {"x": 1, "y": 2}}, None, 2),
-    ],
-)
-def test_a_policy_is_indexed_by_the_types_for_which_it_can_hold(
-    conditions: dict[str, Any], action_types: set[str] | None, tests: int
-) -> None:
-    """The policy does not test again what the index has checked."""
-    compiled = CompiledPolicy(policy_record(conditions=conditions))
-    assert compiled.action_types == action_types
-    assert len(compiled.tests) == tests
+    found = policy_set(*shadows, policy_record(policy_name="real", priority=3))
+    question = (Action("a", "x"), 1, LocalTime(0, 0, 1, 0))
+    assert found.shadows is not None
+    assert names(found.shadows.all(*question)) == ["a", "b"]
+    assert names(found.enforcing.all(*question)) == ["real"]
+    assert NO_POLICIES.shadows is None
+    assert (NO_POLICIES.enforcing.first(*question), NO_POLICIES.enforcing.all(*question)) == (None, ())
 
 
 def test_a_policy_keeps_the_fields_of_an_answer() -> None:
@@ -131,7 +73,7 @@ def test_an_agent_without_restrictions_has_none() -> None:
     assert (agent.capabilities, agent.window, agent.budget_micros) == (None,) * 3
     assert (agent.blocked_resources, agent.blocked_data_classifications) == (set(), set())
     assert agent.limits == Limits(100, None, 10000)
-    assert (agent.policies, agent.own_policies) == (NO_POLICIES, ())
+    assert (agent.policies, agent.organisation) == (NO_POLICIES, None)
     assert (agent.auto_approve_below, agent.max_risk_threshold, agent.requires_mfa_above) == (30, 80, 70)
     assert (agent.default_risk_score, agent.action_risk_scores, agent.zone) == (50, {}, "UTC")
     assert (agent.agent_id, agent.agent_type, agent.tags) == ("some-agent", AgentType.SUPERVISED, set())
@@ -168,7 +110,7 @@ def test_an_agent_with_restrictions_has_them_all() -> None:
     assert (agent.budget_micros, agent.zone, agent.tags) == (1_234_567, "Asia/Tokyo", {"t"})
     assert agent.window is not None
     assert (agent.active, agent.status, agent.action_risk_scores) == (False, Status.SUSPENDED, {"a": 1})
-    assert names(agent.own_policies) == ["on"]
+    assert names(agent.policies.enforcing.all(Action("a", "x"), 1, LocalTime(0, 0, 1, 0))) == ["on"]
 
 
 def policy_document(name: str, **fields: Any) -> dict[str, Any]:
@@ -176,14 +118,13 @@ def policy_document(name: str, **fields: Any) -> dict[str, Any]:
     return about | fields
 
 
-def test_an_agent_with_other_policies_is_a_copy() -> None:
+def test_an_agent_under_policies_of_the_organisation_is_a_copy() -> None:
     """The copy shares everything else, and the original is unchanged."""
     agent = CompiledAgent(agent_record())
-    policies = PolicySet([policy("p", 1)])
-    other = agent.with_policies(policies)
-    assert (other.policies, agent.policies) == (policies, NO_POLICIES)
+    policies = policy_set(policy_record())
+    other = agent.with_organisation(policies)
+    assert (other.organisation, agent.organisation) == (policies, None)
     assert other.blocked_resources is agent.blocked_resources
-    assert CompiledAgent(agent_record(), policies).policies is policies
 
 
 def test_a_budget_is_whole_micro_dollars() -> None:
@@ -210,23 +151,3 @@ def test_a_window_holds_each_of_its_minutes(start: int, end: int, days: set[int]
 def test_minutes_of_a_clock() -> None:
     """Since midnight."""
     assert [minutes(clock) for clock in ("00:00", "00:59", "01:00", "23:59", "24:00")] == [0, 59, 60, 1439, 1440]
-
-
-@pytest.mark.parametrize(
-    ("selector", "bound"),
-    [
-        (None, True),
-        (Selector((), ()), True),
-        (Selector(("a",), ()), True),
-        (Selector(("b", "x"), ()), True),
-        (Selector(("x",), ()), False),
-        (Selector((), (AgentType.CUSTOM,)), True),
-        (Selector((), (AgentType.ADVISORY,)), False),
-        (Selector(("a",), (AgentType.CUSTOM, AgentType.ADVISORY)), True),
-        (Selector(("x",), (AgentType.CUSTOM,)), False),
-        (Selector(("a",), (AgentType.ADVISORY,)), False),
-    ],
-)
-def test_a_selector_binds_by_tag_and_type(selector: Selector | None, bound: bool) -> None:
-    """It needs one of the tags and one of the types, if it names any."""
-    assert binds(selector, AgentType.CUSTOM, {"a", "b"}) is bound

@@ -10,8 +10,8 @@ from typing import NamedTuple
 ANYTHING = "*"
 CORE = "pdp.core"
 CORE_LIBRARY = frozenset(
-    {"array", "collections", "copy", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch", "functools"}
-    | {"heapq", "json", "math", "operator", "re", "types", "typing", "zoneinfo"}
+    {"array", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch"}
+    | {"functools", "itertools", "json", "math", "operator", "re", "types", "typing", "zoneinfo"}
 )
 """All that the core imports of the standard library: of these, only `datetime` could read a clock."""
 CLOCKS = frozenset(f"datetime.{name}" for name in ("datetime.now", "datetime.utcnow", "datetime.today", "date.today"))
