@@ -30,7 +30,7 @@ from pdp.metrics import Metrics
 from pdp.serving import calls
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.monitoring import port, traces
 from pdp.serving.tls import certificates, diagnosis
 from pdp.serving.tls.certificates import Files

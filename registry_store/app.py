@@ -20,7 +20,7 @@ from pdp.serving import calls
 from pdp.serving.accepting import listening
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.monitoring import port, traces
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloaded import followed

@@ -37,7 +37,7 @@ def test_one_package_embeds_uvicorn() -> None:
         for path in (ROOT / program).rglob("*.py")
         if re.search(r"^\s*(import|from) uvicorn", path.read_text(), re.MULTILINE)
     }
-    assert users == {ROOT / "pdp/serving"}
+    assert users == {ROOT / "pdp/serving/http1"}
 
 
 def test_the_journeys_pass_through_modules_that_are() -> None:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from pdp.endpoints.service import SERVICE
 from pdp.serving.accepting import listening
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 
 
 async def serve_grpc(address: str, answer: bytes) -> None:

@@ -17,7 +17,7 @@ from pdp.injector.metrics import Metrics
 from pdp.injector.settings import Native, Settings
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.monitoring.port import monitoring
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloaded import followed

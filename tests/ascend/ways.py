@@ -13,7 +13,7 @@ from pdp.endpoints.listeners import http_bound
 from pdp.metrics import Metrics
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from tests.waiting import BOUND_SECONDS
 
 WAYS = ("grpc", "grpc+unix", "http", "http+unix")

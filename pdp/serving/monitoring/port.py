@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from pdp.serving.addresses import bound_address
 from pdp.serving.connections import Limits, share_of_descriptors
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.parameters import problems_of
 from pdp.serving.requests import problem
 

@@ -20,7 +20,7 @@ from pdp.endpoints import connect, http
 from pdp.endpoints.listeners import http_listener
 from pdp.serving.addresses import Address, bound_address
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.v1 import decision_pb2 as pb
 from registry_store.v1 import sync_pb2
 from tests.deciding import Bench

@@ -18,7 +18,7 @@ from pdp.endpoints.listeners import http_listener
 from pdp.serving.accepting import Accepting
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Connections, Limits, raise_descriptor_limit, share_of_descriptors
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.requests import read_body
 from tests.waiting import BOUND_SECONDS
 
@@ -381,7 +381,7 @@ import asyncio, logging, resource, sys
 from starlette.responses import PlainTextResponse
 from pdp.endpoints.listeners import http_listener
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.addresses import Address
 
 async def main():

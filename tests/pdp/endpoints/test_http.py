@@ -15,7 +15,7 @@ from pdp.endpoints import http
 from pdp.endpoints.listeners import http_listener
 from pdp.serving.addresses import Address, bound_address
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.settings import SettingsError
 from tests.deciding import Bench
 from tests.given import agent

@@ -19,7 +19,7 @@ from pdp.injector import app, cluster
 from pdp.injector.cluster import Cluster, ClusterError, involved, node_runs_native
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.tls.certificates import Files
 from pdp.serving.tls.reloading import ServerCertificates
 from tests.pdp.injector.calling import BOUND_SECONDS, webhook

@@ -21,7 +21,7 @@ from pdp.endpoints.listeners import bound, http_listener
 from pdp.serving.accepting import listening
 from pdp.serving.addresses import Address, bound_address
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.settings import host_and_port
 from tests import whole
 from tests.pdp.injector.calling import webhook

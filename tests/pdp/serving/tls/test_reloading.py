@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 
 from pdp.serving.accepting import listening
 from pdp.serving.connections import Limits
-from pdp.serving.http import serving
+from pdp.serving.http1.server import serving
 from pdp.serving.tls.certificates import CertificateError, ClientFiles, Files, channel_credentials, client_context
 from pdp.serving.tls.reloading import ServerCertificates
 from tests.tls.certificates import EXPIRED, Pair, write_pair

@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from pdp.serving.accepting import Accepting
 from pdp.serving.connections import Connections, Limits
-from pdp.serving.protocol import HttpConnection
+from pdp.serving.http1.connection import HttpConnection
 from pdp.serving.requests import RequestLimit
 
 DATE_SECONDS = 1.0

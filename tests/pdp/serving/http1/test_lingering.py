@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 
-from pdp.serving.lingering import Lingering
+from pdp.serving.http1.lingering import Lingering
 
 
 async def test_a_peer_that_has_reset_the_connection_is_no_fault() -> None:

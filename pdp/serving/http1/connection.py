@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from pdp.serving.addresses import unmapped
 from pdp.serving.connections import Connections, Wait
-from pdp.serving.lingering import Lingering
+from pdp.serving.http1.lingering import Lingering
 from pdp.serving.requests import Peer
 
 MAX_HEAD_BYTES = 16 * 1024
