@@ -43,22 +43,27 @@ class RequestLimit:
     def __init__(self, app: ASGIApp, max_requests: int) -> None:
         self._app = app
         self._max_requests = max_requests
-        self._taken = 0
+        self.taken = 0
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether one more request would be too many."""
+        return self.taken >= self._max_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        if self._taken >= self._max_requests:
+        if self.is_reached:
             await problem(503, f"{self._max_requests} requests are being answered already", {"Retry-After": "1"})(
                 scope, receive, send
             )
             return
-        self._taken += 1
+        self.taken += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._taken -= 1
+            self.taken -= 1
 
 
 def problem(status: int, title: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

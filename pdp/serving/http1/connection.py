@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 from http import HTTPStatus
-from typing import Any
 
 import h11
 from uvicorn.config import Config
@@ -14,14 +13,10 @@ from uvicorn.server import ServerState
 
 from pdp.serving.addresses import unmapped
 from pdp.serving.connections import Connections, Wait
+from pdp.serving.http1.answering import PlainRequests, Server
 from pdp.serving.http1.lingering import Lingering
+from pdp.serving.http1.strict import MAX_HEAD_BYTES, Strict
 from pdp.serving.requests import Peer
-
-MAX_HEAD_BYTES = 16 * 1024
-MAX_HEAD_LINES = 128
-FREE_PIECES = 250
-MIN_PIECE_BYTES = 256
-"""The smallest average size of the pieces of a body after the first 250, because each piece costs the same."""
 
 uvicorn_logger = logging.getLogger("pdp.serving.uvicorn_logger")
 """uvicorn logs only errors here: warnings about malformed requests go to the caller and would fill the log."""
@@ -36,30 +31,7 @@ def _is_fault(record: logging.LogRecord) -> bool:
 uvicorn_logger.addFilter(_is_fault)
 
 
-class Strict(h11.Connection):
-    """Accepts only requests with unambiguous framing and a bounded parsing cost."""
-
-    _pieces = 0
-    _bytes = 0
-
-    def next_event(self) -> Any:
-        """h11's next event, or `RemoteProtocolError`."""
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._pieces = self._bytes = 0
-            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
-                raise h11.RemoteProtocolError("the request has both Content-Length and Transfer-Encoding")
-        elif isinstance(event, h11.Data):
-            self._pieces += 1
-            self._bytes += len(event.data)
-            if self._pieces > FREE_PIECES + self._bytes / MIN_PIECE_BYTES:
-                raise h11.RemoteProtocolError("the body comes in too many pieces")
-        elif event is h11.NEED_DATA and self._head_lines() > MAX_HEAD_LINES:
-            raise h11.RemoteProtocolError("the request has too many headers")
-        return event
-
-    def _head_lines(self) -> int:
-        return self.trailing_data[0].count(b"\n") if self.their_state is h11.IDLE else 0
+_IDLE = {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
 
 
 class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
@@ -71,14 +43,20 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         config: Config,
         server_state: ServerState,
         loop: asyncio.AbstractEventLoop,
+        plain: Server | None,
     ) -> None:
         super().__init__(config, server_state, {}, loop)
         self.conn = Strict(h11.SERVER, MAX_HEAD_BYTES)
         self.logger = uvicorn_logger
         self._connections = connections
+        self._server = plain
+        self._plain: PlainRequests | None = None
+        self._h11_reads = True
+        """Whether h11 has the turn; else `_plain` has it, and h11 has read nothing that it has not answered."""
         self._fresh = True
         self._wait: Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvicorn's type of a transport is narrower than asyncio's
@@ -88,7 +66,11 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             # What trusts proxies by their addresses knows those of IPv4 in their own form.
             self.client = (unmapped(self.client[0]), self.client[1])
         over_socket = transport.get_extra_info("socket").family == socket.AF_UNIX
-        self.app_state = {"peer": Peer(transport.get_extra_info("peercert"), over_socket)}
+        peer = Peer(transport.get_extra_info("peercert"), over_socket)
+        self.app_state = {"peer": peer}
+        if self._server is not None:
+            self._plain = PlainRequests(self._server, peer, self._lingering, self.flow, self._on_plain_answer)
+            self._h11_reads = False
         self._update_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -103,13 +85,47 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         if self._lingering.lingers:
             self._lingering.discard(nbytes)
             return
-        self.data_received(bytes(self._connections.buffer[:nbytes]))
+        data = bytes(self._connections.buffer[:nbytes])
+        if self._plain is not None and not self._h11_reads:
+            self._receive_plain(self._plain, data)
+            return
+        self.data_received(data)
         self._update_wait()
 
     def on_response_complete(self) -> None:
         self._fresh = False
         super().on_response_complete()
+        self._h11_reads = self._plain is None or not self._is_idle()
         self._update_wait()
+
+    def _receive_plain(self, plain: PlainRequests, data: bytes) -> None:
+        answers = plain.answers
+        if rest := plain.receive(data):
+            self._h11_reads = True
+            self.data_received(rest)
+        elif plain.held and plain.has_to_wait:
+            self.flow.pause_reading()
+        has_answered = plain.answers != answers
+        self._fresh = self._fresh and not has_answered
+        self._update_wait(renewed=has_answered)
+
+    def _on_plain_answer(self) -> None:
+        """Read on after a plain request that had to wait for its answer."""
+        if self not in self.connections:
+            return  # it was lost meanwhile
+        self._fresh = False
+        self._go_on()
+        self._update_wait()
+
+    def _go_on(self) -> None:
+        """Answer the plain requests that had to wait."""
+        if self._plain is not None and not self._h11_reads and not self._plain.has_to_wait:
+            self.flow.resume_reading()
+            self._receive_plain(self._plain, b"")
+
+    def _is_idle(self) -> bool:
+        """Whether h11 has answered all that it has read."""
+        return self.conn.states == _IDLE and not self.conn.trailing_data[0]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -117,10 +133,14 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._go_on()
         self._update_wait()
 
     def shutdown(self) -> None:
         """Close the connection, after the answer to its current request."""
+        if self._plain is not None and self._plain.is_answering:
+            self._plain.closes = True
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return
@@ -138,10 +158,13 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         """Answer a connection whose requests cannot be parsed, and close it."""
         self._refuse(400, msg)
 
-    def _update_wait(self) -> None:
-        """Update what the connection keeps the server waiting for; a new wait gets its full time."""
+    def _update_wait(self, *, renewed: bool = False) -> None:
+        """Update what the connection keeps the server waiting for; a new wait, or a renewed one, gets its full time."""
         wait = self._waits_for()
         if wait is self._wait:
+            if renewed and wait is not None:
+                self._due = self.loop.time() + self._connections.limits.seconds(wait)
+                self._connections.wait_for(self)
             return
         self._wait = wait
         self._set_timer(wait)
@@ -155,22 +178,43 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             return Wait.END
         if self.flow.write_paused:
             return Wait.READER
+        if self._plain is not None and not self._h11_reads:
+            return self._waits_for_plain(self._plain)
         if self.conn.their_state is h11.SEND_BODY:
             return Wait.BODY
         if self.conn.their_state is not h11.IDLE:
             return None
         return Wait.HEAD if self._fresh or self.conn.trailing_data[0] else Wait.NEXT
 
+    def _waits_for_plain(self, plain: PlainRequests) -> Wait | None:
+        if plain.is_answering:
+            return None
+        return plain.missing or (Wait.HEAD if self._fresh else Wait.NEXT)
+
     def _peer_is_sending(self) -> bool:
+        if self._plain is not None and self._plain.held:
+            return True
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
 
     def _set_timer(self, wait: Wait | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        seconds = None if wait is None else self._connections.limits.seconds(wait)
-        self._timer = None if seconds is None else self.loop.call_later(seconds, self._timed_out)
+        self._timer = None
+        if wait is not None:
+            self._due = self.loop.time() + self._connections.limits.seconds(wait)
+            self._timer = self.loop.call_at(self._due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """End the wait, unless it was renewed: to move the timer with each answer would cost as much as the answer."""
+        if self._timer is not None and self._timer.when() < self._due:
+            self._timer = self.loop.call_at(self._due, self._on_timer)
+        else:
+            self._timed_out()
 
     def _timed_out(self) -> None:
+        if self._plain is not None and self._plain.missing is not None:
+            self._h11_reads = True
+            self.data_received(self._plain.release())
         has_begun = self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
         if self._wait in (Wait.HEAD, Wait.BODY) and has_begun:
             seconds = self._connections.limits.seconds(self._wait)
@@ -182,7 +226,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         self._update_wait()
 
     def _refuse(self, status: int, why: str) -> None:
-        """Answer instead of the application if no answer has has_begun, and close."""
+        """Answer instead of the application if no answer has begun, and close."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return

@@ -14,7 +14,9 @@ from uvicorn.server import ServerState
 
 from pdp.serving.accepting import Accepting
 from pdp.serving.connections import Connections, Limits
+from pdp.serving.http1.answering import Server
 from pdp.serving.http1.connection import HttpConnection
+from pdp.serving.http1.plain import Direct, Heads
 from pdp.serving.requests import RequestLimit
 
 DATE_SECONDS = 1.0
@@ -31,10 +33,13 @@ async def serving(
 ) -> AsyncIterator[None]:
     """Serves `app` on a listening socket; at the end open requests get `stop_seconds` to finish.
 
-    Over TLS, `request.state.peer_certificate` is what `ssl` tells of the certificate of a client that has one.
+    An `app` that is `Direct` answers plain requests without ASGI. `request.state.peer` is the client, with what `ssl`
+    tells of its certificate.
     """
+    limit = RequestLimit(app, limits.requests)
     config = uvicorn.Config(
-        RequestLimit(app, limits.requests),
+        limit,
+        http="h11",
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -43,10 +48,12 @@ async def serving(
     )
     config.load()
     state = ServerState()
+    state.default_headers = _dated()
     connections = Connections(limits, state.connections)  # type: ignore[arg-type]  # all of them are of one kind here
     loop = asyncio.get_running_loop()
+    plain = Server(Heads(app.direct), limit, state, loop) if isinstance(app, Direct) else None
     listener.setblocking(False)
-    accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop), connections, tls)
+    accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop, plain), connections, tls)
     tasks = [asyncio.create_task(accepting.run()), asyncio.create_task(_dating(state))]
     try:
         yield
@@ -61,8 +68,12 @@ async def serving(
 async def _dating(state: ServerState) -> None:
     """Keep the date header of answers current."""
     while True:
-        state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         await asyncio.sleep(DATE_SECONDS)
+        state.default_headers = _dated()
+
+
+def _dated() -> list[tuple[bytes, bytes]]:
+    return [(b"date", formatdate(time.time(), usegmt=True).encode())]
 
 
 async def _drain(state: ServerState, connections: Connections) -> None:
