@@ -4,7 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from grpc import StatusCode
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,8 @@ from pdp.endpoints.connect_messages import MAX_BATCH_BYTES, MAX_BYTES, Messages,
 from pdp.endpoints.connect_protocol import Call, ConnectError
 from pdp.endpoints.service import SERVICE, DecisionService
 from pdp.metrics import Metrics
+from pdp.serving.http1.first_step import rest
+from pdp.serving.http1.plain import Answer, Reply
 from pdp.serving.requests import CrowdedError, Peer, Places, peer_of, problem
 from pdp.serving.tls import names
 
@@ -24,6 +27,8 @@ MAX_LARGE = 16
 """Requests of more than `MAX_BYTES` that may be in memory at once."""
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class Exchange(NamedTuple):
@@ -83,8 +88,7 @@ class Connect:
         if scope["method"] != "POST":
             return await problem(405, "Method Not Allowed", {"allow": "POST"})(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        is_json = method.content_types.get(content_type)
+        is_json = _is_json(method, headers)
         if is_json is None:
             accepted = ", ".join(name.decode() for name in method.content_types)
             title = f"the content type is not one of {accepted}"
@@ -92,24 +96,35 @@ class Connect:
         exchange = Exchange(method, is_json, headers, scope["query_string"], receive, send, peer_of(scope))
         return await (self._unary(exchange) if method.is_unary else self._stream(exchange))
 
+    def direct(self, path: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """What answers a small request to a unary RPC with this head, which comes without gzip and is not refused."""
+        method = self._methods.get(path.decode())
+        if method is None or not method.is_unary or (is_json := _is_json(method, headers)) is None:
+            return None
+        try:
+            call = protocol.read_call(headers, b"")
+        except ConnectError:
+            return None
+        return None if call.gzip else partial(self._small, method, is_json, call)
+
+    async def _small(self, method: Method, is_json: bool, call: Call, body: bytes, peer: Peer) -> Reply:
+        try:
+            answer = await _within(call.seconds, self._handled(method, is_json, call, body, peer))
+        except Exception as error:
+            return _error(self._refusal(method, error))
+        return await self._reply(is_json, call, answer)
+
     async def _unary(self, exchange: Exchange) -> None:
-        deadline = None
         try:
             call = protocol.read_call(exchange.headers, exchange.query)
-            async with asyncio.timeout(call.seconds) as deadline:
-                answer = await self._answer(exchange, call)
+            answer = await _within(call.seconds, self._answer(exchange, call))
         except ClientDisconnect:
             return
         except Exception as error:
-            refusal = self._refusal(exchange.method, error, deadline)
-            await _send(exchange.send, refusal.status, b"application/json", protocol.dumps(refusal.document()))
-            return
-        content_type = b"application/json" if exchange.is_json else b"application/proto"
-        if call.accepts_gzip and len(answer) > protocol.MIN_GZIP_BYTES:
-            answer = await self._messages.deflated(answer)
-            await _send(exchange.send, 200, content_type, answer, (b"content-encoding", b"gzip"))
+            reply = _error(self._refusal(exchange.method, error))
         else:
-            await _send(exchange.send, 200, content_type, answer)
+            reply = await self._reply(exchange.is_json, call, answer)
+        await _send(exchange.send, reply)
 
     async def _answer(self, exchange: Exchange, call: Call) -> bytes:
         method = exchange.method
@@ -117,29 +132,42 @@ class Connect:
         with self._place(min(_declared_size(exchange.headers), method.max_bytes)):
             body = await _body(exchange.receive, method.max_bytes)
             with self._place(protocol.inflated_size(body) if call.gzip else 0):
-                raw = await self._messages.read(method, body, is_gzip=call.gzip, is_json=exchange.is_json)
-                if method.handler is None:
-                    raise ConnectError(StatusCode.UNIMPLEMENTED, f"{method.name} is not served")
-                answer: bytes = await method.handler(raw, Context(exchange.peer))
-                return await self._messages.json(method, answer) if exchange.is_json else answer
+                return await self._handled(method, exchange.is_json, call, body, exchange.peer)
+
+    async def _handled(self, method: Method, is_json: bool, call: Call, body: bytes, peer: Peer) -> bytes:
+        raw = await self._messages.read(method, body, is_gzip=call.gzip, is_json=is_json)
+        if method.handler is None:
+            raise ConnectError(StatusCode.UNIMPLEMENTED, f"{method.name} is not served")
+        answer: bytes = await method.handler(raw, Context(peer))
+        return await self._messages.json(method, answer) if is_json else answer
+
+    async def _reply(self, is_json: bool, call: Call, answer: bytes) -> Reply:
+        content_type = b"application/json" if is_json else b"application/proto"
+        if call.accepts_gzip and len(answer) > protocol.MIN_GZIP_BYTES:
+            return Reply(200, content_type, await self._messages.deflated(answer), b"gzip")
+        return Reply(200, content_type, answer)
 
     def _place(self, size: int) -> AbstractContextManager[None]:
         return self._large.one() if size > MAX_BYTES else nullcontext()
 
     async def _stream(self, exchange: Exchange) -> None:
-        deadline, refusal, is_open = None, None, False
+        refusal, is_open = None, False
+
+        async def served() -> None:
+            nonlocal is_open
+            raw = await self._enveloped(exchange, call)
+            with self._waiting.one():
+                await _open_stream(exchange)
+                is_open = True
+                await _while_connected(exchange.receive, self._send_each(exchange, raw))
+
         try:
             call = protocol.read_call(exchange.headers, exchange.query, b"connect-")
-            async with asyncio.timeout(call.seconds) as deadline:
-                raw = await self._enveloped(exchange, call)
-                with self._waiting.one():
-                    await _open_stream(exchange)
-                    is_open = True
-                    await _while_connected(exchange.receive, self._send_each(exchange, raw))
+            await _within(call.seconds, served())
         except ClientDisconnect:
             return
         except Exception as error:
-            refusal = self._refusal(exchange.method, error, deadline)
+            refusal = self._refusal(exchange.method, error)
         if not is_open:
             await _open_stream(exchange)
         await exchange.send({"type": "http.response.body", "body": protocol.end_of_stream(refusal)})
@@ -164,7 +192,7 @@ class Connect:
 
         await method.handler(raw, StreamContext(exchange.peer, write))
 
-    def _refusal(self, method: Method, error: Exception, deadline: asyncio.Timeout | None) -> ConnectError:
+    def _refusal(self, method: Method, error: Exception) -> ConnectError:
         """The error that tells the caller of a fault."""
         match error:
             case ConnectError():
@@ -174,10 +202,29 @@ class Connect:
                 return ConnectError(StatusCode.INVALID_ARGUMENT, str(error))
             case CrowdedError():
                 return ConnectError(StatusCode.RESOURCE_EXHAUSTED, str(error))
-            case TimeoutError() if deadline is not None and deadline.expired():
-                return ConnectError(StatusCode.DEADLINE_EXCEEDED, "the time of connect-timeout-ms is over")
         logger.error("%s by Connect failed", method.name, exc_info=error)
         return ConnectError(StatusCode.INTERNAL, "the call failed in the sidecar")
+
+
+def _is_json(method: Method, headers: Mapping[bytes, bytes]) -> bool | None:
+    """Whether a request is in JSON; None if the method does not take its content type."""
+    return method.content_types.get(headers.get(b"content-type", b"").partition(b";")[0].strip().lower())
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, or `ConnectError` if it takes longer; a timer is set only if it waits."""
+    try:
+        awaited = work.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await rest(work, awaited)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise ConnectError(StatusCode.DEADLINE_EXCEEDED, "the time of connect-timeout-ms is over") from None
 
 
 def _declared_size(headers: Mapping[bytes, bytes]) -> int:
@@ -218,7 +265,13 @@ async def _open_stream(exchange: Exchange) -> None:
     await exchange.send(head)
 
 
-async def _send(send: Send, status: int, content_type: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    head = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+def _error(refusal: ConnectError) -> Reply:
+    return Reply(refusal.status, b"application/json", protocol.dumps(refusal.document()))
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    head = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
+    if reply.encoding:
+        head.append((b"content-encoding", reply.encoding))
+    await send({"type": "http.response.start", "status": reply.status, "headers": head})
+    await send({"type": "http.response.body", "body": reply.body})

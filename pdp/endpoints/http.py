@@ -118,7 +118,7 @@ def application(
         app = calls if scope["path"].startswith(connect.PATH) else routed
         await app(scope, receive, send)
 
-    return OwnOrigins(by_path, hosts)
+    return OwnOrigins(by_path, hosts, calls.direct)
 
 
 class Probes:

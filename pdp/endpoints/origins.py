@@ -5,13 +5,14 @@ the port. Browsers reveal both in headers that no page can set.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdp.core.fields import quote
+from pdp.serving.http1.plain import Answer, Find
 from pdp.serving.requests import PROBES, problem
 
 OWN_SITES = ("none", "same-origin")
@@ -21,8 +22,9 @@ _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+))(?::[0-9]*)?")
 class OwnOrigins:
     """Refuses with 403 the requests of web pages of other origins, and requests to a host that is not in `hosts`."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], direct: Find) -> None:
         self._app = app
+        self._direct = direct
         self._hosts = frozenset(("localhost", *hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,7 +32,12 @@ class OwnOrigins:
         app = self._app if refusal is None else problem(403, refusal)
         await app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> str | None:
+    def direct(self, path: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """What answers a plain request that is not refused."""
+        refusal = self._refusal(path.decode(), {name.decode(): value.decode() for name, value in headers.items()})
+        return self._direct(path, headers) if refusal is None else None
+
+    def _refusal(self, path: str, headers: Mapping[str, str]) -> str | None:
         host = headers.get("host")
         if host is not None and not self._is_ours(host):
             return f"the host {quote(host)} is not an IP address, `localhost` or one of `--http-hosts`"

@@ -159,13 +159,14 @@ async def test_a_decision_over_http_is_a_span_under_its_callers(traced: Traced, 
     assert (span.name, span.attributes["pdp.decision.id"]) == ("pdp.decision", decision_id)
 
 
+@pytest.mark.parametrize("path", [CONNECT, "/v1/evaluate"])
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_parent_ends_with_its_request(traced: Traced) -> None:
+async def test_a_parent_ends_with_its_request(traced: Traced, path: str) -> None:
     """The next request on the connection, which names none, begins a trace of its own."""
     trace_id = new_trace()
-    await traced.beside.http.call("POST", "/v1/evaluate", {"action": READ}, headers(trace_id))
-    answer = await traced.beside.http.call("POST", "/v1/evaluate", {"action": READ})
-    span = await decided(traced.collector, answer.body["decision_id"])
+    await traced.beside.http.call("POST", path, {"action": READ}, headers(trace_id))
+    answer = await traced.beside.http.call("POST", path, {"action": READ})
+    span = await decided(traced.collector, answer.body["decisionId" if path == CONNECT else "decision_id"])
     assert span.parent_id == ""
     assert span.trace_id != trace_id
 

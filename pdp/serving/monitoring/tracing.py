@@ -21,6 +21,9 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pdp.serving.http1.plain import Answer, Direct, Reply
+from pdp.serving.requests import Peer
+
 FLUSH_SECONDS = 2.0
 """For the spans that wait at a stop; a collector that is away would take ten for each try."""
 END_SECONDS = 1.0
@@ -87,8 +90,21 @@ class HttpParents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            _keep((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+            _keep_header(scope["headers"])
         await self._app(scope, receive, send)
+
+    def direct(self, path: bytes, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """What answers a plain request, under its parent."""
+        found = self._app.direct(path, headers) if isinstance(self._app, Direct) else None
+        if found is None:
+            return None
+        unparented = found
+
+        async def answer(body: bytes, peer: Peer) -> Reply:
+            _keep_header(headers.items())
+            return await unparented(body, peer)
+
+        return answer
 
 
 def attributes(values: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
@@ -98,6 +114,10 @@ def attributes(values: Mapping[str, str | int | bool]) -> dict[str, str | int | 
         for name, value in values.items()
         if value != ""
     }
+
+
+def _keep_header(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    _keep((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
 
 
 def _keep(headers: Iterable[tuple[str, str]]) -> None:
