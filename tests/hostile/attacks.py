@@ -14,7 +14,7 @@ import time
 
 import grpc
 
-from tests.hostile import grpc_attacks, http_attacks, key_attacks
+from tests.hostile import call_attacks, grpc_attacks, http_attacks, key_attacks
 from tests.hostile.attacker import Attack, Attacker, Tally
 from tests.hostile.installation import Target
 
@@ -33,6 +33,10 @@ ATTACKS: dict[str, Attack] = {
         http_attacks.strange_json,
         http_attacks.foreign_pages,
         http_attacks.connect_calls,
+        call_attacks.pipelined_calls,
+        call_attacks.unread_calls,
+        call_attacks.half_calls,
+        call_attacks.broken_calls,
         grpc_attacks.random_messages,
         grpc_attacks.idle_streams,
         grpc_attacks.repeats,

@@ -36,20 +36,21 @@ async def many_problems(attack: Attacker) -> None:
 
 async def silent_connections(attack: Attacker) -> None:
     """Connections that send nothing, to both programs, as many as this process may open."""
-    await _hold(attack, b"", 1_100)
+    await hold(attack, b"", 1_100)
 
 
 async def half_heads(attack: Attacker) -> None:
     """Requests whose head never ends."""
-    await _hold(attack, b"POST /v1/evaluate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", 300)
+    await hold(attack, b"POST /v1/evaluate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", 300)
 
 
 async def half_bodies(attack: Attacker) -> None:
     """Requests whose body never ends."""
-    await _hold(attack, b'POST /v1/evaluate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n{"action"', 300)
+    await hold(attack, b'POST /v1/evaluate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n{"action"', 300)
 
 
-async def _hold(attack: Attacker, sent: bytes, each: int) -> None:
+async def hold(attack: Attacker, sent: bytes, each: int) -> None:
+    """Connections that send this and no more, beside which probes must be answered."""
     held: list[socket.socket] = []
     try:
         for address in (attack.target.http, attack.target.store_http):
@@ -85,6 +86,7 @@ async def malformed_http(attack: Attacker) -> None:
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         f"TRACE /v1/evaluate HTTP/1.1\r\n{host}\r\n",
     ]
+    requests += [request.replace("/v1/evaluate", f"{CONNECT}Evaluate") for request in requests[:4]]
     while attack.goes_on:
         for address in (attack.target.http, attack.target.store_http):
             for request in requests:
