@@ -27,7 +27,7 @@ from pdp.endpoints import http
 from pdp.endpoints.listeners import bound, http_bound, http_listener
 from pdp.endpoints.service import SERVICE, Decide, DecisionService
 from pdp.metrics import Metrics
-from pdp.serving import calls
+from pdp.serving import calls, memory
 from pdp.serving.addresses import Address
 from pdp.serving.connections import Limits, raise_descriptor_limit, share_of_descriptors
 from pdp.serving.http1.server import serving
@@ -205,6 +205,7 @@ async def _callers(path: Path | None) -> AsyncIterator[Callers]:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs a sidecar until `stop` is set, or until one of its tasks fails, which is raised."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.return_freed()
     raise_descriptor_limit()
     async with running(settings) as sidecar:
         gc.freeze()  # else each full collection traverses all that was imported, and holds up every decision
