@@ -6,7 +6,6 @@ What each decision touches is a plain number that a scrape reads: one event loop
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -20,6 +19,7 @@ from pdp.core.decision import Decision
 from pdp.core.model import Outcome, Reason, RecordKind, Result, Trigger
 from pdp.serving.lag import LoopLag
 from pdp.serving.monitoring.certificates import Certificates
+from pdp.serving.version import VERSION
 
 DURATION_BUCKETS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0,
@@ -134,7 +134,7 @@ class Metrics(Collector):
             "pdp_sync_state", "State of the sync stream", states=SYNC_STATES, registry=self.registry
         )
         self._info = Info("pdp_build", "What runs", registry=self.registry)
-        self._info.info({"version": version("agent-pdp"), "python": platform.python_version()})
+        self._info.info({"version": VERSION, "python": platform.python_version()})
         self.registry.register(self)
 
     def decided(self, agent_id: str, outcome: int, reason: int, seconds: float, micros: int = 0) -> None:

@@ -11,6 +11,26 @@ from typing import Any, NamedTuple
 
 BIN = Path(sys.executable).parent
 BOUND_SECONDS = 60.0
+NOWHERE = "127.0.0.1:1"
+"""An address on which nobody listens."""
+
+
+def serve_arguments(folder: Path, store_address: str = NOWHERE) -> list[str]:
+    """The arguments of `pdp serve` for every agent, with what it needs in `folder`."""
+    key_file = folder / "sidecar.key"
+    if not key_file.exists():
+        key_file.touch(0o600)
+        key_file.write_text("owkai_none")
+    return [
+        "serve",
+        f"--store={store_address}",
+        f"--key-file={key_file}",
+        "--all-agents",
+        "--listen=127.0.0.1:0",
+        "--http=127.0.0.1:0",
+        f"--data-dir={folder / 'data'}",
+        "--log-format=json",
+    ]
 
 
 class Ended(NamedTuple):

@@ -1,6 +1,5 @@
 """The description of the HTTP port: OpenAPI 3.1, made once from the tables that requests and answers are made by."""
 
-from importlib.metadata import version
 from typing import Any
 
 from pdp import wire
@@ -8,6 +7,7 @@ from pdp.core.action import REPORT
 from pdp.core.fields import Schema, schema_of
 from pdp.core.interface import ANSWER, OUTCOME, PROBLEM
 from pdp.endpoints import openapi_connect
+from pdp.serving.version import VERSION
 
 TEXT: Schema = {"type": "string"}
 RETRY_AFTER: Schema = {"type": "number", "description": "Seconds until the idempotency key is free"}
@@ -34,7 +34,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "pdp",
-            "version": version("agent-pdp"),
+            "version": VERSION,
             "description": "The policy decision point beside an agent, asked before each action",
         },
         "tags": [

@@ -1,13 +1,13 @@
-"""What the HTTP port says of itself: at `/`, at `/openapi.json`, and for people at `/docs`; made once, at the start."""
+"""What the HTTP port says of itself: at `/`, at `/openapi.json`, and for people at `/docs`; made when first asked."""
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from html import escape
-from importlib.metadata import version
 from typing import Any
 
-from pdp.endpoints import openapi
 from pdp.serving.pages import html_page, index
+from pdp.serving.version import VERSION
 
 LINKS = {
     "/docs": "the interface, for people",
@@ -20,13 +20,26 @@ ABOUT = "The policy decision point beside an agent. Ask it with POST /v1/evaluat
 
 
 class Pages:
-    """The bytes of the pages."""
+    """The bytes of the pages; most sidecars never show them, so what makes them is not even imported before."""
 
     def __init__(self) -> None:
-        document = openapi.document()
-        self.document = json.dumps(document).encode()
-        self.docs = html_page("pdp: HTTP interface", "".join(_parts(document)))
-        self.about = index("pdp", version("agent-pdp"), ABOUT, LINKS)
+        self.about = index("pdp", VERSION, ABOUT, LINKS)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The description in OpenAPI."""
+        return json.dumps(_described()).encode()
+
+    @cached_property
+    def docs(self) -> bytes:
+        """The same for people."""
+        return html_page("pdp: HTTP interface", "".join(_parts(_described())))
+
+
+def _described() -> dict[str, Any]:
+    from pdp.endpoints import openapi
+
+    return openapi.document()
 
 
 def _parts(document: dict[str, Any]) -> Iterator[str]:

@@ -119,7 +119,12 @@ def _dumps(message: Message) -> str:
 def holds_messages(field: FieldDescriptor) -> bool:
     """Whether the field's values are messages that are JSON objects of their fields."""
     kind = field.message_type
-    return kind is not None and kind.file.package != WELL_KNOWN and not kind.GetOptions().map_entry
+    return kind is not None and kind.file.package != WELL_KNOWN and not _is_map_entry(kind)
+
+
+def _is_map_entry(kind: Descriptor) -> bool:
+    # `GetOptions` loads the descriptors of descriptors, and nothing else in a sidecar needs them.
+    return kind.has_options and kind.GetOptions().map_entry
 
 
 @lru_cache(maxsize=256)

@@ -2,13 +2,13 @@
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 from pdp.injector.verdicts import Refusal, Result, Skip, Verdict
 from pdp.serving.monitoring.certificates import Certificates
+from pdp.serving.version import VERSION
 
 BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 EVENT_RESULTS = ("sent", "failed", "dropped")
@@ -43,7 +43,7 @@ class Metrics:
             for value in values:
                 counter.labels(str(value))
         Info("pdp_injector_build", "What runs", registry=self.registry).info(
-            {"version": version("agent-pdp"), "python": platform.python_version()}
+            {"version": VERSION, "python": platform.python_version()}
         )
 
     def reviewed(self, verdict: Verdict, seconds: float) -> None:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import grpc
@@ -20,6 +19,7 @@ from pdp.core.model import Now
 from pdp.metrics import Metrics
 from pdp.serving.addresses import Address
 from pdp.serving.backoff import Backoff
+from pdp.serving.version import VERSION
 from pdp.settings import SettingsError, Subscription
 from pdp.sync.replica import BrokenStreamError, OutOfOrderError, Records, Refusal, Replica
 from pdp.sync.store_clock import StoreClock, StreamClock
@@ -318,7 +318,7 @@ class _Stream:
             epoch=epoch,
             revision=revision,
             subscription=_subscription(self._node.subscription),
-            version=version("agent-pdp"),
+            version=VERSION,
             node_name=self._node.name,
         )
 

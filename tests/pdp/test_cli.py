@@ -15,28 +15,9 @@ import pytest
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from tests.ports import reserved
-from tests.programs import run, started
+from tests.programs import NOWHERE, run, serve_arguments, started
 from tests.waiting import BOUND_SECONDS, eventually_gives
 from tests.whole import AGENT, FINANCIAL, HIGH_VALUE, Http, settings, sidecar, store
-
-NOWHERE = "127.0.0.1:1"
-
-
-def serve_arguments(folder: Path, store_address: str = NOWHERE) -> list[str]:
-    key_file = folder / "sidecar.key"
-    if not key_file.exists():
-        key_file.touch(0o600)
-        key_file.write_text("owkai_none")
-    return [
-        "serve",
-        f"--store={store_address}",
-        f"--key-file={key_file}",
-        "--all-agents",
-        "--listen=127.0.0.1:0",
-        "--http=127.0.0.1:0",
-        f"--data-dir={folder / 'data'}",
-        "--log-format=json",
-    ]
 
 
 async def test_serve_decides_and_sigterm_drains_it(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from pdp.serving.version import VERSION
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 DISTROLESS = {("debian12", "bookworm", "3.11"), ("debian13", "trixie", "3.13")}
@@ -33,8 +35,9 @@ def test_every_package_of_the_wheel_is_in_the_image() -> None:
 
 
 def test_the_version_is_the_projects() -> None:
-    """As the label of the image has it."""
+    """As the label of the image has it, and as programs tell it."""
     assert f"\nARG VERSION={PROJECT['project']['version']}\n" in DOCKERFILE
+    assert PROJECT["project"]["version"] == VERSION
 
 
 def test_only_locks_are_installed() -> None:

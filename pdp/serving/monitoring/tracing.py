@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from importlib.metadata import version
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdp.serving.http1.plain import Answer, Direct, Reply
 from pdp.serving.requests import Peer
+from pdp.serving.version import VERSION
 
 FLUSH_SECONDS = 2.0
 """For the spans that wait at a stop; a collector that is away would take ten for each try."""
@@ -49,7 +49,7 @@ class Tracing:
         self._exporter = _Exporter()
         self._provider = TracerProvider(resource=_resource(program), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._tracer: Tracer = self._provider.get_tracer("agent-pdp", version("agent-pdp"))
+        self._tracer: Tracer = self._provider.get_tracer("agent-pdp", VERSION)
 
     def span(self, name: str) -> Span:
         """A span that has begun, under the parent that the request names; the caller ends it."""
@@ -128,7 +128,7 @@ def _keep(headers: Iterable[tuple[str, str]]) -> None:
 
 def _resource(program: str) -> Resource:
     """What names this program in a trace: the environment's `service.name`, else the name of the program."""
-    found = Resource.create({SERVICE_VERSION: version("agent-pdp")})
+    found = Resource.create({SERVICE_VERSION: VERSION})
     if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         found = found.merge(Resource({SERVICE_NAME: program}))
     return found
