@@ -1,4 +1,4 @@
-"""Ask the sidecar each ten seconds; `PDP_ADDRESS`, which the injector sets, says where it is."""
+"""Ask the sidecar every ten seconds, at `PDP_HTTP_ADDRESS` or `PDP_ADDRESS`, which the injector sets."""
 
 import signal
 import sys

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import yaml
 
+from pdp.core.fields import quote_path
 from pdp.serving.tls.reloaded import FileError, Reloaded, read_bounded
 
 MAX_SHOWN = 200
@@ -50,7 +51,7 @@ def _load(file: str, path: Path, raw: bytes, parse: Callable[[bytes], Value]) ->
     try:
         return parse(raw)
     except ValueError as error:
-        raise FileError(file, f"`{path}`: {error}") from None
+        raise FileError(file, f"{quote_path(path)}: {error}") from None
 
 
 def compose(raw: bytes) -> yaml.Node | None:
