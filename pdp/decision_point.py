@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -121,26 +120,18 @@ class DecisionPoint:
             logger.exception("deciding for agent %s failed, so its action is blocked", action.agent_id)
             self._metrics.internal_error()
             made = self._made(state, None, action, _INTERNAL_ERROR, now)
-        decision = made.decision
+        answer, decision, _, _, opens, repeat_id = made
         cost_micros = 0 if request.dry_run else decision.cost_micros
         seconds = perf_counter() - started
         self._metrics.decided(action.agent_id, decision.outcome, decision.reason, seconds, cost_micros)
         if decision.policy is not None or decision.shadow:
             self._metrics.policies.add(decision)
-        entry = Entry(
-            request.raw or wire.write_request(request),
-            made.answer,
-            now.wall,
-            seconds,
-            cost_micros,
-            made.opens,
-            made.repeat_id,
-            bool(action.attributes),
-        )
-        self._log.append(entry, urgent=made.opens is not None)
-        if not made.repeat_id:
+        raw, has_attributes = request.raw or wire.write_request(request), bool(action.attributes)
+        recorded = (raw, answer, now.wall, seconds, cost_micros, opens, repeat_id, has_attributes)
+        self._log.append(_NEW(Entry, recorded), urgent=opens is not None)
+        if not repeat_id:
             self._remember(request, made, now)
-        return made.answer
+        return answer
 
     def report(self, report: OutcomeReport) -> bool:
         """Take the outcome of an action; whether it repeats one, and so changes nothing.
@@ -250,14 +241,13 @@ class DecisionPoint:
             told = asking.used(agent, action, decision, use)
         elif decision.outcome is not ALLOW and not request.dry_run:
             told = asking.asked(agent, action, decision, now, approving=approving, next_id=self._ids.next)
-        day = local_time(agent.zone, now.wall).day
         if not request.dry_run:
-            self._counters.charge(action.agent_id, usage, decision, now.boot, day)
+            self._counters.charge(action.agent_id, usage, decision, now.boot)
             if decision.outcome is BLOCK:
                 self.suspender.refused(agent, action, decision, usage, now)
             elif self._suspensions.by_agent:
                 self.suspender.admitted(agent, decision)
-        return self._made(state, agent, action, decision, now, told=told, day=day)
+        return self._made(state, agent, action, decision, now, usage=usage, told=told)
 
     def _made(
         self,
@@ -267,21 +257,18 @@ class DecisionPoint:
         decision: Decision,
         now: Now,
         *,
+        usage: Usage | None = None,
         told: Asking = ASKS_NOBODY,
-        day: int | None = None,
     ) -> "_Made":
-        """The decision with its answer, whole; with what is left of the limits if the agent is registered.
-
-        `day` is the agent's local day, if it is known.
-        """
+        """The decision with its answer, whole; with what is left of the limits if the agent is registered."""
         text, awaited, opens = told
         if not text and decision.reason is not POLICY_MATCHED:
             text = message(agent, action, decision)
         version, remaining, budget_micros = "", NO_LIMITS, None
         if agent is not None:
-            usage = self._counters.of(action.agent_id, agent.zone, now.boot)
+            usage = usage or self._counters.of(action.agent_id, agent.zone, now.boot)
             version, remaining = agent.version, usage.remaining(agent.limits, now.boot)
-            budget_micros = _budget_left(agent, usage, now, day)
+            budget_micros = _budget_left(agent, usage, decision.day or local_time(agent.zone, now.wall).day)
         holder, decision_id = self._holder, self._ids.next(now.wall)
         staleness = holder.staleness(now.boot)
         answer = Answer(
@@ -296,11 +283,10 @@ class DecisionPoint:
             budget_micros,
             awaited,
         )
-        return _Made(wire.write_answer(answer), decision, decision_id, agent, opens)
+        return _NEW(_Made, (wire.write_answer(answer), decision, decision_id, agent, opens, ""))
 
 
-@dataclass(slots=True)
-class _Made:
+class _Made(NamedTuple):
     """A decision and its serialized answer; the id of its record if the answer is a repeat."""
 
     answer: bytes
@@ -311,6 +297,8 @@ class _Made:
     repeat_id: str = ""
 
 
+_NEW = tuple.__new__
+"""Makes a named tuple of a tuple in half the time of its class."""
 _NO_USAGE = Usage()
 _INTERNAL_ERROR = Decision(BLOCK, Reason.INTERNAL_ERROR)
 _QUOTED = {outcome: f"`{outcome.name.lower()}`" for outcome in Outcome}
@@ -321,10 +309,10 @@ def _key(request: wire.Request) -> str:
     return f"{request.idempotency_key}\n{request.approval_id}" if request.approval_id else request.idempotency_key
 
 
-def _budget_left(agent: CompiledAgent, usage: Usage, now: Now, day: int | None) -> int | None:
+def _budget_left(agent: CompiledAgent, usage: Usage, day: int) -> int | None:
     if agent.budget_micros is None:
         return None
-    left = agent.budget_micros - usage.spent(local_time(agent.zone, now.wall).day if day is None else day)
+    left = agent.budget_micros - usage.spent(day)
     return left if left > 0 else 0
 
 

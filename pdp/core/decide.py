@@ -52,6 +52,7 @@ def decide(
         retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
         return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
     decision = _judge(agent, server, action, risk, local)
+    decision.day = local.day
     if stale is StaleMode.ESCALATE and decision.outcome is not BLOCK:
         decision.outcome, decision.reason, decision.cost_micros = ESCALATE, Reason.REGISTRY_STALE, 0
     elif approved and decision.outcome in NEEDS_APPROVAL:
@@ -78,13 +79,13 @@ def withdrawn(
     return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is StaleMode.ESCALATE else None
 
 
-def charge(usage: Usage, decision: Decision, boot: float, day: int) -> None:
-    """Counts a decision that is returned: one action unless it is a block, and the cost of an allow on a local day."""
+def charge(usage: Usage, decision: Decision, boot: float) -> None:
+    """Counts a decision that is returned: one action unless it is a block, and the cost of an allow."""
     if decision.outcome is BLOCK:
         return
     usage.count(boot)
     if decision.cost_micros:
-        usage.spend(day, decision.cost_micros)
+        usage.spend(decision.day, decision.cost_micros)
 
 
 def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action: Action) -> int:

@@ -12,7 +12,10 @@ from pdp.core.records import read_param
 
 @dataclass(slots=True)
 class Decision:
-    """The answer to one action, and what it charges: `cost_micros`, and one action unless it is a block."""
+    """The answer to one action, and what it charges: one action unless it is a block, and `cost_micros` on a local day.
+
+    `day` is that day as the ordinal of its date; a block charges nothing, and has 0.
+    """
 
     outcome: Outcome
     reason: Reason
@@ -22,6 +25,7 @@ class Decision:
     retry_after: float | None = None
     cost_micros: int = 0
     shadow: tuple[CompiledPolicy, ...] = ()
+    day: int = 0
 
 
 class Demand(NamedTuple):

@@ -10,7 +10,6 @@ from pdp.core.localtime import local_time
 from pdp.core.model import Now
 from pdp.core.usage import IDLE_SECONDS, UNKNOWN_ACTIONS, Usage
 
-MAX_PENDING = 1000
 MAX_SECONDS = 120
 
 
@@ -34,7 +33,6 @@ class Counters:
         self.usage = {} if usage is None else usage
         self.lost_until = lost_until
         self._oldest_first = deque(self.usage)
-        self._pending: list[tuple[str, int, int, int]] = []
         self._charges: dict[str, Charges] = {}
         self._recording = False
 
@@ -42,15 +40,21 @@ class Counters:
         """The usage of an agent whose days are those of `zone`; a new one if it has none yet."""
         return self.usage.get(agent_id) or self._new(agent_id, zone, boot)
 
-    def charge(self, agent_id: str, usage: Usage, decision: Decision, boot: float, day: int) -> None:
-        """Count a decision that is returned, made on a local day of the agent."""
+    def charge(self, agent_id: str, usage: Usage, decision: Decision, boot: float) -> None:
+        """Count a decision that is returned."""
         if decision.outcome is BLOCK:
             return
-        charge(usage, decision, boot, day)
+        charge(usage, decision, boot)
         if self._recording:
-            self._pending.append((agent_id, int(boot), day, decision.cost_micros))
-            if len(self._pending) >= MAX_PENDING:
-                self._sum_up()
+            actions, micros = self._charges.get(agent_id) or self._new_charges(agent_id)
+            second, day = int(boot), decision.day
+            actions[second] = actions.get(second, 0) + 1
+            if decision.cost_micros:
+                micros[day] = micros.get(day, 0) + decision.cost_micros
+            if len(actions) > MAX_SECONDS:  # the disk is stuck; a later second makes the actions count for longer
+                total = sum(actions.values())
+                actions.clear()
+                actions[second] = total
 
     def settle(self, agent_id: str, day: int, difference: int) -> None:
         """Correct the spend of a local day by what an action cost beyond its estimate; negative: less."""
@@ -59,7 +63,7 @@ class Counters:
             return
         usage.settle(day, difference)
         if self._recording:
-            micros = self._charges.setdefault(agent_id, Charges({}, {})).micros
+            micros = (self._charges.get(agent_id) or self._new_charges(agent_id)).micros
             micros[day] = micros.get(day, 0) + difference
 
     def record(self) -> None:
@@ -68,7 +72,6 @@ class Counters:
 
     def take(self) -> dict[str, Charges]:
         """The charges since the last call, by agent."""
-        self._sum_up()
         taken, self._charges = self._charges, {}
         return taken
 
@@ -94,17 +97,6 @@ class Counters:
         self.usage[agent_id] = usage
         return usage
 
-    def _sum_up(self) -> None:
-        for agent_id, second, day, micros in self._pending:
-            charges = self._charges.get(agent_id)
-            if charges is None:
-                charges = self._charges[agent_id] = Charges({}, {})
-            actions = charges.actions
-            actions[second] = actions.get(second, 0) + 1
-            if len(actions) > MAX_SECONDS:  # the disk is stuck; a later second makes the actions count for longer
-                total = sum(actions.values())
-                actions.clear()
-                actions[second] = total
-            if micros:
-                charges.micros[day] = charges.micros.get(day, 0) + micros
-        self._pending.clear()
+    def _new_charges(self, agent_id: str) -> Charges:
+        charges = self._charges[agent_id] = Charges({}, {})
+        return charges

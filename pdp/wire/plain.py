@@ -18,7 +18,7 @@ from pdp.wire.requests import Request
 MAX_BYTES = 127
 """The longest text: its length is one byte."""
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
-_NEXT = "tag = raw[at] if at < end else 0"
+_NEXT = "tag = data[at]"
 
 
 def _compile_reader() -> Callable[[bytes], Request | None]:
@@ -43,19 +43,20 @@ def _compile_reader() -> Callable[[bytes], Request | None]:
     lists = [f"*{name}" for name in FIELDS if isinstance(kind_of(name), ListOf)]
     required = " and ".join(name for name in FIELDS if FIELDS[name].required)
     body = [
-        f"if raw[0] != {_tag(pb.EvaluateRequest.DESCRIPTOR.fields_by_name['action'], _LENGTH)}: return None",
-        "at, size = 2, raw[1]",
+        # With a byte more there is a tag to look at after the last field. A tag of the request that follows the action
+        # can be that of a later field of the action: then the action is not where it says to end, and is not plain.
+        "data = raw + b'\\0'",
+        f"if data[0] != {_tag(pb.EvaluateRequest.DESCRIPTOR.fields_by_name['action'], _LENGTH)}: return None",
+        "at, size = 2, data[1]",
         "if size > 127:",
-        "    if raw[2] > 127: return None",
-        "    at, size = 3, size & 127 | raw[2] << 7",
+        "    if data[2] > 127: return None",
+        "    at, size = 3, size & 127 | data[2] << 7",
         "end = at + size",
         _NEXT,
         *action,
         "if at != end: return None",
-        "end = len(raw)",
-        _NEXT,
         *request,
-        "if at != end: return None",
+        "if at != len(raw): return None",
     ]
     source = [
         "def read(raw):",
@@ -108,22 +109,22 @@ def _field(field: Any, kind: Kind, names: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(name: str, most: int) -> Iterator[str]:
-    yield "start, size = at + 2, raw[at + 1]"
+    yield "start, size = at + 2, data[at + 1]"
     yield f"if size > {most}: return None"
     yield "at = start + size"
-    yield f"{name} = raw[start:at].decode()"
+    yield f"{name} = data[start:at].decode()"
     yield _NEXT
 
 
 def _small(name: str, low: int, high: int) -> Iterator[str]:
-    yield f"{name} = raw[at + 1]"
+    yield f"{name} = data[at + 1]"
     yield f"if not {low} <= {name} <= {high}: return None"
     yield "at += 2"
     yield _NEXT
 
 
 def _number(name: str, kind: Number) -> Iterator[str]:
-    yield f"({name},) = double(raw, at + 1)"
+    yield f"({name},) = double(data, at + 1)"
     yield f"if not {kind.low!r} <= {name} <= {min(kind.high, float_info.max)!r}: return None"
     yield "at += 9"
     yield _NEXT

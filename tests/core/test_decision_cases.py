@@ -51,7 +51,7 @@ def _core_answer(state: State, usage: Usage, step: Step) -> Answer:
     if agent is not None:
         day = local_at(agent.zone, step.now.wall).day
         if not step.dry_run:
-            charge(usage, decision, step.now.boot, day)
+            charge(usage, decision, step.now.boot)
         answer.remaining = usage.remaining(agent.limits, step.now.boot)
         answer.budget_micros = _left(agent.budget_micros, usage, day)
     return wire.answer_json(pb.EvaluateResponse.FromString(wire.write_answer(answer)))

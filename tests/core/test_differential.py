@@ -53,7 +53,7 @@ class Duel:
         self._check_withdrawn(action, decision, turn.stale)
         day = local_at(self.record.time_window_timezone, self.now.wall).day
         if not turn.dry_run:
-            charge(self.usage, decision, self.now.boot, day)
+            charge(self.usage, decision, self.now.boot)
             settle(self.history, explanation, day, self.now)
         limits = limits_of(self.record)
         assert self.usage.remaining(limits, self.now.boot) == self.history.remaining(limits, self.now.boot)

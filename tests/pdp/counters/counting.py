@@ -68,7 +68,7 @@ class Machine:
         action = Action(self.agent_id, "api.read", risk_score=0, estimated_cost_micros=round(dollars * 1e6))
         usage = counters.of(self.agent_id, self.agent.zone, now.boot)
         decision = decide(self.agent, self.state.servers, action, usage, now)
-        counters.charge(self.agent_id, usage, decision, now.boot, local_time(self.agent.zone, now.wall).day)
+        counters.charge(self.agent_id, usage, decision, now.boot)
         if decision.outcome is Outcome.ALLOW:
             one = Admitted(self.time, local_time(self.agent.zone, now.wall).day, decision.cost_micros)
             self.admitted.append(one)

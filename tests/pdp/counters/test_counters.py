@@ -294,7 +294,7 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
 
         def charge(number: int) -> None:
             usage = counters.of(f"agent-{number}", "UTC", machine.now.boot)
-            counters.charge(f"agent-{number}", usage, ALLOWED, machine.now.boot, 1)
+            counters.charge(f"agent-{number}", usage, ALLOWED, machine.now.boot)
 
         for number in range(agents):
             charge(number)
@@ -318,12 +318,12 @@ def test_what_is_charged_while_a_new_file_is_written_is_in_it_once(agents: int, 
 
 def test_pending_charges_are_bounded_while_the_disk_hangs() -> None:
     """However many there are: two numbers for each second of two minutes, and then one for all before."""
-    counters, costing = Counters(), replace(ALLOWED, cost_micros=1)
+    counters, costing = Counters(), replace(ALLOWED, cost_micros=1, day=1)
     counters.record()
     usage = counters.of("agent-1", "UTC", 0.0)
     for second in range(10 * MAX_SECONDS):
         for _ in range(3):
-            counters.charge("agent-1", usage, costing, float(second), 1)
+            counters.charge("agent-1", usage, costing, float(second))
     charges = counters.take()["agent-1"]
     assert len(charges.actions) <= MAX_SECONDS
     assert sum(charges.actions.values()) == 30 * MAX_SECONDS
