@@ -45,9 +45,10 @@ def decision_document(decision: log_pb2.LoggedDecision) -> Document:
 
 def _action(message: decision_pb2.Action) -> Document:
     try:
-        return action_json(wire.read_action(message))
+        fields = action_json(wire.read_action(message))
     except InvalidActionError:  # no sidecar records such an action, so it is shown as it is
         return MessageToDict(message, preserving_proto_field_name=True)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _opens(opens: log_pb2.OpenedApproval) -> Document:
