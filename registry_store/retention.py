@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry_store.alerts import outbox
 from registry_store.database.attempts import Attempts
 from registry_store.database.transactions import Database, retried
-from registry_store.decisions import decisions, outcomes, usage
+from registry_store.decisions import deletion, outcomes, usage
 from registry_store.journal import revisions
 from registry_store.periodic import by_the_clock
 from registry_store.settings import Retention
@@ -33,7 +33,8 @@ async def tidy(database: Database, retention: Retention, now: datetime) -> None:
     """Deletes the rows that are too old at `now`."""
     await retried(_expire, database, now)
     await _delete_all(database, revisions.delete_expired)
-    await _delete_all(database, partial(decisions.delete_before, moment=now - retention.decisions))
+    await _delete_batches(database, now - retention.decisions)
+    await _delete_all(database, partial(deletion.decisions_before, moment=now - retention.decisions))
     await _delete_all(database, partial(outcomes.delete_before, moment=now - retention.decisions))
     await _delete_all(database, partial(usage.delete_before, moment=now - retention.usage))
     await retried(_forget_presence, database, now - presence.KEPT_FOR)
@@ -42,7 +43,12 @@ async def tidy(database: Database, retention: Retention, now: datetime) -> None:
 
 
 async def _delete_all(database: Database, delete: Delete) -> None:
-    while await retried(_delete, database, delete) == BATCH:
+    while await retried(_delete, database, delete) >= BATCH:
+        pass  # there may be more
+
+
+async def _delete_batches(database: Database, moment: datetime) -> None:
+    while await retried(_delete, database, partial(deletion.batches_before, moment=moment)):
         pass  # there may be more
 
 
@@ -61,7 +67,7 @@ async def _delete(database: Database, delete: Delete) -> int:
 
 async def _forget_logs(database: Database, unheard_since: datetime) -> None:
     async with database.beside() as session:
-        await decisions.forget_logs(session, unheard_since)
+        await deletion.forget_logs(session, unheard_since)
         await watching.forget_before(session, unheard_since)
 
 

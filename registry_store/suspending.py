@@ -11,6 +11,7 @@ from pdp.core.usage import is_too_high
 from registry_store.database.tables import Agent
 from registry_store.database.transactions import Database, retried
 from registry_store.decisions import outcomes
+from registry_store.decisions.notes import Outcome, Suspension
 from registry_store.decisions.reports import Report
 from registry_store.metrics import Metrics
 from registry_store.records import agents, suspensions
@@ -25,10 +26,9 @@ async def by_report(database: Database, metrics: Metrics, report: Report, at: da
 
     The report is stored already. If this fails, the sidecar sends it again, and this is tried again.
     """
-    causes = [
-        Cause(one.agent_id, one.activations, one.trigger, one.figures, report.node_id) for one in report.suspensions
-    ]
-    reported = sorted({outcome.agent_id for _, outcome in report.outcomes})
+    suspended = report.contents(Suspension)
+    causes = [Cause(one.agent_id, one.activations, one.trigger, one.figures, report.node_id) for one in suspended]
+    reported = sorted({outcome.agent_id for outcome in report.contents(Outcome)})
     if reported:
         async with database.reading() as session:
             causes += await _failing(session, reported)

@@ -14,7 +14,8 @@ from pdp.core.records import CONFIGURATION
 from registry_store.alerts import outbox
 from registry_store.alerts.outbox import Event, Kind, of_agent
 from registry_store.database.bulk import chunks
-from registry_store.database.tables import Agent, Approval, Usage
+from registry_store.database.decision_tables import Usage
+from registry_store.database.tables import Agent, Approval
 from registry_store.documents import Document, instant
 
 MAX_LISTED = 20

@@ -14,7 +14,8 @@ from pdp.core.ids import DecisionIds
 from pdp.serving.backoff import Backoff
 from registry_store.database import paging
 from registry_store.database.bulk import chunks, delete_oldest
-from registry_store.database.tables import Alert, Instant
+from registry_store.database.columns import Instant
+from registry_store.database.tables import Alert
 from registry_store.database.transactions import inserting
 from registry_store.documents import Document, to_json
 from registry_store.errors import ConflictError, NotFoundError

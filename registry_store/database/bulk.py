@@ -1,16 +1,18 @@
 """Inserts and deletes of many rows in one transaction, without an object for each row."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy import ColumnElement, Insert, Table, bindparam, delete, func, insert, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from registry_store.database.tables import Base
-from registry_store.database.transactions import inserting
+from registry_store.database.columns import Base, Instant
 
 CHUNK = 1_000
 """Rows of one statement; the event loop does other work between two statements."""
@@ -40,15 +42,34 @@ async def insert_all(
             await session.execute(insert(table).values(same), chunk)
 
 
-async def insert_new(session: AsyncSession, entity: type[Base], rows: Iterable[Mapping[str, Any]]) -> Set[str]:
-    """Inserts the rows that are not stored yet; returns the keys of the inserted rows. The key is one text column."""
-    (key,) = Base.metadata.tables[entity.__tablename__].primary_key.columns
-    adding = inserting(session, entity).on_conflict_do_nothing().returning(key)
+class DuplicateError(Exception):
+    """A row with one of these keys is stored already; the savepoint must be rolled back."""
+
+
+async def add_rows(
+    session: AsyncSession, entity: type[Base], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Adds rows by the database's shortest way, past SQLAlchemy: `COPY`, or one statement that is executed for each.
+
+    `DuplicateError` if one is stored already. The session is in a savepoint, and has executed a statement before.
+    """
+    if not rows:
+        return
     connection = await session.connection()
-    added: set[str] = set()
-    for chunk in chunks(rows, MAX_ROWS_PER_EXECUTION):
-        added.update((await connection.execute(adding, chunk)).scalars())
-    return added
+    name = entity.__tablename__
+    if connection.dialect.name == "postgresql":
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            await driver.copy_records_to_table(name, records=rows, columns=columns)
+        except asyncpg.UniqueViolationError as error:
+            raise DuplicateError(str(error)) from error
+        return
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of this program
+    try:
+        await connection.exec_driver_sql(statement, _with_texts(entity, columns, rows))
+    except IntegrityError as error:
+        raise DuplicateError(str(error.orig)) from error
 
 
 async def delete_oldest(
@@ -74,3 +95,19 @@ def _of_arrays(table: Table, same: Mapping[str, Any], rows: Sequence[Mapping[str
     shared = [bindparam(None, value, table.c[name].type) for name, value in same.items()]
     arrays = [bindparam(None, [row[name] for row in rows], ARRAY(table.c[name].type)) for name in names]
     return insert(table).from_select([*same, *names], select(*shared, *map(func.unnest, arrays)))
+
+
+def _with_texts(entity: type[Base], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows with times as SQLite has them."""
+    table = Base.metadata.tables[entity.__tablename__]
+    places = [place for place, name in enumerate(columns) if isinstance(table.c[name].type, Instant)]
+    changed = []
+    for row in rows:
+        values = list(row)
+        for place in places:
+            moment: datetime | None = values[place]
+            if moment is not None:
+                utc = moment.astimezone(UTC).replace(tzinfo=None)
+                values[place] = utc.isoformat(sep=" ", timespec="microseconds")
+        changed.append(tuple(values))
+    return changed

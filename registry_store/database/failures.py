@@ -8,7 +8,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """Errors of the database and the connection to it; any other error is a bug in this program."""
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout, OSError, asyncpg.InternalClientError)
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    OSError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+)
 """Errors of a lost or overloaded database; `OSError` comes from connecting, the driver's `InternalClientError` from a
 connection that broke at a bad moment."""
 CONFLICTS = ("40001", "40P01")
@@ -21,21 +28,20 @@ UNAVAILABLE_STATES = (*CONFLICTS, LOCK_TIMEOUT, "08", "25006", "53", "57")
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether the database caused the error, not the statement."""
-    if isinstance(error, DBAPIError) and (error.connection_invalidated or _state(error).startswith(UNAVAILABLE_STATES)):
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return isinstance(error, UNAVAILABLE)
+    return isinstance(error, UNAVAILABLE) or _state(error).startswith(UNAVAILABLE_STATES)
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether the transaction conflicted with another one, and may succeed on retry."""
-    return isinstance(error, DBAPIError) and _state(error) in CONFLICTS
+    return _state(error) in CONFLICTS
 
 
 def is_contention(error: BaseException) -> bool:
     """Whether another transaction was in the way: a conflict, or a lock that was not free in time."""
-    if not isinstance(error, DBAPIError):
-        return False
-    sqlite_code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the part that extends it
+    # The code of SQLite without the part that extends it.
+    sqlite_code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
     return sqlite_code in SQLITE_LOCKED or is_conflict(error) or _state(error) == LOCK_TIMEOUT
 
 
@@ -44,5 +50,6 @@ def reason_of(error: BaseException) -> str:
     return str(getattr(error, "orig", None) or error).partition("\n")[0] or type(error).__name__
 
 
-def _state(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+def _state(error: BaseException) -> str:
+    """The SQLSTATE of an error of SQLAlchemy, or of the driver itself; empty: it has none."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""

@@ -1,46 +1,12 @@
-"""The tables, for both SQLite and PostgreSQL."""
+"""The tables of the registry: records, approvals, keys, the journal, alerts and sidecars."""
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, ForeignKeyConstraint, Index, Text, false, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, false
+from sqlalchemy.orm import Mapped, mapped_column
 
-
-class Written(str):
-    """A document of a JSON column that is already serialized: serializing megabytes would block the event loop."""
-
-
-JsonDocument = JSON().with_variant(JSONB(), "postgresql")
-JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Instant(TypeDecorator[datetime]):
-    """A time in UTC: timestamptz in PostgreSQL; without a zone in SQLite."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        moment: datetime = value
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-class Base(DeclarativeBase):
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        datetime: Instant(),
-        dict[str, Any]: JsonDocument,
-        list[str]: JsonDocument,
-        str: Text(),
-        int: BigInteger(),
-    }
+from registry_store.database.columns import Base, JsonDocument, JsonOrNull, partial_index
 
 
 class Meta(Base):
@@ -64,12 +30,7 @@ class Agent(Base):
         Index("ix_agents_status", "status", "agent_id"),
         Index("ix_agents_agent_type", "agent_type", "agent_id"),
         Index("ix_agents_status_type", "status", "agent_type", "agent_id", unique=True),
-        Index(
-            "ix_agents_offline",
-            "agent_id",
-            sqlite_where=text("offline_minutes IS NOT NULL"),
-            postgresql_where=text("offline_minutes IS NOT NULL"),
-        ),
+        partial_index("ix_agents_offline", "offline_minutes IS NOT NULL", "agent_id"),
     )
 
     agent_id: Mapped[str] = mapped_column(primary_key=True)
@@ -128,21 +89,8 @@ class Policy(Base):
 
     __tablename__ = "policies"
     __table_args__ = (
-        Index(
-            "uq_policies_agent_name",
-            "agent_id",
-            "policy_name",
-            unique=True,
-            sqlite_where=text("agent_id IS NOT NULL"),
-            postgresql_where=text("agent_id IS NOT NULL"),
-        ),
-        Index(
-            "uq_policies_organisation_name",
-            "policy_name",
-            unique=True,
-            sqlite_where=text("agent_id IS NULL"),
-            postgresql_where=text("agent_id IS NULL"),
-        ),
+        partial_index("uq_policies_agent_name", "agent_id IS NOT NULL", "agent_id", "policy_name", unique=True),
+        partial_index("uq_policies_organisation_name", "agent_id IS NULL", "policy_name", unique=True),
         Index("ix_policies_order", "agent_id", "priority", "created_at", "policy_id"),
     )
 
@@ -208,13 +156,7 @@ class Activity(Base):
         Index("ix_activity_timestamp", "timestamp", "sequence"),
         Index("ix_activity_subject_kind", "subject_kind", "sequence"),
         Index("ix_activity_subject_id", "subject_id", "sequence"),
-        Index(
-            "ix_activity_changes",
-            "sequence",
-            "subject_kind",
-            sqlite_where=text("subject_kind <> 'approval'"),
-            postgresql_where=text("subject_kind <> 'approval'"),
-        ),
+        partial_index("ix_activity_changes", "subject_kind <> 'approval'", "sequence", "subject_kind"),
     )
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -238,13 +180,7 @@ class EmergencyStop(Base):
 
     __tablename__ = "emergency_stops"
     __table_args__ = (
-        Index(
-            "uq_emergency_stops_in_force",
-            "selector_hash",
-            unique=True,
-            sqlite_where=text("released_at IS NULL"),
-            postgresql_where=text("released_at IS NULL"),
-        ),
+        partial_index("uq_emergency_stops_in_force", "released_at IS NULL", "selector_hash", unique=True),
     )
 
     stop_id: Mapped[str] = mapped_column(primary_key=True)
@@ -299,14 +235,8 @@ class Approval(Base):
         Index("ix_approvals_status", "status", "approval_id"),
         Index("ix_approvals_agent", "agent_id", "status", "approval_id"),
         Index("ix_approvals_expiry", "status", "expires_at"),
-        Index(
-            "uq_approvals_pending",
-            "agent_id",
-            "action_sha256",
-            "demand_sha256",
-            unique=True,
-            sqlite_where=text("status = 'pending'"),
-            postgresql_where=text("status = 'pending'"),
+        partial_index(
+            "uq_approvals_pending", "status = 'pending'", "agent_id", "action_sha256", "demand_sha256", unique=True
         ),
     )
 
@@ -352,72 +282,6 @@ class ApprovalAlias(Base):
     approval_id: Mapped[str] = mapped_column(ForeignKey("approvals.approval_id"))
 
 
-def _index_of_given(name: str, column: str) -> Index:
-    given = text(f"{column} IS NOT NULL")
-    return Index(name, column, "decision_id", sqlite_where=given, postgresql_where=given)
-
-
-class Decision(Base):
-    """A decision of a sidecar; its agent may be unregistered."""
-
-    __tablename__ = "decisions"
-    __table_args__ = (
-        Index("ix_decisions_agent", "agent_id", "decision_id"),
-        Index("ix_decisions_agent_outcome", "agent_id", "outcome", "decision_id"),
-        Index("ix_decisions_outcome", "outcome", "decision_id"),
-        Index("ix_decisions_reason", "reason", "decision_id"),
-        Index("ix_decisions_agent_reason", "agent_id", "reason", "decision_id"),
-        _index_of_given("ix_decisions_policy", "policy_id"),
-        _index_of_given("ix_decisions_tool", "tool"),
-        _index_of_given("ix_decisions_shadow_allow", "shadow_allow"),
-        _index_of_given("ix_decisions_shadow_require_approval", "shadow_require_approval"),
-        _index_of_given("ix_decisions_shadow_block", "shadow_block"),
-        _index_of_given("ix_decisions_shadow_escalate", "shadow_escalate"),
-        Index("ix_decisions_received", "received_at"),
-    )
-
-    decision_id: Mapped[str] = mapped_column(primary_key=True)
-    repeat_of: Mapped[str | None]
-    """The earlier decision whose answer was repeated, with the same idempotency key."""
-    node_id: Mapped[str]
-    sequence: Mapped[int]
-    agent_id: Mapped[str]
-    outcome: Mapped[str]
-    reason: Mapped[str | None]
-    policy_id: Mapped[str | None]
-    """Id of the policy that decided."""
-    tool: Mapped[str | None]
-    shadow_allow: Mapped[int | None]
-    """1 if a shadow policy would have had this outcome, else null and in no index; so are the next three columns."""
-    shadow_require_approval: Mapped[int | None]
-    shadow_block: Mapped[int | None]
-    shadow_escalate: Mapped[int | None]
-    dry_run: Mapped[bool]
-    decided_at: Mapped[datetime]
-    received_at: Mapped[datetime]
-    document: Mapped[dict[str, Any]]
-
-
-class DecisionLog(Base):
-    """The owner of a sidecar's node id, how far its decision log was received, and how many records are lost."""
-
-    __tablename__ = "decision_logs"
-
-    node_id: Mapped[str] = mapped_column(primary_key=True)
-    owner: Mapped[str | None]
-    """The name of the keys that own the node id; null: the next key that uses it becomes the owner."""
-    seen_at: Mapped[datetime | None]
-    """When it last connected, to the day."""
-    sequence: Mapped[int]
-    hash: Mapped[str]
-    missing: Mapped[int]
-    """Records that the sidecar dropped before they were sent."""
-    breaks: Mapped[int]
-    """Records whose hash does not follow from the record before."""
-    updated_at: Mapped[datetime]
-    """When it last reported."""
-
-
 class SidecarPresence(Base):
     """When a sidecar was last heard by any store, and the agents that it served; both lists null: all."""
 
@@ -428,51 +292,6 @@ class SidecarPresence(Base):
     tags: Mapped[list[str] | None] = mapped_column(JsonOrNull)
     connected: Mapped[bool]
     heard_at: Mapped[datetime]
-
-
-class Outcome(Base):
-    """How an allowed action ended, as its sidecar reported it."""
-
-    __tablename__ = "outcomes"
-    __table_args__ = (
-        Index("ix_outcomes_agent", "agent_id", "reported_at"),
-        Index("ix_outcomes_received", "received_at"),
-        Index(
-            "ix_outcomes_approval",
-            "approval_id",
-            sqlite_where=text("approval_id IS NOT NULL"),
-            postgresql_where=text("approval_id IS NOT NULL"),
-        ),
-    )
-
-    decision_id: Mapped[str] = mapped_column(primary_key=True)
-    node_id: Mapped[str]
-    sequence: Mapped[int]
-    agent_id: Mapped[str]
-    activations: Mapped[int]
-    """How often the agent had been activated then."""
-    approval_id: Mapped[str | None]
-    """The approval that the action used."""
-    result: Mapped[str]
-    charged_micros: Mapped[int]
-    actual_cost_micros: Mapped[int | None]
-    """What the action cost; null: what was charged."""
-    error: Mapped[str]
-    reported_at: Mapped[datetime]
-    received_at: Mapped[datetime]
-
-
-class Usage(Base):
-    """The decisions and cost of an agent in one minute, by outcome; without dry runs."""
-
-    __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_minute", "minute"),)
-
-    agent_id: Mapped[str] = mapped_column(primary_key=True)
-    minute: Mapped[datetime] = mapped_column(primary_key=True)
-    outcome: Mapped[str] = mapped_column(primary_key=True)
-    decisions: Mapped[int]
-    cost_micros: Mapped[int]
 
 
 class Alert(Base):

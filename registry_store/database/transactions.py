@@ -1,7 +1,6 @@
 """Transactions on SQLite and PostgreSQL: many readers, each with a snapshot, and one writer at a time."""
 
 import asyncio
-import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pdp.serving.backoff import Backoff
+from registry_store.database.columns import Base
 from registry_store.database.failures import is_conflict, reason_of
 from registry_store.database.outages import Outage
-from registry_store.database.tables import Base, Meta, Written
+from registry_store.database.tables import Meta
 
 TRIES = 5
 BACKOFF = Backoff(first=0.02, maximum=0.5)
@@ -181,7 +181,6 @@ def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> Asyn
         pool_timeout=POOL_WAIT_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,
-        json_serializer=_json,
     )
 
 
@@ -192,7 +191,6 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
         hide_parameters=True,
-        json_serializer=_json,
         connect_args={"factory": _Connection},
     )
 
@@ -227,10 +225,6 @@ class _Connection(sqlite3.Connection):
         if self.in_transaction:
             self.rollback()
         super().close()
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, Written) else json.dumps(value)
 
 
 def _nothing() -> None:

@@ -1,16 +1,16 @@
 """The outcomes of actions: each is stored once, and the newest give the error rate of an agent."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Result
 from pdp.core.usage import MAX_OUTCOMES
-from registry_store.database.bulk import delete_oldest, insert_new
-from registry_store.database.tables import Outcome
+from registry_store.database.bulk import delete_oldest
+from registry_store.database.decision_tables import Outcome
 from registry_store.decisions.notes import Outcome as Reported
 from registry_store.documents import Document, instant
 
@@ -29,28 +29,41 @@ class Sample(NamedTuple):
         return self.failed / self.reported if self.reported else None
 
 
-async def insert(
-    session: AsyncSession, node_id: str, reported: Iterable[tuple[int, Reported]], at: datetime
-) -> Set[str]:
-    """Store the outcomes, with their sequences, whose decisions have none yet; returns the ids of their decisions."""
-    rows = [
-        {
-            "decision_id": outcome.decision_id,
-            "node_id": node_id,
-            "sequence": sequence,
-            "agent_id": outcome.agent_id,
-            "activations": outcome.activations,
-            "approval_id": outcome.approval_id or None,
-            "result": outcome.result.name.lower(),
-            "charged_micros": outcome.charged_micros,
-            "actual_cost_micros": outcome.actual_cost_micros,
-            "error": outcome.error,
-            "reported_at": outcome.reported_at,
-            "received_at": at,
-        }
-        for sequence, outcome in reported
-    ]
-    return await insert_new(session, Outcome, rows)
+COLUMNS = (
+    "decision_id",
+    "node_id",
+    "sequence",
+    "agent_id",
+    "activations",
+    "approval_id",
+    "result",
+    "charged_micros",
+    "actual_cost_micros",
+    "error",
+    "reported_at",
+    "received_at",
+    "batch_id",
+)
+"""The columns in the order of `row`."""
+
+
+def row(outcome: Reported, node_id: str, sequence: int, at: datetime, batch_id: int) -> tuple[Any, ...]:
+    """The columns of an outcome that a sidecar reported in this batch, under this sequence."""
+    return (
+        outcome.decision_id,
+        node_id,
+        sequence,
+        outcome.agent_id,
+        outcome.activations,
+        outcome.approval_id or None,
+        outcome.result.name.lower(),
+        outcome.charged_micros,
+        outcome.actual_cost_micros,
+        outcome.error,
+        outcome.reported_at,
+        at,
+        batch_id,
+    )
 
 
 async def last(session: AsyncSession, agent_id: str, activations: int | None = None) -> Sample:
@@ -75,8 +88,9 @@ async def of_approvals(session: AsyncSession, approval_ids: Sequence[str]) -> di
 
 
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
-    """Delete at most `maximum` outcomes received before `moment`, oldest first; returns the number deleted."""
-    return await delete_oldest(session, Outcome, maximum, Outcome.received_at < moment, by=Outcome.received_at)
+    """Delete at most `maximum` outcomes without a batch received before `moment`; returns the number deleted."""
+    old = Outcome.batch_id.is_(None), Outcome.received_at < moment
+    return await delete_oldest(session, Outcome, maximum, *old, by=Outcome.received_at)
 
 
 def document(outcome: Outcome | None) -> Document | None:

@@ -1,279 +1,223 @@
-"""Parses the reports of sidecars: messages → entries of a decision log, each checked separately."""
+"""Parses the reports of sidecars: a message → batches of a decision log, each record of them checked separately."""
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from pdp.core.action import AGENT_ID
 from pdp.core.errors import InvalidRecordError, Problem, Problems
-from pdp.core.fields import Field, quote, read_fields
-from pdp.core.json import strict_json
-from pdp.core.json.measures import depth_exceeds
-from pdp.core.kinds import Choice, Flag, Moment, Number, OrNull, Text, Whole
-from pdp.core.model import Outcome
-from registry_store.approvals import requests
-from registry_store.approvals.requests import Request
-from registry_store.database.tables import Written
-from registry_store.decisions import ids, notes
+from pdp.core.fields import quote
+from pdp.log_format import batches
+from pdp.log_format.batches import BadBatchError
+from registry_store.decisions import notes, records
 from registry_store.decisions.notes import Note, Suspension
-from registry_store.documents import lower_first
+from registry_store.decisions.records import MAX_SEQUENCE, Content, Decision, Gap, RefusedError
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
 
-_NUL = b"\\u0000"
 MAX_RECORDS = 1_000
 MAX_PROBLEMS = 20
 """Problems returned for one report."""
 MAX_BYTES = 4 * 1024 * 1024
-"""Total size of the documents of one report."""
+"""Total size of the contents of one report, unless it has one batch alone."""
 MAX_MESSAGE_BYTES = MAX_BYTES + MAX_RECORDS * 128 + 1024
-"""Size of one report; the fields around a document take less than 128 bytes."""
-MAX_SEQUENCE = 2**53
-"""Every JSON parser reads whole numbers up to this one exactly."""
-MAX_DEPTH = 64
+"""Size of one report; the fields around a content take less than 128 bytes."""
 HASH_BYTES = 32
-UNKNOWN_AGENT_REASONS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
-"""Reasons for which a sidecar blocks before it knows the agent."""
-
-Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A reported decision. `opens` is the approval that it requests, `document` everything that the sidecar wrote, and
-    `written` the same as text for the database.
+class Refused(NamedTuple):
+    """A record that the store does not keep, and why; its batch is kept."""
 
-    If `repeat_of` is an id, the answer of that decision was returned again, and nothing was counted.
+    sequence: int
+    problem: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch as it was reported; each content is with its sequence.
+
+    `is_converted`: it is of records from before there were batches, and its hash is that of the last of them.
     """
-
-    decision_id: str
-    repeat_of: str | None
-    decided_at: datetime
-    agent_id: str
-    outcome: str
-    dry_run: bool
-    cost_micros: int
-    opens: Request | None
-    document: Document
-    written: Written
-
-    @property
-    def is_of_unknown_agent(self) -> bool:
-        """Whether the sidecar blocked an agent that it did not know."""
-        reason = self.document["answer"].get("reason")
-        return self.outcome == "block" and not self.cost_micros and reason in UNKNOWN_AGENT_REASONS
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A report that the sidecar dropped `records`; those from `first` to `last` had sequences."""
 
     first: int
     last: int
-    records: int
+    content: bytes
+    previous_hash: bytes
+    hash: bytes
+    is_converted: bool = False
+    decisions: list[tuple[int, Decision]] = field(default_factory=list)
+    outcomes: list[tuple[int, notes.Outcome]] = field(default_factory=list)
+    suspensions: list[tuple[int, Suspension]] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    packed: bytes = field(init=False)
+    """The content compressed, as the database has it."""
+    sha256: bytes = field(init=False)
+    """Of the content."""
 
-    @property
-    def unnumbered(self) -> int:
-        """The number of dropped records without a sequence."""
-        return max(0, self.records - max(0, self.last - self.first + 1))
+    def __post_init__(self) -> None:
+        self.packed, self.sha256 = zlib.compress(self.content, 1), hashlib.sha256(self.content).digest()
+
+    def add(self, sequence: int, content: Content) -> None:
+        """Add the content of a record."""
+        if isinstance(content, Decision):
+            self.decisions.append((sequence, content))
+        elif isinstance(content, Gap):
+            self.gaps.append(content)
+        elif isinstance(content, Suspension):
+            self.suspensions.append((sequence, content))
+        else:
+            self.outcomes.append((sequence, content))
+
+    def refuse(self, agent_ids: Set[str]) -> None:
+        """Refuse what is of one of these agents, which are outside the scope of the key."""
+        contents: tuple[list[Any], ...] = (self.decisions, self.outcomes, self.suspensions)
+        for listed in contents:
+            foreign = [(sequence, one) for sequence, one in listed if _is_foreign(one, agent_ids)]
+            self.refused += [Refused(sequence, _outside_scope(one.agent_id)) for sequence, one in foreign]
+            listed[:] = [(sequence, one) for sequence, one in listed if not _is_foreign(one, agent_ids)]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a sidecar's log; `intact`: its hash matches its content."""
+    """One record of a sidecar's log from before there were batches; `intact`: its hash matches its document.
+
+    `record` is the serialized record that is made of its document.
+    """
 
     sequence: int
-    previous_hash: str
-    hash: str
+    previous_hash: bytes
+    hash: bytes
     intact: bool
-    content: Decision | Gap | Note
+    content: Content
+    record: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Entries of one sidecar's log, in its order."""
+    """Batches of one sidecar's log in its order, or entries from before there were batches."""
 
     node_id: str
-    entries: tuple[Entry, ...]
+    batches: tuple[Batch, ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+    def contents(self, *kinds: type) -> Iterator[Any]:
+        """What was reported of these kinds, except what is refused."""
+        for batch in self.batches:
+            for listed in (batch.decisions, batch.outcomes, batch.suspensions):
+                yield from (one for _, one in listed if isinstance(one, kinds))
+        yield from (entry.content for entry in self.entries if isinstance(entry.content, kinds))
+
+    def agent_ids(self) -> set[str]:
+        """The agents that it speaks of; not those that the sidecar blocked because it did not know them."""
+        contents = self.contents(Decision, notes.Outcome, Suspension)
+        return {content.agent_id for content in contents if not _is_of_unknown(content)}
 
     @property
-    def decisions(self) -> list[Decision]:
-        """The entries that are decisions."""
-        return [entry.content for entry in self.entries if isinstance(entry.content, Decision)]
-
-    @property
-    def outcomes(self) -> list[tuple[int, notes.Outcome]]:
-        """The entries that are outcomes, with their sequences."""
-        return [(entry.sequence, entry.content) for entry in self.entries if isinstance(entry.content, notes.Outcome)]
-
-    @property
-    def suspensions(self) -> list[Suspension]:
-        """The entries that are suspensions of agents."""
-        return [entry.content for entry in self.entries if isinstance(entry.content, Suspension)]
-
-    @property
-    def notes(self) -> list[Note]:
-        """The entries that are outcomes or suspensions."""
-        return [*(outcome for _, outcome in self.outcomes), *self.suspensions]
+    def refused(self) -> list[Refused]:
+        """The records that are refused."""
+        return [refused for batch in self.batches for refused in batch.refused]
 
     @property
     def requests_approvals(self) -> bool:
         """Whether any decision requests an approval."""
-        return any(decision.opens is not None for decision in self.decisions)
+        return any(decision.opens is not None for decision in self.contents(Decision))
 
 
-def read_report(message: pb.ReportDecisionsRequest) -> Report:
-    """The report in a message; `InvalidRecordError` names malformed fields: `records[3].document.answer.outcome`."""
+def check_message(message: pb.ReportDecisionsRequest) -> None:
+    """Raise `InvalidRecordError` if the message has no node id, or too much or nothing."""
     problems = Problems()
     NODE_ID.read(message.node_id, "node_id", problems)
-    if not 1 <= len(message.records) <= MAX_RECORDS:
+    if message.batches and message.records:
+        problems.append(Problem("records", "must be empty, because there are batches"))
+    elif not message.batches and not 1 <= len(message.records) <= MAX_RECORDS:
         problems.append(Problem("records", f"must have 1 to {MAX_RECORDS} items"))
     elif sum(len(record.document) for record in message.records) > MAX_BYTES:
         problems.append(Problem("records", f"the documents are larger than {MAX_BYTES} bytes together"))
+    elif len(message.batches) > 1 and sum(len(batch.content) for batch in message.batches) > MAX_BYTES:
+        problems.append(Problem("batches", f"the contents are larger than {MAX_BYTES} bytes together"))
     if problems:
         raise InvalidRecordError(problems)
-    return Report(message.node_id, _entries(message))
 
 
-def _entries(message: pb.ReportDecisionsRequest) -> tuple[Entry, ...]:
+def read_batches(message: pb.ReportDecisionsRequest) -> tuple[Batch, ...]:
+    """The batches of a message; `InvalidRecordError` names what is wrong: `batches[3].hash`."""
     problems = Problems()
-    entries: list[Entry] = []
-    last = 0
-    for index, record in enumerate(message.records):
-        path = f"records[{index}]"
-        _SEQUENCE.read(record.sequence, f"{path}.sequence", problems)
-        if record.sequence <= last:
-            problems.append(Problem(f"{path}.sequence", f"`{record.sequence}` does not come after `{last}`"))
-        last = record.sequence
-        entry = _entry(record, path, problems)
-        if len(problems) >= MAX_PROBLEMS:
-            break
-        if entry is not None:
-            entries.append(entry)
-    if problems:
-        raise InvalidRecordError(problems)
-    return tuple(entries)
+    found: list[Batch] = []
+    last = number = 0
+    for index, sent in enumerate(message.batches):
+        path = f"batches[{index}]"
+        batch = _batch(sent, path, last, problems)
+        if problems or batch is None:
+            raise InvalidRecordError(problems)
+        last, number = batch.last, number + batch.last - batch.first + 1
+        if number > MAX_RECORDS:
+            raise InvalidRecordError([Problem("batches", f"have more than {MAX_RECORDS} records together")])
+        found.append(batch)
+    return tuple(found)
 
 
-def _entry(record: pb.DecisionRecord, path: str, problems: Problems) -> Entry | None:
-    for name, value in (("previous_hash", record.previous_hash), ("hash", record.hash)):
+def _batch(sent: pb.ChainedBatch, path: str, last: int, problems: Problems) -> Batch | None:
+    for name, value in (("previous_hash", sent.previous_hash), ("hash", sent.hash)):
         if len(value) != HASH_BYTES:
             problems.append(Problem(f"{path}.{name}", f"must have {HASH_BYTES} bytes"))
-    content = _content(record.document, f"{path}.document", problems)
-    if problems or content is None:
-        return None
-    hashed = record.previous_hash + record.sequence.to_bytes(8, "big") + record.document
-    intact = hashlib.sha256(hashed).digest() == record.hash
-    return Entry(record.sequence, record.previous_hash.hex(), record.hash.hex(), intact, content)
-
-
-def _content(raw: bytes, path: str, problems: Problems) -> Decision | Gap | Note | None:
+    content = sent.content
+    if not problems and batches.chained(sent.previous_hash, content) != sent.hash:
+        problems.append(Problem(f"{path}.hash", "is not the SHA-256 of `previous_hash` and `content`"))
     try:
-        document = _storable(raw, strict_json.loads(raw))
-    except ValueError as error:
-        problems.append(Problem(path, f"is not JSON: {lower_first(str(error))}"))
+        opened = batches.opened(content)
+    except BadBatchError as error:
+        problems.append(Problem(f"{path}.content", str(error)))
         return None
-    if not isinstance(document, dict):
-        problems.append(Problem(path, f"{quote(document)} is not an object"))
-        return None
-    if "gap" in document:
-        values = read_fields(_known(document["gap"], _GAP), _GAP, f"{path}.gap", problems)
-        return None if problems else Gap(values["first_sequence"], values["last_sequence"], values["records"])
-    if notes.is_note(document):
-        return notes.read(document, path, problems)
-    written = json.dumps(document) if _NUL in raw else raw.decode()
-    return _decision(document, Written(written), path, problems)
+    first = opened.first_sequence
+    batch = Batch(first, first + len(opened.records) - 1, content, sent.previous_hash, sent.hash)
+    if batch.last > MAX_SEQUENCE:
+        problems.append(Problem(f"{path}.content", f"has the sequence `{batch.last}`, which is above {MAX_SEQUENCE}"))
+    if first <= last:
+        problems.append(Problem(f"{path}.content", f"begins with `{first}`, which does not come after `{last}`"))
+    if not problems:
+        _read_records(batch, opened.records)
+    return batch
 
 
-def _decision(document: Document, written: Written, path: str, problems: Problems) -> Decision | None:
-    values = read_fields(_known(document, DECISION), DECISION, path, problems)
-    action = read_fields(_known(values["action"], _ACTION), _ACTION, f"{path}.action", problems)
-    answer = read_fields(_known(values["answer"], _ANSWER), _ANSWER, f"{path}.answer", problems)
-    if problems:
-        return None
-    opens = requests.read(document, path, problems)
-    return Decision(
-        values["decision_id"],
-        values["repeat_of"],
-        values["decided_at"],
-        action["agent_id"],
-        answer["outcome"].name.lower(),
-        values["dry_run"],
-        values["cost_micros"],
-        opens,
-        document,
-        written,
-    )
+def _read_records(batch: Batch, found: Iterable[Any]) -> None:
+    add_decision = batch.decisions.append
+    for sequence, record in enumerate(found, batch.first):
+        try:
+            content = records.read(record)
+        except RefusedError as error:
+            batch.refused.append(Refused(sequence, str(error)))
+            continue
+        if type(content) is Decision:
+            add_decision((sequence, content))
+        else:
+            batch.add(sequence, content)
 
 
-def _known(document: Any, fields: Mapping[str, Field]) -> Any:
-    """The known members of a document; a newer sidecar may write more, which is stored unchecked."""
-    if not isinstance(document, Mapping):
-        return document
-    return {name: document[name] for name in fields if name in document}
+def problems_of(entries: Iterable[Entry], agent_ids: Set[str]) -> list[Problem]:
+    """The entries that are of one of these agents, which are outside the scope of the key."""
+    return [
+        _problem_of(f"records[{index}].document", entry.content)
+        for index, entry in enumerate(entries)
+        if not isinstance(entry.content, Gap) and _is_foreign(entry.content, agent_ids)
+    ]
 
 
-def _storable(raw: bytes, value: Any) -> Any:
-    """The value of this JSON in a form that both databases can store; `ValueError` if they cannot.
-
-    PostgreSQL cannot store NUL, so its symbol replaces it: no input of an agent keeps its decision out of the log.
-    """
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and depth_exceeds(value, MAX_DEPTH):
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-    return _without_nul(value) if _NUL in raw else value
+def _problem_of(path: str, content: Decision | Note) -> Problem:
+    if isinstance(content, Decision):
+        return Problem(f"{path}.action.agent_id", f"{quote(content.agent_id)} is outside the scope of the key")
+    return Problem(path, _outside_scope(content.agent_id))
 
 
-def _without_nul(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "␀")
-    if isinstance(value, dict):
-        return {_without_nul(name): _without_nul(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nul(item) for item in value]
-    return value
+def _outside_scope(agent_id: str) -> str:
+    return f"agent {quote(agent_id)} is outside the scope of the key"
 
 
-class _Object:
-    """An object with any members."""
-
-    def read(self, value: Any, path: str, problems: Problems) -> Any:
-        if not isinstance(value, dict):
-            problems.append(Problem(path, f"{quote(value)} is not an object"))
-            return {}
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "object"}
+def _is_foreign(content: Any, agent_ids: Set[str]) -> bool:
+    return content.agent_id in agent_ids and not _is_of_unknown(content)
 
 
-_SEQUENCE = Whole(1, MAX_SEQUENCE)
-_COUNT = Whole(0, MAX_SEQUENCE)
-_TEXT = Text(MAX_BYTES)
-_ID = Text(36, pattern=ids.PATTERN, what="a UUID of version 7 in lower case")
-DECISION: dict[str, Field] = {
-    "decision_id": Field(_ID, required=True, about="Unique, and sortable by the time of the decision"),
-    "repeat_of": Field(
-        OrNull(_ID),
-        about="The decision whose answer was returned again for its idempotency key, uncounted; null: none",
-    ),
-    "decided_at": Field(Moment(), required=True, about="By the sidecar's clock"),
-    "latency_seconds": Field(Number(0), required=True, about="How long the decision took"),
-    "dry_run": Field(Flag(), required=True, about="Whether the request was a dry run"),
-    "idempotency_key": Field(_TEXT, required=True, about="As the request gave it; empty: none"),
-    "approval_id": Field(_TEXT, required=True, about="The approval that the request named; empty: none"),
-    "action": Field(_Object(), required=True, about="As the request gave it, attributes redacted"),
-    "answer": Field(_Object(), required=True, about="As the runtime got it"),
-    "cost_micros": Field(Whole(0, 10**15), required=True, about="What was charged, in millionths of a dollar"),
-    "opens": Field(OrNull(_Object()), required=True, about="The approval that it opened; null: none"),
-}
-"""The members that are checked; the whole document is stored."""
-_ACTION = {"agent_id": Field(AGENT_ID, required=True)}
-_ANSWER = {"outcome": Field(Choice(Outcome), required=True)}
-_GAP = {
-    "first_sequence": Field(_COUNT, required=True),
-    "last_sequence": Field(_COUNT, required=True),
-    "records": Field(_COUNT, required=True),
-}
+def _is_of_unknown(content: Any) -> bool:
+    """Whether the sidecar blocked an agent that it did not know: everybody may report that."""
+    return isinstance(content, Decision) and content.is_of_unknown_agent

@@ -13,9 +13,9 @@ from registry_store.access.keys import Caller
 from registry_store.approvals import approvals, deciding
 from registry_store.approvals.approvals import ApprovalState
 from registry_store.database.tables import Approval
-from registry_store.decisions import decisions
-from registry_store.decisions.decisions import Page
+from registry_store.decisions import reading
 from registry_store.decisions.filters import Filter
+from registry_store.decisions.reading import Page
 from registry_store.documents import Document
 from registry_store.errors import NotAllowedError, NotFoundError
 from registry_store.records import agents, policies
@@ -69,7 +69,7 @@ async def read(
         await _risk(session, approval),
         await _agent(session, approval.agent_id),
         await _policy(session, approval),
-        await decisions.page(session, recent, MAX_RECENT, 0),
+        await reading.page(session, recent, MAX_RECENT, 0),
         _refusal(approval, caller, approver_mfa=approver_mfa),
         any(one["name"] == caller.name for one in approval.approved_by),
     )
@@ -84,7 +84,7 @@ def _members(action: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 async def _risk(session: AsyncSession, approval: Approval) -> Any:
     with suppress(NotFoundError):
-        return (await decisions.get(session, approval.decision_id)).document["answer"].get("risk_score")
+        return (await reading.get(session, approval.decision_id)).document["answer"].get("risk_score")
     return None
 
 

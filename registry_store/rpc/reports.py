@@ -7,16 +7,15 @@ from datetime import UTC, datetime
 
 import grpc
 
-from pdp.core.errors import InvalidRecordError, Problem
+from pdp.core.errors import InvalidRecordError
 from pdp.core.fields import quote
 from registry_store import suspending
 from registry_store.access import scopes
 from registry_store.access.keys import Caller
 from registry_store.database.transactions import retried
-from registry_store.decisions import decisions, ids, outcomes
+from registry_store.decisions import decisions, ids, old_records, outcomes, reading, reports
 from registry_store.decisions.decisions import Received
-from registry_store.decisions.notes import Outcome, Suspension
-from registry_store.decisions.reports import MAX_PROBLEMS, Decision, Report, read_report
+from registry_store.decisions.reports import MAX_PROBLEMS, Report
 from registry_store.errors import NotAllowedError
 from registry_store.rpc.calls import SERVICE, CallEndedError, Context, Handler, answered, parsed
 from registry_store.store import Store
@@ -59,12 +58,13 @@ class DecisionReports:
         if not re.fullmatch(ids.PATTERN, decision_id):
             raise CallEndedError(grpc.StatusCode.NOT_FOUND, f"no decision {quote(decision_id)}")
         async with self._store.database.reading() as session:
-            decision = await decisions.get(session, decision_id)
+            found = await reading.get(session, decision_id)
+            decision = found.row
             if await scopes.outside_recently(session, caller, {decision.agent_id}):
                 raise NotAllowedError(f"decision `{decision_id}` is of an agent outside the scope of the key")
             ended = await outcomes.of_decisions(session, [decision_id])
         return pb.FindDecisionResponse(
-            node_id=decision.node_id,
+            node_id=found.node_id,
             agent_id=decision.agent_id,
             outcome=decision.outcome,
             dry_run=decision.dry_run,
@@ -93,47 +93,37 @@ class DecisionReports:
             self._slots.release()
 
     async def _received(self, raw: bytes, caller: Caller) -> pb.ReportDecisionsResponse:
-        report = await asyncio.to_thread(_read, raw)  # megabytes of JSON must not block other callers
+        report = await asyncio.to_thread(_read, raw)  # megabytes of records must not block other callers
         await self._check_scope(report, caller)
         at = datetime.now(UTC)
         received = await retried(self._keep, report, caller.name, at)
         await suspending.by_report(self._store.database, self._store.metrics, report, at)
         self._count(received)
         _log_received(report, received)
-        return pb.ReportDecisionsResponse(sequence=received.sequence)
+        refused = [pb.RefusedRecord(sequence=one.sequence, problem=one.problem) for one in report.refused]
+        return pb.ReportDecisionsResponse(sequence=received.sequence, refused=refused)
 
     async def _check_scope(self, report: Report, caller: Caller) -> None:
-        """Raise `InvalidRecordError` if a decision is of an agent that the caller may not sync.
+        """Refuse what is of agents that the caller may not sync; `InvalidRecordError` for a sidecar without batches.
 
-        The sidecar then sets that decision aside. A block of an agent that the sidecar did not know is always accepted.
+        The sidecar then sets these records aside. A block of an agent that it did not know is always accepted.
         """
-        reported = {decision.agent_id for decision in report.decisions if not decision.is_of_unknown_agent}
-        reported |= {note.agent_id for note in report.notes}
+        if caller.agents is None and caller.tags is None:
+            return
         async with self._store.database.reading() as session:
-            foreign = await scopes.outside_recently(session, caller, reported)
-        problems = [
-            Problem(
-                f"records[{index}].document.action.agent_id",
-                f"{quote(decision.agent_id)} is outside the scope of the key",
-            )
-            for index, entry in enumerate(report.entries)
-            if isinstance(decision := entry.content, Decision)
-            and decision.agent_id in foreign
-            and not decision.is_of_unknown_agent
-        ]
-        problems += [
-            Problem(f"records[{index}].document", f"agent {quote(note.agent_id)} is outside the scope of the key")
-            for index, entry in enumerate(report.entries)
-            if isinstance(note := entry.content, Outcome | Suspension) and note.agent_id in foreign
-        ]
-        if problems:
-            logger.warning(
-                "a key named `%s` reported decisions of %d agents outside its scope, for sidecar `%s`",
-                caller.name,
-                len(foreign),
-                report.node_id,
-            )
-            raise InvalidRecordError(problems[:MAX_PROBLEMS])
+            foreign = await scopes.outside_recently(session, caller, report.agent_ids())
+        if not foreign:
+            return
+        logger.warning(
+            "a key named `%s` reported decisions of %d agents outside its scope, for sidecar `%s`",
+            caller.name,
+            len(foreign),
+            report.node_id,
+        )
+        if report.entries:
+            raise InvalidRecordError(reports.problems_of(report.entries, foreign)[:MAX_PROBLEMS])
+        for batch in report.batches:
+            batch.refuse(foreign)
 
     async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
         database = self._store.database
@@ -154,7 +144,11 @@ class DecisionReports:
 
 
 def _read(raw: bytes) -> Report:
-    return read_report(parsed(pb.ReportDecisionsRequest, raw))
+    message = parsed(pb.ReportDecisionsRequest, raw)
+    reports.check_message(message)
+    if message.batches:
+        return Report(message.node_id, batches=reports.read_batches(message))
+    return Report(message.node_id, entries=old_records.read_entries(message))
 
 
 def _log_received(report: Report, received: Received) -> None:
@@ -167,7 +161,7 @@ def _log_received(report: Report, received: Received) -> None:
         )
     if received.breaks:
         logger.warning(
-            "the hash chain in the decision log of sidecar `%s` is broken at %d records, first at %s",
+            "the hash chain in the decision log of sidecar `%s` is broken at %d batches, first at %s",
             report.node_id,
             len(received.breaks),
             ", ".join(f"`{sequence}`" for sequence in received.breaks[:MAX_LOGGED]),

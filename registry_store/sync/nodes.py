@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.fields import Field, quote
 from pdp.core.kinds import OrNull, Text
 from pdp.core.records import NAME, PROSE
-from registry_store.database.tables import DecisionLog
+from registry_store.database.decision_tables import DecisionLog
 from registry_store.database.transactions import Database, inserting, retried
 from registry_store.documents import Document, read_values
 from registry_store.errors import NotAllowedError, NotFoundError

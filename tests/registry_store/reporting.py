@@ -1,4 +1,4 @@
-"""A sidecar's reports: decision records as `pdp.decision_log.record` writes them, chained and sent over real gRPC."""
+"""A sidecar's reports: records in batches, or as JSON as earlier sidecars wrote them, chained and sent over gRPC."""
 
 import asyncio
 import hashlib
@@ -13,6 +13,9 @@ import grpc
 import pytest
 
 from pdp.core.ids import DecisionIds
+from pdp.log_format import batches
+from pdp.log_format.old_documents import from_json
+from pdp.v1 import log_pb2
 from registry_store.documents import canonical, instant
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.serving import WAIT_SECONDS, Served, in_own_loop
@@ -142,6 +145,15 @@ def suspended(agent_id: str, trigger: str, activations: int = 0, **figures: Any)
     return {"suspension": made | {"at": instant(datetime.now(UTC))}}
 
 
+Said = dict[str, Any] | log_pb2.LogRecord | bytes
+"""A record: as JSON, as a message, or serialized."""
+
+
+def record_of(said: dict[str, Any] | log_pb2.LogRecord) -> log_pb2.LogRecord:
+    """The record of a document."""
+    return said if isinstance(said, log_pb2.LogRecord) else from_json(said)
+
+
 class Log:
     """The decision log of one sidecar."""
 
@@ -154,9 +166,20 @@ class Log:
         """The next records."""
         return [self._next(each if isinstance(each, bytes) else canonical(each).encode()) for each in documents]
 
-    def report(self, *documents: dict[str, Any] | bytes) -> pb.ReportDecisionsRequest:
-        """The next records, as they are reported."""
+    def old_report(self, *documents: dict[str, Any] | bytes) -> pb.ReportDecisionsRequest:
+        """The next records, as a sidecar from before there were batches reports them."""
         return pb.ReportDecisionsRequest(node_id=self.node_id, records=self.records(*documents))
+
+    def batch(self, *said: Said) -> pb.ChainedBatch:
+        """The next records as a batch."""
+        records = [one if isinstance(one, bytes) else record_of(one).SerializeToString() for one in said]
+        made = batches.sealed(self.hash, self.sequence + 1, records)
+        self.sequence, self.hash = made.last, made.hash
+        return pb.ChainedBatch(content=made.content, previous_hash=made.previous_hash, hash=made.hash)
+
+    def report(self, *said: Said) -> pb.ReportDecisionsRequest:
+        """The next records, as they are reported: in one batch."""
+        return pb.ReportDecisionsRequest(node_id=self.node_id, batches=[self.batch(*said)])
 
     def copy(self) -> "Log":
         """The same log on another machine."""
@@ -182,9 +205,13 @@ class Reporter:
 
     async def send(self, request: pb.ReportDecisionsRequest) -> int:
         """The sequence up to which the store says that all is kept."""
+        return (await self.answer(request)).sequence
+
+    async def answer(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+        """The store's answer."""
         answer = await self._report(request, metadata=self._metadata, timeout=WAIT_SECONDS)
         assert isinstance(answer, pb.ReportDecisionsResponse)
-        return answer.sequence
+        return answer
 
     async def refused(self, request: pb.ReportDecisionsRequest) -> tuple[grpc.StatusCode, str]:
         """The status with which the store refuses the report."""
@@ -207,9 +234,9 @@ def tell_usage_as_of(at: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry_store.rest.resources.usage.datetime", SimpleNamespace(now=lambda _zone: at))
 
 
-def report(store: Served, *documents: dict[str, Any] | bytes, log: Log | None = None, key: str | None = None) -> int:
+def report(store: Served, *said: Said, log: Log | None = None, key: str | None = None) -> int:
     """Report these decisions from outside of any loop."""
-    request = (log or Log(f"node-{secrets.token_hex(4)}")).report(*documents)
+    request = (log or Log(f"node-{secrets.token_hex(4)}")).report(*said)
 
     async def work() -> int:
         async with reporter(store, key) as sidecar:

@@ -12,7 +12,7 @@ from registry_store.cli import main
 from registry_store.journal import revisions
 from registry_store.journal.revisions import KEPT_FOR
 from registry_store.settings import Settings
-from tests.registry_store.reporting import decision, report
+from tests.registry_store.reporting import Log, decision, report
 from tests.registry_store.rest.test_lists import statements
 from tests.registry_store.serving import Rest, Served, in_thread, never, served
 from tests.waiting import eventually_gives
@@ -125,18 +125,19 @@ def test_how_long_they_are_kept_is_a_setting(settings: Settings) -> None:
             assert rows(store) == left
 
 
-def test_old_decisions_are_deleted_by_index_in_batches(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest first, no more at once than a batch has; an approval that one opened stays."""
+def test_old_decisions_are_deleted_with_their_batches(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, a few batches at once, with their decisions; an approval that one opened stays."""
     monkeypatch.setattr(retention, "BATCH", 2)
     ids = [f"01920000-0000-7000-8000-00000000000{number}" for number in range(5)]
     said = [decision("escalate", opens=one, action={"resource_id": one}) for one in ids]
-    report(fresh, *said, decision())
-    old = ", ".join(f"'{one['decision_id']}'" for one in said)
-    fresh.sql(f"UPDATE decisions SET received_at = '2020-01-01 00:00:00.000000' WHERE decision_id IN ({old})")
+    log = Log()
+    for one in (*said, decision()):
+        report(fresh, one, log=log)
+    fresh.sql(f"UPDATE decision_batches SET received_at = '2020-01-01 00:00:00.000000' WHERE number <= {len(said)}")
     with statements(fresh, of="tidy") as seen:
         tidy(fresh)
     assert rows(fresh)[0] == 1
-    assert len([statement for statement in seen if statement.startswith("DELETE FROM decisions")]) == 3
+    assert len([statement for statement in seen if statement.startswith("DELETE FROM decision_batches")]) == 3
     assert fresh.sql("SELECT count(*) FROM approvals") == [(5,)]
 
 

@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from registry_store.database.tables import Base
+from registry_store.database import decision_tables, tables  # noqa: F401 - they add their tables to `Base`
+from registry_store.database.columns import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -11,7 +11,7 @@ from registry_store.access.keys import KEY_BODY
 from registry_store.alerts.outbox import AlertStatus, Kind
 from registry_store.approvals import requests
 from registry_store.approvals.approvals import ApprovalState
-from registry_store.decisions.reports import DECISION
+from registry_store.decisions.old_records import DECISION
 from registry_store.records import declarations, policies
 from registry_store.records.emergency_stops import SELECTOR
 

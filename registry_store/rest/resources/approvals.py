@@ -12,7 +12,8 @@ from registry_store.approvals import approvals, deciding, lists
 from registry_store.approvals.approvals import ApprovalState
 from registry_store.approvals.deciding import APPROVE_BODY, DENY_BODY, Verdict
 from registry_store.approvals.lists import Filter
-from registry_store.database.tables import Approval, Outcome
+from registry_store.database.decision_tables import Outcome
+from registry_store.database.tables import Approval
 from registry_store.decisions import outcomes
 from registry_store.documents import Document, read_values
 from registry_store.errors import NotFoundError

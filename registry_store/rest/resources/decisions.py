@@ -8,9 +8,10 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from pdp.core.fields import quote
 from pdp.core.model import Reason
-from registry_store.decisions import decisions, ids, outcomes
-from registry_store.decisions.decisions import MAX_COUNTED
+from registry_store.decisions import ids, outcomes
+from registry_store.decisions import reading as kept
 from registry_store.decisions.filters import Filter
+from registry_store.decisions.reading import MAX_COUNTED
 from registry_store.errors import NotFoundError
 from registry_store.rest.exchange.access import ReaderOrAgent, reading, seen_by, sees
 from registry_store.rest.exchange.answers import Limit, Moment, RecordId, Word, answer, gives, page
@@ -44,7 +45,7 @@ ANSWER = page_of(
     ref("Decision"),
     total_exact=FLAG | {"description": f"Whether `total` is exact; false: there are more than {MAX_COUNTED}"},
     missing=COUNT | {"description": "Number of records that sidecars dropped before they were sent, in all logs"},
-    breaks=COUNT | {"description": "Number of records whose hash does not follow from the record before, in all logs"},
+    breaks=COUNT | {"description": "Number of batches whose hash does not follow from the batch before, in all logs"},
 )
 
 
@@ -70,10 +71,10 @@ async def list_decisions(
     """List the decisions that sidecars reported, newest first; an agent's key lists only those of its agent."""
     wanted = Filter(seen_by(caller, agent_id), outcome, reason, policy, tool, shadow, since, until, before)
     async with reading(request) as session:
-        found = await decisions.page(session, wanted, limit, offset)
-        missing, breaks = await decisions.faults(session)
-        ended = await outcomes.of_decisions(session, [row.decision_id for row in found.rows])
-    listed = [decisions.document(row, ended.get(row.decision_id)) for row in found.rows]
+        found = await kept.page(session, wanted, limit, offset)
+        missing, breaks = await kept.faults(session)
+        ended = await outcomes.of_decisions(session, [one.row.decision_id for one in found.rows])
+    listed = [kept.document(one, ended.get(one.row.decision_id)) for one in found.rows]
     beside = {"total_exact": found.exact, "missing": missing, "breaks": breaks}
     return page("decisions", listed, found.total, limit, offset, **beside)
 
@@ -82,8 +83,8 @@ async def list_decisions(
 async def read_decision(request: Request, decision_id: RecordId, caller: ReaderOrAgent) -> JSONResponse:
     """Read a decision: the action, the answer, how the action ended, and the sidecar."""
     async with reading(request) as session:
-        decision = await decisions.get(session, decision_id)
+        decision = await kept.get(session, decision_id)
         ended = await outcomes.of_decisions(session, [decision_id])
-    if not sees(caller, decision.agent_id):
+    if not sees(caller, decision.row.agent_id):
         raise NotFoundError(f"no decision `{decision_id}`")
-    return answer(decisions.document(decision, ended.get(decision_id)))
+    return answer(kept.document(decision, ended.get(decision_id)))

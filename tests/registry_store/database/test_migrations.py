@@ -1,7 +1,9 @@
 """Migrations, up and down on both databases, with data in the tables."""
 
+import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
-from registry_store.database import migrate
-from registry_store.database.tables import Base
+from registry_store import retention
+from registry_store.database import decision_tables, migrate, tables
+from registry_store.database.columns import Base
 from registry_store.database.transactions import Database
 from registry_store.settings import Settings
 from tests.registry_store.approving import record
@@ -98,6 +101,7 @@ async def test_data_survives_every_step_down_and_up_again(settings: Settings) ->
         before = shown(store, admin.key)
     for _ in range(len(migrate.REVISIONS) - 1):
         await move(settings, "-1")
+    assert {Base, tables.Base, decision_tables.Base} == {Base}  # all tables are known
     assert await move(settings, "head") == set(Base.metadata.tables) | {"alembic_version"}
     with served(settings) as store:
         assert shown(store, admin.key) == before
@@ -122,21 +126,75 @@ async def test_a_key_that_is_bound_opens_nothing_below_the_revision_that_knows_o
         assert store.sql("SELECT node_id, owner, sequence FROM decision_logs") == [("node-1", None, 1)]
 
 
+OLD_COLUMNS = "decision_id, node_id, sequence, agent_id, outcome, dry_run, decided_at, received_at, document"
+
+
+async def insert_old(settings: Settings, *documents: dict[str, Any]) -> None:
+    """Insert decisions as a store of the schema 0005 did."""
+    database = Database(settings.url())
+    values = ", ".join(f":{name}" for name in OLD_COLUMNS.split(", "))
+    if not database.is_sqlite:
+        values = values.replace(":document", "CAST(:document AS jsonb)")
+    inserting = text(f"INSERT INTO decisions ({OLD_COLUMNS}) VALUES ({values})")
+    try:
+        async with database.engine.begin() as connection:
+            for sequence, one in enumerate(documents, 1):
+                at: Any = datetime.fromisoformat(one["decided_at"])
+                row = {
+                    "decision_id": one["decision_id"],
+                    "node_id": "node-old",
+                    "sequence": sequence,
+                    "agent_id": one["action"]["agent_id"],
+                    "outcome": one["answer"]["outcome"],
+                    "dry_run": False,
+                    "decided_at": f"{at:%Y-%m-%d %H:%M:%S.%f}" if database.is_sqlite else at,
+                    "document": json.dumps(one),
+                }
+                await connection.execute(inserting, row | {"received_at": row["decided_at"]})
+    finally:
+        await database.close()
+
+
 async def test_decisions_that_came_before_the_filters_are_found_by_them(settings: Settings) -> None:
     """The way up fills from the documents what a store of the newest revision writes as they come."""
+    said = [one for one in answered() if "\\u0000" not in json.dumps(one)]
     names = "decision_id, reason, policy_id, tool, shadow_allow, shadow_block, shadow_escalate"
     columns = f"SELECT {names} FROM decisions ORDER BY decision_id"
     with served(settings) as store:
-        report(store, *answered())
+        report(store, *said)
         before = store.sql(columns)
-    assert [len(set(column)) for column in zip(*before, strict=True)] == [len(before), 4, 3, 2, 1, 2, 2]
+    assert [len(set(column)) for column in zip(*before, strict=True)] == [len(before), 3, 3, 2, 1, 2, 2]
     await move(settings, "0007")
+    await insert_old(settings, *said)
     await move(settings, "head")
     with served(settings) as store:
         assert store.sql(columns) == before
         assert (
             Rest(store.running.http_address, store.key("admin")).get("/api/decisions?shadow=block").body["total"] == 1
         )
+
+
+async def test_decisions_that_came_before_batches_keep_their_documents(settings: Settings) -> None:
+    """They are listed and read as before, with members of any version, and are deleted when they are too old."""
+    now = datetime.now(UTC)
+    said = [decision(at=now - timedelta(days=days)) | {"of_another_version": days} for days in (3, 2)]
+    await move(settings, "0014")
+    await insert_old(settings, *said)
+    await move(settings, "head")
+    with served(settings) as store:
+        admin = store.rest()
+        shown = admin.get("/api/decisions").body["decisions"]
+        assert [one["of_another_version"] for one in shown] == [2, 3]
+        assert shown[0] == said[1] | {
+            "node_id": "node-old",
+            "sequence": 2,
+            "outcome": None,
+            "received_at": said[1]["decided_at"],
+        }
+        assert admin.get(f"/api/decisions/{said[0]['decision_id']}").body == shown[1]
+        running = store.running._store
+        store.run(retention.tidy(running.database, running.settings.retention(), now + timedelta(days=87, hours=1)))
+        assert store.sql("SELECT decision_id FROM decisions") == [(said[1]["decision_id"],)]
 
 
 async def test_the_way_up_makes_a_first_version_of_each_policy(settings: Settings) -> None:
@@ -172,6 +230,7 @@ async def test_approvals_that_are_pending_go_on_in_the_new_schema(settings: Sett
         asked = [record(mfa_required=mfa) for mfa in (False, True)]
         report(store, *asked)
     await move(settings, "0009")
+    await insert_old(settings, *asked)
     await move(settings, "head")
     with served(settings) as store:
         admin = Rest(store.running.http_address, key)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from pdp.core.model import Outcome
-from registry_store.decisions import decisions, ids
+from registry_store.decisions import ids, reading
 from registry_store.rest.resources.decisions import OutcomeName
 from tests.registry_store.reporting import decision, report
 from tests.registry_store.serving import Rest, Served
@@ -103,7 +103,7 @@ def test_an_agents_key_sees_its_own_decisions(store: Served) -> None:
 
 def test_a_list_counts_so_far_and_says_so(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the bound the total is exact; above it is the bound, and `total_exact` false."""
-    monkeypatch.setattr(decisions, "MAX_COUNTED", 3)
+    monkeypatch.setattr(reading, "MAX_COUNTED", 3)
     report(fresh, *(decision() for _ in range(3)), decision("block"))
     admin = fresh.rest()
     for query, said in (("", (3, False)), ("?outcome=allow", (3, True)), ("?outcome=block", (1, True))):
@@ -143,8 +143,8 @@ ANSWERED: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"reason": "MCP_TOOL_BLOCKED", "shadow": SHADOW}, {"tool": "drop_table"}),
     ({"reason": "POLICY_MATCHED", "policy": POLICY | {"id": "pol_other"}, "shadow": SHADOW[1:2]}, {"tool": "x" * 300}),
     # What no sidecar of ours writes is kept, and found by nothing of it.
-    ({"reason": 7, "policy": "none", "shadow": {"outcome": "block"}}, {"tool": ["drop_table"]}),
-    ({"reason": "R" * 3000, "policy": {"id": "p" * 3000}, "shadow": [7, "block", {"outcome": []}]}, {"tool": None}),
+    ({"policy": POLICY | {"id": "p" * 3000}}, {"tool": "drop\0table"}),
+    ({"policy": POLICY | {"id": "\0"}}, {"tool": ""}),
 )
 
 
@@ -158,7 +158,7 @@ def answered() -> list[dict[str, Any]]:
 
 FOUND = {
     "reason=POLICY_MATCHED": [1, 3],
-    "reason=RISK_BELOW_AUTO_APPROVE": [0],
+    "reason=RISK_BELOW_AUTO_APPROVE": [0, 4, 5],
     "policy=pol_listed": [1],
     "tool=drop_table": [1, 2],
     "shadow=block": [2],
@@ -185,7 +185,7 @@ def test_what_was_answered_is_found(store: Served, admin: Rest) -> None:
 
 
 FILTERS = {
-    "reason=RISK_BELOW_AUTO_APPROVE": "ix_decisions_reason",
+    "reason=APPROVED": "ix_decisions_reason",
     "outcome=allow&reason=MCP_TOOL_BLOCKED": "ix_decisions_reason",
     "agent_id=listed-0-prod&reason=MCP_TOOL_BLOCKED": "ix_decisions_agent_reason",
     "agent_id=listed-0-prod&reason=MCP_TOOL_BLOCKED&outcome=allow": "ix_decisions_agent_reason",
@@ -210,6 +210,25 @@ def test_a_list_can_be_read_from_one_index(store: Served, listed: list[dict[str,
         plan = explained(store, statement, parameters, FILTERS[query])
         assert re.search(rf"\b({FILTERS[query]})\b", plan), plan
         assert not re.search("Sort|B-TREE|Seq Scan|SCAN decisions$", plan, re.MULTILINE), plan
+
+
+USUAL = {
+    "outcome=allow": "decisions_pkey|sqlite_autoindex_decisions_1",
+    "reason=RISK_BELOW_AUTO_APPROVE": "decisions_pkey|sqlite_autoindex_decisions_1",
+    "agent_id=listed-0-prod&reason=POLICY_MATCHED": "ix_decisions_agent",
+    "agent_id=listed-0-prod&outcome=allow": "ix_decisions_agent",
+}
+
+
+@pytest.mark.parametrize("query", USUAL)
+def test_a_page_of_what_is_usual_is_read_by_time(store: Served, listed: list[dict[str, Any]], query: str) -> None:
+    """From the newest on: most decisions are found, so no index of their own pays."""
+    with selects(store) as seen:
+        assert store.rest().get(f"/api/decisions?{query}&limit=2").status == 200
+    statement, parameters = seen[-1]
+    plan = explained(store, statement, parameters, USUAL[query])
+    assert re.search(rf"\b({USUAL[query]})\b", plan), plan
+    assert not re.search("Sort|B-TREE|Seq Scan", plan), plan
 
 
 _INDEXES = "SELECT indexname FROM pg_indexes WHERE tablename = 'decisions' AND indexname LIKE 'ix_%'"

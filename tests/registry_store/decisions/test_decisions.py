@@ -1,6 +1,7 @@
 """Reported decisions: each is stored once, and the hash chain of each log is checked."""
 
 import asyncio
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,14 +14,17 @@ from pdp.core.json.equality import same_json
 from pdp.decision_log import record
 from pdp.decision_log.record import Opens
 from pdp.decision_log.redaction import NOTHING, Redaction
+from pdp.log_format import batches
 from pdp.v1 import decision_pb2 as pdp_pb
-from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS, MAX_SEQUENCE
+from pdp.v1 import log_pb2
+from registry_store.decisions.records import MAX_SEQUENCE
+from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
 from tests.deciding import entry_of
 from tests.pdp.decision_log.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
 from tests.registry_store import serving
-from tests.registry_store.reporting import AGENT, GENESIS, Log, decision, gap, new_id, reporter
+from tests.registry_store.reporting import AGENT, GENESIS, Log, decision, gap, new_id, record_of, reporter
 from tests.registry_store.serving import Served, in_thread
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -49,8 +53,8 @@ def metric(store: Served, name: str, **labels: str) -> float:
 
 
 async def test_a_report_is_kept_with_all_that_it_says(fresh: Served) -> None:
-    """Unknown members are returned as well, with the node id and the time of receipt."""
-    log, said = Log(), decision("block", attributes={"ü": [1, 2.5, None]}, of_a_later_release={"x": True})
+    """Every member of the record is returned, with the node id and the time of receipt."""
+    log, said = Log(), decision("block", action={"attributes": {"ü": [1, 2.5, None]}, "amount": 12.5})
     async with reporter(fresh) as sidecar:
         assert await sidecar.send(log.report(said)) == 1
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{said['decision_id']}")).body
@@ -70,7 +74,7 @@ async def test_the_largest_records_of_a_sidecar_come_in_with_their_approvals(fre
     entry = last_entry(bench)
     assert entry.opens is not None
     async with reporter(fresh) as sidecar:
-        assert await sidecar.send(Log().report(record.document(entry, NOTHING))) == 1
+        assert await sidecar.send(Log().report(json.loads(record.document(entry, NOTHING)))) == 1
     shown = await in_thread(fresh.rest().get, f"/api/approvals/{entry.opens.approval_id}")
     assert (shown.status, shown.body["status"]) == (200, "pending")
     assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in request.action.attributes}
@@ -80,27 +84,19 @@ async def test_a_repeat_is_a_record_of_its_own_and_counts_nothing(fresh: Served)
     """It is listed with the decision that it repeats; usage is that of the first alone, to the minute and the day."""
     said = decision(cost_micros=5)
     again = said | {"decision_id": new_id(), "repeat_of": said["decision_id"], "cost_micros": 0}
-    old = {name: value for name, value in decision("block").items() if name != "repeat_of"}
+    other = decision("block")
     async with reporter(fresh) as sidecar:
-        assert await sidecar.send(Log().report(said, again, old)) == 3
+        assert await sidecar.send(Log().report(said, again, other)) == 3
     shown = (await in_thread(fresh.rest().get, "/api/decisions")).body["decisions"]
     assert {one["decision_id"]: one["repeat_of"] for one in shown} == {
         said["decision_id"]: None,
         again["decision_id"]: said["decision_id"],
-        old["decision_id"]: None,
+        other["decision_id"]: None,
     }
     assert counted(fresh) == {"allow": (1, 5), "block": (1, 0)}
     await in_thread(fresh.rest().register, AGENT)
     used = (await in_thread(fresh.rest().get, f"/api/agents/registry/{AGENT}/usage")).body
     assert (used["actions_last_minute"], used["actions_last_day"]) == (1, 1)
-
-
-async def test_a_repeat_of_what_is_no_id_is_refused(fresh: Served) -> None:
-    """The field is named."""
-    async with reporter(fresh) as sidecar:
-        code, details = await sidecar.refused(Log().report(decision(repeat_of="d-1")))
-    assert code is INVALID
-    assert "records[0].document.repeat_of" in details
 
 
 async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> None:
@@ -118,7 +114,7 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
     entry = entry_of(action, answer, at=time.time(), idempotency_key="key-1", opens=opens)
     written = record.document(entry, Redaction())
     async with reporter(fresh) as sidecar:
-        assert await sidecar.send(Log().report(written)) == 1
+        assert await sidecar.send(Log().report(json.loads(written))) == 1
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{decision_id}")).body
     assert fresh.sql("SELECT approval_id FROM approvals") == [(approval_id,)]
     said = decision()
@@ -127,18 +123,19 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
 
 
 async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> None:
-    """With any batches the second time; only new records are counted, and there is no break."""
+    """In any order and company; only new batches are counted, and there is no break."""
     log = Log()
-    records = log.records(*(decision(cost_micros=7) for _ in range(6)))
+    sent = [log.batch(*(decision(cost_micros=7) for _ in range(2))) for _ in range(3)]
     async with reporter(fresh) as sidecar:
-        for first, last, newest in ((0, 3, 3), (0, 3, 3), (1, 5, 5), (0, 2, 5), (5, 6, 6), (0, 6, 6)):
-            request = pb.ReportDecisionsRequest(node_id="node-1", records=records[first:last])
+        for first, last, newest in ((0, 1, 2), (0, 1, 2), (0, 2, 4), (1, 2, 4), (2, 3, 6), (0, 3, 6)):
+            request = pb.ReportDecisionsRequest(node_id="node-1", batches=sent[first:last])
             assert await sidecar.send(request) == newest
     assert len(kept(fresh)) == 6
     assert counted(fresh) == {"allow": (6, 42)}
     assert log_of(fresh) == (6, log.hash.hex(), 0, 0)
+    assert fresh.sql("SELECT number, first_sequence FROM decision_batches ORDER BY number") == [(1, 1), (2, 3), (3, 5)]
     assert metric(fresh, "registry_store_decisions_total", outcome="allow") == 6
-    assert metric(fresh, "registry_store_decision_repeats_total") == 3 + 2 + 2 + 6
+    assert metric(fresh, "registry_store_decision_repeats_total") == 2 + 2 + 2 + 6
 
 
 async def test_batches_at_once_are_kept_once(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +156,8 @@ async def test_records_that_were_given_up_are_counted(fresh: Served) -> None:
     """A gap in the sequence counts once, even with a gap record; unnumbered records count as reported."""
     log = Log()
     first = log.report(decision())
-    log.records(*(decision() for _ in range(4)))
-    log.hash = first.records[0].hash
+    log.batch(*(decision() for _ in range(4)))
+    log.hash = first.batches[0].hash
     async with reporter(fresh) as sidecar:
         await sidecar.send(first)
         await sidecar.send(log.report(gap(2, 5), decision()))
@@ -181,37 +178,38 @@ async def test_a_log_that_begins_late_misses_what_came_before(fresh: Served) -> 
     assert log_of(fresh) == (11, log.hash.hex(), 10, 0)
 
 
-def changed(record: pb.DecisionRecord, **fields: Any) -> pb.DecisionRecord:
-    other = pb.DecisionRecord()
-    other.CopyFrom(record)
+def changed(batch: pb.ChainedBatch, **fields: Any) -> pb.ChainedBatch:
+    other = pb.ChainedBatch()
+    other.CopyFrom(batch)
     for name, value in fields.items():
         setattr(other, name, value)
     return other
 
 
-async def test_a_record_that_does_not_follow_is_kept_and_told(fresh: Served, caplog: pytest.LogCaptureFixture) -> None:
-    """Another document than was hashed, another hash before it, a first record that follows something: three breaks."""
-    one, two, three = Log("one"), Log("two"), Log("three", last_hash=bytes(range(32)))
-    altered = [changed(record, document=log_document()) for record in one.records(decision())]
+def of_bytes(content: bytes) -> pb.ChainedBatch:
+    return pb.ChainedBatch(content=content, previous_hash=GENESIS, hash=batches.chained(GENESIS, content))
+
+
+def request_of(*sent: pb.ChainedBatch) -> pb.ReportDecisionsRequest:
+    return pb.ReportDecisionsRequest(node_id="n", batches=sent)
+
+
+async def test_a_batch_that_does_not_follow_is_kept_and_told(fresh: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Another hash before it, and a first batch that follows something: two breaks."""
+    two, three = Log("two"), Log("three", last_hash=bytes(range(32)))
     async with reporter(fresh) as sidecar:
-        await sidecar.send(pb.ReportDecisionsRequest(node_id="one", records=altered))
         await sidecar.send(two.report(decision()))
         two.hash = GENESIS
         await sidecar.send(two.report(decision(), decision()))
         await sidecar.send(three.report(decision()))
-    assert [log_of(fresh, name)[3] for name in ("one", "two", "three")] == [1, 1, 1]
-    assert len(kept(fresh)) == 5
-    assert metric(fresh, "registry_store_decision_breaks_total") == 3
-    assert "the hash chain in the decision log of sidecar `two` is broken at 1 records" in caplog.text
-
-
-def log_document() -> bytes:
-    (record,) = Log().records(decision())
-    return record.document
+    assert [log_of(fresh, name)[3] for name in ("two", "three")] == [1, 1]
+    assert len(kept(fresh)) == 4
+    assert metric(fresh, "registry_store_decision_breaks_total") == 2
+    assert "the hash chain in the decision log of sidecar `two` is broken at 1 batches, first at `2`" in caplog.text
 
 
 async def test_a_log_that_was_set_back_loses_nothing(fresh: Served) -> None:
-    """A sidecar whose folder was restored uses sequences again: its new decisions are kept, and each is a break.
+    """A sidecar whose folder was restored uses sequences again: its new batches are kept, and each is a break.
 
     The answer tells it up to where its log is known, so that it can go on from there.
     """
@@ -222,11 +220,11 @@ async def test_a_log_that_was_set_back_loses_nothing(fresh: Served) -> None:
         await sidecar.send(before)
         await sidecar.send(log.report(*(decision() for _ in range(4))))
         assert await sidecar.send(restored.report(decision(), decision())) == 7
-        assert log_of(fresh) == (7, log.hash.hex(), 0, 2)
+        assert log_of(fresh) == (7, log.hash.hex(), 0, 1)
         await sidecar.send(restored.report(decision(), decision()))
-        assert log_of(fresh)[3] == 4
+        assert log_of(fresh)[3] == 2
         await sidecar.send(restored.report(decision()))
-    assert log_of(fresh) == (8, restored.hash.hex(), 0, 5)
+    assert log_of(fresh) == (8, restored.hash.hex(), 0, 3)
     assert len(kept(fresh)) == 12
     assert counted(fresh) == {"allow": (12, 0)}
 
@@ -275,83 +273,147 @@ async def test_a_record_that_asks_opens_its_approval_once(fresh: Served) -> None
 
 
 async def test_what_an_agent_sends_cannot_keep_its_decision_out(fresh: Served) -> None:
-    """A NUL, which PostgreSQL does not keep, is kept as its symbol; numbers of any size keep their value."""
-    action = {"resource": "a\0b", "attributes": {"\0": ["\0", 1e300, 10**40, "\\u0000"]}}
+    """A NUL, which PostgreSQL does not keep in a text, and numbers of any size come out as they came."""
+    action = {"attributes": {"\0": ["\0", 1e300, 10**40, "\\u0000"]}}
     said = decision("block", action=action)
     async with reporter(fresh) as sidecar:
         await sidecar.send(Log().report(said))
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{said['decision_id']}")).body["action"]
-    assert shown["resource"] == "a␀b"
-    assert same_json(shown["attributes"], {"␀": ["␀", 1e300, 10**40, "\\u0000"]})
+    assert same_json(shown["attributes"], action["attributes"])
 
 
 ONE = decision()
 MALFORMED = {
-    "node_id: is empty": pb.ReportDecisionsRequest(records=Log().records(ONE)),
+    "node_id: is empty": pb.ReportDecisionsRequest(batches=[Log().batch(ONE)]),
     "node_id: is longer than 128 characters": Log("x" * 129).report(ONE),
     "node_id: `a\0b` is not letters, digits": Log("a\0b").report(ONE),
-    "records: must have 1 to 1000 items": Log().report(),
-    "records[0].sequence: `0` is not within 1 to": Log(sequence=-1).report(ONE),
-    f"records[0].sequence: `{MAX_SEQUENCE + 1}` is not within": Log(sequence=MAX_SEQUENCE).report(ONE),
-    "records[1].sequence: `1` does not come after `1`": pb.ReportDecisionsRequest(
-        node_id="n", records=[*Log().records(ONE), *Log().records(ONE)]
+    "records: must have 1 to 1000 items": pb.ReportDecisionsRequest(node_id="n"),
+    "records: must be empty, because there are batches": pb.ReportDecisionsRequest(
+        node_id="n", records=Log().records(ONE), batches=[Log().batch(ONE)]
     ),
-    "records[0].hash: must have 32 bytes": pb.ReportDecisionsRequest(
-        node_id="n", records=[changed(Log().records(ONE)[0], hash=b"short")]
+    "batches[0].hash: must have 32 bytes": request_of(changed(Log().batch(ONE), hash=b"short")),
+    "batches[0].previous_hash: must have 32 bytes": request_of(changed(Log().batch(ONE), previous_hash=b"")),
+    "batches[0].hash: is not the SHA-256 of `previous_hash` and `content`": request_of(
+        changed(Log().batch(ONE), content=Log().batch(decision()).content)
     ),
-    "records[0].previous_hash: must have 32 bytes": pb.ReportDecisionsRequest(
-        node_id="n", records=[changed(Log().records(ONE)[0], previous_hash=b"")]
+    "batches[0].content: is not a `pdp.v1.LogBatch`": request_of(of_bytes(b"\xff")),
+    "batches[0].content: `first_sequence` is `0`, and not 1 or more": Log(sequence=-1).report(ONE),
+    "batches[0].content: has 0 records, and not 1 to 1000": Log().report(),
+    f"batches[0].content: has the sequence `{MAX_SEQUENCE + 1}`": Log(sequence=MAX_SEQUENCE).report(ONE),
+    "batches[1].content: begins with `1`, which does not come after `1`": request_of(
+        Log().batch(ONE), Log().batch(ONE)
     ),
-    "records[1].document: is not JSON: `NaN` is not a JSON number": Log().report(ONE, b'{"decision_id": NaN}'),
-    "records[0].document: is not JSON: it is nested": Log().report(b'{"a":' + b"[" * 70 + b"]" * 70 + b"}"),
-    "records[0].document: is not JSON: `1e999` is too large for a number": Log().report(b'{"a":1e999}'),
-    "records[1].document: is not JSON: `-9999999999999999999`": Log().report(ONE, b'{"a":-%s.5}' % (b"9" * 310)),
-    "records[0].document: `[]` is not an object": Log().report(b"[]"),
-    "records[0].document.decision_id: is required": Log()
-    .report({**ONE, "decision_id": None}, ONE)
-    .__class__(node_id="n", records=Log().records({name: ONE[name] for name in ONE if name != "decision_id"})),
-    "records[0].document.decision_id: `nothing` is not a UUID of version 7": Log().report(
-        ONE | {"decision_id": "nothing"}
-    ),
-    "records[0].document.decided_at: `noon` is not a time": Log().report(ONE | {"decided_at": "noon"}),
-    "records[0].document.answer.outcome: `maybe` is not one of": Log().report(ONE | {"answer": {"outcome": "maybe"}}),
-    "records[0].document.action.agent_id: is required": Log().report(ONE | {"action": {}}),
-    "records[0].document.action: `1` is not an object": Log().report(ONE | {"action": 1}),
-    "records[0].document.cost_micros: `-1` is not within": Log().report(ONE | {"cost_micros": -1}),
-    "records[1].document.opens.approval_id: is required": Log().report(
-        ONE, decision("escalate", opens="01920000-0000-7000-8000-000000000001") | {"opens": {}}
-    ),
-    "records[0].document.gap.records: is required": Log().report({"gap": {"first_sequence": 1, "last_sequence": 2}}),
 }
 
 
 @pytest.mark.parametrize("what", MALFORMED)
 async def test_a_malformed_report_is_refused_by_name_and_keeps_nothing(store: Served, what: str) -> None:
-    """INVALID_ARGUMENT with the path of the error; valid records of the report are not stored either."""
-    before = store.sql("SELECT count(*) FROM decisions")
+    """INVALID_ARGUMENT with the path of the error; valid batches of the report are not stored either."""
+    before = store.sql("SELECT count(*) FROM decision_batches")
     async with reporter(store) as sidecar:
         code, details = await sidecar.refused(MALFORMED[what])
     assert code is INVALID
     assert what in details
-    assert store.sql("SELECT count(*) FROM decisions") == before
+    assert store.sql("SELECT count(*) FROM decision_batches") == before
+
+
+def with_(**fields: Any) -> log_pb2.LogRecord:
+    """A decision with these fields changed, which are named as `answer__outcome`."""
+    record = record_of(decision("escalate", opens=new_id()))
+    for path, value in fields.items():
+        *parents, name = path.split("__")
+        message: Any = record.decision
+        for parent in parents:
+            message = getattr(message, parent)
+        if isinstance(value, dict):
+            getattr(message, name).update(value)
+        else:
+            setattr(message, name, value)
+    return record
+
+
+def noted(**members: Any) -> log_pb2.LogRecord:
+    record = log_pb2.LogRecord()
+    record.outcome.update(members)
+    return record
+
+
+NAN, INFINITE = float("nan"), float("inf")
+REFUSED = {
+    "request.action.agent_id: `a b` is not 3 to 64 letters": with_(request__action__agent_id="a b"),
+    "answer.decision_id: `` is not a UUID of version 7": with_(answer__decision_id=""),
+    "repeat_id: `nothing` is not a UUID of version 7": with_(repeat_id="nothing"),
+    "answer.outcome: `0` is unknown to this store": with_(answer__outcome=0),
+    "answer.outcome: `77` is unknown to this store": with_(answer__outcome=77),
+    "answer.reason: `77` is unknown to this store": with_(answer__reason=77),
+    "answer.source: `77` is unknown to this store": with_(answer__source=77),
+    "decided_at_microseconds: `-1` is no time": with_(decided_at_microseconds=-1),
+    f"decided_at_microseconds: `{2**63 - 1}` is no time": with_(decided_at_microseconds=2**63 - 1),
+    "cost_micros: `-1` is not within": with_(cost_micros=-1),
+    "a number that is not finite (amount)": with_(request__action__amount=NAN),
+    "a number that is not finite (cost)": with_(request__action__estimated_cost_usd=INFINITE),
+    "a number that is not finite (staleness)": with_(answer__staleness=-INFINITE),
+    "a number that is not finite (budget)": with_(answer__budget_remaining_usd=NAN),
+    "a number that is not finite (retry)": with_(answer__retry_after=INFINITE),
+    "request.action.attributes: the number is not finite": with_(request__action__attributes={"x": {"y": [NAN]}}),
+    "answer.action_params: the number is not finite": with_(answer__action_params={"x": INFINITE}),
+    "answer.approval_expires_at: `-1` is no time": with_(answer__approval_expires_at__seconds=-1),
+    "opens.action_sha256: is shorter than 64 characters": with_(opens__action_sha256=b"short"),
+    "opens.timeout_seconds: `0` is not within 1 to": with_(opens__timeout_seconds=0),
+    "is of no kind that this store knows": log_pb2.LogRecord(),
+    "gap: its numbers are not within": log_pb2.LogRecord(gap=log_pb2.LogGap(records=-1)),
+    "gap.at_microseconds: `-1` is no time": log_pb2.LogRecord(gap=log_pb2.LogGap(records=1, at_microseconds=-1)),
+    "outcome.decision_id: is required": noted(agent_id=AGENT),
+    "outcome: the number is not finite": noted(charged_micros=NAN),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_record_that_cannot_be_kept_is_refused_singly(store: Served, what: str) -> None:
+    """Its batch is kept with its chain, and the other records of it as decisions; the answer says why."""
+    log = Log(new_id())
+    good = decision(), decision()
+    async with reporter(store) as sidecar:
+        answer = await sidecar.answer(log.report(good[0], REFUSED[what], good[1]))
+    ((sequence, problem),) = [(one.sequence, one.problem) for one in answer.refused]
+    assert (answer.sequence, sequence) == (3, 2)
+    assert what.partition(" (")[0] in problem
+    assert log_of(store, log.node_id) == (3, log.hash.hex(), 0, 0)
+    assert store.sql(f"SELECT omitted FROM decision_batches WHERE node_id = '{log.node_id}'") == [("2",)]
+    shown = [await in_thread(store.rest().get, f"/api/decisions/{one['decision_id']}") for one in good]
+    assert [(one.status, one.body["sequence"]) for one in shown] == [(200, 1), (200, 3)]
+
+
+async def test_a_shadow_verdict_of_no_known_outcome_is_refused(store: Served) -> None:
+    """Like any other value that this store could not show."""
+    record = record_of(decision())
+    record.decision.answer.shadow.add(outcome=77)  # type: ignore[arg-type]  # of a later version
+    async with reporter(store) as sidecar:
+        answer = await sidecar.answer(Log(new_id()).report(record))
+    assert [one.problem for one in answer.refused] == ["answer.shadow.outcome: `77` is unknown to this store"]
 
 
 async def test_a_report_has_its_bounds(store: Served) -> None:
-    """A thousand records with four megabytes of documents are accepted; more is refused."""
-    many = [decision(agent_id="bounded-agent-prod") for _ in range(MAX_RECORDS)]
-    size = (MAX_BYTES - sum(len(record.document) for record in Log().records(*many))) // MAX_RECORDS - 20
-    for each in many:
-        each["padding"] = "x" * size
+    """A thousand records of four megabytes are accepted; more is refused, unless it is one batch alone."""
+
+    def padded(characters: int) -> dict[str, Any]:
+        return decision(agent_id="bounded-agent-prod", idempotency_key="x" * characters)
+
+    log = Log("bounded")
+    halves = [[padded(MAX_BYTES // MAX_RECORDS - 700) for _ in range(MAX_RECORDS // 2)] for _ in range(2)]
+    many = [log.batch(*half) for half in halves]
     async with reporter(store) as sidecar:
-        assert await sidecar.send(Log("bounded").report(*many)) == MAX_RECORDS
-        code, details = await sidecar.refused(Log("more").report(*many, decision()))
-        assert (code, details) == (INVALID, "records: must have 1 to 1000 items")
-        large = [decision(padding="x" * (MAX_BYTES // 10)) for _ in range(10)]
-        code, details = await sidecar.refused(Log("larger").report(*large))
-        assert (code, details) == (INVALID, f"records: the documents are larger than {MAX_BYTES} bytes together")
-        code, _ = await sidecar.refused(Log("largest").report(decision(padding="x" * 2 * MAX_BYTES)))
+        assert await sidecar.send(pb.ReportDecisionsRequest(node_id="bounded", batches=many)) == MAX_RECORDS
+        more = pb.ReportDecisionsRequest(node_id="more", batches=[*many, log.batch(decision())])
+        assert await sidecar.refused(more) == (INVALID, "batches: have more than 1000 records together")
+        other = Log("larger")
+        large = [other.batch(padded(MAX_BYTES // 2)) for _ in range(2)]
+        refused = await sidecar.refused(pb.ReportDecisionsRequest(node_id="larger", batches=large))
+        assert refused == (INVALID, f"batches: the contents are larger than {MAX_BYTES} bytes together")
+        assert await sidecar.send(Log("alone").report(padded(MAX_BYTES))) == 1
+        code, _ = await sidecar.refused(Log("largest").report(padded(2 * MAX_BYTES)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'bounded-agent-prod'") == [(MAX_RECORDS,)]
+    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'bounded-agent-prod'") == [(MAX_RECORDS + 1,)]
 
 
 async def test_only_a_sidecar_or_an_admin_reports(store: Served) -> None:

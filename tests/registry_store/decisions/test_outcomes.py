@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import pytest
 
-from registry_store.decisions import outcomes
+from registry_store.decisions import deletion
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncStub
 from tests.registry_store.approving import open_all, record
-from tests.registry_store.reporting import Log, decision, ended, gap, report, reporter, tell_usage_as_of
+from tests.registry_store.reporting import Log, decision, ended, gap, new_id, report, reporter, tell_usage_as_of
 from tests.registry_store.serving import Rest, Served
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -153,9 +153,10 @@ async def test_a_malformed_outcome_is_named(store: Served, fields: dict[str, Any
     """The sidecar then sets that record aside."""
     made = decision()
     async with reporter(store) as sidecar:
-        code, message = await sidecar.refused(Log("node-odd").report(made, ended(made, **fields)))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith(f"records[1].document.{path}: ")
+        answer = await sidecar.answer(Log(new_id()).report(made, ended(made, **fields)))
+    ((sequence, problem),) = [(one.sequence, one.problem) for one in answer.refused]
+    assert (answer.sequence, sequence) == (2, 2)
+    assert problem.startswith(f"{path}: ")
 
 
 async def test_a_key_reports_outcomes_of_its_own_agents_only(store: Served, admin: Rest) -> None:
@@ -166,12 +167,12 @@ async def test_a_key_reports_outcomes_of_its_own_agents_only(store: Served, admi
     async with reporter(store, key) as sidecar:
         log = Log("node-bound")
         assert await sidecar.send(log.report(made, ended(made))) == 2
-        foreign = log.report(ended(decision(agent_id="other-agent-prod")))
-        code, message = await sidecar.refused(foreign)
-    assert (code, message) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "records[0].document: agent `other-agent-prod` is outside the scope of the key",
-    )
+        foreign = ended(decision(agent_id="other-agent-prod"))
+        code, message = await sidecar.refused(log.copy().old_report(foreign))
+        answer = await sidecar.answer(log.report(foreign))
+    problem = "agent `other-agent-prod` is outside the scope of the key"
+    assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, f"records[0].document: {problem}")
+    assert [(one.sequence, one.problem) for one in answer.refused] == [(3, problem)]
 
 
 async def test_a_sidecar_learns_whose_a_decision_is(store: Served, admin: Rest) -> None:
@@ -206,14 +207,19 @@ async def test_a_sidecar_learns_whose_a_decision_is(store: Served, admin: Rest) 
     assert [await find(decision_id) for decision_id in (*ids, "x" * 70_000)] == expected
 
 
-def test_outcomes_are_deleted_with_their_decisions(fresh: Served) -> None:
-    """By age of their receipt, oldest first."""
-    made = [decision() for _ in range(3)]
-    report(fresh, *made, *map(ended, made))
+def test_outcomes_are_deleted_with_their_batches(fresh: Served) -> None:
+    """By age of the receipt of the batch, oldest first; about as many records at once as are asked for."""
+    log, made = Log(), [decision() for _ in range(3)]
+    for one in made:
+        report(fresh, one, ended(one), log=log)
 
     async def delete(maximum: int, moment: datetime) -> int:
         async with fresh.running._store.database.beside() as session:
-            return await outcomes.delete_before(session, maximum, moment)
+            return await deletion.batches_before(session, maximum, moment)
 
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert [fresh.run(delete(2, NOON)), fresh.run(delete(2, later)), fresh.run(delete(2, later))] == [0, 2, 1]
+    assert [fresh.run(delete(3, moment)) for moment in (NOON, later, later, later)] == [0, 4, 2, 0]
+    for table in ("decisions", "outcomes", "decision_batches"):
+        assert fresh.sql(f"SELECT count(*) FROM {table}") == [(0,)]
+    columns = "batches, deleted_batches, deleted_first, deleted_last, deleted_records"
+    assert fresh.sql(f"SELECT {columns}, head = deleted_head FROM decision_logs") == [(3, 3, 1, 6, 6, True)]

@@ -3,10 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import grpc
 import pytest
 
-from tests.registry_store.reporting import Log, decision, ended, report, reporter, suspended
+from tests.registry_store.reporting import Log, decision, ended, new_id, report, reporter, suspended
 from tests.registry_store.serving import Rest, Served
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -145,6 +144,7 @@ async def test_a_malformed_suspension_is_named(store: Served, fields: dict[str, 
     said = suspended("malformed-agent-prod", "error_rate", **FIGURES["error_rate"])
     said["suspension"] |= fields
     async with reporter(store) as sidecar:
-        code, message = await sidecar.refused(Log("node-odd").report(said))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith(f"records[0].document.{path}: ")
+        answer = await sidecar.answer(Log(new_id()).report(said))
+    ((sequence, problem),) = [(one.sequence, one.problem) for one in answer.refused]
+    assert sequence == 1
+    assert problem.startswith(f"{path}: ")

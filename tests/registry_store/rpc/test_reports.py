@@ -10,7 +10,7 @@ import grpc
 import pytest
 from sqlalchemy import select
 
-from registry_store.database.tables import DecisionLog
+from registry_store.database.decision_tables import DecisionLog
 from registry_store.rpc import reports
 from registry_store.settings import Settings
 from registry_store.v1 import sync_pb2 as pb
@@ -27,25 +27,26 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 async def test_whatever_is_sent_is_kept_once_and_what_is_not_is_missing(fresh: Served, seed: int) -> None:
     """A random sidecar that sends, repeats and drops records: the store has exactly what was sent."""
     random, log = Random(seed), Log()
-    sent: list[pb.DecisionRecord] = []
+    sent: list[pb.ChainedBatch] = []
     ids: set[str] = set()
-    missing = given_up = 0
+    missing = given_up = last = 0
     async with reporter(fresh) as sidecar:
         for _ in range(40):
             said = [decision(cost_micros=1) for _ in range(random.randint(1, 12))]
-            records = log.records(*said)
+            batch = log.batch(*said)
             if random.random() < 0.2:
-                given_up += len(records)
+                given_up += len(said)
                 continue
             again = sent[random.randint(0, len(sent)) :] if random.random() < 0.4 else []
-            request = pb.ReportDecisionsRequest(node_id="node-1", records=[*again, *records])
+            request = pb.ReportDecisionsRequest(node_id="node-1", batches=[*again, batch])
             assert await sidecar.send(request) == log.sequence
-            sent += records
+            sent.append(batch)
+            last = log.sequence
             ids |= {one["decision_id"] for one in said}
             missing = given_up
     assert kept(fresh) == sorted(ids)
     assert counted(fresh) == {"allow": (len(ids), len(ids))}
-    assert log_of(fresh) == (sent[-1].sequence, sent[-1].hash.hex(), missing, 0)
+    assert log_of(fresh) == (last, sent[-1].hash.hex(), missing, 0)
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from registry_store.decisions import decisions
+from registry_store.decisions import deletion
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.decisions.test_decisions import counted, kept, log_of
 from tests.registry_store.reporting import Log, decision, gap, new_id, reporter
@@ -165,7 +165,7 @@ def test_a_sidecar_that_still_connects_is_not_forgotten(fresh: Served) -> None:
 
     async def forget(moment: datetime) -> None:
         async with fresh.running._store.database.beside() as session:
-            await decisions.forget_logs(session, moment)
+            await deletion.forget_logs(session, moment)
 
     asyncio.run(connect())
     fresh.sql("UPDATE decision_logs SET updated_at = '2020-01-01 00:00:00.000000'")
@@ -215,8 +215,12 @@ async def test_sequences_far_ahead_are_refused(fresh: Served, ahead: int) -> Non
             code, details = await sidecar.refused(request)
             assert (code, details) == (
                 INVALID,
-                f"records[0].sequence: `{ahead + 1}` is too far ahead of `1`, the newest stored sequence",
+                f"batches[0].content: `{ahead + 1}` is too far ahead of `1`, the newest stored sequence",
             )
+        both = pb.ReportDecisionsRequest(
+            node_id="node-1", batches=[log.copy().batch(decision()), far.copy().batch(decision())]
+        )
+        assert (await sidecar.refused(both))[1].startswith("batches[1].content: ")
         both = pb.ReportDecisionsRequest(
             node_id="node-1", records=[*log.copy().records(decision()), *far.records(decision())]
         )
@@ -258,7 +262,10 @@ async def test_a_log_that_was_sent_far_ahead_before_goes_on(fresh: Served) -> No
 
 @pytest.mark.parametrize("bound", [{"agents": [PAYROLL]}, {"tags": ["finance"]}])
 async def test_a_bound_key_reports_of_its_own_agents_alone(fresh: Served, bound: dict[str, list[str]]) -> None:
-    """Records of other agents are malformed; nothing of the report is stored, counted or sent for approval."""
+    """Records of other agents are refused singly, and are not stored, counted or sent for approval.
+
+    For a sidecar from before there were batches they are malformed: nothing of its report is stored.
+    """
     admin, log = fresh.rest(), Log()
     admin.register(PAYROLL, tags=["finance"])
     admin.register(LEDGER, tags=["books"])
@@ -273,12 +280,15 @@ async def test_a_bound_key_reports_of_its_own_agents_alone(fresh: Served, bound:
             decision(agent_id="nowhere-agent-prod"),
         ]
         for said in forged:
-            code, details = await sidecar.refused(log.copy().report(decision(agent_id=PAYROLL), said))
+            code, details = await sidecar.refused(log.copy().old_report(decision(agent_id=PAYROLL), said))
             agent_id = said["action"]["agent_id"]
             path = "records[1].document.action.agent_id"
             assert (code, details) == (INVALID, f"{path}: `{agent_id}` is outside the scope of the key")
-        assert await sidecar.send(log.report(stranger(LEDGER), stranger("nowhere-agent-prod"))) == 4
-    assert counted(fresh) == {"allow": (1, 0), "block": (2, 0)}
+            answer = await sidecar.answer(log.report(decision(agent_id=PAYROLL), said))
+            refused = [(one.sequence, one.problem) for one in answer.refused]
+            assert refused == [(log.sequence, f"agent `{agent_id}` is outside the scope of the key")]
+        assert await sidecar.send(log.report(stranger(LEDGER), stranger("nowhere-agent-prod"))) == log.sequence
+    assert counted(fresh) == {"allow": (7, 0), "block": (2, 0)}
     assert fresh.sql("SELECT count(*) FROM approvals") == [(0,)]
 
 
@@ -290,7 +300,8 @@ async def test_what_was_decided_before_an_agent_lost_its_tag_still_comes_in(fres
         await in_thread(admin.put, f"{REGISTRY}/{PAYROLL}", {"tags": ["books"]})
         assert await sidecar.send(log.report(decision(agent_id=PAYROLL))) == 1
         fresh.sql("DELETE FROM changes")
-        assert (await sidecar.refused(log.copy().report(decision(agent_id=PAYROLL))))[0] is INVALID
+        answer = await sidecar.answer(log.report(decision(agent_id=PAYROLL)))
+        assert [one.sequence for one in answer.refused] == [2]
 
 
 @pytest.mark.parametrize(
