@@ -19,7 +19,7 @@ from pdp.app import SWITCH_SECONDS
 from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source
 from pdp.decision_log.log import DecisionLog
-from pdp.decision_log.record import Entry, document
+from pdp.decision_log.record import Entry, record
 from pdp.decision_log.redaction import NOTHING
 from pdp.decision_log.spool import Spool
 from pdp.decision_point import DecisionPoint
@@ -83,12 +83,12 @@ def measure_decision_path(folder: Path) -> None:
     without = micros(lambda: free.evaluate(REQUEST))
     with_log = micros(lambda: logged.evaluate(REQUEST), spool._take)
     print(f"a decision: {without:.1f} us without the log, {with_log:.1f} us with it")
-    spool._thread.shutdown()  # not `end`, which would log the entries taken here as lost
+    spool._writer.end()  # not `end`, which would log the entries taken here as lost
 
 
 def measure_thread(folder: Path, entry: Entry) -> None:
     """Time of the thread per record: to create, chain and write it, and to read it for upload."""
-    written = document(entry, NOTHING)
+    written = record(entry, NOTHING)
     batch = [written] * 1000
     log = DecisionLog(folder, 1 << 30, time.time)
     started = time.process_time()
@@ -96,11 +96,12 @@ def measure_thread(folder: Path, entry: Entry) -> None:
         deque(log.append(deque(batch)), maxlen=0)
     appended = (time.process_time() - started) / BATCHES / len(batch) * 1e6
     started = time.process_time()
-    while records := log.after(log.kept, 1000, 2 << 20):
-        log.keep(records[-1].sequence)
+    while batches := log.after(log.kept, 1000, 2 << 20):
+        log.keep(batches[-1].last)
     read = (time.process_time() - started) / BATCHES / len(batch) * 1e6
-    made = micros(lambda: document(entry, NOTHING))
-    print(f"a record of {len(written)} bytes: {made:.1f} us to make, {appended:.1f} to write, {read:.1f} to read again")
+    made = micros(lambda: record(entry, NOTHING))
+    size = f"a record of {len(written)} bytes"
+    print(f"{size}: {made:.2f} us to make, {appended:.2f} to seal and write, {read:.2f} to read again")
 
 
 def measure_lag(switch_seconds: float, entry: Entry) -> None:
@@ -109,7 +110,7 @@ def measure_lag(switch_seconds: float, entry: Entry) -> None:
 
     def write() -> None:
         while not stop.is_set():
-            document(entry, NOTHING)
+            record(entry, NOTHING)
 
     sys.setswitchinterval(switch_seconds)
     thread = threading.Thread(target=write)

@@ -316,7 +316,10 @@ def explain(timeout: float, as_json: bool, **given: Any) -> int:
 
 @cli.command("verify-log")
 @option("--data-dir", required=True, type=FOLDER, help="Data folder of a sidecar; the sidecar may be running.")
-def verify_log(data_dir: Path) -> int:
+@option(
+    "--records", is_flag=True, help="Print each intact record as a line of JSON; the findings go to standard error."
+)
+def verify_log(data_dir: Path, records: bool) -> int:
     """Check the integrity of a decision log. Exit code 1: the log was changed."""
     from pdp.decision_log import verify
 
@@ -324,7 +327,9 @@ def verify_log(data_dir: Path) -> int:
     if not folder.is_dir():
         raise SettingsError("--data-dir", f"there is no decision log in {quote_path(data_dir)}")
     result = verify.verify(folder)
-    click.echo("\n".join(result.lines))
+    for line in verify.records(folder) if records else ():
+        click.echo(line)
+    click.echo("\n".join(result.lines), err=records)
     return 0 if result.whole else 1
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 
-from pdp.decision_log.segments import Record
 from pdp.decision_log.spool import Spool
+from pdp.log_format.batches import Batch, opened
 from pdp.metrics import Metrics
 from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, Uplink
@@ -16,6 +17,8 @@ REST_SECONDS = 1.0
 """Pause after everything is sent, to limit the load of a thousand sidecars; an urgent record ends it early."""
 DRAIN_SECONDS = 1.0
 BACKOFF = Backoff(first=0.1, maximum=10.0)
+_BATCHES = "batches["
+"""How the store's word on a batch begins: it names the batch, as in `batches[0].hash`."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Reporter:
             sent = await self._send_until_taken()
             if not sent:
                 await self._spool.flushed.wait()
-            elif sent[-1].sequence == self._spool.last:
+            elif sent[-1].last == self._spool.last:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(REST_SECONDS):
                         await self._spool.urgent.wait()
@@ -51,71 +54,98 @@ class Reporter:
         """Send what can be sent in a second, if there is a connection."""
         with suppress(StoreUnreachableError, OSError):  # a TimeoutError is an OSError
             async with asyncio.timeout(DRAIN_SECONDS):
-                while records := await self._next_batch():
-                    await self._send(records)
+                while batches := await self._next_batches():
+                    await self._send(batches)
 
     def watch(self, metrics: Metrics) -> None:
         """Register its metrics."""
         metrics.watch_total("pdp_decisions_shipped", "Records that the store acknowledged", lambda: self.shipped)
         metrics.watch_total("pdp_decisions_refused", "Records that the store refused", lambda: self.refused)
 
-    async def _send_until_taken(self) -> list[Record]:
+    async def _send_until_taken(self) -> list[Batch]:
         failures = 0
         while True:
             try:
-                return await self._send_next_batch()
+                return await self._send_next_batches()
             except (StoreUnreachableError, OSError) as error:
                 failures += 1
                 self._log_outage(error)
             await asyncio.sleep(BACKOFF.seconds(failures))
 
-    async def _send_next_batch(self) -> list[Record]:
-        records = await self._next_batch()
-        if records:
+    async def _send_next_batches(self) -> list[Batch]:
+        batches = await self._next_batches()
+        if batches:
             await self._uplink.wait_connected()
-            await self._send(records)
+            await self._send(batches)
             if self._away:
                 self._away = False
                 logger.info("decisions are sent to the store again")
-        return records
+        return batches
 
-    async def _next_batch(self) -> list[Record]:
-        records = await self._spool.unsent(MAX_RECORDS)
+    async def _next_batches(self) -> list[Batch]:
+        batches = await self._spool.unsent(MAX_RECORDS)
         if self._answered:
-            return records
-        # Until the first answer: only what an earlier run may have sent, or one new record. If the store then
-        # acknowledges more than that, the data folder was restored from a backup.
-        return [one for one in records if one.sequence <= self._newest] or records[:1]
+            return batches
+        # Until the first answer: only what an earlier run may have sent, or the first batch of this run, which has one
+        # record. If the store then acknowledges more than that, the data folder was restored from a backup.
+        return [one for one in batches if one.last <= self._newest] or batches[:1]
 
-    async def _send(self, records: list[Record]) -> None:
-        self._newest = max(self._newest, records[-1].sequence)
-        request = await asyncio.to_thread(_request, self._node_id, records)  # it takes a millisecond
+    async def _send(self, batches: list[Batch]) -> None:
+        self._newest = max(self._newest, batches[-1].last)
         try:
-            acknowledged = await self._uplink.report(request)
+            answer = await self._uplink.report(_request(self._node_id, batches))
         except InvalidReportError as error:
-            await self._send_halves(records, error)
+            if not str(error).startswith(_BATCHES):  # it is not about what the batches hold
+                raise StoreUnreachableError(f"the store refuses reports of this sidecar: {error}") from error
+            await self._send_halves(batches, error)
             return
         self._answered = True
-        if acknowledged > self._newest:
-            await self._spool.renumber_after(acknowledged)
-        elif acknowledged < records[0].sequence:
+        if answer.sequence > self._newest:
+            await self._spool.renumber_after(answer.sequence)
+        elif answer.sequence < batches[0].last:
             raise StoreUnreachableError(
-                f"the store acknowledged {acknowledged}, but the batch starts at {records[0].sequence}"
+                f"the store acknowledged {answer.sequence}, but the first batch ends at {batches[0].last}"
             )
         else:
-            self.shipped += sum(record.sequence <= acknowledged for record in records)
-            await self._spool.keep(acknowledged)
+            acknowledged = [batch for batch in batches if batch.last <= answer.sequence]
+            await self._spool.keep(answer.sequence)
+            refused = await self._set_aside(acknowledged, answer.refused)
+            self.shipped += sum(batch.records for batch in acknowledged) - refused
 
-    async def _send_halves(self, records: list[Record], error: InvalidReportError) -> None:
-        """Find the record that the store refuses as malformed, and set it aside, so that it delays no other record."""
-        if len(records) > 1:
-            middle = len(records) // 2
-            await self._send(records[:middle])
-            await self._send(records[middle:])
+    async def _set_aside(self, batches: list[Batch], refused: Iterable[pb.RefusedRecord]) -> int:
+        """Keep the records that the store does not take as decisions, for people; their number."""
+        problems = {one.sequence: one.problem for one in refused}
+        if not problems:
+            return 0
+        found = {
+            sequence: record
+            for batch in batches
+            for sequence, record in enumerate(opened(batch.content).records, batch.first)
+            if sequence in problems
+        }
+        if found:
+            first = min(found)
+            logger.error(
+                "the store refused %d records of the decision log, the first is %d: %s",
+                len(found),
+                first,
+                problems[first],
+            )
+            self.refused += len(found)
+            await self._spool.set_aside(list(found.values()))
+        return len(found)
+
+    async def _send_halves(self, batches: list[Batch], error: InvalidReportError) -> None:
+        """Find the batch that the store refuses as malformed, and set it aside, so that it delays no other batch."""
+        if len(batches) > 1:
+            middle = len(batches) // 2
+            await self._send(batches[:middle])
+            await self._send(batches[middle:])
             return
-        logger.error("the store refused record %d of the decision log: %s", records[0].sequence, error)
-        self.refused += 1
-        await self._spool.refuse(records[0])
+        (batch,) = batches
+        logger.error("the store refused records %d to %d of the decision log: %s", batch.first, batch.last, error)
+        self.refused += batch.records
+        await self._spool.refuse(batch)
 
     def _log_outage(self, error: Exception) -> None:
         if not self._away:
@@ -123,5 +153,8 @@ class Reporter:
             logger.warning("cannot send decisions to the store, so they wait on disk: %s", error)
 
 
-def _request(node_id: str, records: list[Record]) -> pb.ReportDecisionsRequest:
-    return pb.ReportDecisionsRequest(node_id=node_id, records=[pb.DecisionRecord(**one._asdict()) for one in records])
+def _request(node_id: str, batches: list[Batch]) -> pb.ReportDecisionsRequest:
+    chained = [
+        pb.ChainedBatch(content=batch.content, previous_hash=batch.previous_hash, hash=batch.hash) for batch in batches
+    ]
+    return pb.ReportDecisionsRequest(node_id=node_id, batches=chained)

@@ -12,13 +12,16 @@ from pdp import wire
 from pdp.asking import NOTHING_KNOWN, Approving
 from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source, StaleMode
-from pdp.decision_log.record import Entry
+from pdp.decision_log.record import Entry, record
+from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.decision_log.spool import Spool
 from pdp.endpoints.service import DecisionService
+from pdp.log_format import documents
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
 from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError, UnknownDecisionError, UnsupportedCallError
 from pdp.v1 import decision_pb2 as pb
+from pdp.v1 import log_pb2
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1 import sync_pb2
 from tests.given import NOON
@@ -52,6 +55,16 @@ def request_in(entry: Entry) -> wire.Request:
 def answer_in(entry: Entry) -> pb.EvaluateResponse:
     """The answer of a decision in the log."""
     return pb.EvaluateResponse.FromString(entry.answer)
+
+
+def record_in(entry: Entry, redact: Redaction = NOTHING) -> log_pb2.LogRecord:
+    """The record of a decision as the log writes it."""
+    return log_pb2.LogRecord.FromString(record(entry, redact))
+
+
+def shown(entry: Entry, redact: Redaction = NOTHING) -> dict[str, Any]:
+    """The JSON that people read of the record of a decision."""
+    return documents.document(record_in(entry, redact))
 
 
 def entry_of(action: Action, answer: pb.EvaluateResponse, **changes: Any) -> Entry:

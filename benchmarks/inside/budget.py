@@ -28,7 +28,7 @@ from pdp.core.decide import charge, decide
 from pdp.core.ids import DecisionIds
 from pdp.core.usage import Usage
 from pdp.decision_log.log import DecisionLog
-from pdp.decision_log.record import Entry, document, weight
+from pdp.decision_log.record import Entry, record, weight
 from pdp.decision_log.redaction import NOTHING
 from pdp.endpoints.connect import Context
 from pdp.metrics import Metrics
@@ -37,7 +37,7 @@ from pdp.v1 import decision_pb2 as pb
 from tests.deciding import Bench
 
 WHOLE, REST = "whole, until the answer", "the rest"
-MADE, WRITTEN = "in the thread: make the record", "in the thread: chain and write it"
+MADE, WRITTEN = "in the thread: make the record", "in the thread: seal and write it"
 TIME = Column("time", "µs")
 CALLS = 1000
 BATCH = 20
@@ -96,10 +96,10 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
         metrics.policies.add(decision)
 
     entry = Entry(compiled.parsed(raw).raw, answer(), NOW.wall, 1e-5, decision.cost_micros)
-    record = document(entry, NOTHING)
+    written = record(entry, NOTHING)
 
     def write() -> None:
-        deque(log.append(deque([record] * BATCH)), maxlen=0)
+        deque(log.append(deque([written] * BATCH)), maxlen=0)
 
     on_loop = {
         WHOLE: whole(),
@@ -110,7 +110,7 @@ def parts(log: DecisionLog) -> tuple[dict[str, Callable[[], object]], dict[str, 
         "count it in the metrics": count,
         "weigh it for the log": lambda: weight(entry, NOTHING),
     }
-    return on_loop, {MADE: lambda: document(entry, NOTHING), WRITTEN: write}
+    return on_loop, {MADE: lambda: record(entry, NOTHING), WRITTEN: write}
 
 
 def whole() -> Callable[[], bytes]:

@@ -3,17 +3,14 @@
 A decision is written by joining bytes: its request and its answer are serialized already.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 
-from pdp import wire
 from pdp.attributes import plain, struct_of
 from pdp.core.action import MAX_ATTRIBUTE_DEPTH
 from pdp.decision_log.redaction import Redaction
-from pdp.log_format import documents
 from pdp.log_format.batches import varint
 from pdp.v1 import decision_pb2, log_pb2
 
@@ -25,6 +22,7 @@ NOTE_GROWTH = 4
 """The most bytes of a character of a note."""
 
 _UINT64 = (1 << 64) - 1
+_GAP = bytes((log_pb2.LogRecord.GAP_FIELD_NUMBER << 3 | 2,))
 
 
 class Opens(NamedTuple):
@@ -98,11 +96,6 @@ def record(entry: Entry | Note, redact: Redaction) -> bytes:
     return b"".join((b"\x0a", varint(len(decision)), decision))
 
 
-def document(entry: Entry | Note, redact: Redaction) -> bytes:
-    """The record of an entry as JSON, in the form that is hashed and sent."""
-    return canonical(documents.document(log_pb2.LogRecord.FromString(record(entry, redact))))
-
-
 def name_of(entry: Entry | Note) -> str:
     """The entry as a log line names it."""
     if isinstance(entry, Note):
@@ -115,16 +108,18 @@ def name_of(entry: Entry | Note) -> str:
 
 def gap(first: int, last: int, at: float) -> bytes:
     """The gap record: the records `first` to `last` were dropped before they were sent."""
-    range_ = {"first_sequence": first, "last_sequence": last, "records": last - first + 1, "at": wire.instant(at)}
-    return canonical({"gap": range_})
+    lost = log_pb2.LogGap(
+        first_sequence=first,
+        last_sequence=last,
+        records=last - first + 1,
+        at_microseconds=round(at * 1_000_000),
+    )
+    return log_pb2.LogRecord(gap=lost).SerializeToString()
 
 
-def canonical(content: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and without whitespace, in UTF-8."""
-    return _ENCODER.encode(content).encode()
-
-
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def is_gap(record: bytes) -> bool:
+    """Whether a serialized record is a gap record."""
+    return record[:1] == _GAP
 
 
 def _redacted(request: bytes, redact: Redaction) -> bytes:

@@ -1,64 +1,34 @@
-"""The files of the decision log: each is a part of one hash chain, with one record per line.
+"""The files of the decision log: each is a part of one hash chain.
 
-The first line holds a magic word, and the sequence and hash that the file continues. Each other line holds a record's
-sequence, its hash, and its document, which is JSON without line breaks.
+The first line holds a magic word, and the sequence and hash that the file continues. Frames of batches follow.
 """
 
-import hashlib
-import json
+import logging
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-MAGIC = b"pdp-decisions-1"
-GAP = b'{"gap":'
+from pdp.core.fields import quote
+from pdp.log_format.batches import BadBatchError, Batch, opened
+from pdp.log_format.frames import Cursor, DamagedError, Head, TornError, claimed, framed, is_torn, parsed
+from pdp.v1 import log_pb2 as pb
+
+MAGIC = b"pdp-decisions-2"
 MAX_FILE_BYTES = 1 << 30
 READ_BYTES = 2 << 20
-MAX_SKIPPED = 1 << 20
-"""A number in a damaged line is ignored if it is further than this from the last one."""
+MAX_ASIDE = 16
 
-
-class Head(NamedTuple):
-    """The end of a chain: the newest used sequence, and the hash of the newest record."""
-
-    sequence: int = 0
-    hash: bytes = bytes(32)
-
-
-class Record(NamedTuple):
-    """One record in the chain; `hash` covers the hash of the record before it, the sequence and the document."""
-
-    sequence: int
-    document: bytes
-    previous_hash: bytes
-    hash: bytes
-
-    @property
-    def head(self) -> Head:
-        """The end of the chain after this record."""
-        return Head(self.sequence, self.hash)
-
-
-class DamagedError(ValueError):
-    """The file differs from what was written; the text says how."""
-
-
-class Cursor(NamedTuple):
-    """A place in a file between two records."""
-
-    head: Head
-    offset: int
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Segment:
-    """One file: the end of the chain before it and after it, the number of valid bytes, the offset of the first record,
-    and whether records may be appended.
+    """One file: the end of the chain before it and after it, the number of valid bytes, the offset of the first batch,
+    and whether batches may be appended.
     """
 
     path: Path
@@ -69,15 +39,19 @@ class Segment:
     is_open: bool = True
 
     @classmethod
-    def create(cls, folder: Path, start: Head) -> "Segment":
-        """A new, durable file for the records after `start`."""
+    def create(cls, folder: Path, start: Head, batches: Sequence[Batch] = ()) -> "Segment":
+        """A new, durable file for what follows `start`: whole, or not there."""
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / name(start)
         header = b"%s %d %s\n" % (MAGIC, start.sequence, start.hash.hex().encode())
-        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
-            _write(file, header, 0)
+        data = header + b"".join(map(framed, batches))
+        unfinished = path.with_suffix(".new")
+        with _opened(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            _write(file, data, 0)
+        unfinished.replace(path)
         sync_folder(folder)
-        return cls(path, start, start, len(header), len(header))
+        end = Head(batches[-1].last, batches[-1].hash) if batches else start
+        return cls(path, start, end, len(data), len(header))
 
     @property
     def is_empty(self) -> bool:
@@ -86,29 +60,34 @@ class Segment:
 
     @property
     def beginning(self) -> Cursor:
-        """The place before the first record."""
+        """The place before the first batch."""
         return Cursor(self.start, self.first)
 
-    def write(self, records: list[Record]) -> None:
-        """Append records durably, or raise `OSError` and keep none of them."""
-        data = b"".join([b"%d %s %s\n" % (one.sequence, one.hash.hex().encode(), one.document) for one in records])
+    def write(self, batches: Sequence[Batch]) -> None:
+        """Append batches durably, or raise `OSError` and keep none of them."""
+        data = b"".join(map(framed, batches))
         with _existing(self.path, os.O_WRONLY) as file:
             if os.fstat(file).st_size < self.size:
                 raise DamagedError("it is shorter than what was written")
             os.ftruncate(file, self.size)  # removes what a failed write left behind
             _write(file, data, self.size)
         self.size += len(data)
-        self.end = records[-1].head
+        self.end = Head(batches[-1].last, batches[-1].hash)
 
-    def read(self, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
-        """The next records after `cursor`, up to 2 MiB, each with the cursor after it."""
+    def read(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        """The next batches after `cursor`, up to 2 MiB but at least one, each with the cursor after it."""
         wanted = min(READ_BYTES, self.size - cursor.offset)
         with _existing(self.path, os.O_RDONLY) as file:
             data = os.pread(file, wanted, cursor.offset)
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(data) < wanted or not whole:
+        if len(data) < wanted:
             raise DamagedError("it is shorter than what was written")
-        return parsed(whole, cursor)
+        after = cursor
+        try:
+            for batch, after in parsed(data, cursor):
+                yield batch, after
+        except TornError:
+            if after == cursor:  # otherwise the next read begins with this frame
+                raise
 
 
 class Gap(NamedTuple):
@@ -129,13 +108,14 @@ class ScanResult(NamedTuple):
     gaps: list[Gap]
     rest: bytes
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether the rest is the beginning of a write that did not end."""
+        return b"\n" not in self.rest if self.segment is None else bool(self.rest) and is_torn(self.rest)
+
     def taken(self, sequence: int) -> int:
         """The newest sequence that the invalid rest can have used, after `sequence`."""
-        for line in self.rest.removesuffix(b"\n").split(b"\n") if self.rest else ():
-            number = re.match(rb"[0-9]{1,18} ", line)
-            claimed = int(number[0]) if number else 0
-            sequence = claimed if sequence < claimed <= sequence + MAX_SKIPPED else sequence + 1
-        return sequence
+        return claimed(self.rest, sequence)
 
 
 def name(start: Head) -> str:
@@ -159,45 +139,48 @@ def scan(path: Path, max_bytes: int = MAX_FILE_BYTES) -> ScanResult:
         return ScanResult(None, 0, [], data)
     segment, records = Segment(path, start, start, first, first), 0
     named: list[Gap] = []
-    with suppress(DamagedError):
-        for record, cursor in parsed(data[first:], segment.beginning):
-            segment.end, segment.size = record.head, cursor.offset
-            records += 1
-            named += gaps([record])
+    for content, cursor in _intact(data, segment.beginning):
+        named += gaps(content)
+        records += len(content.records)
+        segment.end, segment.size = cursor.head, cursor.offset
     return ScanResult(segment, records, named, data[segment.size :])
 
 
-def parsed(data: bytes, cursor: Cursor) -> Iterator[tuple[Record, Cursor]]:
-    """The records in `data` after `cursor`; `DamagedError` at the first line that breaks the chain or has no end."""
-    head, offset = cursor
-    *whole, torn = data.split(b"\n")
-    for line in whole:
-        record = _record(line, head)
-        head, offset = record.head, offset + len(line) + 1
-        yield record, Cursor(head, offset)
-    if torn:
-        raise DamagedError(f"what follows record {head.sequence} has no end")
+def contents(data: bytes) -> Iterator[pb.LogBatch]:
+    """The batches in the valid part of a file."""
+    first = data.find(b"\n") + 1
+    with suppress(DamagedError):
+        for content, _ in _intact(data, Cursor(_start(data[:first]), first)):
+            yield content
 
 
-def gaps(records: Iterable[Record]) -> list[Gap]:
-    """The gaps that these records name."""
-    return [_gap(record) for record in records if record.document.startswith(GAP)]
+def _intact(data: bytes, cursor: Cursor) -> Iterator[tuple[pb.LogBatch, Cursor]]:
+    """The batches of a file from `cursor` on until the first wrong byte, each with the cursor after it."""
+    with suppress(DamagedError, BadBatchError):
+        for batch, after in parsed(data[cursor.offset :], cursor):
+            content = opened(batch.content)
+            if (content.first_sequence, len(content.records)) != (batch.first, batch.records):
+                return
+            yield content, after
 
 
-def sealed(head: Head, sequence: int, document: bytes) -> Record:
-    """The record that follows `head`."""
-    digest = hashlib.sha256(head.hash)
-    digest.update(sequence.to_bytes(8, "big"))
-    digest.update(document)
-    return Record(sequence, document, head.hash, digest.digest())
+def gaps(content: pb.LogBatch) -> list[Gap]:
+    """The gaps that the records of a batch name."""
+    return [
+        Gap(sequence, record.gap.first_sequence, record.gap.last_sequence)
+        for sequence, record in enumerate(content.records, content.first_sequence)
+        if record.HasField("gap")
+    ]
 
 
-def copy_aside(path: Path) -> Path:
-    """Keep a copy of the damaged file at `path` for people to look at."""
+def copy_aside(path: Path) -> None:
+    """Keep a copy of the damaged file at `path` for people to look at: the newest sixteen."""
     aside = path.with_suffix(".damaged")
     shutil.copyfile(path, aside)
     aside.chmod(0o600)
-    return aside
+    logger.error("the decision log's %s is damaged; kept as %s", quote(path.name), quote(aside.name))
+    for old in sorted(path.parent.glob("*.damaged"))[:-MAX_ASIDE]:
+        old.unlink()
 
 
 def cut(path: Path, size: int) -> None:
@@ -212,8 +195,8 @@ def cut(path: Path, size: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the list of files in `folder` durable."""
-    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as opened:
-        os.fsync(opened)
+    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as file:
+        os.fsync(file)
 
 
 def _start(line: bytes) -> Head:
@@ -228,28 +211,12 @@ def _start(line: bytes) -> Head:
     return start
 
 
-def _record(line: bytes, head: Head) -> Record:
-    try:
-        number, digest, document = line.split(b" ", 2)
-        record = sealed(head, int(number), document)
-    except (ValueError, OverflowError):
-        raise DamagedError(f"what follows record {head.sequence} is not a record") from None
-    if record.sequence <= head.sequence or record.hash.hex().encode() != digest:
-        raise DamagedError(f"what follows record {head.sequence} does not continue the chain")
-    return record
-
-
 def _write(file: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
     os.fdatasync(file)
-
-
-def _gap(record: Record) -> Gap:
-    content = json.loads(record.document)["gap"]
-    return Gap(record.sequence, content["first_sequence"], content["last_sequence"])
 
 
 def _existing(path: Path, flags: int) -> AbstractContextManager[int]:

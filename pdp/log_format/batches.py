@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     hash: bytes
 
     @property
+    def records(self) -> int:
+        """How many records it has."""
+        return self.last - self.first + 1
+
+    @property
     def is_intact(self) -> bool:
         """Whether its hash is that of its bytes."""
         return chained(self.previous_hash, self.content) == self.hash

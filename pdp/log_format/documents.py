@@ -1,5 +1,7 @@
 """What people read of a record: the JSON of `pdp verify-log`, `--log-decisions` and the store's REST interface."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -23,6 +25,14 @@ def document(record: log_pb2.LogRecord) -> Document:
     if kind == "gap":
         return {"gap": _gap(record.gap)}
     return {kind: plain(getattr(record, kind), MAX_DEPTH)} if kind else {}
+
+
+def text(document: Mapping[str, Any]) -> bytes:
+    """A document as JSON with sorted keys and without whitespace, in UTF-8."""
+    return _ENCODER.encode(document).encode()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def decision_document(decision: log_pb2.LoggedDecision) -> Document:

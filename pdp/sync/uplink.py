@@ -70,13 +70,13 @@ class Uplink:
         """Return once there is a connection."""
         await self._is_connected.wait()
 
-    async def report(self, request: pb.ReportDecisionsRequest) -> int:
-        """Sends records; returns the newest sequence in the store. `InvalidReportError` if a record is malformed."""
+    async def report(self, request: pb.ReportDecisionsRequest) -> pb.ReportDecisionsResponse:
+        """Sends batches; how far the store has the log, and what of it is refused. `InvalidReportError`: malformed."""
         answer: pb.ReportDecisionsResponse = await self._ask(
             lambda stub, metadata: stub.ReportDecisions(request, metadata=metadata, timeout=REPORT_SECONDS),
             _REPORT_ERRORS,
         )
-        return answer.sequence
+        return answer
 
     async def use_approval(self, request: pb.UseApprovalRequest) -> pb.UseApprovalResponse:
         """Uses an approval, within two seconds; `UnknownApprovalError` if the store does not know it."""

@@ -14,6 +14,7 @@ import pytest
 
 from pdp import upload
 from pdp.decision_log.redaction import Redaction
+from pdp.decision_log.verify import records
 from pdp.settings import SettingsError
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
@@ -161,14 +162,9 @@ async def ask_until_it_dies(address: str, answered: list[str]) -> None:
 
 
 def on_disk(folder: Path) -> dict[int, str]:
-    """The decisions in the log files, from complete lines, by sequence."""
-    whole = [line for path in sorted((folder / "sidecar" / "decisions").glob("*.log")) for line in lines_of(path)]
-    parts = [line.split(b" ", 2) for line in whole]
-    return {int(sequence): json.loads(document)["decision_id"] for sequence, _, document in parts}
-
-
-def lines_of(path: Path) -> list[bytes]:
-    return path.read_bytes().split(b"\n")[1:-1]
+    """The decisions in the log files, from complete batches, by sequence."""
+    lines = map(json.loads, records(folder / "sidecar" / "decisions"))
+    return {line["sequence"]: line["decision_id"] for line in lines}
 
 
 async def test_a_sidecar_that_is_killed_under_load_loses_no_decision_that_was_on_the_disk(tmp_path: Path) -> None:

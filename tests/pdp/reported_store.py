@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from pdp.decision_log.segments import Record
+from pdp.log_format.batches import Batch, opened
+from pdp.v1 import log_pb2
 from registry_store.v1 import sync_pb2 as pb
 from registry_store.v1.sync_pb2_grpc import RegistrySyncServicer, add_RegistrySyncServicer_to_server
 from tests.pdp.decision_log.chains import Kept
@@ -17,7 +18,10 @@ METADATA = (("authorization", "Bearer owkai_up"),)
 
 
 class ReportedStore(RegistrySyncServicer):  # type: ignore[misc]  # the generated class has no annotations
-    """Keeps decisions; aborts with the next of `faults` first, and always where it finds a record malformed."""
+    """Keeps decisions; aborts with the next of `faults` first, and always where it finds a record malformed.
+
+    It keeps the batches of refused records, and names these in its answer.
+    """
 
     def __init__(self) -> None:
         self.kept = Kept()
@@ -25,9 +29,12 @@ class ReportedStore(RegistrySyncServicer):  # type: ignore[misc]  # the generate
         self.node_ids: set[str] = set()
         self.keys: set[str] = set()
         self.faults: list[grpc.StatusCode] = []
-        self.malformed: Callable[[pb.DecisionRecord], bool] = lambda record: False
+        self.malformed: Callable[[int, log_pb2.LogRecord], bool] = lambda sequence, record: False
+        self.refused: Callable[[int, log_pb2.LogRecord], bool] = lambda sequence, record: False
         self.answering = asyncio.Event()
         self.answering.set()
+        self.complaint = ""
+        """What it says of every report; empty: nothing."""
         self.asked = 0
         self.watched = 0
         self.loses_answer = False
@@ -41,17 +48,26 @@ class ReportedStore(RegistrySyncServicer):  # type: ignore[misc]  # the generate
         self.node_ids.add(request.node_id)
         if self.faults:
             await context.abort(self.faults.pop(0), "as the test has it")
-        if any(map(self.malformed, request.records)):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "records[0].document: is malformed")
-        self.batches.append([record.sequence for record in request.records])
-        sequence = self.kept.take(
-            Record(record.sequence, record.document, record.previous_hash, record.hash) for record in request.records
+        if self.complaint:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.complaint)
+        read = [opened(batch.content) for batch in request.batches]
+        numbered = [one for batch in read for one in enumerate(batch.records, batch.first_sequence)]
+        for place, batch in enumerate(read):
+            if any(self.malformed(*one) for one in enumerate(batch.records, batch.first_sequence)):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"batches[{place}].content: is malformed")
+        self.batches.append([sequence for sequence, _ in numbered])
+        kept = self.kept.take(
+            Batch(one.first_sequence, 0, batch.content, batch.previous_hash, batch.hash)
+            for one, batch in zip(read, request.batches, strict=True)
         )
+        refused = [
+            pb.RefusedRecord(sequence=one[0], problem="as the test has it") for one in numbered if self.refused(*one)
+        ]
         if self.loses_answer:
             self.loses_answer = False
             await context.abort(grpc.StatusCode.UNAVAILABLE, "kept, and not said so")
         await self.answering.wait()
-        return pb.ReportDecisionsResponse(sequence=sequence)
+        return pb.ReportDecisionsResponse(sequence=kept, refused=refused)
 
     async def UseApproval(  # noqa: N802 - gRPC's name
         self, request: pb.UseApprovalRequest, context: Context

@@ -22,7 +22,7 @@ from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
 from pdp.v1 import decision_pb2 as pdp_pb
 from tests.deciding import entry_of
-from tests.pdp.decision_log.chains import opened
+from tests.pdp.decision_log.chains import numbers, opened
 from tests.pdp.reported_store import METADATA, ReportedStore, connected_store
 from tests.waiting import eventually
 
@@ -67,7 +67,7 @@ class Sidecar:
 
     def arrived(self) -> list[int]:
         """The decisions that the store has kept."""
-        return [int(json.loads(document)["decision_id"]) for document in self.store.kept.documents()]
+        return numbers(self.store.kept)
 
     async def until_arrived(self, count: int) -> None:
         """Waits until the store has so many, and the sidecar knows."""
@@ -175,47 +175,81 @@ async def test_a_connection_that_ends_under_a_report_loses_nothing(tmp_path: Pat
         assert sidecar.arrived() == list(range(20))
 
 
-async def test_a_record_that_the_store_refuses_delays_no_other(
+async def test_a_batch_that_the_store_refuses_delays_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is set aside in a file, logged with its sequences, counted, and replaced by a gap record."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.malformed = lambda sequence, _: sequence in (3, 14)
+        for start in range(0, 20, 5):
+            sidecar.decide(range(start, start + 5))
+            await eventually(lambda: sidecar.spool.last == start + 5)  # noqa: B023 - it is awaited at once
+        sidecar.connect()
+        await eventually(lambda: len(sidecar.store.kept.gaps()) == 2)
+        assert sidecar.arrived() == [0, *range(5, 10), *range(15, 20)]
+        assert sidecar.store.kept.missing() == {*range(2, 6), *range(11, 16)}
+        assert sidecar.store.kept.breaks == 0
+        assert sidecar.metric("pdp_decisions_refused_total") == 9
+    lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
+    assert [json.loads(line)["decision_id"] for line in lines] == ["1", "2", "3", "4", "10", "11", "12", "13", "14"]
+    assert "the store refused records 2 to 5 of the decision log: batches[0].content: is malformed" in caplog.text
+
+
+async def test_single_records_that_the_store_refuses_are_set_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is set aside in a file, logged with its sequence, counted, and replaced by a gap record."""
+    """The store has their batch, so no gap record takes their place."""
     async with sending(tmp_path) as sidecar:
-        sidecar.store.malformed = lambda record: record.sequence in (3, 700)
+        sidecar.store.refused = lambda sequence, _: sequence in (3, 700)
         sidecar.decide(range(1000))
         await eventually(lambda: sidecar.spool.last == 1000)
         sidecar.connect()
-        await eventually(lambda: len(sidecar.store.kept.gaps()) == 2)
-        assert sidecar.arrived() == [number for number in range(1000) if number + 1 not in (3, 700)]
-        assert sidecar.store.kept.missing() == {3, 700}
-        assert sidecar.store.kept.breaks == 0
+        await sidecar.until_arrived(1000)
+        await eventually(lambda: sidecar.metric("pdp_decisions_shipped_total") == 998)
         assert sidecar.metric("pdp_decisions_refused_total") == 2
+        assert sidecar.store.kept.gaps() == []
     lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
     assert [json.loads(line)["decision_id"] for line in lines] == ["2", "699"]
-    assert "the store refused record 3 of the decision log: records[0].document: is malformed" in caplog.text
+    assert "the store refused 2 records of the decision log, the first is 3: as the test has it" in caplog.text
 
 
 async def test_a_refused_gap_record_leads_to_no_other(tmp_path: Path) -> None:
     """A refused gap record is not replaced: the log settles, and later records are sent."""
     async with sending(tmp_path) as sidecar:
-        sidecar.store.malformed = lambda record: record.document.startswith(b'{"gap"') or record.sequence == 3
+        sidecar.store.malformed = lambda sequence, record: record.HasField("gap") or sequence == 3
         sidecar.connect()
-        sidecar.decide(range(10))
+        for number in range(3):
+            sidecar.decide([number])
+            await eventually(lambda: sidecar.spool.last > number)  # noqa: B023 - it is awaited at once
         await eventually(lambda: sidecar.metric("pdp_decisions_refused_total") == 2)
         await eventually(lambda: sidecar.metric("pdp_spool_records") == 0)
         assert not sidecar.log.has_gaps_due
         sidecar.decide(range(10, 13))
-        await sidecar.until_arrived(12)
+        await sidecar.until_arrived(5)
         assert sidecar.metric("pdp_decisions_refused_total") == 2
-        assert sidecar.spool.last == 14
+        assert sidecar.spool.last == 7
     lines = (tmp_path / "decisions" / "refused.jsonl").read_bytes().splitlines()
     assert [line.startswith(b'{"gap"') for line in lines] == [False, True]
+
+
+async def test_a_store_of_an_earlier_version_gets_nothing_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses a report without records in the old form; the decisions wait until it is upgraded."""
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.complaint = "records: has 0 items, but must have 1 to 1000"
+        sidecar.connect()
+        sidecar.decide(range(5))
+        await eventually(lambda: sidecar.store.asked >= 3)
+        assert (sidecar.log.kept, sidecar.metric("pdp_decisions_refused_total")) == (0, 0)
+        sidecar.store.complaint = ""
+        await sidecar.until_arrived(5)
+    assert "the store refuses reports of this sidecar: records: has 0 items" in caplog.text
 
 
 async def test_a_store_without_progress_is_not_flooded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an answer without progress there is a pause, and nothing counts as acknowledged."""
     async with sending(tmp_path) as sidecar:
         with monkeypatch.context() as changed:
-            changed.setattr(sidecar.store.kept, "take", lambda records: 0)
+            changed.setattr(sidecar.store.kept, "take", lambda batches: 0)
             sidecar.connect()
             sidecar.decide(range(5))
             await eventually(lambda: sidecar.store.asked >= 3)

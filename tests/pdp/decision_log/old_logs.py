@@ -1,7 +1,9 @@
 """A decision log in the old form, as a sidecar of the earlier version wrote it, and what is written in it."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +20,15 @@ def documents_of(folder: Path) -> list[dict[str, Any]]:
 def copied(folder: Path) -> Path:
     """A copy of the log as the log of the data folder `folder`; its folder."""
     return Path(shutil.copytree(FOLDER, folder / "decisions"))
+
+
+def old_file(folder: Path, number: int, hash_: bytes, documents: Iterable[bytes]) -> None:
+    """A file of records in the old form that goes on after record `number` with this hash."""
+    lines = [b"pdp-decisions-1 %d %s\n" % (number, hash_.hex().encode())]
+    path = folder / f"{number + 1:020}.log"
+    for one in documents:
+        number += 1
+        hash_ = hashlib.sha256(hash_ + number.to_bytes(8, "big") + one).digest()
+        lines.append(b"%d %s %s\n" % (number, hash_.hex().encode(), one))
+    folder.mkdir(exist_ok=True)
+    path.write_bytes(b"".join(lines))

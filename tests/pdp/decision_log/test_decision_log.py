@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 from collections import deque
@@ -14,39 +15,37 @@ from pathlib import Path
 import pytest
 
 from pdp.decision_log.log import DecisionLog
-from pdp.decision_log.segments import Head, sealed
-from tests.pdp.decision_log.chains import Kept, append, document, files, opened, ship
+from pdp.decision_log.renumbering import renumber_after
+from pdp.log_format import batches
+from pdp.log_format.frames import FRAME_BYTES, MARK, framed
+from tests.pdp.decision_log.chains import Kept, append, append_each, files, numbers, opened, record, ship
 
 SMALL = 64 * 1000
 """A log of so many bytes has files of about a thousand."""
 
 
-def numbers(store: Kept) -> list[int]:
-    return [json.loads(one)["decision_id"] for one in store.documents()]
-
-
 def test_appended_records_are_sent_in_order_and_chained(tmp_path: Path) -> None:
     """From sequence 1 on, each record with the hash of the one before."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(5)))
+    append(log, map(record, range(5)))
     ship(log, store, max_records=2)
-    append(log, map(document, range(5, 8)))
+    append(log, map(record, range(5, 8)))
     ship(log, store)
     assert numbers(store) == list(range(8))
-    assert [record.sequence for record in store.records] == list(range(1, 9))
+    assert [one.sequence for one in store.records] == list(range(1, 9))
     assert (store.breaks, log.unsent, log.kept) == (0, 0, 8)
 
 
 def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> None:
     """A second run continues after the first one, and sends nothing twice."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(3)))
+    append(log, map(record, range(3)))
     ship(log, store)
-    append(log, [document(3)])
+    append(log, [record(3)])
     again = opened(tmp_path)
     assert (again.last, again.kept, again.unsent) == (4, 3, 1)
-    append(again, [document(4)])
-    assert [record.sequence for record in again.after(again.kept, 10, 1 << 20)] == [4, 5]
+    append(again, [record(4)])
+    assert [(batch.first, batch.last) for batch in again.after(again.kept, 10, 1 << 20)] == [(4, 4), (5, 5)]
     ship(again, store)
     assert numbers(store) == list(range(5))
     assert store.breaks == 0
@@ -56,7 +55,7 @@ def test_the_chain_and_the_position_go_on_after_a_restart(tmp_path: Path) -> Non
 def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path, noted: bytes) -> None:
     """The store still has each record once."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(5)))
+    append(log, map(record, range(5)))
     ship(log, store)
     (tmp_path / "decisions" / "kept").write_bytes(noted)
     again = opened(tmp_path)
@@ -66,20 +65,35 @@ def test_a_lost_position_sends_twice_and_loses_nothing(tmp_path: Path, noted: by
     assert again.kept == 5
 
 
-def test_a_batch_is_bounded_in_records_and_bytes(tmp_path: Path) -> None:
-    """But always has one record, however large."""
+def test_what_is_sent_at_once_is_bounded_in_records_and_bytes(tmp_path: Path) -> None:
+    """But is always one batch, however large."""
     log = opened(tmp_path)
-    append(log, [document(number, size=1000) for number in range(10)])
+    append_each(log, [record(number, size=1000) for number in range(7)])
+    append(log, [record(number, size=1000) for number in range(7, 10)])
     assert len(log.after(0, 3, 1 << 20)) == 3
     assert len(log.after(0, 10, 5000)) == 2
     assert len(log.after(4, 10, 1)) == 1
+    assert [(batch.first, batch.last) for batch in log.after(6, 3, 1 << 20)] == [(7, 7)]
+    assert [(batch.first, batch.last) for batch in log.after(7, 1, 1)] == [(8, 10)]
     assert log.after(10, 10, 1 << 20) == []
+
+
+def test_a_batch_is_bounded_in_records_and_bytes(tmp_path: Path) -> None:
+    """A thousand records, or about a MiB of them; one record may have as much. The first of a run has one record."""
+    log = opened(tmp_path, 128 << 20)
+    sizes = [(batch.first, batch.last) for batch in append(log, [record(0)] * 2500)]
+    assert sizes == [(1, 1), (2, 1001), (1002, 2001), (2002, 2500)]
+    large = record(0, 150_000)
+    sizes = [(batch.first, batch.last) for batch in append(log, [large] * 5)]
+    assert sizes == [(2501, 2503), (2504, 2505)]
+    largest = record(0, (1 << 19) - 60)
+    assert [batch.records for batch in append(log, [largest, record(1)])] == [1, 1]
 
 
 def test_files_that_are_sent_are_deleted(tmp_path: Path) -> None:
     """Only the newest file stays, because the chain continues from it."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=100) for number in range(40)])
+    append(log, [record(number, size=100) for number in range(40)])
     assert len(files(tmp_path)) > 5
     ship(log, store)
     assert len(files(tmp_path)) == 1
@@ -89,9 +103,10 @@ def test_files_that_are_sent_are_deleted(tmp_path: Path) -> None:
 def test_files_are_private(tmp_path: Path) -> None:
     """Only the owner may read what agents do."""
     log = opened(tmp_path)
-    append(log, [document(1)])
+    append(log, [record(1)])
     log.keep(1)
     log.refuse(log.after(0, 1, 1 << 20)[0])
+    append(log, [])
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "decisions").iterdir()} == {0o600}
     assert (tmp_path / "decisions").stat().st_mode & 0o777 == 0o700
 
@@ -101,7 +116,7 @@ def test_a_full_log_drops_the_oldest_records_and_writes_a_gap(tmp_path: Path, si
     """It stays within its bound; what the store gets and what the gaps name is everything."""
     log, store = opened(tmp_path, SMALL), Kept()
     for number in range(1000):
-        append(log, [document(number, size)])
+        append(log, [record(number, size)])
         on_disk = sum(path.stat().st_size for path in files(tmp_path))
         assert on_disk == log.bytes <= SMALL
     ship(log, store)
@@ -115,9 +130,9 @@ def test_a_full_log_drops_the_oldest_records_and_writes_a_gap(tmp_path: Path, si
 def test_sent_records_are_not_part_of_a_gap(tmp_path: Path) -> None:
     """A gap begins after what the store has."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=100) for number in range(10)])
+    append(log, [record(number, size=100) for number in range(10)])
     ship(log, store)
-    append(log, [document(number, size=100) for number in range(10, 1000)])
+    append(log, [record(number, size=100) for number in range(10, 1000)])
     ship(log, store)
     assert numbers(store)[:10] == list(range(10))
     assert min(store.missing()) == 11
@@ -126,19 +141,19 @@ def test_sent_records_are_not_part_of_a_gap(tmp_path: Path) -> None:
 def test_a_gap_whose_record_is_dropped_is_recorded_again(tmp_path: Path) -> None:
     """Later records at the store do not hide it."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=100) for number in range(300)])
+    append(log, [record(number, size=100) for number in range(300)])
     log.keep(store.take(log.after(log.kept, 1, 1 << 20)))
     assert store.sequence > 2
     assert not store.gaps()
-    append(log, [document(number, size=100) for number in range(300, 900)])
+    append(log, [record(number, size=100) for number in range(300, 900)])
     ship(log, store)
-    assert store.missing() == set(range(1, log.last + 1)) - {record.sequence for record in store.records}
+    assert store.missing() == set(range(1, log.last + 1)) - {one.sequence for one in store.records}
 
 
 def test_a_log_that_drops_nothing_keeps_all_records(tmp_path: Path) -> None:
     """The caller sees its size, and stops."""
     log, store = opened(tmp_path, SMALL, drop_oldest=False), Kept()
-    append(log, [document(number, size=100) for number in range(1000)])
+    append(log, [record(number, size=100) for number in range(1000)])
     assert log.bytes > SMALL
     ship(log, store)
     assert numbers(store) == list(range(1000))
@@ -147,13 +162,12 @@ def test_a_log_that_drops_nothing_keeps_all_records(tmp_path: Path) -> None:
 def test_records_lost_before_the_log_leave_a_gap(tmp_path: Path) -> None:
     """They use sequences, so that the store sees how many are missing."""
     log, store = opened(tmp_path), Kept()
-    append(log, [document(0), 3, document(1), 2])
+    append(log, [record(0), 3, record(1), 2])
     ship(log, store)
-    assert [record.sequence for record in store.records] == [1, 5, 6, 9]
+    assert [one.sequence for one in store.records] == [1, 5, 6, 9]
     assert store.gaps() == [(2, 4), (7, 8)]
-    assert json.loads(store.records[1].document) == {
-        "gap": {"at": "2026-11-20T12:00:00.000000Z", "first_sequence": 2, "last_sequence": 4, "records": 3}
-    }
+    gap = store.records[1].record.gap
+    assert (gap.records, gap.at_microseconds) == (3, 1_795_176_000_000_000)
     assert (store.breaks, log.dropped) == (0, 5)
 
 
@@ -171,8 +185,8 @@ def disk_full_at(size: int) -> Iterator[None]:
 def test_a_failed_write_can_be_retried(tmp_path: Path) -> None:
     """A write that fails half way leaves nothing on disk, and removes nothing from the items."""
     log, store = opened(tmp_path), Kept()
-    append(log, [document(0)])
-    items: deque[bytes | int] = deque(document(number, size=1000) for number in range(1, 4))
+    append(log, [record(0)])
+    items: deque[bytes | int] = deque(record(number, size=1000) for number in range(1, 4))
     with disk_full_at(log.bytes + 2500), pytest.raises(OSError, match="File too large"):
         list(log.append(items))
     assert (len(items), log.last) == (3, 1)
@@ -195,20 +209,43 @@ def torn_at_every_byte(folder: Path) -> Iterator[tuple[int, Path]]:
         yield length, copy
 
 
-def test_a_torn_last_line_is_cut_off_and_the_chain_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After a cut at any byte every complete record is kept, and nothing counts as damaged."""
+def ends(path: Path) -> list[int]:
+    """Where each batch of a file ends, after the end of its first line."""
+    data = path.read_bytes()
+    starts = [found.start() for found in re.finditer(re.escape(MARK), data)]
+    return [*starts, len(data)]
+
+
+def test_a_torn_last_batch_is_cut_off_told_and_the_chain_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a cut at any byte every complete batch is kept, and nothing counts as damaged.
+
+    The records of the torn batch are lost: a gap names them, unless not even their numbers were written.
+    """
     folder = tmp_path / "whole"
     folder.mkdir()
-    append(opened(folder), [document(number) for number in range(4)])
-    ends = [index + 1 for index, byte in enumerate(files(folder)[-1].read_bytes()) if byte == 0x0A]
+    log = opened(folder)
+    append_each(log, map(record, range(3)))
+    append(log, map(record, range(3, 6)))
+    (path,) = files(folder)
+    at, lasts = ends(path), [0, 1, 2, 3, 6]
     for length, torn in torn_at_every_byte(folder):
+        caplog.clear()
         log, store = opened(torn), Kept()
-        append(log, [document(100)])
+        append(log, [record(100)])
         ship(log, store)
-        whole = max(0, sum(end <= length for end in ends) - 1)
-        assert numbers(store) == [*range(whole), 100], length
-        assert (store.breaks, log.damaged, store.gaps()) == (0, 0, [])
-    assert not [record for record in caplog.records if record.name.startswith("pdp")]
+        whole = max(0, sum(end <= length for end in at) - 1)
+        begun = length - at[whole] if length >= at[0] else 0
+        named = whole < 4 and begun >= FRAME_BYTES
+        assert numbers(store) == [*range(lasts[whole]), 100], length
+        assert store.gaps() == ([(lasts[whole] + 1, lasts[whole + 1])] if named else []), length
+        assert log.dropped == len(store.missing()), length
+        assert (store.breaks, log.damaged) == (0, 0)
+        assert [one.message for one in caplog.records if "did not end" in one.message] == [
+            f"the last write to the decision log's `{path.name}` did not end; its records are lost"
+        ] * (begun > 0 or length < at[0]), length
+        assert opened(torn).last == log.last
 
 
 def flipped(path: Path, offset: int) -> None:
@@ -218,20 +255,20 @@ def flipped(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 2, -1], ids=["the oldest", "one within", "the newest"])
-@pytest.mark.parametrize("offset", [3, 250, 500])
+@pytest.mark.parametrize("offset", [3, 90, 150, 160, 500, -1], ids=["magic", "mark", "hash", "batch", "within", "end"])
 def test_damage_gets_a_gap_and_a_copy_and_the_rest_is_sent(
     tmp_path: Path, which: int, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Damaged records are in a gap and in a copied file; no sequence is used twice."""
-    append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
+    append(opened(tmp_path, SMALL), [record(number, size=50) for number in range(29)])
     flipped(files(tmp_path)[which], offset)
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(100)])
+    append(log, [record(100)])
     ship(log, store)
-    sent = {record.sequence for record in store.records}
+    sent = {one.sequence for one in store.records}
     assert store.missing() == set(range(1, log.last)) - sent
     assert store.missing()
-    assert store.documents() == sorted(store.documents(), key=lambda one: json.loads(one)["decision_id"])
+    assert numbers(store) == sorted(numbers(store))
     assert numbers(store)[-1] == 100
     assert log.damaged == 1
     assert len(files(tmp_path, "*.damaged")) == 1
@@ -240,22 +277,34 @@ def test_damage_gets_a_gap_and_a_copy_and_the_rest_is_sent(
 
 def test_a_damaged_sequence_number_is_ignored(tmp_path: Path) -> None:
     """Otherwise the sequences would soon run out."""
-    append(opened(tmp_path), map(document, range(3)))
+    append(opened(tmp_path), map(record, range(3)))
+    far = framed(batches.sealed(bytes(32), 10**15, [record(7)]))
     with files(tmp_path)[0].open("ab") as file:
-        file.write(b"999999999999999999 what\nis this\n")
+        file.write(b"what is this" * 10 + far)
     log, store = opened(tmp_path), Kept()
     ship(log, store)
     assert numbers(store) == [0, 1, 2]
-    assert (log.last, store.missing()) == (6, {4, 5})
+    assert (log.last, store.missing()) == (5, {4})
+
+
+def test_a_batch_of_which_only_the_records_are_there_is_counted_by_them(tmp_path: Path) -> None:
+    """Its numbers are not used again, though those in its frame are damaged."""
+    log = opened(tmp_path)
+    append_each(log, map(record, range(3)))
+    append(log, map(record, range(3, 10)))
+    flipped(files(tmp_path)[0], ends(files(tmp_path)[0])[-2] + 9)
+    log, store = opened(tmp_path), Kept()
+    ship(log, store)
+    assert (numbers(store), store.missing()) == ([0, 1, 2], set(range(4, 11)))
 
 
 def test_damage_is_recorded_once(tmp_path: Path) -> None:
     """After another restart the gap and its record are found."""
-    append(opened(tmp_path, SMALL), [document(number, size=50) for number in range(29)])
+    append(opened(tmp_path, SMALL), [record(number, size=50) for number in range(29)])
     flipped(files(tmp_path)[1], 500)
-    append(opened(tmp_path, SMALL), [document(100)])
+    append(opened(tmp_path, SMALL), [record(100)])
     again, store = opened(tmp_path, SMALL), Kept()
-    append(again, [document(101)])
+    append(again, [record(101)])
     ship(again, store)
     assert (again.damaged, len(store.gaps())) == (0, 1)
 
@@ -264,14 +313,14 @@ def test_damage_is_recorded_once(tmp_path: Path) -> None:
 def test_a_file_deleted_while_in_use_gets_a_gap(tmp_path: Path, which: int) -> None:
     """Reading and writing continue with the other files."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=50) for number in range(29)])
+    append(log, [record(number, size=50) for number in range(29)])
     files(tmp_path)[which].unlink()
-    append(log, [document(100)])
+    append(log, [record(100)])
     ship(log, store)
-    append(log, [document(101)])
+    append(log, [record(101)])
     ship(log, store)
     assert numbers(store)[-2:] == [100, 101]
-    assert store.missing() == set(range(1, log.last)) - {record.sequence for record in store.records}
+    assert store.missing() == set(range(1, log.last)) - {one.sequence for one in store.records}
     assert store.missing()
     assert store.breaks == 0
 
@@ -279,10 +328,10 @@ def test_a_file_deleted_while_in_use_gets_a_gap(tmp_path: Path, which: int) -> N
 def test_a_file_truncated_while_in_use_gets_a_gap(tmp_path: Path) -> None:
     """The records before the cut are sent."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(10)))
+    append_each(log, map(record, range(10)))
     with files(tmp_path)[0].open("r+b") as file:
-        file.truncate(500)
-    append(log, [document(100)])
+        file.truncate(ends(files(tmp_path)[0])[4] + FRAME_BYTES)
+    append(log, [record(100)])
     ship(log, store)
     assert numbers(store) == [0, 1, 2, 3, 100]
     assert store.missing() == set(range(5, 11))
@@ -291,36 +340,39 @@ def test_a_file_truncated_while_in_use_gets_a_gap(tmp_path: Path) -> None:
 def test_a_missing_folder_is_made_again(tmp_path: Path) -> None:
     """Only the records in it are lost."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(3)))
+    append(log, map(record, range(3)))
     shutil.rmtree(tmp_path / "decisions")
-    append(log, [document(100)])
+    append(log, [record(100)])
     ship(log, store)
     assert numbers(store) == [100]
     assert store.missing() == {1, 2, 3}
 
 
-def test_a_refused_record_is_set_aside_and_gets_a_gap(tmp_path: Path) -> None:
+def test_a_refused_batch_is_set_aside_and_gets_a_gap(tmp_path: Path) -> None:
     """The next one is sent as if the store had it."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(3)))
+    append(log, [record(0)])
+    append(log, [record(1), record(2)])
+    append(log, [record(3)])
     store.take(log.after(0, 1, 1 << 20))
     log.keep(1)
     log.refuse(log.after(1, 1, 1 << 20)[0])
     assert log.has_gaps_due
     append(log, [])
     ship(log, store)
-    assert numbers(store) == [0, 2]
-    assert store.missing() == {2}
-    assert (tmp_path / "decisions" / "refused.jsonl").read_bytes() == document(1) + b"\n"
+    assert numbers(store) == [0, 3]
+    assert store.missing() == {2, 3}
+    lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
+    assert [json.loads(line)["decision_id"] for line in lines] == ["1", "2"]
 
 
 def rolled_back(folder: Path, store: Kept) -> DecisionLog:
     """A log whose folder was restored to 5 records, 2 of them sent, after the store had received 20."""
     log = opened(folder, SMALL)
-    append(log, [document(number, size=50) for number in range(5)])
+    append_each(log, [record(number, size=50) for number in range(5)])
     log.keep(store.take(log.after(0, 2, 1 << 20)))
     shutil.copytree(folder / "decisions", folder / "backup")
-    append(log, [document(number, size=50) for number in range(5, 20)])
+    append(log, [record(number, size=50) for number in range(5, 20)])
     ship(log, store)
     shutil.rmtree(folder / "decisions")
     shutil.move(folder / "backup", folder / "decisions")
@@ -331,10 +383,10 @@ def test_a_restored_folder_continues_after_the_records_of_the_store(tmp_path: Pa
     """No later decision counts as a repeat."""
     store = Kept()
     log = rolled_back(tmp_path, store)
-    append(log, [document(number, size=50) for number in range(100, 110)])
-    log.renumber_after(20)
+    append(log, [record(number, size=50) for number in range(100, 110)])
+    renumber_after(log, 20)
     ship(log, store)
-    append(log, [document(200)])
+    append(log, [record(200)])
     ship(log, store)
     assert numbers(store) == [*range(20), 2, 3, 4, *range(100, 110), 200]
     assert store.breaks == 1, "the store sees that the log was put back"
@@ -366,13 +418,13 @@ def test_a_kill_during_deletion_marks_no_sent_record_as_lost(
 ) -> None:
     """The position is noted before the files are deleted, so no gap record covers them."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=50) for number in range(100)])
+    append(log, [record(number, size=50) for number in range(100)])
     assert len(files(tmp_path)) > removals
     with killed_after(removals, monkeypatch):
         log.keep(store.take(log.after(0, 1000, 1 << 30)))
         ship(log, store)
     again = opened(tmp_path, SMALL)
-    append(again, [document(100)])
+    append(again, [record(100)])
     ship(again, store)
     assert store.gaps() == []
     assert numbers(store) == list(range(101))
@@ -385,15 +437,15 @@ def test_a_kill_during_renumbering_loses_nothing(
 ) -> None:
     """Each file is deleted after the position behind it is noted."""
     log, store = opened(tmp_path, SMALL), Kept()
-    append(log, [document(number, size=50) for number in range(40)])
+    append(log, [record(number, size=50) for number in range(40)])
     assert len(files(tmp_path)) > removals
-    store.take([sealed(Head(99), 100, document(1000))])
+    store.take([batches.sealed(bytes(32), 100, [record(1000)])])
     with killed_after(removals, monkeypatch):
-        log.renumber_after(100)
+        renumber_after(log, 100)
     again = opened(tmp_path, SMALL)
-    append(again, [document(200)])
+    append(again, [record(200)])
     while again.kept < 100:
-        again.renumber_after(100)
+        renumber_after(again, 100)
     ship(again, store)
     assert store.gaps() == []
     assert set(numbers(store)) == {*range(40), 200, 1000}
@@ -402,7 +454,7 @@ def test_a_kill_during_renumbering_loses_nothing(
 def test_without_a_noted_position_no_file_is_deleted(tmp_path: Path) -> None:
     """The next call notes it."""
     log = opened(tmp_path, SMALL)
-    append(log, [document(number, size=50) for number in range(100)])
+    append(log, [record(number, size=50) for number in range(100)])
     there, kept = files(tmp_path), tmp_path / "decisions" / "kept"
     kept.unlink()
     kept.mkdir()
@@ -419,7 +471,7 @@ def test_without_a_noted_position_no_file_is_deleted(tmp_path: Path) -> None:
 def test_a_full_disk_deletes_sent_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the note needs the room of a deleted file."""
     log = opened(tmp_path, SMALL)
-    append(log, [document(number, size=50) for number in range(100)])
+    append(log, [record(number, size=50) for number in range(100)])
     there, pwrite = len(files(tmp_path)), os.pwrite
 
     def written(file: int, data: bytes, offset: int) -> int:
@@ -437,14 +489,14 @@ def test_a_full_disk_deletes_sent_files(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_record_that_cannot_be_set_aside_gets_one_gap(tmp_path: Path) -> None:
     """After any number of tries."""
     log, store = opened(tmp_path), Kept()
-    append(log, map(document, range(3)))
-    record = log.after(0, 1, 1 << 20)[0]
+    append(log, map(record, range(3)))
+    batch = log.after(0, 1, 1 << 20)[0]
     (tmp_path / "decisions" / "refused.jsonl").mkdir()
     for _ in range(3):
         with pytest.raises(IsADirectoryError):
-            log.refuse(record)
+            log.refuse(batch)
     (tmp_path / "decisions" / "refused.jsonl").rmdir()
-    log.refuse(record)
+    log.refuse(batch)
     append(log, [])
     ship(log, store)
     assert store.gaps() == [(1, 1)]
@@ -453,7 +505,7 @@ def test_a_record_that_cannot_be_set_aside_gets_one_gap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["notes.txt", "1.log", "kept.new"])
 def test_other_files_are_left_alone(tmp_path: Path, name: str) -> None:
     """They are not part of the log."""
-    append(opened(tmp_path), [document(0)])
+    append(opened(tmp_path), [record(0)])
     (tmp_path / "decisions" / name).write_text("mine")
     log, store = opened(tmp_path), Kept()
     ship(log, store)
@@ -465,7 +517,7 @@ def test_only_so_many_damaged_files_are_kept(tmp_path: Path, caplog: pytest.LogC
     """The newest sixteen."""
     with caplog.at_level(logging.CRITICAL):
         for number in range(20):
-            append(opened(tmp_path, SMALL), [document(number, size=1000), document(number)])
+            append(opened(tmp_path, SMALL), [record(number, size=1000), record(number)])
             flipped(files(tmp_path)[-1], -5)
         opened(tmp_path, SMALL)
     assert len(files(tmp_path, "*.damaged")) == 16

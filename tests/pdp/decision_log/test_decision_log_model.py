@@ -11,7 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.pdp.decision_log.chains import Kept, document, files, opened, ship
+from pdp.log_format.batches import Batch
+from pdp.log_format.batches import opened as opened_batch
+from pdp.v1 import log_pb2
+from tests.pdp.decision_log.chains import Kept, files, opened, record, ship
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
@@ -28,20 +31,24 @@ class Lives(RuleBasedStateMachine):
         self.max_bytes = 64 * files_of
         self.log = opened(self.folder, self.max_bytes)
         self.store = Kept()
-        self.written: dict[int, bytes] = {}
+        self.written: dict[int, log_pb2.LogRecord] = {}
         self.numbers = iter(range(10**9))
         self.damaged = 0
 
     def items(self, sizes: list[int]) -> deque[bytes | int]:
-        return deque(document(next(self.numbers), size) for size in sizes)
+        return deque(record(next(self.numbers), size) for size in sizes)
+
+    def note(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            self.written |= dict(enumerate(opened_batch(batch.content).records, batch.first))
 
     @rule(sizes=SIZES, lost=st.integers(0, 3))
     def append(self, sizes: list[int], lost: int) -> None:
         items = self.items(sizes)
         if lost:
             items.insert(len(sizes) // 2, lost)
-        for records in self.log.append(items):
-            self.written |= {record.sequence: record.document for record in records}
+        for batches in self.log.append(items):
+            self.note(batches)
         assert not items
 
     @rule(most=st.integers(1, 20), answered=st.booleans())
@@ -55,7 +62,7 @@ class Lives(RuleBasedStateMachine):
         """The process dies during a write: earlier data stays on disk, and any part of the write may."""
         writes = self.log.append(self.items(sizes))
         for _ in range(whole):
-            self.written |= {record.sequence: record.document for record in next(writes, [])}
+            self.note(next(writes, []))
         before = self.folder / "before"
         shutil.copytree(self.folder / "decisions", before)
         if next(writes, None) is not None:
@@ -75,7 +82,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: files(self.folder))
     @rule(which=st.integers(0, 100), where=st.floats(0, 1, exclude_max=True), restarts=st.booleans())
     def damage(self, which: int, where: float, restarts: bool) -> None:
-        """A bit of a file flips, where it does not make or break a line."""
+        """A bit of a file flips, where it does not make a torn write of a whole one."""
         paths = files(self.folder)
         path = paths[which % len(paths)]
         data = bytearray(path.read_bytes())
@@ -97,9 +104,9 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "log"):
             return
         ship(self.log, self.store)
-        list(self.log.append(deque([document(-1)])))  # tells what the reading found
+        list(self.log.append(deque([record(-1)])))  # tells what the reading found
         ship(self.log, self.store)
-        sent = {record.sequence: record.document for record in self.store.records}
+        sent = dict(self.store.records)
         missing = self.store.missing()
         for sequence, content in self.written.items():
             assert sent.get(sequence, content) == content

@@ -1,6 +1,7 @@
 """Decisions as lines on standard output, which delay nothing else."""
 
 import errno
+import json
 import os
 import queue
 import threading
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from pdp.decision_log.echo import Echo
+from pdp.log_format.batches import GENESIS, Batch, sealed
+from tests.pdp.decision_log.chains import record
 from tests.waiting import eventually
 
 
@@ -25,14 +28,20 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue
 
 
-def test_each_document_is_a_line(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def batch(*numbers: int, size: int = 0) -> Batch:
+    """A batch of these decisions, each of 100 bytes and two for each of `size`."""
+    return sealed(GENESIS, 1, [record(number, size) for number in numbers])
+
+
+def test_each_record_is_a_line_of_json(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """In order; what was put is written before the end."""
     monkeypatch.setattr("pdp.decision_log.echo.CLOSE_SECONDS", 3600)
     echo = Echo(pipe[1])
-    echo.put([b"one", b"two"])
-    echo.put([b"three"])
+    echo.put([batch(1, 2), batch(3)])
+    echo.put([batch(4)])
     echo.close()
-    assert os.read(pipe[0], 1000) == b"one\ntwo\nthree\n"
+    lines = os.read(pipe[0], 1 << 16).splitlines()
+    assert [json.loads(line)["decision_id"] for line in lines] == ["1", "2", "3", "4"]
     assert echo.dropped == 0
 
 
@@ -40,14 +49,14 @@ async def test_a_reader_that_does_not_read_uses_a_bounded_buffer(pipe: tuple[int
     """Dropped lines are counted; the rest comes when it reads."""
     echo = Echo(pipe[1], max_bytes=1 << 20)
     for _ in range(300):
-        echo.put([b"x" * 9_999])
+        echo.put([batch(1, size=4_950)])
     assert echo.dropped > 150
-    read = 0
-    while read < (300 - echo.dropped) * 10_000:
-        read += len(os.read(pipe[0], 1 << 16))
-    echo.put([b"again"])
+    read = b""
+    while read.count(b"\n") < 300 - echo.dropped:
+        read += os.read(pipe[0], 1 << 16)
+    echo.put([batch(2)])
     await eventually(lambda: echo.waiting == 0)
-    assert os.read(pipe[0], 1 << 16) == b"again\n"
+    assert json.loads(os.read(pipe[0], 1 << 16))["decision_id"] == "2"
     echo.close()
 
 
@@ -55,9 +64,9 @@ async def test_a_closed_pipe_is_logged_once(pipe: tuple[int, int], caplog: pytes
     """The missed lines are counted."""
     echo = Echo(pipe[1])
     os.close(pipe[0])
-    echo.put([b"one", b"two"])
+    echo.put([batch(1, 2)])
     await eventually(lambda: echo.dropped == 2)
-    echo.put([b"three"])
+    echo.put([batch(3)])
     assert echo.dropped == 3
     echo.close()
     assert [record.message for record in caplog.records if record.name == "pdp.decision_log.echo"] == [
@@ -71,9 +80,9 @@ async def test_lines_written_as_the_reader_closes_are_counted(
     """Also where writing fails between the look at the room and the place in the queue."""
     failing = threading.Event()
 
-    class Slow(queue.Queue[Sequence[bytes]]):
-        def put(self, item: Sequence[bytes], *_: object) -> None:
-            if item == [b"two"]:
+    class Slow(queue.Queue[Sequence[Batch]]):
+        def put(self, item: Sequence[Batch], *_: object) -> None:
+            if item == [batch(2)]:
                 failing.set()
                 echo._thread.join(0.2)
             super().put(item)
@@ -85,8 +94,8 @@ async def test_lines_written_as_the_reader_closes_are_counted(
     monkeypatch.setattr("pdp.decision_log.echo.queue", SimpleNamespace(SimpleQueue=Slow))
     echo = Echo(pipe[1])
     monkeypatch.setattr(echo, "_write", write)
-    echo.put([b"one"])
-    echo.put([b"two"])
+    echo.put([batch(1)])
+    echo.put([batch(2)])
     await eventually(lambda: echo.dropped == 2)
     echo.close()
 
@@ -95,10 +104,10 @@ def test_a_non_blocking_descriptor_is_waited_for(pipe: tuple[int, int]) -> None:
     """Another program can make a terminal non-blocking."""
     os.set_blocking(pipe[1], False)
     echo = Echo(pipe[1])
-    echo.put([b"x" * 200_000])
-    read = 0
-    while read < 200_001:
-        read += len(os.read(pipe[0], 1 << 16))
+    echo.put([batch(1, size=100_000)])
+    read = b""
+    while not read.endswith(b"\n"):
+        read += os.read(pipe[0], 1 << 16)
     echo.close()
     assert echo.dropped == 0
 
@@ -107,7 +116,7 @@ def test_the_end_does_not_wait_for_a_reader_for_ever(pipe: tuple[int, int], monk
     """A second at most."""
     monkeypatch.setattr("pdp.decision_log.echo.CLOSE_SECONDS", 0.01)
     echo = Echo(pipe[1])
-    echo.put([b"x" * 200_000])
+    echo.put([batch(1, size=100_000)])
     echo.close()
     while os.read(pipe[0], 1 << 16)[-1:] != b"\n":
         pass

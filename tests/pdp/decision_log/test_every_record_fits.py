@@ -1,19 +1,20 @@
 """Every action that is accepted has a record that fits the log and that the store accepts."""
 
 import asyncio
-import hashlib
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdp.decision_log.log import MAX_DOCUMENT_BYTES
-from pdp.decision_log.record import Entry, document, record, weight
+from pdp.decision_log.record import Entry, record, weight
 from pdp.decision_log.redaction import NOTHING, Redaction
-from pdp.decision_log.spool import MAX_BATCH_BYTES
+from pdp.decision_log.spool import MAX_REPORT_BYTES
+from pdp.decision_log.writer import MAX_RECORD_BYTES
+from pdp.log_format.batches import GENESIS, sealed
+from pdp.log_format.frames import MAX_CONTENT_BYTES
 from pdp.v1 import decision_pb2 as pb
-from registry_store.decisions.reports import MAX_BYTES, Decision, read_report
+from registry_store.decisions.reports import MAX_BYTES, read_batches
 from registry_store.v1 import sync_pb2
 from tests.deciding import served
 from tests.pdp.actions import actions
@@ -44,15 +45,14 @@ def by_json(fields: dict[str, Any]) -> bool:
 
 def check(entry: Entry, redact: Redaction) -> int:
     """The record of an entry fits, weighs what it is said to at most, and the store takes it with its approval."""
-    written = document(entry, redact)
-    assert len(written) <= MAX_DOCUMENT_BYTES
-    assert len(record(entry, redact)) <= weight(entry, redact)
-    hashed = hashlib.sha256(bytes(32) + (1).to_bytes(8, "big") + written).digest()
-    reported = sync_pb2.DecisionRecord(sequence=1, document=written, previous_hash=bytes(32), hash=hashed)
-    (read,) = read_report(sync_pb2.ReportDecisionsRequest(node_id="node", records=[reported])).entries
-    assert read.intact
-    assert isinstance(read.content, Decision)
-    assert (read.content.opens is None) == (entry.opens is None)
+    written = record(entry, redact)
+    assert len(written) <= min(MAX_RECORD_BYTES, weight(entry, redact))
+    batch = sealed(GENESIS, 1, [written])
+    chained = sync_pb2.ChainedBatch(content=batch.content, previous_hash=GENESIS, hash=batch.hash)
+    (report,) = read_batches(sync_pb2.ReportDecisionsRequest(node_id="node", batches=[chained]))
+    assert report.refused == []
+    ((_, read),) = report.decisions
+    assert (read.opens is None) == (entry.opens is None)
     return len(written)
 
 
@@ -116,9 +116,9 @@ async def test_the_largest_actions_over_a_real_connection() -> None:
             check(last_entry(bench), EVERYTHING)
 
 
-def test_the_store_accepts_the_largest_batch_of_records() -> None:
-    """A record more than the sidecar's bound may be in it."""
-    assert MAX_BATCH_BYTES + MAX_DOCUMENT_BYTES <= MAX_BYTES
+def test_the_store_accepts_the_largest_report() -> None:
+    """It is within the bound of all batches together."""
+    assert MAX_CONTENT_BYTES < MAX_REPORT_BYTES <= MAX_BYTES
 
 
 def test_4500_large_numbers_have_a_record() -> None:

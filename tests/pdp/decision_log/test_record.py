@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 from pdp import wire
 from pdp.core.action import Action
 from pdp.core.json.canonical_json import doubles
-from pdp.decision_log.record import Entry, Opens, document, gap, record
+from pdp.decision_log.record import Entry, Opens, gap, record
 from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.log_format.batches import GENESIS, opened, sealed, varint
+from pdp.log_format.documents import document, text
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1 import log_pb2
 from pdp.wire import instant
-from tests.deciding import answer_in, entry_of
+from tests.deciding import answer_in, entry_of, shown
 from tests.given import NOON
 
 
@@ -83,9 +85,7 @@ def test_its_bytes_are_those_that_protobuf_writes(made: Entry) -> None:
 def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
     """Under the names that the interfaces use; costs in dollars."""
     opens = Opens("a-1", bytes(range(32)), 600)
-    written = json.loads(
-        document(entry(FULL, idempotency_key="k-1", approval_id="a-0", cost_micros=2_500_000, opens=opens), NOTHING)
-    )
+    written = shown(entry(FULL, idempotency_key="k-1", approval_id="a-0", cost_micros=2_500_000, opens=opens))
     assert written.pop("answer") == wire.answer_json(answer_in(entry(FULL)))
     assert written == {
         "decision_id": "d-1",
@@ -117,20 +117,20 @@ def test_every_field_of_the_action_and_of_the_answer_is_written() -> None:
 
 def test_missing_fields_are_null_or_empty() -> None:
     """No field is left out."""
-    action = json.loads(document(entry(Action("billing-agent-prod", "api.read")), NOTHING))["action"]
-    assert set(action) == set(json.loads(document(entry(FULL), NOTHING))["action"])
-    assert [name for name, value in action.items() if value is None] == ["amount", "estimated_cost_usd", "risk_score"]
+    action = shown(entry(Action("billing-agent-prod", "api.read")))["action"]
+    assert set(action) == set(shown(entry(FULL))["action"])
+    assert [name for name, value in action.items() if value is None] == ["risk_score", "amount", "estimated_cost_usd"]
 
 
 def test_a_repeat_has_its_own_id_and_names_the_decision() -> None:
     """The answer is as it was given first."""
-    written = json.loads(document(entry(FULL, repeat_id="d-2"), NOTHING))
+    written = shown(entry(FULL, repeat_id="d-2"))
     assert (written["decision_id"], written["repeat_of"], written["answer"]["decision_id"]) == ("d-2", "d-1", "d-1")
 
 
-def test_it_is_canonical() -> None:
-    """Sorted keys, nothing between them, UTF-8: the same decision is the same bytes, which the chain hashes."""
-    written = document(entry(FULL), NOTHING)
+def test_its_text_is_canonical() -> None:
+    """Sorted keys, nothing between them, UTF-8: the same decision is the same line."""
+    written = text(shown(entry(FULL)))
     again = json.dumps(json.loads(written), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     assert written == again
     assert "naïve".encode() in written
@@ -139,9 +139,17 @@ def test_it_is_canonical() -> None:
 
 def test_attributes_are_redacted() -> None:
     """And nothing of them is elsewhere in the record."""
-    written = document(entry(FULL), Redaction.of(["customer.ssn"]))
-    assert json.loads(written)["action"]["attributes"]["customer"] == {"ssn": "[redacted]", "naïve": "ß"}
-    assert b'"123"' not in written
+    redact = Redaction.of(["customer.ssn"])
+    assert shown(entry(FULL), redact)["action"]["attributes"]["customer"] == {"ssn": "[redacted]", "naïve": "ß"}
+    assert b"123" not in record(entry(FULL), redact)
+
+
+def test_a_request_without_attributes_is_not_read_again_for_redaction() -> None:
+    """It costs only where paths are configured and attributes came."""
+    unreadable = entry(Action("billing-agent-prod", "api.read"))._replace(request=b"\xff")
+    assert record(unreadable, Redaction.of(["customer.ssn"])) == record(unreadable, NOTHING)
+    with pytest.raises(DecodeError):
+        record(unreadable._replace(has_attributes=True), Redaction.of(["customer.ssn"]))
 
 
 @pytest.mark.parametrize("groups", [1, 98])
@@ -161,7 +169,7 @@ def test_attributes_that_came_by_grpc_are_written_and_redacted() -> None:
     attributes = Struct()
     attributes.update({"cards": [{"number": "4111", "limit": 500}]})
     action = wire.read_action(pb.Action(agent_id="billing-agent-prod", action_type="api.read", attributes=attributes))
-    written = json.loads(document(entry(action), Redaction.of(["cards.*.number"])))
+    written = shown(entry(action), Redaction.of(["cards.*.number"]))
     assert written["action"]["attributes"] == {"cards": [{"number": "[redacted]", "limit": 500}]}
 
 
@@ -169,15 +177,15 @@ def test_numbers_are_written_in_their_shortest_form() -> None:
     """Whole ones without a fraction; none takes more than 25 characters, however large."""
     attributes = doubles({"x": [1e308, 1.0, -0.0, 10**300, 2**53 + 1, 0.1]})
     action = Action("billing-agent-prod", "api.read", amount=7500.0, attributes=attributes)
-    written = document(entry(action), NOTHING)
+    written = text(shown(entry(action)))
     assert b'"amount":7500,' in written
     assert b'"x":[1e+308,1,0,1e+300,9007199254740992,0.1]' in written
 
 
 def test_a_line_break_in_a_text_is_no_line_break_in_the_record() -> None:
-    """Each record is one line."""
+    """Each one is a line."""
     action = Action("billing-agent-prod", "api.read", resource="a\nb\r\x85\u2028", attributes={"\n": "\n"})
-    written = document(entry(action), NOTHING)
+    written = text(shown(entry(action)))
     assert b"\n" not in written
     assert b"\r" not in written
     assert json.loads(written)["action"]["resource"] == action.resource
@@ -185,7 +193,7 @@ def test_a_line_break_in_a_text_is_no_line_break_in_the_record() -> None:
 
 def test_a_gap_names_the_first_and_the_last_and_how_many() -> None:
     """And when it was noticed."""
-    assert json.loads(gap(7, 9, NOON)) == {
+    assert document(log_pb2.LogRecord.FromString(gap(7, 9, NOON))) == {
         "gap": {"first_sequence": 7, "last_sequence": 9, "records": 3, "at": "2026-11-20T12:00:00.000000Z"}
     }
 

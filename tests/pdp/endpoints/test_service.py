@@ -12,14 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from pdp.core.action import Action
 from pdp.core.explanation.explain import explain
 from pdp.core.explanation.text import render
-from pdp.decision_log.record import Entry, document
-from pdp.decision_log.redaction import NOTHING
+from pdp.decision_log.record import Entry
 from pdp.endpoints import explaining, service
 from pdp.serving import turns
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from pdp.wire import answer_json, digest, read_request
-from tests.deciding import SMALL_WINDOW, Bench, Kept, answer_in, listening, served
+from tests.deciding import SMALL_WINDOW, Bench, Kept, answer_in, listening, served, shown
 from tests.given import agent
 from tests.waiting import BOUND_SECONDS, eventually
 
@@ -130,7 +129,7 @@ async def test_a_repeat_writes_a_record_of_the_repeat(bench: Bench) -> None:
         fields = {"idempotency_key": "k", "risk_score": 50, "estimated_cost_usd": 2.5}
         first = await stub.Evaluate(request(**fields))
         assert await stub.Evaluate(request(**fields)) == first
-    records = [json.loads(document(entry, NOTHING)) for entry in bench.log.entries]
+    records = [shown(entry) for entry in bench.log.entries]
     assert [record["repeat_of"] for record in records] == [None, first.decision_id]
     assert records[0]["decision_id"] == first.decision_id < records[1]["decision_id"]
     assert [record["answer"] for record in records] == [answer_json(first)] * 2

@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from pdp.decision_log import record
-from pdp.decision_log.redaction import NOTHING
-from pdp.log_format.documents import document
+from pdp.log_format.documents import document, text
 from pdp.log_format.old_documents import BadDocumentError, from_json
 from pdp.v1 import log_pb2
-from tests.deciding import Bench
+from tests.deciding import Bench, shown
 from tests.given import agent
 from tests.pdp.actions import AGENT, actions, by_grpc
 from tests.pdp.decision_log.old_logs import FOLDER, documents_of
@@ -42,7 +40,7 @@ def test_any_decision_is_shown_as_it_was(action: dict[str, Any]) -> None:
     bench = Bench()
     bench.put(agent(AGENT))
     bench.service.point.evaluate(by_grpc(action))
-    written = json.loads(record.document(bench.log.entries.pop(), NOTHING))
+    written = json.loads(text(shown(bench.log.entries.pop())))
     assert document(from_json(written)) == written
 
 

@@ -1,7 +1,6 @@
 """Reported decisions: each is stored once, and the hash chain of each log is checked."""
 
 import asyncio
-import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 
 from pdp.core.action import Action
 from pdp.core.json.equality import same_json
-from pdp.decision_log import record
 from pdp.decision_log.record import Opens
-from pdp.decision_log.redaction import NOTHING, Redaction
 from pdp.log_format import batches
 from pdp.v1 import decision_pb2 as pdp_pb
 from pdp.v1 import log_pb2
@@ -21,7 +18,7 @@ from registry_store.decisions.records import MAX_SEQUENCE
 from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
-from tests.deciding import entry_of
+from tests.deciding import entry_of, record_in
 from tests.pdp.decision_log.worst import BY_GRPC_ALONE, FILLINGS, largest_by_grpc, last_entry, worst_bench
 from tests.registry_store import serving
 from tests.registry_store.reporting import AGENT, GENESIS, Log, decision, gap, new_id, record_of, reporter
@@ -74,7 +71,7 @@ async def test_the_largest_records_of_a_sidecar_come_in_with_their_approvals(fre
     entry = last_entry(bench)
     assert entry.opens is not None
     async with reporter(fresh) as sidecar:
-        assert await sidecar.send(Log().report(json.loads(record.document(entry, NOTHING)))) == 1
+        assert await sidecar.send(Log().report(record_in(entry))) == 1
     shown = await in_thread(fresh.rest().get, f"/api/approvals/{entry.opens.approval_id}")
     assert (shown.status, shown.body["status"]) == (200, "pending")
     assert shown.body["action"]["attributes"].keys() == {name.replace("\0", "␀") for name in request.action.attributes}
@@ -112,9 +109,8 @@ async def test_what_a_sidecar_writes_is_what_the_store_reads(fresh: Served) -> N
     answer.approval_expires_at.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
     opens = Opens(approval_id, bytes(32), 3600)
     entry = entry_of(action, answer, at=time.time(), idempotency_key="key-1", opens=opens)
-    written = record.document(entry, Redaction())
     async with reporter(fresh) as sidecar:
-        assert await sidecar.send(Log().report(json.loads(written))) == 1
+        assert await sidecar.send(Log().report(record_in(entry))) == 1
     shown = (await in_thread(fresh.rest().get, f"/api/decisions/{decision_id}")).body
     assert fresh.sql("SELECT approval_id FROM approvals") == [(approval_id,)]
     said = decision()
