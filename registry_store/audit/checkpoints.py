@@ -1,15 +1,16 @@
-"""Signed checkpoints of the activity log, in a file that the owner of the database cannot change.
+"""Signed checkpoints of the activity log and of the decisions, in a file that the owner of the database cannot change.
 
 Each line is JSON: the hash prefixes of the entries `first` to `sequence`, the whole `hash` of the last one, the
 `signature` of the line before as `previous`, and its own `signature`: an HMAC-SHA-256 with a key derived from the
-pepper.
+pepper. A line may have `logs` instead of entries: of logs of decisions, by sidecar, the number and head of the last
+batch, and of the last batch that retention deleted.
 """
 
 import fcntl
 import hmac
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 from registry_store.access.keys import Pepper
 from registry_store.audit.chain import Signed
+from registry_store.audit.marks import Mark, Statement
 from registry_store.documents import Document, canonical, instant
 from registry_store.errors import StartError
 from registry_store.journal.activity import GENESIS
@@ -26,6 +28,8 @@ PREFIX = 16
 """Hex digits of the hash that are kept for each entry except the last."""
 MAX_ENTRIES = 500
 """Maximum number of entries in a line, so that a line is shorter than `TAIL_BYTES`."""
+MAX_LOGS = 80
+"""Maximum number of logs of decisions in a line, for the same reason."""
 TAIL_BYTES = 32 * 1024
 
 
@@ -44,12 +48,24 @@ class Checkpoint:
     at: str
     previous: str = GENESIS
     signature: str = GENESIS
+    logs: Mapping[str, Sequence[Any]] | None = None
+    """Marks of the logs of decisions that changed, by sidecar."""
+    logs_since: str = ""
+    """When this store compared the logs before; empty: it had not since it started."""
 
     def signed(self) -> Iterator[Signed]:
         """Yields each signed entry."""
+        if not self.entries:
+            return
         for number, prefix in enumerate(self.entries[:-1], self.first):
             yield Signed(number, prefix, self.at)
         yield Signed(self.sequence, self.hash, self.at)
+
+    @property
+    def statement(self) -> Statement:
+        """What it says of the logs of decisions."""
+        logs = {node_id: Mark(*mark) for node_id, mark in (self.logs or {}).items()}
+        return Statement(logs, self.at, self.logs_since)
 
 
 NOTHING = Checkpoint(1, 0, GENESIS, (), "")
@@ -67,16 +83,25 @@ class Signer:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def following(self, last: Checkpoint, hashes: Sequence[str], at: datetime) -> Checkpoint:
-        """Signs a checkpoint of the entries after `last`."""
+    def following(
+        self,
+        last: Checkpoint,
+        hashes: Sequence[str],
+        at: datetime,
+        logs: Mapping[str, Mark] | None = None,
+        since: str = "",
+    ) -> Checkpoint:
+        """Signs a checkpoint of the entries after `last`, or of marks of logs, which changed after the time `since`."""
         body: dict[str, Any] = {
             "first": last.sequence + 1,
             "sequence": last.sequence + len(hashes),
-            "hash": hashes[-1],
+            "hash": hashes[-1] if hashes else last.hash,
             "entries": [text[:PREFIX] for text in hashes],
             "at": instant(at),
             "previous": last.signature,
         }
+        if logs:
+            body |= {"logs": {node_id: list(mark) for node_id, mark in logs.items()}, "logs_since": since}
         return Checkpoint(**body, signature=self._sign(body))
 
     def read(self, line: bytes) -> Checkpoint:
@@ -97,6 +122,8 @@ class Signer:
 def text_of(checkpoint: Checkpoint) -> bytes:
     """The line of a checkpoint, for the file and the webhook."""
     fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+    if checkpoint.logs is None:
+        del fields["logs"], fields["logs_since"]
     return canonical(fields).encode() + b"\n"
 
 
@@ -135,9 +162,11 @@ class CheckpointFile:
             os.close(self._descriptor)
             raise
 
-    def append(self, hashes: Sequence[str], at: datetime) -> Checkpoint:
-        """Appends a checkpoint of the entries after the last one and syncs it to disk; `OSError` appends nothing."""
-        checkpoint = self._signer.following(self.last, hashes, at)
+    def append(
+        self, hashes: Sequence[str], at: datetime, logs: Mapping[str, Mark] | None = None, since: str = ""
+    ) -> Checkpoint:
+        """Appends a checkpoint as `Signer.following` and syncs it to disk; `OSError` appends nothing."""
+        checkpoint = self._signer.following(self.last, hashes, at, logs, since)
         line = text_of(checkpoint)
         size = os.fstat(self._descriptor).st_size
         try:

@@ -22,6 +22,7 @@ for command in (
     alerts.alerts,
     log.export_log,
     log.verify_log,
+    log.verify_decisions,
     gitops.apply,
     gitops.export,
 ):

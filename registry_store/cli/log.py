@@ -1,19 +1,25 @@
-"""`export-log` and `verify-log`: export and verify the activity log."""
+"""`export-log`, `verify-log` and `verify-decisions`: export the activity log, verify it and the decisions."""
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from registry_store.access.keys import Pepper
 from registry_store.audit.chain import Chain, Fault
-from registry_store.audit.checkpoints import CheckpointError, Signer, read_file, signing_key
+from registry_store.audit.checkpoints import Checkpoint, CheckpointError, Signer, read_file, signing_key
 from registry_store.audit.verify import exported, verify_database, verify_export
-from registry_store.cli.options import DATABASE, PEPPER_FILE, file, option, report_errors
+from registry_store.audit.verify_decisions import Verification
+from registry_store.cli.options import DATABASE, KEEP_DECISIONS, PEPPER_FILE, file, option, report_errors
 from registry_store.database.migrate import opened
 from registry_store.settings import Settings, read_secret
 
+MAX_LINES = 50
+"""Findings that are printed; there may be one for each decision."""
+UNSIGNED_DECISIONS = "`--checkpoint-file` is required to detect a cut at the end, or a chain that was made anew"
 UNSIGNED = "`--checkpoint-file` is required to detect a truncated or rewritten log whose recorded end was changed too"
 
 
@@ -54,15 +60,69 @@ def verify_log(database: str, pepper_file: Path | None, checkpoint_file: Path | 
         click.echo(f"not checked: {UNSIGNED}")
 
 
-def _chain(settings: Settings, checkpoint_file: Path | None) -> Chain:
+@click.command("verify-decisions")
+@DATABASE
+@PEPPER_FILE
+@option("--checkpoint-file", type=file(exists=True), help="File that `serve --checkpoint-file` wrote.")
+@KEEP_DECISIONS
+@report_errors
+def verify_decisions(
+    database: str, pepper_file: Path | None, checkpoint_file: Path | None, keep_decisions: int
+) -> None:
+    """Find what was deleted, changed, inserted or moved of the decisions and their batches.
+
+    Exit code 0: they are intact; 1: they were changed, and the messages name the decisions, sidecars and records; 2:
+    they cannot be verified.
+    """
+    settings = Settings(database, pepper_file=pepper_file, keep_decisions=keep_decisions)
+    try:
+        found, verified = asyncio.run(_verify_decisions(settings, checkpoint_file))
+    except CheckpointError as error:
+        click.echo(f"the checkpoints were changed: {error}", err=True)
+        sys.exit(1)
+    for line in verified.deleted[:MAX_LINES]:
+        click.echo(line)
+    if found:
+        click.echo(f"the decisions were changed: {found:,} findings", err=True)
+        sys.exit(1)
+    click.echo(
+        f"the decisions are intact: {verified.decisions:,} decisions and {verified.outcomes:,} outcomes in"
+        f" {verified.batches:,} batches of {verified.sidecars:,} sidecars"
+    )
+    if verified.older:
+        click.echo(f"not checked: {verified.older:,} decisions from before their batches were kept")
     if checkpoint_file is None:
-        return Chain()
-    path = settings.pepper_path()
-    signer = Signer(
-        signing_key(Pepper(read_secret("--pepper-file", path)))
-    )  # a new pepper would make every line invalid
-    checkpoints = read_file(checkpoint_file, signer)
+        click.echo(f"not checked: {UNSIGNED_DECISIONS}")
+
+
+async def _verify_decisions(settings: Settings, checkpoint_file: Path | None) -> tuple[int, Verification]:
+    """Prints the first findings; returns how many there are, and what was checked."""
+    number = 0
+    cutoff = datetime.now(UTC) - settings.retention().decisions
+    statements = (checkpoint.statement for checkpoint in _checkpoints(settings, checkpoint_file))
+    async with opened(settings.url()) as database, database.reading() as session:
+        verification = Verification(session, statements, cutoff)
+        async for finding in verification.findings():
+            number += 1
+            if number <= MAX_LINES:
+                click.echo(finding, err=True)
+    if number > MAX_LINES:
+        click.echo(f"and {number - MAX_LINES:,} more", err=True)
+    return number, verification
+
+
+def _chain(settings: Settings, checkpoint_file: Path | None) -> Chain:
+    checkpoints = _checkpoints(settings, checkpoint_file)
     return Chain(signed=(signed for checkpoint in checkpoints for signed in checkpoint.signed()))
+
+
+def _checkpoints(settings: Settings, checkpoint_file: Path | None) -> Iterator[Checkpoint]:
+    """The checkpoints of the file; none without one."""
+    if checkpoint_file is None:
+        return iter(())
+    # A new pepper would make every line invalid.
+    signer = Signer(signing_key(Pepper(read_secret("--pepper-file", settings.pepper_path()))))
+    return read_file(checkpoint_file, signer)
 
 
 def _fail(fault: Fault | CheckpointError) -> None:

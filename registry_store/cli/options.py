@@ -13,6 +13,8 @@ from pdp.core.errors import InvalidRecordError
 from registry_store.errors import RegistryError, StartError
 from registry_store.journal.activity import Actor
 
+MAX_DAYS = 36_500
+
 
 def option(name: str, **described: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """An option that can also be set by the environment variable REGISTRY_STORE_NAME."""
@@ -35,6 +37,15 @@ PEPPER_FILE = option(
     "--pepper-file",
     type=file(),
     help="File with the secret that keys are hashed with. Default: beside the SQLite database.",
+)
+
+KEEP_DECISIONS = option(
+    "--keep-decisions",
+    type=click.IntRange(1, MAX_DAYS),
+    default=90,
+    show_default=True,
+    metavar="DAYS",
+    help="Decisions are deleted this long after the store received them.",
 )
 
 

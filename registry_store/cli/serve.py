@@ -9,14 +9,22 @@ from typing import Any
 import click
 
 from pdp.serving import logs
-from registry_store.cli.options import DATABASE, PEPPER_FILE, actor, file, option, report_errors
+from registry_store.cli.options import (
+    DATABASE,
+    KEEP_DECISIONS,
+    MAX_DAYS,
+    PEPPER_FILE,
+    actor,
+    file,
+    option,
+    report_errors,
+)
 from registry_store.database.migrate import migrated, opened
 from registry_store.journal import epochs
 from registry_store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_DAYS = 36_500
 MAX_SECONDS = 7 * 86_400
 
 
@@ -47,7 +55,7 @@ MAX_SECONDS = 7 * 86_400
 @option(
     "--checkpoint-file",
     type=file(),
-    help="Append signed checkpoints of the activity log, for `verify-log`; one file for each store.",
+    help="Append signed checkpoints, for `verify-log` and `verify-decisions`; one file for each store.",
 )
 @option("--checkpoint-url", metavar="URL", help="Also post each signed checkpoint to this https URL.")
 @option(
@@ -106,14 +114,7 @@ MAX_SECONDS = 7 * 86_400
     help="Group of keys that decides on escalations if neither the policy nor the agent names a team. Default: admins.",
 )
 @option("--approver-mfa", is_flag=True, help="Only keys made with `--mfa` decide on actions that need MFA.")
-@option(
-    "--keep-decisions",
-    type=click.IntRange(1, MAX_DAYS),
-    default=90,
-    show_default=True,
-    metavar="DAYS",
-    help="Delete decisions this long after the store received them.",
-)
+@KEEP_DECISIONS
 @option(
     "--keep-usage",
     type=click.IntRange(2, MAX_DAYS),

@@ -15,6 +15,7 @@ COMMANDS = {
     "migrate": [],
     "new-epoch": [],
     "verify-log": [],
+    "verify-decisions": [],
     "export-log": [],
     "keys list": [],
     "keys create": ["--role", "admin", "--name", "x"],
