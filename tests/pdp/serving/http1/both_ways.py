@@ -21,6 +21,8 @@ from pdp.serving.requests import Peer
 
 PATIENT = Limits(connections=100, head_seconds=3600, body_seconds=3600, idle_seconds=3600, reader_seconds=3600)
 SOCKET = "http.sock"
+READ_TURNS = 5
+"""Turns after which it has accepted a connection and read what was sent."""
 TURNS = 25
 """Turns of the event loop after which a server that has sent nothing has nothing to send."""
 TYPE = "text/plain; charset=utf-8"
@@ -79,7 +81,7 @@ class Client:
         if raw and not self.is_closed:
             with suppress(ConnectionError):  # the server has closed it, and its last words can still be read
                 await asyncio.get_running_loop().sock_sendall(self._socket, raw)
-        for _ in range(3):
+        for _ in range(READ_TURNS):
             await asyncio.sleep(0)
 
     async def answers(self) -> bytes:
@@ -110,6 +112,13 @@ class Client:
         """Close it."""
         self.is_closed = True
         self._socket.close()
+
+
+def advance(seconds: float) -> None:
+    """Let so much time pass for the event loop, and so for the server."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
 
 
 @asynccontextmanager
