@@ -46,7 +46,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         plain: Server | None,
     ) -> None:
         super().__init__(config, server_state, {}, loop)
-        self.conn = Strict(h11.SERVER, MAX_HEAD_BYTES)
+        self.conn: Strict = Strict(h11.SERVER, MAX_HEAD_BYTES)
         self.logger = uvicorn_logger
         self._connections = connections
         self._server = plain
@@ -155,8 +155,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         """Disables uvicorn's own idle timeout; the limits replace it."""
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a connection whose requests cannot be parsed, and close it."""
-        self._refuse(400, msg)
+        """Answer a connection whose requests cannot be parsed, and close it; h11 knows the status, uvicorn does not."""
+        self._refuse(self.conn.refusal, msg)
 
     def _update_wait(self, *, renewed: bool = False) -> None:
         """Update what the connection keeps the server waiting for; a new wait, or a renewed one, gets its full time."""

@@ -14,12 +14,20 @@ MIN_PIECE_BYTES = 256
 class Strict(h11.Connection):
     """Accepts only requests with unambiguous framing and a bounded parsing cost."""
 
+    refusal = 400
+    """The HTTP status for the request that cannot be read."""
     _pieces = 0
     _bytes = 0
 
     def next_event(self) -> Any:
-        """h11's next event, or `RemoteProtocolError`."""
-        event = super().next_event()
+        """h11's next event, or `RemoteProtocolError`; `refusal` is then its status."""
+        try:
+            return self._checked(super().next_event())
+        except h11.RemoteProtocolError as error:
+            self.refusal = error.error_status_hint
+            raise
+
+    def _checked(self, event: Any) -> Any:
         if isinstance(event, h11.Request):
             self._pieces = self._bytes = 0
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
@@ -30,7 +38,7 @@ class Strict(h11.Connection):
             if self._pieces > FREE_PIECES + self._bytes / MIN_PIECE_BYTES:
                 raise h11.RemoteProtocolError("the body comes in too many pieces")
         elif event is h11.NEED_DATA and self._head_lines() > MAX_HEAD_LINES:
-            raise h11.RemoteProtocolError("the request has too many headers")
+            raise h11.RemoteProtocolError("the request has too many headers", error_status_hint=431)
         return event
 
     def _head_lines(self) -> int:
