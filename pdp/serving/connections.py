@@ -39,13 +39,17 @@ class Limits:
 
     def seconds(self, wait: Wait) -> float:
         """How long a connection may keep the server waiting."""
-        return {
-            Wait.HEAD: self.head_seconds,
-            Wait.BODY: self.body_seconds,
-            Wait.NEXT: self.idle_seconds,
-            Wait.READER: self.reader_seconds,
-            Wait.END: self.end_seconds,
-        }[wait]
+        match wait:  # each plain request asks, and a table of enumerated values takes four times as long
+            case Wait.NEXT:
+                return self.idle_seconds
+            case Wait.HEAD:
+                return self.head_seconds
+            case Wait.BODY:
+                return self.body_seconds
+            case Wait.READER:
+                return self.reader_seconds
+            case Wait.END:
+                return self.end_seconds
 
 
 class Connection(Protocol):

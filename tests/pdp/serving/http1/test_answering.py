@@ -83,7 +83,8 @@ async def test_what_is_sent_behind_one_that_waits_is_bounded(tmp_path: Path) -> 
         client = connect()
         await client.send(post(b"wait"))
         sending = asyncio.create_task(client.send(post(b"x" * 1000) * 4000))
-        await asyncio.sleep(0.05)
+        for _ in range(3000):  # three times as many reads as all of it takes
+            await asyncio.sleep(0)
         assert (sending.done(), app.begun) == (False, 1)
         app.going.set()
         got = []
