@@ -34,19 +34,21 @@ class Server(NamedTuple):
 class PlainRequests:
     """Answers whole requests, holds the beginning of one, and gives back what h11 is to read.
 
-    `on_answer` is called after an answer that had to wait.
+    One request is answered in a turn of the event loop, so that nobody is served before others for sending many at
+    once. `on_ready` is called when what is held may be answered: in the next turn, or after an answer that had to wait.
     """
 
     def __init__(
-        self, server: Server, peer: Peer, transport: Lingering, flow: FlowControl, on_answer: Callable[[], None]
+        self, server: Server, peer: Peer, transport: Lingering, flow: FlowControl, on_ready: Callable[[], None]
     ) -> None:
         self._server = server
         self._peer = peer
         self._transport = transport
         self._write = transport.write
         self._flow = flow
-        self._on_answer = on_answer
+        self._on_ready = on_ready
         self._call: asyncio.Task[Reply] | None = None
+        self._has_turn = True
         self._pieces = 0
         self.held = b""
         """What has come and is not answered yet."""
@@ -55,34 +57,42 @@ class PlainRequests:
         self.answers = 0
         """How many were given."""
         self.closes = False
-        """Whether the connection ends after the answer that is being made."""
+        """Whether the connection ends after the next answer."""
 
     @property
     def is_answering(self) -> bool:
-        """Whether an answer is being waited for."""
-        return self._call is not None
+        """Whether an answer, or the turn for one, is being waited for."""
+        return self._call is not None or not self._has_turn
 
     @property
     def has_to_wait(self) -> bool:
-        """Whether the next request has to wait: for an answer, for a peer that does not read, or for ever."""
-        return self._call is not None or self._flow.write_paused or self._transport.is_closing()
+        """Whether the next request has to wait: for an answer, its turn, a peer that does not read, or for ever."""
+        return self.is_answering or self._flow.write_paused or self._transport.is_closing()
 
     def receive(self, data: bytes) -> bytes:
-        """Answer what is whole of the bytes so far and of `data`; the result is for h11, which has the next turn."""
+        """Answer the next request in what has come and `data`; the result is for h11, which has the next turn."""
         self.held, self.missing = self.held + data, None
-        while self.held and not self.has_to_wait:
-            end = end_of_head(self.held)
-            if not end:
-                return self._wait_for(Wait.HEAD)
-            route = None if end < 0 else self._server.heads.route(self.held[:end])
-            if route is None or self._server.limit.is_reached:
-                return self.release()
-            whole = end + route.size
-            if len(self.held) < whole:
-                return self._wait_for(Wait.BODY)
-            body, self.held, self._pieces = self.held[end:whole], self.held[whole:], 0
-            self._answer(route.answer, body)
+        if not self.held or self.has_to_wait:
+            return b""
+        end = end_of_head(self.held)
+        if not end:
+            return self._wait_for(Wait.HEAD)
+        route = None if end < 0 else self._server.heads.route(self.held[:end])
+        if route is None or self._server.limit.is_reached:
+            return self.release()
+        whole = end + route.size
+        if len(self.held) < whole:
+            return self._wait_for(Wait.BODY)
+        body, self.held, self._pieces = self.held[end:whole], self.held[whole:], 0
+        self._answer(route.answer, body)
+        if self.held and not self.has_to_wait:
+            self._has_turn = False
+            self._server.loop.call_soon(self._take_turn)
         return b""
+
+    def _take_turn(self) -> None:
+        self._has_turn = True
+        self._on_ready()
 
     def release(self) -> bytes:
         """What is held, which is h11's from now on."""
@@ -120,7 +130,7 @@ class PlainRequests:
             self._fail(error)
         else:
             self._send(call.result())
-        self._on_answer()
+        self._on_ready()
 
     def _fail(self, error: BaseException) -> None:
         logger.error("a request failed", exc_info=error)

@@ -69,7 +69,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         peer = Peer(transport.get_extra_info("peercert"), over_socket)
         self.app_state = {"peer": peer}
         if self._server is not None:
-            self._plain = PlainRequests(self._server, peer, self._lingering, self.flow, self._on_plain_answer)
+            self._plain = PlainRequests(self._server, peer, self._lingering, self.flow, self._on_plain_ready)
             self._h11_reads = False
         self._update_wait()
 
@@ -100,28 +100,26 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     def _receive_plain(self, plain: PlainRequests, data: bytes) -> None:
         answers = plain.answers
-        if rest := plain.receive(data):
+        rest = plain.receive(data)
+        if plain.held and plain.has_to_wait:
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+        if rest:
             self._h11_reads = True
             self.data_received(rest)
-        elif plain.held and plain.has_to_wait:
-            self.flow.pause_reading()
         has_answered = plain.answers != answers
         self._fresh = self._fresh and not has_answered
         self._update_wait(renewed=has_answered)
 
-    def _on_plain_answer(self) -> None:
-        """Read on after a plain request that had to wait for its answer."""
-        if self not in self.connections:
+    def _on_plain_ready(self) -> None:
+        """Go on with the plain requests that had to wait."""
+        if self._plain is None or self not in self.connections:
             return  # it was lost meanwhile
         self._fresh = False
-        self._go_on()
-        self._update_wait()
-
-    def _go_on(self) -> None:
-        """Answer the plain requests that had to wait."""
-        if self._plain is not None and not self._h11_reads and not self._plain.has_to_wait:
-            self.flow.resume_reading()
-            self._receive_plain(self._plain, b"")
+        self._receive_plain(self._plain, b"")
+        if self._plain.closes and not self._plain.is_answering:
+            self.shutdown()
 
     def _is_idle(self) -> bool:
         """Whether h11 has answered all that it has read."""
@@ -133,7 +131,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._go_on()
+        if self._plain is not None and not self._h11_reads:
+            self._receive_plain(self._plain, b"")
         self._update_wait()
 
     def shutdown(self) -> None:
@@ -187,7 +186,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         return Wait.HEAD if self._fresh or self.conn.trailing_data[0] else Wait.NEXT
 
     def _waits_for_plain(self, plain: PlainRequests) -> Wait | None:
-        if plain.is_answering:
+        if plain.has_to_wait:
             return None
         return plain.missing or (Wait.HEAD if self._fresh else Wait.NEXT)
 

@@ -110,6 +110,53 @@ async def test_a_stop_answers_what_waits_and_tells_that_the_connection_ends(tmp_
     assert (app.begun, app.cancelled) == (1, 0)
 
 
+async def test_a_stop_amid_many_requests_tells_where_the_connection_ends(tmp_path: Path) -> None:
+    """The next answer is the last, and what follows it was not decided."""
+    app = Waiting()
+    with ExitStack() as stack:
+        async with served(app, tmp_path, replace(PATIENT, stop_seconds=3600, end_seconds=0.01)):
+            client = stack.enter_context(closing(Client(tmp_path / SOCKET)))
+            await client.send(b"".join(post(b"%d" % number) for number in range(30)))
+            assert 0 < app.begun < 30
+        got = await ended(client)
+    assert bodies(got) == [b"%d" % number for number in range(app.begun)]
+    assert [b"connection: close" in head for head in got.split(b"HTTP/1.1 200 OK")[1:]] == [False] * (app.begun - 1) + [
+        True
+    ]
+
+
+@pytest.mark.parametrize("before", range(10))
+@pytest.mark.parametrize("last", [post(b"half")[:-1], post(b"other", path="/?a=b")], ids=["half", "other"])
+async def test_a_stop_waits_for_no_request_that_follows(tmp_path: Path, before: int, last: bytes) -> None:
+    """At whichever of them it comes, also if the last is half a request, or one that h11 reads."""
+    with ExitStack() as stack:
+        async with asyncio.timeout(BOUND_SECONDS):
+            async with served(Waiting(), tmp_path, replace(PATIENT, stop_seconds=3600, end_seconds=0.01)):
+                client = stack.enter_context(closing(Client(tmp_path / SOCKET)))
+                await client.send(b"".join(post(b"%d" % number) for number in range(before)) + last)
+            got = bodies(await ended(client))
+    assert got == [*(b"%d" % number for number in range(before)), b"other"][: len(got)]
+
+
+async def test_many_requests_at_once_hold_nobody_up(tmp_path: Path) -> None:
+    """Connections take turns, request by request."""
+    made: list[bytes] = []
+
+    async def make(body: bytes) -> bytes:
+        made.append(body)
+        return body
+
+    async with served(BothWays(make), tmp_path) as connect:
+        many, one = connect(), connect()
+        for client in (many, one):
+            await client.send(post(b"first"))
+        await many.send(post(b"many") * 30)
+        await one.send(post(b"one"))
+        await many.answers()
+    assert made.count(b"many") == 30
+    assert made.index(b"one") < 20
+
+
 async def test_a_stop_whose_time_is_over_cancels_what_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without an answer, and without a line in the log."""
     app = Waiting()
