@@ -5,7 +5,6 @@ A state is built completely and then swapped in; nothing edits a state that deci
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -79,12 +78,6 @@ class State:
         """One record; its document is empty if there is none."""
         return RawRecord(kind, name, self._documents[kind].get(name, b""))
 
-    def pieces(self) -> list[object]:
-        """Its parts, each small: a state that is freed piece by piece holds up no decision."""
-        return [
-            part for held in (self._documents, self._compiled) for shards in held.values() for part in shards.parts()
-        ]
-
     def uncompiled(self, agent_id: str) -> Records:
         """The records that apply to an agent, parsed again from their documents, for `explain`."""
         agent = self._documents[RecordKind.AGENT].get(agent_id)
@@ -153,26 +146,7 @@ def _in_place_of(held: Held | None, record: RawRecord) -> Held | None:
         return None
     if held is not None and held.document == record.document:
         return held
-    if (
-        held is not None
-        and record.kind is RecordKind.AGENT
-        and (status := _other_status(held.document, record.document))
-    ):
-        return Held(record.document, held.compiled.with_status(status))
     return Held(record.document, _compile(record))
-
-
-def _other_status(before: bytes, after: bytes) -> Status | None:
-    """The status in an agent's document if the rest is the same, byte for byte: many agents are stopped quickly so.
-
-    None if the word stands there more than once, as it may in the agent's metadata.
-    """
-    old, new = _STATUS.search(before), _STATUS.search(after)
-    if old is None or new is None or before.count(b'"status"') != 1 or after.count(b'"status"') != 1:
-        return None
-    if before[: old.start(1)] != after[: new.start(1)] or before[old.end(1) :] != after[new.end(1) :]:
-        return None
-    return _STATUSES.get(str(new[1], "ascii"))
 
 
 def _changed(base: State, changes: "Changes", revision: int) -> State:
@@ -270,7 +244,6 @@ _COMPILE: Mapping[RecordKind, Callable[[RawRecord], Compiled]] = {
 }
 
 
-_STATUS = re.compile(rb'"status": ?"([a-z]+)"')
 _STATUSES = {status.name.lower(): status for status in Status}
 
 

@@ -43,10 +43,6 @@ class Shards(Mapping[str, V]):
     def __len__(self) -> int:
         return self._length
 
-    def parts(self) -> tuple[object, ...]:
-        """The dictionaries that it is made of."""
-        return self._parts
-
     def changed(self, values: Mapping[str, V], removed: Collection[str] = ()) -> "Shards[V]":
         """A copy with these values and without these keys, which are others; the same object if there are none."""
         if not values and not removed:

@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pdp.core.fields import quote
@@ -90,7 +89,7 @@ class Replica:
         self.needs_snapshot = False
         self._outdated.clear()
         self._metrics.snapshot()
-        return await self._put_in_force(state, records, refused)
+        return self._put_in_force(state, records, refused)
 
     async def advance(self, before: int, after: int, records: Records) -> Sequence[Refusal]:
         """Puts a change in force and returns the refusals; `OutOfOrderError` if it does not follow."""
@@ -99,14 +98,9 @@ class Replica:
             raise OutOfOrderError(
                 f"a change from revision {before} to {after} does not follow revision {self.revision}"
             )
-        relinks = len(state.agents) >= MANY_RECORDS and any(
-            one.kind is RecordKind.ORGANISATION_POLICY for one in records.known
-        )
-        with collector_paused() if relinks else nullcontext():
-            changed, refused = await asyncio.to_thread(apply, state, records.known, after)
-        del state  # so that it is not this call that takes it apart
+        changed, refused = await asyncio.to_thread(apply, state, records.known, after)
         self._metrics.change()
-        return await self._put_in_force(changed, records, refused)
+        return self._put_in_force(changed, records, refused)
 
     def confirm(self, boot: float) -> None:
         """Notes that the store had exactly this revision at `boot`, and that its stream is open."""
@@ -135,14 +129,10 @@ class Replica:
             self._holder.key_revoked = False
             logger.info("the store accepts the key in `--key-file` again")
 
-    async def _put_in_force(
-        self, state: State, records: Records, refused: Iterable[RefusedRecord]
-    ) -> Sequence[Refusal]:
+    def _put_in_force(self, state: State, records: Records, refused: Iterable[RefusedRecord]) -> Sequence[Refusal]:
         refusals = [*records.unknown, *(Refusal(*one) for one in refused)]
-        if self._outdated:
-            self._outdated -= {(record.kind, record.id) for record in records.known}
+        self._outdated -= {(record.kind, record.id) for record in records.known}
         self._outdated |= {(one.kind, one.id) for one in refusals}
-        replaced = [self._holder.current]
         self._holder.swap(state, self._holder.source)
         self._on_state(state, not self._outdated)
         for one in refusals:
@@ -154,7 +144,6 @@ class Replica:
                 quote(one.id),
                 "; ".join(one.problems),
             )
-        await asyncio.to_thread(_take_apart, replaced, records.known)
         return refusals
 
 
@@ -162,33 +151,15 @@ async def build_in_thread(
     records: Sequence[RawRecord], epoch: str, revision: int, last: State | None = None
 ) -> tuple[State, tuple[RefusedRecord, ...]]:
     """`build` in a thread: a hundred thousand records take seconds, and decisions continue meanwhile."""
-    with collector_paused() if len(records) >= MANY_RECORDS else nullcontext():
+    if len(records) < MANY_RECORDS:
         return await asyncio.to_thread(build, records, epoch, revision, last)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """While many objects are made, and for ever for these.
-
-    The garbage collector would pause decisions to traverse the new state again and again, and need not do so later.
-    """
+    # The garbage collector would pause decisions to traverse the new state again and again, and need not do so later.
     gc.disable()
     try:
-        yield
+        return await asyncio.to_thread(build, records, epoch, revision, last)
     finally:
         gc.enable()
         gc.freeze()
-
-
-def _take_apart(replaced: list[State | None], records: list[RawRecord]) -> None:
-    """Frees a state that is no longer in force, and records, piece by piece: at once, it would pause decisions."""
-    state = replaced.pop()
-    pieces = [] if state is None else state.pieces()
-    del state
-    while pieces:
-        pieces.pop()
-    while records:
-        records.pop()
 
 
 _KINDS = {kind.value: kind for kind in RecordKind}
