@@ -39,7 +39,7 @@ from pdp.settings import MAX_STALENESS_SECONDS, Settings, SettingsError, file_er
 from pdp.state import Holder, State
 from pdp.suspender import AGAIN_SECONDS
 from pdp.sync.last_good import LastGood, locked_folder
-from pdp.sync.replica import Replica, build_in_thread
+from pdp.sync.replica import Replica, built
 from pdp.sync.subscriber import Access, Node, Subscriber, Timing
 from pdp.sync.uplink import Uplink
 from pdp.upload import Reporter
@@ -333,7 +333,7 @@ class _Program:
         saved = await asyncio.to_thread(self.last_good.load)
         if saved is None:
             return
-        state, refused = await build_in_thread(saved.records, saved.epoch, saved.revision)
+        state, refused = await built(saved.records, saved.epoch, saved.revision)
         # Only a snapshot brings the records that this version, or the previous one, could not read.
         self._replica.needs_snapshot = bool(refused) or not saved.complete
         self._holder.swap(state, Source.CACHED)

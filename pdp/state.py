@@ -5,7 +5,8 @@ A state is built completely and then swapped in; nothing edits a state that deci
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pdp.core.compile import CompiledAgent, CompiledPolicy, CompiledServer
@@ -36,8 +37,10 @@ class RefusedRecord(NamedTuple):
 
 
 Compiled = CompiledAgent | OrganisationPolicy | CompiledServer
-Changes = Mapping[RecordKind, dict[str, "Held | None"]]
-"""Records in the form that is to be in force, by kind and id; None deletes one."""
+Steps = Generator[int, None, "tuple[State, tuple[RefusedRecord, ...]]"]
+"""A state in the making, in steps that each take some microseconds for each hundred bytes that they yield before."""
+POLICY_BYTES = 500
+"""As which a policy of the organisation counts where all of them are put into an index."""
 
 
 class Held(NamedTuple):
@@ -78,6 +81,12 @@ class State:
         """One record; its document is empty if there is none."""
         return RawRecord(kind, name, self._documents[kind].get(name, b""))
 
+    def pieces(self) -> list[object]:
+        """Its parts, each small: a state that is freed piece by piece holds up no decision."""
+        return [
+            part for held in (self._documents, self._compiled) for shards in held.values() for part in shards.parts()
+        ]
+
     def uncompiled(self, agent_id: str) -> Records:
         """The records that apply to an agent, parsed again from their documents, for `explain`."""
         agent = self._documents[RecordKind.AGENT].get(agent_id)
@@ -99,18 +108,11 @@ class State:
         return None if document is None else Held(document, self._compiled[kind][name])
 
 
-def _empty(epoch: str, organisation: Organisation) -> State:
-    return State(
-        epoch, 0, {kind: Shards() for kind in RecordKind}, {kind: Shards() for kind in RecordKind}, organisation
-    )
-
-
 def build(
     records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None
 ) -> tuple[State, tuple[RefusedRecord, ...]]:
     """The state of a snapshot. A record that does not compile keeps its state from `last`, if it has one."""
-    organisation = Organisation() if last is None else last._organisation
-    return _apply_records(_empty(epoch, organisation), records, revision, last)
+    return made(building(records, epoch, revision, last))
 
 
 def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[State, tuple[RefusedRecord, ...]]:
@@ -118,26 +120,80 @@ def apply(state: State, records: Iterable[RawRecord], revision: int) -> tuple[St
 
     If the status can be read and is not `active`, it takes effect, here and in `build`.
     """
-    return _apply_records(state, records, revision, state)
+    return made(applying(state, records, revision))
 
 
-def _apply_records(
-    base: State, records: Iterable[RawRecord], revision: int, last: State | None
-) -> tuple[State, tuple[RefusedRecord, ...]]:
-    changes: Changes = {kind: {} for kind in RecordKind}
-    refused = []
-    for record in records:
-        held = last.held(record.kind, record.id) if last is not None else None
+def building(records: Iterable[RawRecord], epoch: str, revision: int, last: State | None = None) -> Steps:
+    """`build` in steps."""
+    organisation = Organisation() if last is None else last._organisation
+    empty: Mapping[RecordKind, Shards[Any]] = {kind: Shards() for kind in RecordKind}
+    return _steps(State(epoch, revision, empty, empty, organisation), records, revision, last, relink=True)
+
+
+def applying(state: State, records: Iterable[RawRecord], revision: int) -> Steps:
+    """`apply` in steps."""
+    return _steps(state, records, revision, state, relink=False)
+
+
+def made(steps: Steps) -> tuple[State, tuple[RefusedRecord, ...]]:
+    """The result of all steps."""
+    while True:
         try:
-            used = _in_place_of(held, record)
-        except InvalidRecordError as error:
-            used, note = _fallback_for(record, held)
-            notes = (note,) if note else ()
-            refused.append(RefusedRecord(record.kind, record.id, (*notes, *map(str, error.problems))))
-            if used is None:
-                continue
-        changes[record.kind][record.id] = used
-    return _changed(base, changes, revision), tuple(refused)
+            next(steps)
+        except StopIteration as end:
+            state: tuple[State, tuple[RefusedRecord, ...]] = end.value
+            return state
+
+
+def _steps(base: State, records: Iterable[RawRecord], revision: int, last: State | None, *, relink: bool) -> Steps:
+    documents = {kind: shards.draft() for kind, shards in base._documents.items()}
+    compiled = {kind: shards.draft() for kind, shards in base._compiled.items()}
+    refused: list[RefusedRecord] = []
+    changed: list[str] = []
+    for record in records:
+        yield len(record.document)
+        held = last.held(record.kind, record.id) if last is not None else None
+        used = _used(held, record, refused)
+        if used is not None:
+            documents[record.kind].put(record.id, used.document)
+            compiled[record.kind].put(record.id, used.compiled)
+        elif not record.document:
+            documents[record.kind].remove(record.id)
+            compiled[record.kind].remove(record.id)
+        if record.kind is RecordKind.AGENT:
+            changed.append(record.id)
+        relink = relink or record.kind is RecordKind.ORGANISATION_POLICY
+    organisation, agents = base._organisation, compiled[RecordKind.AGENT]
+    if relink:
+        yield POLICY_BYTES * len(compiled[RecordKind.ORGANISATION_POLICY])
+        organisation = Organisation(compiled[RecordKind.ORGANISATION_POLICY].values(), organisation)
+    for name in agents.keys() if relink else changed:
+        agent = agents.get(name)
+        if agent is not None:
+            yield 0 if organisation.knows(agent) else POLICY_BYTES * len(compiled[RecordKind.ORGANISATION_POLICY])
+            if (policies := organisation.binding(agent)) is not agent.organisation:
+                agents.put(name, agent.with_organisation(policies))
+    return (
+        State(
+            base.epoch,
+            revision,
+            {kind: draft.done() for kind, draft in documents.items()},
+            {kind: draft.done() for kind, draft in compiled.items()},
+            organisation,
+        ),
+        tuple(refused),
+    )
+
+
+def _used(held: Held | None, record: RawRecord, refused: list[RefusedRecord]) -> Held | None:
+    """What is in force after the record; None if it is deleted, or refused without anything in its place."""
+    try:
+        return _in_place_of(held, record)
+    except InvalidRecordError as error:
+        used, note = _fallback_for(record, held)
+        notes = (note,) if note else ()
+        refused.append(RefusedRecord(record.kind, record.id, (*notes, *map(str, error.problems))))
+        return used
 
 
 def _in_place_of(held: Held | None, record: RawRecord) -> Held | None:
@@ -146,34 +202,26 @@ def _in_place_of(held: Held | None, record: RawRecord) -> Held | None:
         return None
     if held is not None and held.document == record.document:
         return held
+    if (
+        held is not None
+        and record.kind is RecordKind.AGENT
+        and (status := _other_status(held.document, record.document))
+    ):
+        return Held(record.document, held.compiled.with_status(status))
     return Held(record.document, _compile(record))
 
 
-def _changed(base: State, changes: "Changes", revision: int) -> State:
-    """The state with records changed (None: deleted), and with its agents under the policies that bind them."""
-    documents, compiled = {}, {}
-    for kind, some in changes.items():
-        kept = {name: held for name, held in some.items() if held is not None}
-        removed = some.keys() - kept.keys()
-        documents[kind] = base._documents[kind].changed({name: held.document for name, held in kept.items()}, removed)
-        compiled[kind] = base._compiled[kind].changed({name: held.compiled for name, held in kept.items()}, removed)
-    organisation, agents = base._organisation, compiled[RecordKind.AGENT]
-    linked: Mapping[str, Any] = changes[RecordKind.AGENT]
-    if changes[RecordKind.ORGANISATION_POLICY] or not base.revision:
-        organisation = Organisation(compiled[RecordKind.ORGANISATION_POLICY].values(), organisation)
-        linked = agents
-    compiled[RecordKind.AGENT] = agents.changed(dict(_relinked(agents, linked, organisation)), ())
-    return State(base.epoch, revision, documents, compiled, organisation)
+def _other_status(before: bytes, after: bytes) -> Status | None:
+    """The status in an agent's document if the rest is the same, byte for byte: many agents are stopped quickly so.
 
-
-def _relinked(
-    agents: Mapping[str, CompiledAgent], names: Iterable[str], organisation: Organisation
-) -> Iterator[tuple[str, CompiledAgent]]:
-    """Those of the named agents that other policies of the organisation bind than before, with these."""
-    for name in names:
-        agent = agents.get(name)
-        if agent is not None and (policies := organisation.binding(agent)) is not agent.organisation:
-            yield name, agent.with_organisation(policies)
+    None if the word stands there more than once, as it may in the agent's metadata.
+    """
+    old, new = _STATUS.search(before), _STATUS.search(after)
+    if old is None or new is None or before.count(b'"status"') != 1 or after.count(b'"status"') != 1:
+        return None
+    if before[: old.start(1)] != after[: new.start(1)] or before[old.end(1) :] != after[new.end(1) :]:
+        return None
+    return _STATUSES.get(str(new[1], "ascii"))
 
 
 def _fallback_for(record: RawRecord, held: Held | None) -> tuple[Held | None, str]:
@@ -244,6 +292,7 @@ _COMPILE: Mapping[RecordKind, Callable[[RawRecord], Compiled]] = {
 }
 
 
+_STATUS = re.compile(rb'"status": ?"([a-z]+)"')
 _STATUSES = {status.name.lower(): status for status in Status}
 
 

@@ -40,6 +40,10 @@ class Organisation:
         }
         self._by_kind: dict[Kind, PolicySet | None] = {}
 
+    def knows(self, agent: CompiledAgent) -> bool:
+        """Whether `binding` has been found for such an agent."""
+        return not self._records or (agent.agent_type, agent.tags) in self._by_kind
+
     def binding(self, agent: CompiledAgent) -> PolicySet | None:
         """The policies that bind the agent; None if there are none. Equal ones are one object."""
         if not self._records:

@@ -1,7 +1,7 @@
 """A mapping of which a changed copy costs what changed, not what it holds."""
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import TypeVar, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, TypeVar, overload
 
 SHARDS = 1024
 """A power of two. A change copies the parts that it touches: of 100,000 entries some hundred each."""
@@ -43,25 +43,67 @@ class Shards(Mapping[str, V]):
     def __len__(self) -> int:
         return self._length
 
-    def changed(self, values: Mapping[str, V], removed: Collection[str] = ()) -> "Shards[V]":
-        """A copy with these values and without these keys, which are others; the same object if there are none."""
-        if not values and not removed:
-            return self
-        parts = list(self._parts)
-        copied: set[int] = set()
-        length = self._length
-        for key in (*values, *removed):
-            number = hash(key) & _LAST
-            if number not in copied:
-                copied.add(number)
-                parts[number] = parts[number].copy()
-            part = parts[number]
-            length -= len(part)
-            if key in values:
-                part[key] = values[key]
-            else:
-                part.pop(key, None)
-            length += len(part)
-        other: Shards[V] = Shards.__new__(Shards)
-        other._parts, other._length = tuple(parts), length
-        return other
+    def parts(self) -> tuple[object, ...]:
+        """The dictionaries that it is made of."""
+        return self._parts
+
+    def draft(self) -> "Draft[V]":
+        """A copy to be changed."""
+        return Draft(self._parts, self._length)
+
+    @classmethod
+    def _of(cls, parts: tuple[dict[str, V], ...], length: int) -> "Shards[V]":
+        shards: Shards[V] = cls.__new__(cls)
+        shards._parts, shards._length = parts, length
+        return shards
+
+
+class Draft(Generic[V]):
+    """A changed copy in the making: it copies a part when it first changes an entry there."""
+
+    __slots__ = ("_copied", "_length", "_parts")
+
+    def __init__(self, parts: Sequence[dict[str, V]], length: int) -> None:
+        self._parts = list(parts)
+        self._length = length
+        self._copied: set[int] = set()
+
+    def get(self, key: str) -> V | None:
+        """The value; None if there is none."""
+        return self._parts[hash(key) & _LAST].get(key)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def keys(self) -> Iterator[str]:
+        """Every key that is there now, also while values are replaced."""
+        for number in range(SHARDS):
+            yield from tuple(self._parts[number])
+
+    def values(self) -> Iterator[V]:
+        """Every value."""
+        for part in self._parts:
+            yield from part.values()
+
+    def put(self, key: str, value: V) -> None:
+        """Add or replace an entry."""
+        part = self._own(key)
+        self._length += key not in part
+        part[key] = value
+
+    def remove(self, key: str) -> None:
+        """Take an entry out, if it is there."""
+        part = self._own(key)
+        self._length -= key in part
+        part.pop(key, None)
+
+    def done(self) -> Shards[V]:
+        """The copy. The draft must not be used any more."""
+        return Shards._of(tuple(self._parts), self._length)
+
+    def _own(self, key: str) -> dict[str, V]:
+        number = hash(key) & _LAST
+        if number not in self._copied:
+            self._copied.add(number)
+            self._parts[number] = self._parts[number].copy()
+        return self._parts[number]

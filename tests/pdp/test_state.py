@@ -81,6 +81,72 @@ def test_without_an_inactive_status_the_last_good_one_stays(document: object, st
     assert len(refused) == 1
 
 
+def test_a_change_of_the_status_alone_compiles_nothing_else() -> None:
+    """The agent is stopped and started again; what else is in its record stays the same object."""
+    before = given(allowed_resources=["ledger"])
+    stopped, _ = apply(before, [record(agent(AGENT_ID, allowed_resources=["ledger"], status="suspended"))], 2)
+    assert decided(stopped) == BLOCKED
+    assert stopped.agents[AGENT_ID].allowed_resources is before.agents[AGENT_ID].allowed_resources
+    started, refused = build([record(agent(AGENT_ID, allowed_resources=["ledger"]))], "epoch", 3, stopped)
+    assert (started.agents[AGENT_ID].active, refused) == (True, ())
+    assert started.agents[AGENT_ID].allowed_resources is before.agents[AGENT_ID].allowed_resources
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "active"),
+    [
+        ({"metadata": {"status": "active"}}, {"metadata": {"status": "suspended"}}, True),
+        ({"metadata": {"status": "active"}}, {"metadata": {"status": "active"}, "status": "suspended"}, False),
+        ({"tags": ["status"]}, {"tags": ["status"], "status": "retired"}, False),
+        ({"description": '"status": "active"'}, {"description": '"status": "suspended"'}, True),
+        ({}, {"status": "suspended", "version": "1.0.1"}, False),
+    ],
+)
+def test_only_the_status_of_the_agent_is_its_status(
+    before: dict[str, Any], after: dict[str, Any], active: bool
+) -> None:
+    """Not a text elsewhere in its record, which is then compiled whole."""
+    state, refused = apply(given(**before), [record(agent(AGENT_ID, **after))], 2)
+    assert (state.agents[AGENT_ID].active, refused) == (active, ())
+    assert state.agents[AGENT_ID].version == after.get("version", "1.0.0")
+    assert json.loads(state.record(RecordKind.AGENT, AGENT_ID).document) == agent(AGENT_ID, **after)
+
+
+def test_an_unknown_status_is_refused_though_the_rest_is_the_same() -> None:
+    """It counts as suspended."""
+    state, refused = apply(given(), [record(agent(AGENT_ID, status="quarantined"))], 2)
+    assert (decided(state), len(refused)) == (BLOCKED, 1)
+
+
+def test_a_snapshot_compiles_only_what_differs() -> None:
+    """A record that is the same byte for byte is not compiled again."""
+    before = given()
+    same, _ = build([record(agent(AGENT_ID))], "epoch", 2, before)
+    other, _ = build([record(agent(AGENT_ID, description="new"))], "epoch", 2, before)
+    assert same.agents[AGENT_ID] is before.agents[AGENT_ID]
+    assert other.agents[AGENT_ID] is not before.agents[AGENT_ID]
+
+
+def test_a_policy_of_the_organisation_changes_only_agents_that_it_binds() -> None:
+    """Also those that come later; when it is deleted, none is bound any more."""
+    others = [
+        RawRecord(RecordKind.AGENT, f"agent-{n}", json.dumps(agent(f"agent-{n}", tags=["us"])).encode()) for n in (1, 2)
+    ]
+    before, _ = build([record(agent(AGENT_ID, tags=["eu"])), *others], "epoch", 1)
+    policy = {"policy_id": "pol", "policy_name": "Stop", "created_at": "2026", "policy_action": "block"}
+    binding = RawRecord(
+        RecordKind.ORGANISATION_POLICY, "pol", json.dumps(policy | {"applies_to": {"tags": ["us"]}}).encode()
+    )
+    after, _ = apply(before, [binding], 2)
+    assert after.agents[AGENT_ID] is before.agents[AGENT_ID]
+    assert after.agents["agent-1"].organisation is after.agents["agent-2"].organisation is not None
+    later, _ = apply(after, [record(agent(AGENT_ID, tags=["us"]))], 3)
+    assert decided(later) == (Outcome.BLOCK, Reason.POLICY_MATCHED)
+    assert later.agents[AGENT_ID].organisation is after.agents["agent-1"].organisation
+    gone, _ = apply(later, [binding._replace(document=b"")], 4)
+    assert {one.organisation for one in gone.agents.values()} == {None}
+
+
 def test_a_refused_record_never_activates_again() -> None:
     """Only a record that compiles does."""
     state = given()
