@@ -52,9 +52,10 @@ async def test_the_size_of_the_registry_is_measured() -> None:
     assert list(found) == [column.name for column in state.COLUMNS]
 
 
-def test_policies_of_an_agent_are_measured() -> None:
+@pytest.mark.parametrize("kind", state.KINDS)
+def test_policies_of_an_agent_are_measured(kind: str) -> None:
     """The rule decides, which is the last of them."""
-    assert state.with_policies(12)["decide"] > 0
+    assert state.with_policies(kind, 12)["decide"] > 0
 
 
 def test_the_parts_of_a_decision_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
