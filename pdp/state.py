@@ -74,12 +74,8 @@ class State:
     def records(self) -> Iterator[RawRecord]:
         """Every record, from which `build` makes this state again."""
         for kind, documents in self._documents.items():
-            for name, document in documents.items():
+            for name, document in documents.entries():
                 yield RawRecord(kind, name, document)
-
-    def record(self, kind: RecordKind, name: str) -> RawRecord:
-        """One record; its document is empty if there is none."""
-        return RawRecord(kind, name, self._documents[kind].get(name, b""))
 
     def pieces(self) -> list[object]:
         """Its parts, each small: a state that is freed piece by piece holds up no decision."""

@@ -43,6 +43,11 @@ class Shards(Mapping[str, V]):
     def __len__(self) -> int:
         return self._length
 
+    def entries(self) -> Iterator[tuple[str, V]]:
+        """Every key with its value, without a look-up for each."""
+        for part in self._parts:
+            yield from part.items()
+
     def parts(self) -> tuple[object, ...]:
         """The dictionaries that it is made of."""
         return self._parts

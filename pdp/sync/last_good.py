@@ -30,6 +30,7 @@ MAX_BYTES = 2 << 30
 MAX_HEADER_BYTES = 1 << 20
 RECORD = struct.Struct(">BHI")
 DIGEST_BYTES = hashlib.sha256().digest_size
+BLOCK_BYTES = 256 * 1024
 MIN_REST_SECONDS = 0.1
 REST_PER_SECOND_OF_WRITING = 9
 RETRY_SECONDS = 5.0
@@ -196,18 +197,24 @@ class LastGood:
 def write(file: BinaryIO, header: dict[str, object], records: Iterator[RawRecord]) -> None:
     """Writes a whole file to `file`."""
     digest = hashlib.sha256()
-
-    def put(data: bytes) -> None:
-        digest.update(data)
-        file.write(data)
-
-    put(MAGIC)
-    put(json.dumps(header).encode() + b"\n")
-    for record in records:
-        name = record.id.encode()
-        put(RECORD.pack(record.kind, len(name), len(record.document)) + name)
-        put(record.document)
+    for block in _blocks(header, records):
+        digest.update(block)
+        file.write(block)
     file.write(digest.digest())
+
+
+def _blocks(header: dict[str, object], records: Iterator[RawRecord]) -> Iterator[bytes]:
+    """The content in large pieces: to hash and write these, a thread lets decisions have the interpreter."""
+    parts = [MAGIC, json.dumps(header).encode(), b"\n"]
+    size = 0
+    for kind, name, document in records:
+        raw = name.encode()
+        parts += (RECORD.pack(kind, len(raw), len(document)), raw, document)
+        size += len(document)
+        if size > BLOCK_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join(parts)
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[RawRecord]]:

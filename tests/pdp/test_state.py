@@ -109,7 +109,8 @@ def test_only_the_status_of_the_agent_is_its_status(
     state, refused = apply(given(**before), [record(agent(AGENT_ID, **after))], 2)
     assert (state.agents[AGENT_ID].active, refused) == (active, ())
     assert state.agents[AGENT_ID].version == after.get("version", "1.0.0")
-    assert json.loads(state.record(RecordKind.AGENT, AGENT_ID).document) == agent(AGENT_ID, **after)
+    [kept] = state.records()
+    assert json.loads(kept.document) == agent(AGENT_ID, **after)
 
 
 def test_an_unknown_status_is_refused_though_the_rest_is_the_same() -> None:

@@ -24,7 +24,7 @@ def test_every_copy_is_the_mapping_that_it_should_be(given: list[dict[str, int |
         copies.append(draft.done())
         models.append({key: value for key, value in (models[-1] | kept).items() if key in kept or key not in change})
     for copy, model in zip(copies, models, strict=True):
-        assert dict(copy) == model
+        assert dict(copy) == dict(copy.entries()) == model
         assert len(copy) == len(model)
         for key in {*model, *(key for change in given for key in change), "another"}:
             assert copy.get(key) == model.get(key)

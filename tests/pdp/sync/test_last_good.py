@@ -72,6 +72,16 @@ async def test_a_saved_state_is_loaded(kept: Kept) -> None:
     assert saved.confirmed_wall == CONFIRMED
 
 
+async def test_a_state_of_many_blocks_is_the_same_file(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the blocks are in which it is written."""
+    before = state(agents=5)
+    await kept.save(before)
+    whole = kept.path.read_bytes()
+    monkeypatch.setattr("pdp.sync.last_good.BLOCK_BYTES", 300)
+    await kept.save(before)
+    assert kept.path.read_bytes() == whole
+
+
 async def test_a_state_never_looks_newer_than_it_is(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has its confirmation time before it gets its name, because a crash can come at any moment."""
     replace, times = Path.replace, []
