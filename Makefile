@@ -16,6 +16,11 @@ BENCH := .venv-bench
 CERBOS := benchmarks/peers/cerbos
 # The commit that `make bench` measures beside this one; with `BASE=`, none.
 BASE ?= 4f210fc
+NODE := tests/pdp/endpoints/node
+# Says which programs are missing; the tests that need them are skipped, and `make packages` installs them.
+missing = for one in tests.postgresql tests.hostile.faketime tests.chromium tests.monitoring.prometheus; do \
+    $(1)/python -m $$one || exit 1; done; \
+    [ -d $(NODE)/node_modules ] || echo "Node's packages are not installed; a test of Connect needs: make packages" >&2
 GENERATED := pdp/v1/decision pdp/v1/log registry_store/v1/sync
 
 .PHONY: install demo test bench bench-packages bench-smoke packages soak image image-packages image-test hostile mutation check lint format protos drift breaking roles lock test-newest test-lowest
@@ -36,10 +41,7 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	@$(BIN)/python -m tests.postgresql
-	@$(BIN)/python -m tests.hostile.faketime
-	@$(BIN)/python -m tests.chromium
-	@$(BIN)/python -m tests.monitoring.prometheus
+	@$(call missing,$(BIN))
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # With UPDATE=1 the figures that it compares with become those that it measures.
@@ -55,7 +57,7 @@ packages: install
 	$(BIN)/python -m tests.monitoring.prometheus installed || missing="$$missing prometheus"; \
 	for tool in jq curl npm valgrind; do command -v $$tool > /dev/null || missing="$$missing $$tool"; done; \
 	[ -z "$$missing" ] || { apt-get update --quiet && apt-get install --quiet --yes $$missing; }
-	npm ci --prefix tests/pdp/endpoints/node --no-audit --no-fund
+	npm ci --prefix $(NODE) --no-audit --no-fund
 
 soak: install
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600
@@ -167,5 +169,5 @@ test-lowest: RESOLUTION := lowest-direct
 test-newest test-lowest: test-%: $(UV)
 	$(PYTHON) -m venv --clear .venv-$*
 	$(UV) pip install --quiet --python .venv-$*/bin/python --resolution $(RESOLUTION) --upgrade --editable '.[dev]'
-	@.venv-$*/bin/python -m tests.postgresql
+	@$(call missing,.venv-$*/bin)
 	.venv-$*/bin/python -m pytest $(PARALLEL)

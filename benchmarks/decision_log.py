@@ -19,7 +19,7 @@ from pdp.app import SWITCH_SECONDS
 from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source
 from pdp.decision_log.log import DecisionLog
-from pdp.decision_log.record import Entry, record
+from pdp.decision_log.record import Entry, Note, record
 from pdp.decision_log.redaction import NOTHING
 from pdp.decision_log.spool import Spool
 from pdp.decision_point import DecisionPoint
@@ -36,18 +36,22 @@ BATCHES = 50
 class NullLog:
     """A log that discards every entry."""
 
-    full = False
+    full = crowded = False
 
-    def append(self, entry: Entry, *, urgent: bool) -> None:
+    async def room(self) -> None:
+        """There is always room."""
+
+    def append(self, entry: Entry | Note, *, urgent: bool) -> None:
         """Discard it."""
 
 
 class LastEntryLog(NullLog):
-    """A log that keeps the newest entry."""
+    """A log that keeps the newest entry of a decision."""
 
-    def append(self, entry: Entry, *, urgent: bool) -> None:
+    def append(self, entry: Entry | Note, *, urgent: bool) -> None:
         """Keep it."""
-        self.entry = entry
+        if isinstance(entry, Entry):
+            self.entry = entry
 
 
 def point(log: NullLog | Spool) -> DecisionPoint:

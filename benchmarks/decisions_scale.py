@@ -90,9 +90,9 @@ def run(store: Served, statement: str) -> None:
             async with database.engine.begin() as connection:
                 await connection.exec_driver_sql(statement)
             return
-        connection = await connect(database.url, patient=True)
-        await connection.execute(statement)
-        await connection.close()
+        single = await connect(database.url, patient=True)
+        await single.execute(statement)
+        await single.close()
 
     asyncio.run_coroutine_threadsafe(work(), store.loop).result(900)
 

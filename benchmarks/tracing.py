@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 from unittest import mock
 
+from benchmarks.decision_log import NullLog
 from pdp.core.model import Now
 from pdp.endpoints.connect import Context
 from pdp.endpoints.connect_messages import methods
@@ -25,7 +26,7 @@ from pdp.serving.monitoring import traces
 from pdp.serving.monitoring.tracing import Tracing
 from pdp.serving.requests import Peer
 from pdp.v1 import decision_pb2 as pb
-from tests.deciding import Bench, Kept
+from tests.deciding import Bench
 from tests.given import NOON, agent
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
@@ -57,7 +58,7 @@ async def decisions(
         bench.holder,
         bench.metrics,
         lambda: Now(NOON, 1_000_000.0),
-        Kept(),
+        NullLog(),
         bench.people,
         around=None if tracing is None else partial(traced, tracing),
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -128,7 +128,7 @@ class People:
         pending = known if is_pending else self.pending
         return sync_pb2.FindPendingApprovalResponse(approval=pending, opened_is_known=known is not None)
 
-    async def watch_approval(self, approval_id: str) -> AsyncIterator[sync_pb2.Approval]:
+    async def watch_approval(self, approval_id: str) -> AsyncGenerator[sync_pb2.Approval]:
         while True:
             self.changed.clear()
             self._check(approval_id, False)
