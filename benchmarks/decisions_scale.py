@@ -44,16 +44,24 @@ NUMBERS = {
 # One decision per second up to now; the older half was received 80 days ago; the first agent is never blocked.
 FILL = """
 INSERT INTO decisions
-    (decision_id, node_id, sequence, agent_id, outcome, reason, policy_id, tool, shadow_block,
-    dry_run, decided_at, received_at, document)
+    (decision_id, batch_id, position, agent_id, outcome, reason, policy_id, tool, shadow_block, dry_run, decided_at)
 {numbers}, timed AS (SELECT n, {now} - ({decisions} - n) * 1000 AS ms FROM numbers)
-SELECT {id}, 'node-0', n, 'agent-' || n % {agents} || '-prod',
+SELECT {id}, 1 + n / {batch}, n % {batch}, 'agent-' || n % {agents} || '-prod',
     CASE WHEN n % {agents} = 0 OR n % 20 < 18 THEN 'allow' WHEN n % 20 = 18 THEN 'block' ELSE 'escalate' END,
-    CASE WHEN n % 10000 = 1 THEN 'MCP_TOOL_BLOCKED' ELSE 'RISK_BELOW_AUTO_APPROVE' END,
+    CASE WHEN n % ({decisions} / 40) = 1 THEN 'MCP_TOOL_BLOCKED' ELSE 'RISK_BELOW_AUTO_APPROVE' END,
     CASE WHEN n % 10 = 0 THEN 'pol_' || n % 500 END, CASE WHEN n % 4 = 0 THEN 'tool-' || n % 50 END,
-    CASE WHEN n % 7 = 0 THEN 1 END, dry_run, decided_at,
-    CASE WHEN n <= {decisions} / 2 THEN {old} ELSE received_at END, document
+    CASE WHEN n % 7 = 0 THEN 1 END, dry_run, decided_at
 FROM timed, decisions
+"""
+# The batch of the one decision that was reported, many times.
+BATCHES = """
+INSERT INTO decision_batches
+    (batch_id, node_id, number, first_sequence, last_sequence, is_converted, previous_hash, hash, content, omitted,
+    received_at, head)
+{numbers}
+SELECT n + 1, node_id, n + 1, 1 + n * {batch}, (n + 1) * {batch}, is_converted, previous_hash, hash, content, omitted,
+    CASE WHEN n <= {batches} / 2 THEN {old} ELSE received_at END, head
+FROM numbers, decision_batches
 """
 
 
@@ -68,14 +76,20 @@ class Filled(NamedTuple):
 
 @contextmanager
 def filled(settings: Settings, kind: str, decisions: int) -> Iterator[Filled]:
-    """A store with one reported decision and copies of it."""
+    """A store with one reported batch and copies of it."""
     with served(settings) as store:
         started = time.perf_counter()
         admin = store.rest()
         admin.register("agent-0-prod")
-        report(store, decision(agent_id="agent-0-prod", attributes={"note": "x" * 300}), key=store.key("sidecar"))
-        values = {"decisions": decisions, "agents": AGENTS, "now": int(time.time() * 1000)}
-        run(store, FILL.format(numbers=NUMBERS[kind].format(decisions=decisions), id=ID[kind], old=OLD[kind], **values))
+        noted = [decision(agent_id="agent-0-prod", action={"attributes": {"note": "x" * 300}}) for _ in range(BATCH)]
+        report(store, *noted, key=store.key("sidecar"))
+        run(store, f"DELETE FROM decisions WHERE decision_id <> '{noted[0]['decision_id']}'")  # noqa: S608 - its own id
+        values = {"decisions": decisions, "agents": AGENTS, "now": int(time.time() * 1000), "batch": BATCH}
+        numbers = NUMBERS[kind].format(decisions=decisions - 1)
+        run(store, FILL.format(numbers=numbers, id=ID[kind], **values))
+        batches = decisions // BATCH - 1
+        numbers = NUMBERS[kind].format(decisions=batches)
+        run(store, BATCHES.format(numbers=numbers, batches=batches, old=OLD[kind], batch=BATCH))
         run(store, TIDY[kind])
         print(f"{kind}, {decisions:,} decisions: made in {time.perf_counter() - started:.0f} s", flush=True)
         yield Filled(store, admin, store.key("sidecar"), decisions)

@@ -19,6 +19,8 @@ CHUNK = 1_000
 MAX_ROWS_PER_EXECUTION = 100
 """Rows that are bound one by one, so that preparing them does not block the event loop for long."""
 
+_WITHOUT_OFFSET = len("2030-01-31 12:00:00.000000")
+
 Item = TypeVar("Item")
 
 
@@ -107,7 +109,7 @@ def _with_texts(entity: type[Base], columns: Sequence[str], rows: Sequence[tuple
         for place in places:
             moment: datetime | None = values[place]
             if moment is not None:
-                utc = moment.astimezone(UTC).replace(tzinfo=None)
-                values[place] = utc.isoformat(sep=" ", timespec="microseconds")
+                utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+                values[place] = utc.isoformat(" ", "microseconds")[:_WITHOUT_OFFSET]
         changed.append(tuple(values))
     return changed

@@ -16,12 +16,17 @@ from registry_store.database.decision_tables import Decision, Usage
 from registry_store.database.transactions import inserting
 from registry_store.decisions import ids
 from registry_store.decisions.notes import Outcome
+from registry_store.decisions.records import EPOCH
 from registry_store.decisions.records import Decision as Reported
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+MINUTE_MICROS = MINUTE // timedelta(microseconds=1)
 MAX_MICROS = 10**18
 """Upper bound of the sum in one row, so that adding cannot overflow in the database."""
 ALLOW, BLOCK = Decided.ALLOW.name.lower(), Decided.BLOCK.name.lower()
+
+Key = tuple[str, int, str]
+"""An agent, a minute since 1970, and an outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +43,30 @@ class AgentUsage:
 
 async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable[Outcome] = ()) -> None:
     """Count new decisions, and settle the cost of the actions that ended; dry runs and repeats count nothing."""
-    counted: Counter[tuple[str, datetime, str]] = Counter()
-    spent: Counter[tuple[str, datetime, str]] = Counter()
+    counted: dict[Key, int] = {}
+    spent: Counter[Key] = Counter()
     for decision in kept:
         if not decision.dry_run and decision.repeat_of is None:
-            key = decision.agent_id, _minute(decision.decided_at), decision.outcome
-            counted[key] += 1
-            spent[key] += decision.cost_micros
-    less: Counter[tuple[str, datetime, str]] = Counter()
+            key = decision.agent_id, decision.decided_at_micros // MINUTE_MICROS, decision.outcome
+            counted[key] = counted.get(key, 0) + 1
+            if decision.cost_micros:
+                spent[key] += decision.cost_micros
+    less: Counter[Key] = Counter()
     for one in ended:
         if difference := one.difference_micros:
-            key = one.agent_id, _minute(one.decided_at), ALLOW
-            counted[key] += 0
+            key = one.agent_id, (one.decided_at - EPOCH) // MINUTE, ALLOW
+            counted.setdefault(key, 0)
             (spent if difference > 0 else less)[key] += abs(difference)
     if not counted:
         return
     rows = [
-        {"agent_id": key[0], "minute": key[1], "outcome": key[2], "decisions": number, "cost_micros": spent[key]}
+        {
+            "agent_id": key[0],
+            "minute": EPOCH + key[1] * MINUTE,
+            "outcome": key[2],
+            "decisions": number,
+            "cost_micros": spent[key],
+        }
         for key, number in sorted(counted.items())  # sorted, so that two stores do not deadlock
     ]
     adding = inserting(session, Usage)
@@ -66,7 +78,7 @@ async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable
     connection = await session.connection()
     await connection.execute(upsert, rows)
     for (agent_id, minute, outcome), saved in less.items():  # the rows are locked by now, so the order is free
-        row = Usage.agent_id == agent_id, Usage.minute == minute, Usage.outcome == outcome
+        row = Usage.agent_id == agent_id, Usage.minute == EPOCH + minute * MINUTE, Usage.outcome == outcome
         left = case((Usage.cost_micros > saved, Usage.cost_micros - saved), else_=0)
         await connection.execute(update(Usage).where(*row).values(cost_micros=left))
 
@@ -120,10 +132,6 @@ async def _acted(session: AsyncSession, agent_id: str, since: datetime, upto: da
 
 def _sum(column: Any, condition: Any) -> Any:
     return func.sum(case((condition, column), else_=0))
-
-
-def _minute(moment: datetime) -> datetime:
-    return moment.replace(second=0, microsecond=0)
 
 
 def _midnight(zone: str, now: datetime) -> datetime:
