@@ -90,6 +90,8 @@ def filled(settings: Settings, kind: str, decisions: int) -> Iterator[Filled]:
         batches = decisions // BATCH - 1
         numbers = NUMBERS[kind].format(decisions=batches)
         run(store, BATCHES.format(numbers=numbers, batches=batches, old=OLD[kind], batch=BATCH))
+        if kind == "postgresql":
+            run(store, f"SELECT setval('decision_batch_ids', {batches + 1})")
         run(store, TIDY[kind])
         print(f"{kind}, {decisions:,} decisions: made in {time.perf_counter() - started:.0f} s", flush=True)
         yield Filled(store, admin, store.key("sidecar"), decisions)
