@@ -46,10 +46,10 @@ def upgraded(folder: Path, kept: int, clock: Callable[[], float]) -> Upgraded:
     """
     upgrade = _Upgrade(folder, kept, clock)
     paths = segments.paths(folder)
-    for path in paths:
-        data = path.read_bytes()
-        if old_lines.is_old(data, segments.MAGIC):
-            upgrade.convert(path, old_lines.read(data), is_newest=path == paths[-1])
+    old = {path for path in paths if _is_old(path)}
+    for path in paths if old else ():
+        if path in old:
+            upgrade.convert(path, old_lines.read(path.read_bytes()), is_newest=path == paths[-1])
         else:
             upgrade.pass_by(path)
     if upgrade.records:
@@ -57,6 +57,12 @@ def upgraded(folder: Path, kept: int, clock: Callable[[], float]) -> Upgraded:
             "the decision log is in a new form; %d unsent decisions of an earlier version stay", upgrade.records
         )
     return Upgraded(upgrade.damaged, upgrade.lost)
+
+
+def _is_old(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(len(segments.MAGIC))
+        return begin != segments.MAGIC and old_lines.is_old(begin + file.read(), segments.MAGIC)
 
 
 class _Upgrade:
