@@ -18,28 +18,22 @@ class Memory:
         self.failing = False
         self.stalled = False
         self.weight = 0
+        """Its owner adds each decision to it, and calls `update` from `watched_at` on."""
+        self.watched_at = 0
+        self.hurries_at = max_bytes >> 3
+        """From this weight on it is written early."""
         self.handed_over = 0
         """The weight of what the thread has taken and not written yet."""
         self.has_room = asyncio.Event()
         self._max_bytes = max_bytes
         self._max_log_bytes = max_log_bytes
         self._drops_oldest = drops_oldest
-        self._crowded_at = self._full_at = self._watched_at = 0
-
-    @property
-    def hurries(self) -> bool:
-        """Whether so much waits that it should be written early."""
-        return self.weight > self._max_bytes >> 3
+        self._crowded_at = self._full_at = 0
 
     @property
     def excess(self) -> int:
         """The weight that must be dropped; nothing where nothing may be dropped."""
         return self.weight - self._max_bytes if self._drops_oldest else 0
-
-    def add(self, weight: int) -> bool:
-        """Count a decision; whether the bounds must be looked at."""
-        self.weight += weight
-        return self.weight >= self._watched_at
 
     def hand_over(self) -> None:
         """The thread takes everything that waits."""
@@ -51,7 +45,7 @@ class Memory:
         room = self._max_bytes - unwritten
         self._crowded_at = room // 2
         self._full_at = min(room, self._max_log_bytes - size.bytes - unwritten)
-        self._watched_at = self._crowded_at if self._drops_oldest else min(self._crowded_at, self._full_at)
+        self.watched_at = self._crowded_at if self._drops_oldest else min(self._crowded_at, self._full_at)
 
     def update(self) -> None:
         """Set `full` and `crowded`."""

@@ -68,12 +68,14 @@ class Spool:
 
     def append(self, entry: Entry | Note, *, urgent: bool) -> None:
         """Queue a decision or a note for writing; an urgent one is written and sent to the store at once."""
+        memory = self._memory
         self._pending.append(entry)
-        if self._memory.add(weight(entry, self._redact)):
+        memory.weight += weight(entry, self._redact)
+        if memory.weight >= memory.watched_at:
             self._update_room()
         if urgent:
             self._urgent = True
-        if urgent or self._memory.hurries:
+        if urgent or memory.weight > memory.hurries_at:
             self._flush_now.set()
         self._has_work.set()
 
