@@ -1,15 +1,16 @@
 """Endpoints that answer at once what they were given at their start: the cost of a protocol without a decision.
 
-python -m benchmarks.peers.empty grpc|asgi|httptools HOST:PORT ANSWER-FILE
+python -m benchmarks.peers.empty grpc|http|httptools HOST:PORT ANSWER-FILE
 
-`grpc` is a handler of grpc.aio. `asgi` is an application in the HTTP server of the sidecar. `httptools` is an asyncio
-protocol that parses HTTP/1.1 with httptools and keeps no limits: the least that HTTP costs in Python.
+`grpc` is a handler of grpc.aio. `http` is an application in the HTTP server of the sidecar: it answers without ASGI, as
+the sidecar does. `httptools` is an asyncio protocol that parses HTTP/1.1 with httptools and keeps no limits: the least
+that HTTP costs in Python.
 """
 
 import asyncio
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,9 @@ from starlette.types import Receive, Scope, Send
 from pdp.endpoints.service import SERVICE
 from pdp.serving.accepting import listening
 from pdp.serving.connections import Limits
+from pdp.serving.http1.plain import Answer, Reply
 from pdp.serving.http1.server import serving
+from pdp.serving.requests import Peer
 
 
 async def serve_grpc(address: str, answer: bytes) -> None:
@@ -37,19 +40,28 @@ async def serve_grpc(address: str, answer: bytes) -> None:
     await server.wait_for_termination()
 
 
-async def serve_asgi(address: str, answer: bytes) -> None:
-    """Answer every request by an ASGI application, which reads the body first."""
-    head = [(b"content-type", b"application/proto"), (b"content-length", str(len(answer)).encode())]
+class Direct:
+    """An application that answers every plain request with the same bytes, and has no other."""
 
-    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": head})
-        await send({"type": "http.response.body", "body": answer})
+    def __init__(self, answer: bytes) -> None:
+        self._reply = Reply(200, b"application/proto", answer)
 
+    def direct(self, _path: bytes, _headers: Mapping[bytes, bytes]) -> Answer:
+        """What answers a plain request."""
+        return self._answered
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ValueError("the request is not plain")
+
+    async def _answered(self, _body: bytes, _peer: Peer) -> Reply:
+        return self._reply
+
+
+async def serve_http(address: str, answer: bytes) -> None:
+    """Answer every plain request."""
     host, _, port = address.rpartition(":")
     with listening(socket.AF_INET, (host, int(port))) as listener:
-        async with serving(app, listener, Limits()):
+        async with serving(Direct(answer), listener, Limits()):
             await asyncio.Event().wait()
 
 
@@ -67,7 +79,7 @@ async def serve_httptools(address: str, answer: bytes) -> None:
 
 SERVERS: dict[str, Callable[[str, bytes], Awaitable[None]]] = {
     "grpc": serve_grpc,
-    "asgi": serve_asgi,
+    "http": serve_http,
     "httptools": serve_httptools,
 }
 

@@ -140,5 +140,5 @@ async def _http_caller(address: str) -> AsyncIterator[Call]:
 
 PROTOCOLS = {
     "gRPC": Protocol("grpc", lambda place: place.grpc, grpc_callers),
-    "Connect": Protocol("asgi", lambda place: place.http, http_callers),
+    "Connect": Protocol("http", lambda place: place.http, http_callers),
 }

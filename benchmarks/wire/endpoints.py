@@ -122,7 +122,7 @@ class Endpoints:
             CERBOS_GRPC: self._cerbos_grpc,
             CERBOS_HTTP: self._cerbos_http,
             EMPTY_GRPC: lambda: self._empty(name, "grpc"),
-            EMPTY_HTTP: lambda: self._empty(name, "asgi"),
+            EMPTY_HTTP: lambda: self._empty(name, "http"),
             EMPTY_FLOOR: lambda: self._empty(name, "httptools"),
             OURS_GRPC: lambda: self.evaluate(name, self.ours.sidecar, self.ours.place.grpc, is_grpc=True),
             OURS_TCP: lambda: self.evaluate(name, self.ours.sidecar, self.ours.http),
