@@ -76,10 +76,11 @@ async def keep(
     if not batches:
         return Kept()
     first_id = await _next_ids(session, len(batches))
+    connection = await session.connection()
     for _ in range(TRIES):
         kept = _kept(log, batches, at, first_id, before or Known())
         try:
-            async with session.begin_nested():
+            async with connection.begin_nested():  # of the session, it would write the log once more
                 await add_rows(session, DecisionBatch, COLUMNS, kept.rows)
                 await add_rows(session, Decision, filters.COLUMNS, kept.decision_rows)
                 await add_rows(session, Outcome, outcomes.COLUMNS, kept.outcome_rows)

@@ -105,8 +105,13 @@ class Report:
     def contents(self, *kinds: type) -> Iterator[Any]:
         """What was reported of these kinds, except what is refused."""
         for batch in self.batches:
-            for listed in (batch.decisions, batch.outcomes, batch.suspensions):
-                yield from (one for _, one in listed if isinstance(one, kinds))
+            lists: dict[type, list[Any]] = {
+                Decision: batch.decisions,
+                notes.Outcome: batch.outcomes,
+                Suspension: batch.suspensions,
+            }
+            for kind in kinds:
+                yield from (one for _, one in lists[kind])
         yield from (entry.content for entry in self.entries if isinstance(entry.content, kinds))
 
     def agent_ids(self) -> set[str]:
