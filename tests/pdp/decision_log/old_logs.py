@@ -17,6 +17,17 @@ def documents_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line.split(b" ", 2)[2]) for line in lines]
 
 
+def records_of(folder: Path) -> list[tuple[int, bytes, bytes, bytes]]:
+    """The records of all files, oldest first: sequence, document, and the hashes before and after."""
+    records = []
+    before = bytes(32)
+    for path in sorted(folder.glob("*.log")):
+        for line in path.read_bytes().splitlines()[1:]:
+            number, digest, written = line.split(b" ", 2)
+            records.append((int(number), written, before, before := bytes.fromhex(digest.decode())))
+    return records
+
+
 def copied(folder: Path) -> Path:
     """A copy of the log as the log of the data folder `folder`; its folder."""
     return Path(shutil.copytree(FOLDER, folder / "decisions"))
