@@ -195,14 +195,14 @@ class DecisionPoint:
 
     def _decide_once(self, state: State, request: wire.Request, now: Now, approving: Approving) -> "_Made":
         """The answer under an idempotency key: the first one again, if the action is the same and still permitted."""
-        digest = wire.digest(request.action)
         remembered = self._remembered(request, now)
         if remembered is None:
             made = self._decide(state, request, now, approving)
             if made.decision.reason is not Reason.AGENT_NOT_REGISTERED:  # it may register itself and ask again
-                self.answers.put(request.action.agent_id, _key(request), digest, made.answer, now.boot)
+                kept = wire.fingerprint(request)
+                self.answers.put(request.action.agent_id, _key(request), kept, made.answer, now.boot)
             return made
-        if remembered.digest != digest:
+        if not wire.asks_the_same(remembered.request, request):
             raise InvalidActionError(Problem("idempotency_key", "was used for another action within ten minutes"))
         answer = self.answers.repeat(remembered, now.boot)
         first = pb.EvaluateResponse.FromString(answer)

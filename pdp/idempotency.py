@@ -9,8 +9,8 @@ from pdp.metrics import Metrics
 REMEMBERED_SECONDS = 600.0
 MAX_REPEATS = 100
 MAX_BYTES = 64 * 1024 * 1024
-# The memory of an entry beside its strings: the dict's slot and the objects' headers, by sys.getsizeof.
-_ENTRY_BYTES = 450
+# The memory of an entry beside its strings and bytes: the dict's slot and the objects' headers, by sys.getsizeof.
+_ENTRY_BYTES = 420
 
 
 class TooManyRepeatsError(Exception):
@@ -24,9 +24,9 @@ class TooManyRepeatsError(Exception):
 
 @dataclass(slots=True)
 class Remembered:
-    """An answer, the digest of its action, its expiry (seconds of the boot clock), and the number of its repeats."""
+    """An answer, what is kept of its request, its expiry (seconds of the boot clock), and the number of its repeats."""
 
-    digest: bytes
+    request: bytes
     answer: bytes
     until: float
     repeats: int = 0
@@ -58,10 +58,10 @@ class Answers:
         entry.repeats += 1
         return entry.answer
 
-    def put(self, agent_id: str, key: str, digest: bytes, answer: bytes, boot: float) -> None:
+    def put(self, agent_id: str, key: str, request: bytes, answer: bytes, boot: float) -> None:
         """Remember an answer for ten minutes from `boot`."""
         self._forget(agent_id, key)
-        entry = self._entries[agent_id, key] = Remembered(digest, answer, boot + REMEMBERED_SECONDS)
+        entry = self._entries[agent_id, key] = Remembered(request, answer, boot + REMEMBERED_SECONDS)
         self.bytes += _size(agent_id, key, entry)
         while self._entries:
             (oldest_agent, oldest_key), oldest = next(iter(self._entries.items()))
@@ -91,4 +91,4 @@ class Answers:
 
 
 def _size(agent_id: str, key: str, entry: Remembered) -> int:
-    return _ENTRY_BYTES + len(agent_id) + len(key) * 4 + len(entry.answer)
+    return _ENTRY_BYTES + len(agent_id) + len(key) * 4 + len(entry.request) + len(entry.answer)

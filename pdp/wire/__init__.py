@@ -4,6 +4,7 @@ from pdp.wire.actions import read_action
 from pdp.wire.answers import MAX_SHADOWS, Answer, AwaitedApproval, write_answer
 from pdp.wire.digests import canonical_text, demand_digest, digest
 from pdp.wire.documents import answer_json, approval_json
+from pdp.wire.fingerprints import asks_the_same, fingerprint
 from pdp.wire.moments import instant, read_moment, write_moment
 from pdp.wire.plain import read_plain
 from pdp.wire.requests import (
@@ -27,9 +28,11 @@ __all__ = [
     "action_schema",
     "answer_json",
     "approval_json",
+    "asks_the_same",
     "canonical_text",
     "demand_digest",
     "digest",
+    "fingerprint",
     "instant",
     "parse",
     "read_action",

@@ -10,6 +10,8 @@ from pdp.core.decision import Decision, demand_of
 from pdp.core.json import canonical_json
 from pdp.core.kinds import Text
 
+DIGEST_BYTES = 32
+
 
 def digest(action: Action) -> bytes:
     """The SHA-256 of an action in canonical JSON (RFC 8785): the same for equal actions of every endpoint."""
