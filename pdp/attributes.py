@@ -19,7 +19,8 @@ def plain(message: Struct, depth: int = 100) -> dict[str, Any]:
     """
     if not depth:
         raise TooDeepError
-    return {name: _plain_value(value, depth) for name, value in sorted(message.fields.items())}
+    fields = message.fields
+    return {name: _plain_value(fields[name], depth) for name in sorted(fields)}
 
 
 def struct_of(values: Mapping[str, Any]) -> Struct:
