@@ -19,11 +19,23 @@ class DecisionIds:
     once, which is cheaper.
     """
 
-    __slots__ = ("_counter", "_ends", "_groups", "_left", "_millisecond", "_prefix", "_random_bits", "_variants")
+    __slots__ = (
+        "_counter",
+        "_ends",
+        "_groups",
+        "_high",
+        "_high_digits",
+        "_left",
+        "_millisecond",
+        "_prefix",
+        "_random_bits",
+        "_variants",
+    )
 
     def __init__(self, random_bits: Callable[[int], int]) -> None:
         self._random_bits = random_bits
         self._left = 0
+        self._high = -1
         self._set_millisecond(0)
 
     def next(self, wall: float) -> str:
@@ -54,7 +66,9 @@ class DecisionIds:
         self._left = _BATCH
 
     def _set_millisecond(self, millisecond: int) -> None:
-        digits = f"{millisecond:012x}"
-        self._prefix = f"{digits[:8]}-{digits[8:]}-7"
+        high = millisecond >> 16
+        if high != self._high:  # about once a minute
+            self._high, self._high_digits = high, f"{high:08x}"
+        self._prefix = f"{self._high_digits}-{_PAIRS[millisecond >> 8 & 0xFF]}{_PAIRS[millisecond & 0xFF]}-7"
         self._millisecond = millisecond
         self._counter = 0
