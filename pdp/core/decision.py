@@ -14,7 +14,7 @@ from pdp.core.records import read_param
 class Decision:
     """The answer to one action, and what it charges: one action unless it is a block, and `cost_micros` on a local day.
 
-    `day` is that day as the ordinal of its date; a block charges nothing, and has 0.
+    `day` is that day as the ordinal of its date; 0 in a block that was decided without it.
     """
 
     outcome: Outcome
