@@ -1,7 +1,7 @@
 """Plain requests, read from their bytes: a message of protobuf, with a call for each field, takes twice as long.
 
-A request is plain if its fields are in the order of their numbers, each within its bounds and shorter than 128 bytes,
-and if it has no attributes. Protobuf reads every other one, and tells what is wrong with it.
+A request is plain if it is small, its fields are in the order of their numbers and within their bounds, and its texts
+are shorter than 128 bytes. Protobuf reads every other one, and tells what is wrong with it.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,14 +9,20 @@ from struct import Struct, error
 from sys import float_info
 from typing import Any
 
-from pdp.core.action import FIELDS, REQUEST, Action, Converted, kind_of
+from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError
+
+from pdp.attributes import plain
+from pdp.core.action import FIELDS, MAX_ATTRIBUTE_DEPTH, REQUEST, Action, Converted, kind_of
 from pdp.core.fields import Kind
-from pdp.core.kinds import Flag, ListOf, Number, Text, Whole
+from pdp.core.kinds import Flag, Json, ListOf, Number, Text, Whole
 from pdp.v1 import decision_pb2 as pb
 from pdp.wire.requests import Request
 
-MAX_BYTES = 127
-"""The longest text: its length is one byte."""
+MAX_BYTES = 4096
+"""A larger request is not plain: while it is read, others wait."""
+MAX_TEXT_BYTES = 127
+"""A longer text is not plain: its length takes more than one byte."""
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 _NEXT = "tag = data[at]"
 
@@ -28,6 +34,7 @@ def _compile_reader() -> Callable[[bytes], Request | None]:
         "Request": Request,
         "double": Struct("<d").unpack_from,
         "new": tuple.__new__,
+        "read_attributes": _read_attributes,
     }
     names["errors"] = (IndexError, UnicodeDecodeError, error)
     action = [
@@ -45,6 +52,7 @@ def _compile_reader() -> Callable[[bytes], Request | None]:
     body = [
         # With a byte more there is a tag to look at after the last field. A tag of the request that follows the action
         # can be that of a later field of the action: then the action is not where it says to end, and is not plain.
+        f"if len(raw) > {MAX_BYTES}: return None",
         "data = raw + b'\\0'",
         f"if data[0] != {_tag(pb.EvaluateRequest.DESCRIPTOR.fields_by_name['action'], _LENGTH)}: return None",
         "at, size = 2, data[1]",
@@ -81,26 +89,27 @@ def _field(field: Any, kind: Kind, names: dict[str, Any]) -> Iterator[str]:
     if isinstance(inner, ListOf):
         yield f"{name} = ()"
         yield f"while tag == {_tag(field, _LENGTH)}:"
-        yield from _indented(_text("item", MAX_BYTES))
+        yield from _indented(_text("item", MAX_TEXT_BYTES))
         yield f"    {name} += (item,)"
         yield f"if len({name}) > {inner.max_items}: return None"
         return
     lines: Iterator[str]
     match inner:
         case Text():
-            tag, lines = _tag(field, _LENGTH), _text(name, min(inner.max_length, MAX_BYTES))
+            tag, lines = _tag(field, _LENGTH), _text(name, min(inner.max_length, MAX_TEXT_BYTES))
         case Flag():
             tag, lines = _tag(field, _VARINT), _small(name, 0, 1)
         case Whole():
-            tag, lines = _tag(field, _VARINT), _small(name, inner.low, min(inner.high, MAX_BYTES))
+            tag, lines = _tag(field, _VARINT), _small(name, inner.low, min(inner.high, MAX_TEXT_BYTES))
         case Number():
             tag, lines = _tag(field, _FIXED64), _number(name, inner)
-        case _:  # a request with such a field is not plain
-            yield f"{name} = default_{name}"
-            return
+        case Json():
+            tag, lines = _tag(field, _LENGTH), _attributes(name)
+        case _:
+            raise TypeError(f"{name}: a field of this kind cannot be read from bytes")
     yield f"if tag == {tag}:"
     yield from _indented(lines)
-    if isinstance(kind, Converted):
+    if isinstance(kind, Converted) and field.message_type is None:
         names[f"convert_{name}"] = kind.convert
         yield f"    {name} = convert_{name}({name})"
     elif isinstance(inner, Flag):
@@ -128,6 +137,29 @@ def _number(name: str, kind: Number) -> Iterator[str]:
     yield f"if not {kind.low!r} <= {name} <= {min(kind.high, float_info.max)!r}: return None"
     yield "at += 9"
     yield _NEXT
+
+
+def _attributes(name: str) -> Iterator[str]:
+    yield "start, size = at + 2, data[at + 1]"
+    yield "if size > 127:"
+    yield "    if data[start] > 127: return None"
+    yield "    start, size = at + 3, size & 127 | data[start] << 7"
+    yield "at = start + size"
+    yield f"{name} = read_attributes(data[start:at])"
+    yield f"if {name} is None: return None"
+    yield _NEXT
+
+
+def _read_attributes(raw: bytes) -> dict[str, Any] | None:
+    """The attributes in a serialized Struct; None if protobuf must tell what is wrong with them."""
+    message = struct_pb2.Struct()
+    try:
+        message.ParseFromString(raw)
+        # They are logged as they came, and what nobody checked must not be: see `read_request`.
+        message.DiscardUnknownFields()
+        return plain(message, MAX_ATTRIBUTE_DEPTH) if message.ByteSize() == len(raw) else None
+    except (DecodeError, ValueError):
+        return None
 
 
 def _tag(field: Any, wire_type: int) -> int:

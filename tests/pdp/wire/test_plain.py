@@ -1,5 +1,7 @@
 """A plain request is read from its bytes as protobuf reads it, and every other one is left to protobuf."""
 
+import math
+import struct
 from typing import Any
 
 import pytest
@@ -12,11 +14,16 @@ from pdp.core.errors import InvalidActionError
 from pdp.core.kinds import Text
 from pdp.endpoints import incoming
 from pdp.v1 import decision_pb2 as pb
-from pdp.wire.plain import MAX_BYTES
+from pdp.wire.plain import MAX_BYTES, MAX_TEXT_BYTES
 
 texts = st.text(st.characters(codec="utf-8"), max_size=130)
 short = st.text(max_size=10)
 doubles = st.floats() | st.sampled_from([0.0, -0.0, 0.5, 0.001, 1e9, 1e9 + 1, 1e308, float("inf"), float("nan")])
+values = st.recursive(
+    st.none() | st.booleans() | doubles | short,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(short, inner, max_size=2),
+    max_leaves=4,
+)
 actions = st.builds(
     pb.Action,
     agent_id=st.just("billing-reader") | texts,
@@ -30,7 +37,7 @@ actions = st.builds(
     mcp_server=short,
     tool=short,
     environment=short,
-    attributes=st.none() | st.dictionaries(short, st.none() | short | st.floats(allow_nan=False), max_size=2),
+    attributes=st.none() | st.dictionaries(short, values, max_size=2),
     mfa_verified=st.booleans(),
 )
 requests = st.builds(
@@ -94,7 +101,7 @@ def test_any_bytes_are_read_alike(raw: bytes) -> None:
 PLAIN = {
     "agent_id": "billing-reader",
     "action_type": "data.read",
-    "resource": "r" * MAX_BYTES,
+    "resource": "r" * MAX_TEXT_BYTES,
     "resource_id": "ä",
     "risk_score": 100,
     "amount": 12.5,
@@ -103,20 +110,21 @@ PLAIN = {
     "mcp_server": "db",
     "tool": "select",
     "environment": "production",
+    "attributes": {"customer": {"tier": "gold", "since": 2019, "tags": [None, True, "\0"]}, "note": "n" * 200},
     "mfa_verified": True,
 }
 
 
 @pytest.mark.parametrize("left_out", [None, *sorted(PLAIN.keys() - {"agent_id", "action_type"})])
 def test_most_requests_are_plain(left_out: str | None) -> None:
-    """With any of the fields but attributes, in one or two bytes of length."""
+    """With any of the fields, in one or two bytes of length."""
     fields: dict[str, Any] = {name: value for name, value in PLAIN.items() if name != left_out}
     message = pb.EvaluateRequest(action=pb.Action(**fields), idempotency_key="k-1", approval_id="a-1", dry_run=True)
     assert agrees(message.SerializeToString())
     assert agrees(pb.EvaluateRequest(action=message.action).SerializeToString())
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name != "attributes"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_plain_request_may_have_any_one_field(name: str) -> None:
     """Beside those that are required."""
     fields: dict[str, Any] = {part: PLAIN[part] for part in ("agent_id", "action_type", name)}
@@ -130,7 +138,10 @@ NOT_PLAIN = {
     "a text of another wire type": b"\x58\x01",
     "a NUL": b"\x5a\x01\x00",
     "no UTF-8": b"\x5a\x01\xff",
-    "attributes": b"\x62\x00",
+    "an unknown field in attributes": b"\x62\x03\x7a\x01x",
+    "an attribute twice": b"\x62\x0a" + b"\x0a\x03\x0a\x01k" * 2,
+    "an attribute that is no number": b"\x62\x10\x0a\x0e\x0a\x01k\x12\x09\x11" + struct.pack("<d", math.nan),
+    "attributes beyond the action": b"\x62\x05x",
     "a length beyond the action": b"\x5a\x05x",
     "a truth of 2": b"\x68\x02",
 }
@@ -143,11 +154,32 @@ def test_what_is_not_plain_is_left_to_protobuf(more: bytes) -> None:
     assert wire.read_plain(b"\x0a" + bytes((len(action),)) + action) is None
 
 
+def test_a_large_request_is_not_plain() -> None:
+    """It would keep others waiting: the endpoint reads it in a thread."""
+    sizes = []
+    for length in range(MAX_BYTES - 100, MAX_BYTES + 1):
+        action = pb.Action(agent_id="billing-reader", action_type="data.read", attributes={"note": "n" * length})
+        raw = pb.EvaluateRequest(action=action).SerializeToString()
+        assert agrees(raw) == (len(raw) <= MAX_BYTES)
+        sizes.append(len(raw))
+    assert MAX_BYTES in sizes
+
+
+def test_attributes_that_are_nested_too_deep_are_left_to_protobuf() -> None:
+    """Sixteen levels are plain, and seventeen are refused with the name of the field."""
+    for levels in (16, 17):
+        value: Any = "leaf"
+        for _ in range(levels - 1):
+            value = {"inner": value}
+        action = pb.Action(agent_id="billing-reader", action_type="data.read", attributes={"outer": value})
+        assert agrees(pb.EvaluateRequest(action=action).SerializeToString()) == (levels == 16)
+
+
 def test_every_bound_is_within_one_byte_of_length() -> None:
     """No text of an action or a request may be shorter than its field allows and still pass."""
     named = {name: field.kind for name, field in (FIELDS | REQUEST).items() if isinstance(field.kind, Text)}
     for name, kind in named.items():
-        text = "x" * (min(kind.max_length, MAX_BYTES) + 1)
+        text = "x" * (min(kind.max_length, MAX_TEXT_BYTES) + 1)
         fields = {"agent_id": "billing-reader", "action_type": "data.read"}
         beside = {} if name in FIELDS else {name: text}
         action = pb.Action(**(fields | ({name: text} if name in FIELDS else {})))
