@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 from pdp import wire
 from pdp.app import SWITCH_SECONDS
-from pdp.core.action import Action
 from pdp.core.model import Now, RecordKind, Source
 from pdp.decision_log.log import DecisionLog
 from pdp.decision_log.record import Entry, Note, record
@@ -25,6 +24,7 @@ from pdp.decision_log.spool import Spool
 from pdp.decision_point import DecisionPoint
 from pdp.metrics import Metrics
 from pdp.state import Holder, RawRecord, build
+from pdp.v1 import decision_pb2 as pb
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 AGENT = json.loads((EXAMPLES / "financial-agent.json").read_text())
@@ -65,7 +65,11 @@ def point(log: NullLog | Spool) -> DecisionPoint:
     return DecisionPoint(holder, Metrics(), lambda: Now(time.time(), time.monotonic()), log)
 
 
-REQUEST = wire.Request(Action(AGENT["agent_id"], "api.read", "banking_api", risk_score=10))
+REQUEST = wire.read_request(
+    pb.EvaluateRequest(
+        action=pb.Action(agent_id=AGENT["agent_id"], action_type="api.read", resource="banking_api", risk_score=10)
+    )
+)
 
 
 def micros(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:

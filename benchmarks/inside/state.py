@@ -27,7 +27,6 @@ from benchmarks.memory import document, resident_mib
 from benchmarks.options import Options
 from benchmarks.peers import rule
 from benchmarks.report import ROOT, Column, Table, interleaved
-from pdp import wire
 from pdp.app import SWITCH_SECONDS
 from pdp.core.decide import decide
 from pdp.core.model import Outcome, RecordKind
@@ -172,7 +171,7 @@ class Deciding:
 
     def __init__(self, holder: Holder) -> None:
         self._point = DecisionPoint(holder, Metrics(), lambda: NOW, NoLog())
-        self._request = wire.Request(compiled.action(rule.ALLOWED))
+        self._request = compiled.parsed(rule.request(rule.ALLOWED))
         self._gaps = array("d")
 
     async def run(self) -> None:
