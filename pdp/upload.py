@@ -12,7 +12,7 @@ from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, Uplink
 from registry_store.v1 import sync_pb2 as pb
 
-MAX_RECORDS = 1000
+MAX_RECORDS = 4000
 REST_SECONDS = 1.0
 """Pause after everything is sent, to limit the load of a thousand sidecars; an urgent record ends it early."""
 DRAIN_SECONDS = 1.0

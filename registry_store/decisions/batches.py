@@ -1,5 +1,6 @@
 """The batches of sidecars' decision logs in the database: kept whole, with a row for each decision and outcome."""
 
+import asyncio
 import zlib
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ async def keep(
     first_id = await _next_ids(session, len(batches))
     connection = await session.connection()
     for _ in range(TRIES):
-        kept = _kept(log, batches, at, first_id, before or Known())
+        kept = await asyncio.to_thread(_kept, log, batches, at, first_id, before or Known())
         try:
             async with connection.begin_nested():  # of the session, it would write the log once more
                 await add_rows(session, DecisionBatch, COLUMNS, kept.rows)

@@ -16,7 +16,10 @@ from registry_store.decisions.records import MAX_SEQUENCE, Content, Decision, Ga
 from registry_store.sync.nodes import NODE_ID
 from registry_store.v1 import sync_pb2 as pb
 
-MAX_RECORDS = 1_000
+MAX_RECORDS = 4_000
+"""Records of the batches of one report: what a report costs whatever it says is shared by many."""
+MAX_OLD_RECORDS = 1_000
+"""Records of one report of a sidecar from before there were batches."""
 MAX_PROBLEMS = 20
 """Problems returned for one report."""
 MAX_BYTES = 4 * 1024 * 1024
@@ -136,8 +139,8 @@ def check_message(message: pb.ReportDecisionsRequest) -> None:
     NODE_ID.read(message.node_id, "node_id", problems)
     if message.batches and message.records:
         problems.append(Problem("records", "must be empty, because there are batches"))
-    elif not message.batches and not 1 <= len(message.records) <= MAX_RECORDS:
-        problems.append(Problem("records", f"must have 1 to {MAX_RECORDS} items"))
+    elif not message.batches and not 1 <= len(message.records) <= MAX_OLD_RECORDS:
+        problems.append(Problem("records", f"must have 1 to {MAX_OLD_RECORDS} items"))
     elif sum(len(record.document) for record in message.records) > MAX_BYTES:
         problems.append(Problem("records", f"the documents are larger than {MAX_BYTES} bytes together"))
     elif len(message.batches) > 1 and sum(len(batch.content) for batch in message.batches) > MAX_BYTES:

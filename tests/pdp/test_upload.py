@@ -96,8 +96,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "BACKOFF", Backoff(first=0.02, maximum=0.02))
 
 
-async def test_decisions_reach_the_store_in_order_with_an_unbroken_chain(tmp_path: Path) -> None:
-    """Those from before the connection and those since; each once."""
+async def test_decisions_reach_the_store_in_order_with_an_unbroken_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those from before the connection and those since; each once, and a bounded number in a report."""
+    monkeypatch.setattr(upload, "MAX_RECORDS", 1000)
     async with sending(tmp_path) as sidecar:
         sidecar.decide(range(2500))
         await eventually(lambda: sidecar.spool.last == 2500)

@@ -390,18 +390,19 @@ async def test_a_shadow_verdict_of_no_known_outcome_is_refused(store: Served) ->
 
 
 async def test_a_report_has_its_bounds(store: Served) -> None:
-    """A thousand records of four megabytes are accepted; more is refused, unless it is one batch alone."""
+    """Thousands of records of four megabytes are accepted; more is refused, unless it is one batch alone."""
 
     def padded(characters: int) -> dict[str, Any]:
         return decision(agent_id="bounded-agent-prod", idempotency_key="x" * characters)
 
     log = Log("bounded")
-    halves = [[padded(MAX_BYTES // MAX_RECORDS - 700) for _ in range(MAX_RECORDS // 2)] for _ in range(2)]
-    many = [log.batch(*half) for half in halves]
+    many = [
+        log.batch(*(padded(MAX_BYTES // MAX_RECORDS - 700) for _ in range(1000))) for _ in range(MAX_RECORDS // 1000)
+    ]
     async with reporter(store) as sidecar:
         assert await sidecar.send(pb.ReportDecisionsRequest(node_id="bounded", batches=many)) == MAX_RECORDS
         more = pb.ReportDecisionsRequest(node_id="more", batches=[*many, log.batch(decision())])
-        assert await sidecar.refused(more) == (INVALID, "batches: have more than 1000 records together")
+        assert await sidecar.refused(more) == (INVALID, f"batches: have more than {MAX_RECORDS} records together")
         other = Log("larger")
         large = [other.batch(padded(MAX_BYTES // 2)) for _ in range(2)]
         refused = await sidecar.refused(pb.ReportDecisionsRequest(node_id="larger", batches=large))

@@ -8,7 +8,7 @@ import pytest
 from pdp.log_format import batches as log_format
 from registry_store.decisions.batches import unpacked
 from registry_store.decisions.records import MAX_SEQUENCE
-from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS
+from registry_store.decisions.reports import MAX_BYTES, MAX_OLD_RECORDS
 from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.decisions.test_decisions import counted, kept, log_of, metric
 from tests.registry_store.reporting import GENESIS, Log, decision, ended, gap, reporter
@@ -165,12 +165,12 @@ async def test_a_malformed_record_is_refused_by_name_and_the_report_keeps_nothin
 
 async def test_a_report_of_records_has_its_bounds(store: Served) -> None:
     """A thousand records with four megabytes of documents are accepted; more is refused."""
-    many = [decision(agent_id="old-bounded-prod") for _ in range(MAX_RECORDS)]
-    size = (MAX_BYTES - sum(len(record.document) for record in Log().records(*many))) // MAX_RECORDS - 20
+    many = [decision(agent_id="old-bounded-prod") for _ in range(MAX_OLD_RECORDS)]
+    size = (MAX_BYTES - sum(len(record.document) for record in Log().records(*many))) // MAX_OLD_RECORDS - 20
     for each in many:
         each["padding"] = "x" * size
     async with reporter(store) as sidecar:
-        assert await sidecar.send(Log("old-bounded").old_report(*many)) == MAX_RECORDS
+        assert await sidecar.send(Log("old-bounded").old_report(*many)) == MAX_OLD_RECORDS
         code, details = await sidecar.refused(Log("more").old_report(*many, decision()))
         assert (code, details) == (INVALID, "records: must have 1 to 1000 items")
         large = [decision(padding="x" * (MAX_BYTES // 10)) for _ in range(10)]
@@ -178,4 +178,4 @@ async def test_a_report_of_records_has_its_bounds(store: Served) -> None:
         assert (code, details) == (INVALID, f"records: the documents are larger than {MAX_BYTES} bytes together")
         code, _ = await sidecar.refused(Log("largest").old_report(decision(padding="x" * 2 * MAX_BYTES)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'old-bounded-prod'") == [(MAX_RECORDS,)]
+    assert store.sql("SELECT count(*) FROM decisions WHERE agent_id = 'old-bounded-prod'") == [(MAX_OLD_RECORDS,)]
