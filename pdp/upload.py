@@ -10,6 +10,7 @@ from pdp.log_format.batches import Batch, opened
 from pdp.metrics import Metrics
 from pdp.serving.backoff import Backoff
 from pdp.sync.uplink import InvalidReportError, StoreUnreachableError, Uplink
+from pdp.v1.log_pb2 import LogRecord
 from registry_store.v1 import sync_pb2 as pb
 
 MAX_RECORDS = 4000
@@ -108,32 +109,12 @@ class Reporter:
             )
         else:
             acknowledged = [batch for batch in batches if batch.last <= answer.sequence]
+            refused = _refused(acknowledged, answer.refused)
+            self.refused += len(refused)
+            self.shipped += sum(batch.records for batch in acknowledged) - len(refused)
             await self._spool.keep(answer.sequence)
-            refused = await self._set_aside(acknowledged, answer.refused)
-            self.shipped += sum(batch.records for batch in acknowledged) - refused
-
-    async def _set_aside(self, batches: list[Batch], refused: Iterable[pb.RefusedRecord]) -> int:
-        """Keep the records that the store does not take as decisions, for people; their number."""
-        problems = {one.sequence: one.problem for one in refused}
-        if not problems:
-            return 0
-        found = {
-            sequence: record
-            for batch in batches
-            for sequence, record in enumerate(opened(batch.content).records, batch.first)
-            if sequence in problems
-        }
-        if found:
-            first = min(found)
-            logger.error(
-                "the store refused %d records of the decision log, the first is %d: %s",
-                len(found),
-                first,
-                problems[first],
-            )
-            self.refused += len(found)
-            await self._spool.set_aside(list(found.values()))
-        return len(found)
+            if refused:
+                await self._spool.set_aside(refused)
 
     async def _send_halves(self, batches: list[Batch], error: InvalidReportError) -> None:
         """Find the batch that the store refuses as malformed, and set it aside, so that it delays no other batch."""
@@ -158,3 +139,22 @@ def _request(node_id: str, batches: list[Batch]) -> pb.ReportDecisionsRequest:
         pb.ChainedBatch(content=batch.content, previous_hash=batch.previous_hash, hash=batch.hash) for batch in batches
     ]
     return pb.ReportDecisionsRequest(node_id=node_id, batches=chained)
+
+
+def _refused(batches: list[Batch], refused: Iterable[pb.RefusedRecord]) -> list[LogRecord]:
+    """The records of batches that the store has and does not take as decisions; the first of them is logged."""
+    problems = {one.sequence: one.problem for one in refused}
+    if not problems:
+        return []
+    found = {
+        sequence: record
+        for batch in batches
+        for sequence, record in enumerate(opened(batch.content).records, batch.first)
+        if sequence in problems
+    }
+    if found:
+        first = min(found)
+        logger.error(
+            "the store refused %d records of the decision log, the first is %d: %s", len(found), first, problems[first]
+        )
+    return list(found.values())

@@ -21,8 +21,16 @@ REDACTED_GROWTH = 4
 NOTE_GROWTH = 4
 """The most bytes of a character of a note."""
 
-_UINT64 = (1 << 64) - 1
-_GAP = bytes((log_pb2.LogRecord.GAP_FIELD_NUMBER << 3 | 2,))
+_DECISION, _GAP, _REQUEST, _ANSWER = (
+    bytes((number << 3 | 2,))
+    for number in (
+        log_pb2.LogRecord.DECISION_FIELD_NUMBER,
+        log_pb2.LogRecord.GAP_FIELD_NUMBER,
+        log_pb2.LoggedDecision.REQUEST_FIELD_NUMBER,
+        log_pb2.LoggedDecision.ANSWER_FIELD_NUMBER,
+    )
+)
+"""The tags of the fields that are written by joining bytes, as protobuf writes them."""
 
 
 class Opens(NamedTuple):
@@ -79,21 +87,19 @@ def record(entry: Entry | Note, redact: Redaction) -> bytes:
         getattr(note, entry.kind).CopyFrom(struct_of(entry.members))
         return note.SerializeToString()
     request = _redacted(entry.request, redact) if entry.has_attributes and redact.paths else entry.request
-    parts = [b"\x0a", varint(len(request)), request, b"\x12", varint(len(entry.answer)), entry.answer]
+    numbers = log_pb2.LoggedDecision(
+        decided_at_microseconds=round(entry.at * 1_000_000),
+        latency_nanoseconds=round(entry.seconds * 1_000_000_000),
+        cost_micros=entry.cost_micros,
+    )
     if entry.repeat_id:
-        repeat_id = entry.repeat_id.encode()
-        parts += (b"\x1a", varint(len(repeat_id)), repeat_id)
-    if at := round(entry.at * 1_000_000):
-        parts += (b"\x20", varint(at & _UINT64))  # protobuf writes a negative number as its complement of two
-    if nanoseconds := round(entry.seconds * 1_000_000_000):
-        parts += (b"\x28", varint(nanoseconds & _UINT64))
-    if entry.cost_micros:
-        parts += (b"\x30", varint(entry.cost_micros & _UINT64))
+        numbers.repeat_id = entry.repeat_id
     if entry.opens is not None:
-        opens = log_pb2.OpenedApproval(**entry.opens._asdict()).SerializeToString()
-        parts += (b"\x3a", varint(len(opens)), opens)
-    decision = b"".join(parts)
-    return b"".join((b"\x0a", varint(len(decision)), decision))
+        numbers.opens.CopyFrom(log_pb2.OpenedApproval(**entry.opens._asdict()))
+    rest = numbers.SerializeToString()
+    answer = entry.answer
+    decision = b"".join((_REQUEST, varint(len(request)), request, _ANSWER, varint(len(answer)), answer, rest))
+    return b"".join((_DECISION, varint(len(decision)), decision))
 
 
 def name_of(entry: Entry | Note) -> str:

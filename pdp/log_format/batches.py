@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -72,6 +73,7 @@ def chained(previous_hash: bytes, content: bytes) -> bytes:
     return digest.digest()
 
 
+@lru_cache(maxsize=4096)  # most are lengths of records and what is in them, and a loop takes five times as long
 def varint(number: int) -> bytes:
     """A whole number from 0 on, as protobuf writes it (base 128, the lowest digits first)."""
     if number < 1 << 7:

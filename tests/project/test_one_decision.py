@@ -34,7 +34,6 @@ SHELL = {
         "_remember",
     },
     "pdp/state.py": {"stale", "staleness"},
-    "pdp/registry/shards.py": {"get"},
     "pdp/counters/counters.py": {"of", "charge"},
     "pdp/wire/answers.py": {"write_answer", "_set_rates"},
     "pdp/metrics.py": {"decided", "add"},
