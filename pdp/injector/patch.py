@@ -191,7 +191,7 @@ def _check_ports(one: Container, wishes: Wishes) -> None:
 
 
 def _add_volumes(draft: Draft, settings: SidecarSettings) -> None:
-    there = {volume["name"] for volume in members(draft.pod["spec"], "volumes")}
+    there = {volume.get("name") for volume in members(draft.pod["spec"], "volumes")}
     for volume in container.volumes(settings):
         if volume["name"] not in there:
             draft.append(("spec", "volumes"), volume)
@@ -200,7 +200,7 @@ def _add_volumes(draft: Draft, settings: SidecarSettings) -> None:
 def _add_to_agent(draft: Draft, one: Container, environment: dict[str, str]) -> None:
     if not any(map(container.is_agent_mount, members(one.value, "volumeMounts"))):
         draft.append((*one.path, "volumeMounts"), container.agent_mount())
-    there = {entry["name"] for entry in members(one.value, "env")}
+    there = {entry.get("name") for entry in members(one.value, "env")}
     for name, value in environment.items():
         if name not in there:
             draft.append((*one.path, "env"), {"name": name, "value": value})

@@ -106,6 +106,15 @@ def test_a_pod_of_any_shape_gets_a_verdict(case: Case, data: st.DataObject) -> N
         jsonpatch.apply_patch(pod, list(verdict.patch))
 
 
+def test_entries_without_a_name_are_left_to_the_api_server() -> None:
+    """A volume or a variable without a name is no fault of the injector: the pod gets its sidecar beside them."""
+    case = next(case for case in CASES if case.verdict(copy.deepcopy(case.pod)).result is Result.INJECTED)
+    pod = copy.deepcopy(case.pod)
+    pod["spec"]["volumes"] = [{}]
+    pod["spec"]["containers"][0]["env"] = [{}]
+    assert case.verdict(pod).result is Result.INJECTED
+
+
 @pytest.mark.parametrize("metadata", [1, {"annotations": 1}])
 def test_a_skipped_pod_with_a_wrong_member_is_refused(metadata: Any) -> None:
     """By its name, as one that is injected."""
