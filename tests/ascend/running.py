@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ascend import AscendClient, AsyncAscendClient, Decision
+from pdp.v1 import decision_pb2 as pb
 from tests.ascend.ways import offered
 from tests.deciding import Bench
 from tests.waiting import BOUND_SECONDS, eventually_gives
@@ -67,6 +68,11 @@ def outcomes(bench: Bench) -> list[dict[str, Any]]:
 def decisions(bench: Bench) -> list[Any]:
     """The decisions that the sidecar has made, as its log has them."""
     return [entry for entry in bench.log.entries if not hasattr(entry, "kind")]
+
+
+def answers(bench: Bench) -> list[pb.EvaluateResponse]:
+    """What the sidecar has answered, as its log has it."""
+    return [pb.EvaluateResponse.FromString(entry.answer) for entry in decisions(bench)]
 
 
 async def opened(bench: Bench, count: int = 1) -> list[str]:

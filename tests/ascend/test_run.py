@@ -20,9 +20,20 @@ from ascend import (
 )
 from pdp.core.model import StaleMode
 from registry_store.v1 import sync_pb2
-from tests.ascend.running import AGENT, KINDS, Either, decisions, either, opened, outcomes, unanswered, warnings
+from tests.ascend.running import (
+    AGENT,
+    KINDS,
+    Either,
+    answers,
+    decisions,
+    either,
+    opened,
+    outcomes,
+    unanswered,
+    warnings,
+)
 from tests.ascend.ways import offered, on_socket, serving_at
-from tests.deciding import Bench
+from tests.deciding import Bench, request_in
 from tests.given import agent
 from tests.waiting import BOUND_SECONDS, eventually, eventually_gives
 
@@ -131,9 +142,9 @@ async def test_it_waits_for_people_and_runs_once_they_approve(kind: str, way: st
         bench.people.granted.add(approval_id)
         bench.people.say(approval_id, sync_pb2.APPROVAL_STATE_APPROVED)
         assert await running == "paid"
-    held, allowed = decisions(bench)
-    assert (held.answer.approval_id, allowed.approval_id) == (approval_id, approval_id)
-    assert [one["decision_id"] for one in outcomes(bench)] == [allowed.answer.decision_id]
+    held, allowed = answers(bench)
+    assert (held.approval_id, request_in(decisions(bench)[1]).approval_id) == (approval_id, approval_id)
+    assert [one["decision_id"] for one in outcomes(bench)] == [allowed.decision_id]
 
 
 @pytest.mark.parametrize(
@@ -254,11 +265,8 @@ async def test_a_report_that_fails_changes_nothing(
         bench.log.full = False
         with raises(LookupError):
             await client.run(READ, lambda: fill(LookupError()))
-    first, second = decisions(bench)
-    assert [one.split("`")[1] for one in warnings(caplog.records)] == [
-        first.answer.decision_id,
-        second.answer.decision_id,
-    ]
+    ids = [answer.decision_id for answer in answers(bench)]
+    assert [one.split("`")[1] for one in warnings(caplog.records)] == ids
     assert all("the decision log is full" in one for one in warnings(caplog.records))
 
 

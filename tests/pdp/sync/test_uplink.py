@@ -32,7 +32,7 @@ async def test_calls_go_over_the_connection_under_its_key() -> None:
     uplink = Uplink()
     async with connected_store() as (store, channel):
         with uplink.connected(channel, METADATA):
-            assert await uplink.report(REPORT) == 0
+            assert (await uplink.report(REPORT)).sequence == 0
             assert (await uplink.use_approval(USE)).approval.approval_id == "a-1"
             watched = await states(uplink.watch_approval("a-1"))
     assert watched == [pb.APPROVAL_STATE_PENDING, pb.APPROVAL_STATE_APPROVED]

@@ -5,7 +5,6 @@ from itertools import product
 from typing import Any
 from uuid import uuid4
 
-import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,7 @@ from registry_store.v1 import sync_pb2 as pb
 from tests.registry_store.approving import open_all, opened, record
 from tests.registry_store.reporting import AGENT, Log, decision, report, reporter
 from tests.registry_store.rest.test_lists import statements
-from tests.registry_store.serving import Rest, Served
+from tests.registry_store.serving import Rest, Served, in_thread
 
 APPROVALS = "/api/approvals"
 
@@ -122,16 +121,17 @@ def test_what_a_sidecar_reports_is_opened(fresh: Served) -> None:
     assert 'registry_store_approvals_total{state="pending"} 1.0' in admin.get("/metrics").body
 
 
-def test_a_report_that_asks_wrongly_is_refused_whole(fresh: Served) -> None:
-    """No decision of it is stored and no approval opened, so that a corrected report can be sent."""
+async def test_a_decision_that_asks_wrongly_is_refused_alone(fresh: Served) -> None:
+    """It is not stored and opens nothing; the others of its report are stored, and open what they ask for."""
     bad = record()
     bad["opens"]["timeout_seconds"] = 0
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        report(fresh, record(), bad)
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "opens.timeout_seconds" in str(refused.value.details())
-    admin = fresh.rest()
-    assert (admin.get(APPROVALS).body["total"], admin.get("/api/decisions").body["total"]) == (0, 0)
+    async with reporter(fresh) as sidecar:
+        answer = await sidecar.answer(Log("asks-wrongly").report(record(), bad))
+    ((sequence, problem),) = [(one.sequence, one.problem) for one in answer.refused]
+    assert (answer.sequence, sequence) == (2, 2)
+    assert "opens.timeout_seconds" in problem
+    admin = await in_thread(fresh.rest)
+    assert admin.get(APPROVALS).body["total"] == admin.get("/api/decisions").body["total"] == 1
 
 
 def test_many_requests_are_opened_in_a_few_statements(fresh: Served) -> None:
