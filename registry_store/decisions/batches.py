@@ -76,10 +76,10 @@ async def keep(
     """
     if not batches:
         return Kept()
-    first_id = await _next_ids(session, len(batches))
+    batch_ids = await _new_ids(session, len(batches))
     connection = await session.connection()
     for _ in range(TRIES):
-        kept = await asyncio.to_thread(_kept, log, batches, at, first_id, before or Known())
+        kept = await asyncio.to_thread(_kept, log, batches, at, batch_ids, before or Known())
         try:
             async with connection.begin_nested():  # of the session, it would write the log once more
                 await add_rows(session, DecisionBatch, COLUMNS, kept.rows)
@@ -107,12 +107,11 @@ def unpacked(content: bytes, maximum: int) -> bytes:
     return whole
 
 
-def _kept(log: DecisionLog, batches: Sequence[Batch], at: datetime, first_id: int, before: Known) -> Kept:
-    """The rows of the batches, of which the first gets the id `first_id`."""
+def _kept(log: DecisionLog, batches: Sequence[Batch], at: datetime, batch_ids: Sequence[int], before: Known) -> Kept:
+    """The rows of the batches under these ids."""
     kept = Kept(head=bytes.fromhex(log.head))
     decided, ended = set(before.decided), set(before.ended)
-    for number, batch in enumerate(batches, 1):
-        batch_id = first_id + number - 1
+    for number, (batch_id, batch) in enumerate(zip(batch_ids, batches, strict=True), 1):
         omitted = [sequence for sequence, _ in batch.refused]
         for sequence, decision in batch.decisions:
             if decision.decision_id in decided:
@@ -155,9 +154,10 @@ def _ids(batches: Sequence[Batch]) -> tuple[Iterator[str], Iterator[str]]:
     return (one.decision_id for _, one in decided), (one.decision_id for _, one in ended)
 
 
-async def _next_ids(session: AsyncSession, number: int) -> int:
-    """The first of so many new ids of batches, which follow each other; on SQLite nobody else writes."""
+async def _new_ids(session: AsyncSession, number: int) -> list[int]:
+    """So many new ids of batches, ascending. On PostgreSQL others draw between them; on SQLite nobody else writes."""
     if session.get_bind().dialect.name == "sqlite":
-        return int(await session.scalar(select(func.max(DecisionBatch.batch_id))) or 0) + 1
-    taking = text("SELECT min(nextval('decision_batch_ids')) FROM generate_series(1, :number)")
-    return int(await session.scalar(taking, {"number": number}) or 0)
+        first = int(await session.scalar(select(func.max(DecisionBatch.batch_id))) or 0) + 1
+        return list(range(first, first + number))
+    drawing = text("SELECT nextval('decision_batch_ids') FROM generate_series(1, :number)")
+    return sorted(await session.scalars(drawing, {"number": number}))

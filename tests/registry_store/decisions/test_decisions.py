@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -246,6 +247,20 @@ async def test_a_decision_under_two_names_is_kept_once(fresh: Served) -> None:
         await sidecar.send(Log("new").report(*said, decision(cost_micros=5)))
     assert len(kept(fresh)) == 4
     assert counted(fresh) == {"allow": (4, 20)}
+
+
+async def test_batches_have_the_ids_that_were_drawn_for_them(fresh: Served) -> None:
+    """Those of one report need not follow each other: on PostgreSQL other stores draw between them."""
+    step = 1
+    if fresh.running._store.database.engine.dialect.name == "postgresql":
+        step = 7
+        fresh.sql(f"ALTER SEQUENCE decision_batch_ids INCREMENT BY {step}")
+    log = Log()
+    sent = [log.batch(decision()), log.batch(decision()), log.batch(decision())]
+    async with reporter(fresh) as sidecar:
+        await sidecar.send(pb.ReportDecisionsRequest(node_id=log.node_id, batches=sent))
+    drawn = [batch_id for (batch_id,) in fresh.sql("SELECT batch_id FROM decision_batches ORDER BY number")]
+    assert [after - before for before, after in pairwise(drawn)] == [step, step]
 
 
 async def test_dry_runs_are_kept_and_not_counted(fresh: Served) -> None:
