@@ -209,7 +209,9 @@ async def test_single_records_that_the_store_refuses_are_set_aside(
         await eventually(lambda: sidecar.metric("pdp_decisions_shipped_total") == 998)
         assert sidecar.metric("pdp_decisions_refused_total") == 2
         assert sidecar.store.kept.gaps() == []
-    lines = (tmp_path / "decisions" / "refused.jsonl").read_text().splitlines()
+        aside = tmp_path / "decisions" / "refused.jsonl"
+        await eventually(lambda: aside.exists() and aside.read_text().count("\n") == 2)
+    lines = aside.read_text().splitlines()
     assert [json.loads(line)["decision_id"] for line in lines] == ["2", "699"]
     assert "the store refused 2 records of the decision log, the first is 3: as the test has it" in caplog.text
 
