@@ -1,5 +1,6 @@
 """`registry-store verify-decisions`: what somebody did to the decisions in the database is found, by name."""
 
+import asyncio
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from tests.registry_store.audit.test_audit import run
 from tests.registry_store.conftest import settings_in
 from tests.registry_store.reporting import Log, decision, ended, gap, report
 from tests.registry_store.serving import Served, never, served
+from tests.waiting import eventually
 
 NODE = "node-1"
 FIRST_RECEIVED = "(SELECT received_at FROM decision_batches WHERE node_id = 'node-1' AND number = 1)"
@@ -306,7 +308,10 @@ def test_a_running_store_reports_a_log_that_was_set_back(
 ) -> None:
     """With its next checkpoint, and signs that log no more."""
     monkeypatch.setattr(checkpointer, "LOGS_EVERY", 1_000_000)
+    before = kept.checkpoints.stat().st_size
     with kept.running() as store:
+        # Its first checkpoint has the log as it was.
+        asyncio.run(eventually(lambda: kept.checkpoints.stat().st_size > before))
         lowered(store)
         size = kept.checkpoints.stat().st_size
     assert "the log of decisions of sidecar `node-1` was changed" in caplog.text
