@@ -15,7 +15,7 @@ from pdp.core.errors import InvalidActionError
 from pdp.endpoints import connect_protocol as protocol
 from pdp.endpoints.connect_messages import MAX_BATCH_BYTES, MAX_BYTES, Messages, Method, methods
 from pdp.endpoints.connect_protocol import Call, ConnectError
-from pdp.endpoints.service import SERVICE, DecisionService
+from pdp.endpoints.service import REQUEST_ERRORS, SERVICE, DecisionService
 from pdp.metrics import Metrics
 from pdp.serving.http1.first_step import rest
 from pdp.serving.http1.plain import Answer, Reply
@@ -75,6 +75,7 @@ class Connect:
     """An ASGI application for the paths that begin with `PATH`; each open stream takes one of the `waiting` places."""
 
     def __init__(self, service: DecisionService, metrics: Metrics, waiting: Places) -> None:
+        self._service = service
         self._methods = methods(service.handlers())
         self._messages = Messages()
         self._metrics = metrics
@@ -105,7 +106,26 @@ class Connect:
             call = protocol.read_call(headers, b"")
         except ConnectError:
             return None
-        return None if call.gzip else partial(self._small, method, is_json, call)
+        if call.gzip:
+            return None
+        answer = self._evaluated if method.name == "Evaluate" and not is_json else self._small
+        return partial(answer, method, is_json, call)
+
+    def _evaluated(
+        self, method: Method, is_json: bool, call: Call, body: bytes, peer: Peer
+    ) -> Reply | Coroutine[Any, Any, Reply]:
+        """As `_small`, without waiting if the decision need not wait."""
+        try:
+            answer = self._service.at_once(body)
+        except REQUEST_ERRORS as error:
+            return _error(ConnectError(*self._service.refusal(error)))
+        except Exception as error:
+            return _error(self._refusal(method, error))
+        if answer is None:
+            return self._small(method, is_json, call, body, peer)
+        if len(answer) > protocol.MIN_GZIP_BYTES:
+            return self._reply(is_json, call, answer)
+        return Reply(200, b"application/proto", answer)
 
     async def _small(self, method: Method, is_json: bool, call: Call, body: bytes, peer: Peer) -> Reply:
         try:
@@ -143,7 +163,7 @@ class Connect:
 
     async def _reply(self, is_json: bool, call: Call, answer: bytes) -> Reply:
         content_type = b"application/json" if is_json else b"application/proto"
-        if call.accepts_gzip and len(answer) > protocol.MIN_GZIP_BYTES:
+        if len(answer) > protocol.MIN_GZIP_BYTES and call.accepts_gzip:
             return Reply(200, content_type, await self._messages.deflated(answer), b"gzip")
         return Reply(200, content_type, answer)
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -84,6 +84,7 @@ class DecisionService:
         self._outcomes = Outcomes(self.point, log, store, node_id)
         self.callers = callers or Callers()
         self._decide: Decide = self._decided if around is None else around(self._decided)
+        self._waits_for_nothing = around is None and self.callers.are_alike
         self._holder = holder
         self._clock = clock
         self.approvals = Approvals(store, clock, self.point.serves)
@@ -170,7 +171,7 @@ class DecisionService:
         except RefusedOutcomeError as error:
             await context.abort(REFUSAL_CODES[error.refusal], str(error))
         except REQUEST_ERRORS as error:
-            await _abort(context, self._error(error))
+            await context.abort(*self.refusal(error))
 
     async def _decided(self, request: wire.Request, caller: Caller) -> bytes:
         """The answer; waits only for room in the log, and for the store if the action needs an approval."""
@@ -189,6 +190,24 @@ class DecisionService:
         self._note_opened(pb.EvaluateResponse.FromString(answer), question)
         return answer
 
+    def at_once(self, raw: bytes) -> bytes | None:
+        """The serialized answer to a plain request; None if `_evaluate` must answer it, and then nothing was decided.
+
+        Raises one of `REQUEST_ERRORS`.
+        """
+        request = wire.read_plain(raw) if self._waits_for_nothing and not self._log.crowded else None
+        if request is None or request.approval_id:
+            return None
+        try:
+            return self.point.evaluate(request, ASKS_FIRST)
+        except PendingUnknownError:
+            return None
+
+    def refusal(self, error: RequestError) -> tuple[grpc.StatusCode, str]:
+        """The code and the message that tell of an error, which is counted."""
+        told = self._error(error)
+        return _CODES[told.code], told.message
+
     def _note_opened(self, answer: pb.EvaluateResponse, question: Question) -> None:
         """Remember the approval that an answer opened, so that the same question finds it."""
         if answer.approval_id and not answer.approval_pending:
@@ -198,13 +217,13 @@ class DecisionService:
     async def _evaluate(self, raw: bytes, context: Context) -> bytes:
         self._metrics.in_flight += 1
         try:
-            request = wire.read_plain(raw)
-            if request is None:
-                request = await self._reading.of(len(raw), partial(incoming.read_message, raw))
-            caller = ANY if self.callers.are_alike else self.callers.of(context)
-            return await self._decide(request, caller)
+            answer = self.at_once(raw)
+            if answer is not None:
+                return answer
+            request = await self._reading.of(len(raw), partial(incoming.read_message, raw))
+            return await self._decide(request, self.callers.of(context))
         except REQUEST_ERRORS as error:
-            await _abort(context, self._error(error))
+            await context.abort(*self.refusal(error))
         finally:
             self._metrics.in_flight -= 1
 
@@ -220,7 +239,7 @@ class DecisionService:
                 await turns.pause()
             return b"".join(answers)
         except REQUEST_ERRORS as error:
-            await _abort(context, self._error(error))
+            await context.abort(*self.refusal(error))
         finally:
             self._metrics.in_flight -= 1
 
@@ -273,7 +292,7 @@ class DecisionService:
         except CrowdedError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except REQUEST_ERRORS as error:
-            await _abort(context, self._error(error))
+            await context.abort(*self.refusal(error))
 
     async def explained(self, action: Action, form: Callable[[pb.ExplainResponse], Form], caller: Caller) -> Form:
         """Explains in a thread, one at a time: it takes milliseconds, and decisions go first."""
@@ -293,7 +312,7 @@ class DecisionService:
                 async for update in updates:
                     await context.write(update.SerializeToString())
         except InvalidActionError as error:
-            await _abort(context, self._error(error))
+            await context.abort(*self.refusal(error))
         except UnknownApprovalError:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"approval {quote(approval_id)} is unknown")
         except TooManyWaitingError as error:
@@ -364,10 +383,6 @@ _PERMISSION_DENIED: int = grpc.StatusCode.PERMISSION_DENIED.value[0]
 _RESOURCE_EXHAUSTED: int = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _REPEATED = "idempotency_key"
 _UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
-
-
-async def _abort(context: Context, error: pb.EvaluateError) -> NoReturn:
-    await context.abort(_CODES[error.code], error.message)
 
 
 async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:

@@ -39,7 +39,7 @@ class Limits:
 
     def seconds(self, wait: Wait) -> float:
         """How long a connection may keep the server waiting."""
-        match wait:  # each plain request asks, and a table of enumerated values takes four times as long
+        match wait:
             case Wait.NEXT:
                 return self.idle_seconds
             case Wait.HEAD:
@@ -84,6 +84,10 @@ class Connections:
         self._waiting.pop(connection, None)
         self._waiting[connection] = None
         self._changed.set()
+
+    def renew(self, connection: Connection) -> None:
+        """The wait for a connection begins anew."""
+        self._waiting[connection] = self._waiting.pop(connection)
 
     def wait_no_longer(self, connection: Connection) -> None:
         """The connection has sent its data or is closed."""

@@ -22,7 +22,7 @@ DECIDING = ("pdp/core/", "pdp/registry/")
 MAX_DECIDING = 10
 """Files of the core and of the registry data, into which the procedure goes."""
 SHELL = {
-    "pdp/endpoints/service.py": {"_evaluate", "_decided"},
+    "pdp/endpoints/service.py": {"_evaluate", "at_once"},
     "pdp/wire/plain.py": {"read"},
     "pdp/decision_point.py": {
         "evaluate",

@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 from pdp.serving.connections import Wait
 from pdp.serving.http1.first_step import first_step
 from pdp.serving.http1.lingering import Lingering
+from pdp.serving.http1.outbox import Outbox
 from pdp.serving.http1.plain import Answer, Heads, Reply, encoded, end_of_head
 from pdp.serving.requests import Peer, RequestLimit
 
@@ -29,6 +30,7 @@ class Server(NamedTuple):
     limit: RequestLimit
     state: ServerState
     loop: asyncio.AbstractEventLoop
+    outbox: Outbox
 
 
 class PlainRequests:
@@ -44,7 +46,6 @@ class PlainRequests:
         self._server = server
         self._peer = peer
         self._transport = transport
-        self._write = transport.write
         self._flow = flow
         self._on_ready = on_ready
         self._call: asyncio.Task[Reply] | None = None
@@ -67,7 +68,9 @@ class PlainRequests:
     @property
     def has_to_wait(self) -> bool:
         """Whether the next request has to wait: for an answer, its turn, a peer that does not read, or for ever."""
-        return self.is_answering or self._flow.write_paused or self._transport.is_closing()
+        if self._call is not None or not self._has_turn:
+            return True
+        return self._flow.write_paused or self._transport.is_closing()
 
     def receive(self, data: bytes) -> bytes:
         """Answer the next request in what has come and `data`; the result is for h11, which has the next turn."""
@@ -108,11 +111,12 @@ class PlainRequests:
 
     def _answer(self, answer: Answer, body: bytes) -> None:
         try:
-            outcome = first_step(answer(body, self._peer), self._server.loop)
+            answered = answer(body, self._peer)
+            outcome = answered if isinstance(answered, Reply) else first_step(answered, self._server.loop)
         except Exception as error:
             self._fail(error)
             return
-        if not isinstance(outcome, asyncio.Task):
+        if isinstance(outcome, Reply):
             self._send(outcome)
             return
         self._call = outcome
@@ -142,6 +146,6 @@ class PlainRequests:
             return  # the client has gone
         self.answers += 1
         date = self._server.state.default_headers[0][1]
-        self._write(encoded(reply, date, closes=self.closes))
+        self._transport.write_later(encoded(reply, date, closes=self.closes), self._server.outbox)
         if self.closes:
             self._transport.close()

@@ -56,7 +56,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         self._fresh = True
         self._wait: Wait | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._wait_seconds = self._due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvicorn's type of a transport is narrower than asyncio's
@@ -103,7 +103,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         rest = plain.receive(data)
         if plain.held and plain.has_to_wait:
             self.flow.pause_reading()
-        else:
+        elif self.flow.read_paused:
             self.flow.resume_reading()
         if rest:
             self._h11_reads = True
@@ -162,8 +162,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         wait = self._waits_for()
         if wait is self._wait:
             if renewed and wait is not None:
-                self._due = self.loop.time() + self._connections.limits.seconds(wait)
-                self._connections.wait_for(self)
+                self._due = self.loop.time() + self._wait_seconds
+                self._connections.renew(self)
             return
         self._wait = wait
         self._set_timer(wait)
@@ -186,7 +186,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         return Wait.HEAD if self._fresh or self.conn.trailing_data[0] else Wait.NEXT
 
     def _waits_for_plain(self, plain: PlainRequests) -> Wait | None:
-        if plain.has_to_wait:
+        if plain.is_answering:
             return None
         return plain.missing or (Wait.HEAD if self._fresh else Wait.NEXT)
 
@@ -200,7 +200,8 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             self._timer.cancel()
         self._timer = None
         if wait is not None:
-            self._due = self.loop.time() + self._connections.limits.seconds(wait)
+            self._wait_seconds = self._connections.limits.seconds(wait)
+            self._due = self.loop.time() + self._wait_seconds
             self._timer = self.loop.call_at(self._due, self._on_timer)
 
     def _on_timer(self) -> None:

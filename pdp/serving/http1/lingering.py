@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from pdp.serving.http1.outbox import Outbox
+
 MAX_BYTES = 8 << 20
 """What is read of a peer that does not stop; a connection that sent more is reset."""
 
@@ -20,6 +22,7 @@ class Lingering:
         self._transport = transport
         self._is_sending = is_sending
         self._bytes_left = MAX_BYTES
+        self._later = b""
         self.lingers = False
         """Closed, except that the peer has not ended yet."""
 
@@ -30,8 +33,25 @@ class Lingering:
         """Whether it is closed, or lingers."""
         return self.lingers or self._transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        """Write after all that was to be written later."""
+        self._write_held()
+        self._transport.write(data)
+
+    def write_later(self, data: bytes, outbox: Outbox) -> None:
+        """Write at the end of this turn, or earlier if the connection is written to or closed."""
+        if not self._later:
+            outbox.add(self._write_held)
+        self._later += data
+
+    def _write_held(self) -> None:
+        if self._later:
+            data, self._later = self._later, b""
+            self._transport.write(data)
+
     def close(self) -> None:
         """Close it once everything is written and the peer has ended; a second call does not wait for the peer."""
+        self._write_held()
         if self.is_closing() or not self._is_sending():
             self._transport.close()
             return

@@ -35,8 +35,8 @@ class Reply(NamedTuple):
     encoding: bytes = b""
 
 
-Answer: TypeAlias = Callable[[bytes, Peer], Coroutine[Any, Any, Reply]]
-"""Answers the body of a request of a client."""
+Answer: TypeAlias = Callable[[bytes, Peer], Reply | Coroutine[Any, Any, Reply]]
+"""Answers the body of a request of a client, at once or after waiting."""
 Find: TypeAlias = Callable[[bytes, Mapping[bytes, bytes]], Answer | None]
 """What answers the plain requests with this path and these headers, whose names are in small letters; None: ASGI."""
 

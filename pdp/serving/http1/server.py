@@ -16,6 +16,7 @@ from pdp.serving.accepting import Accepting
 from pdp.serving.connections import Connections, Limits
 from pdp.serving.http1.answering import Server
 from pdp.serving.http1.connection import HttpConnection
+from pdp.serving.http1.outbox import Outbox
 from pdp.serving.http1.plain import Direct, Heads
 from pdp.serving.requests import RequestLimit
 
@@ -51,7 +52,7 @@ async def serving(
     state.default_headers = _dated()
     connections = Connections(limits, state.connections)  # type: ignore[arg-type]  # all of them are of one kind here
     loop = asyncio.get_running_loop()
-    plain = Server(Heads(app.direct), limit, state, loop) if isinstance(app, Direct) else None
+    plain = Server(Heads(app.direct), limit, state, loop, Outbox(loop)) if isinstance(app, Direct) else None
     listener.setblocking(False)
     accepting = Accepting(listener, lambda: HttpConnection(connections, config, state, loop, plain), connections, tls)
     tasks = [asyncio.create_task(accepting.run()), asyncio.create_task(_dating(state))]

@@ -102,7 +102,8 @@ class HttpParents:
 
         async def answer(body: bytes, peer: Peer) -> Reply:
             _keep_header(headers.items())
-            return await unparented(body, peer)
+            outcome = unparented(body, peer)
+            return outcome if isinstance(outcome, Reply) else await outcome
 
         return answer
 

@@ -28,9 +28,14 @@ TURNS = 25
 TYPE = "text/plain; charset=utf-8"
 
 
-async def digest(body: bytes) -> bytes:
-    """What the application makes of a body."""
+def sha256(body: bytes) -> bytes:
+    """What the applications make of a body."""
     return hashlib.sha256(body).hexdigest().encode()
+
+
+async def digest(body: bytes) -> bytes:
+    """The same, as one that could wait."""
+    return sha256(body)
 
 
 class BothWays:
@@ -56,6 +61,18 @@ class BothWays:
     async def _answer(self, body: bytes, _peer: Peer) -> Reply:
         self.ways.append("direct")
         return Reply(200, TYPE.encode(), await self._make(body))
+
+
+class AtOnce(BothWays):
+    """The same, but plain requests are answered without a coroutine."""
+
+    def direct(self, _path: bytes, _headers: Mapping[bytes, bytes]) -> Answer | None:
+        """Without ASGI."""
+        return self._answer_at_once
+
+    def _answer_at_once(self, body: bytes, _peer: Peer) -> Reply:
+        self.ways.append("direct")
+        return Reply(200, TYPE.encode(), sha256(body))
 
 
 def by_asgi(app: ASGIApp) -> ASGIApp:

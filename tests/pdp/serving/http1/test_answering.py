@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -74,6 +75,17 @@ async def test_requests_behind_one_that_waits_are_answered_after_it(tmp_path: Pa
         await client.send(post(b"4"))
         assert bodies(await client.answers()) == [b"4"]
     assert app.ways == ["direct", "direct", "asgi", "asgi", "direct"]
+
+
+async def test_a_refusal_behind_one_that_waits_comes_after_its_answer(tmp_path: Path) -> None:
+    """Although h11 refuses at once, and the answer is sent at the end of the turn."""
+    app = Waiting()
+    async with served(app, tmp_path) as connect:
+        client = connect()
+        await client.send(post(b"wait") + b"nonsense\r\n\r\n")
+        app.going.set()
+        answers = await ended(client)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"400"]
 
 
 async def test_what_is_sent_behind_one_that_waits_is_bounded(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdp.serving.http1.plain import MAX_BODY_BYTES, MAX_HEADERS, MAX_KEPT, MAX_KEPT_BYTES, Heads
-from tests.pdp.serving.http1.both_ways import BothWays, by_asgi, exchanged, post, served
+from tests.pdp.serving.http1.both_ways import AtOnce, BothWays, by_asgi, exchanged, post, served
 
 CHUNKED = b"POST /Evaluate HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 PLAIN = {
@@ -120,10 +120,12 @@ def streams(draw: st.DrawFn) -> bytes:
 
 
 @settings(max_examples=300, deadline=None)
-@given(streams(), st.lists(st.integers(1, 400), max_size=12))
-def test_any_bytes_in_any_pieces_are_answered_as_by_h11_in_one_piece(stream: bytes, sizes: list[int]) -> None:
+@given(st.sampled_from([BothWays, AtOnce]), streams(), st.lists(st.integers(1, 400), max_size=12))
+def test_any_bytes_in_any_pieces_are_answered_as_by_h11_in_one_piece(
+    kind: type[BothWays], stream: bytes, sizes: list[int]
+) -> None:
     """No request is read otherwise, lost, or answered out of turn, and the connection ends where h11 ends it."""
-    app, pieces = BothWays(), []
+    app, pieces = kind(), []
     rest = stream
     for size in sizes:
         pieces.append(rest[:size])
