@@ -110,11 +110,11 @@ class Reporter:
         else:
             acknowledged = [batch for batch in batches if batch.last <= answer.sequence]
             refused = _refused(acknowledged, answer.refused)
+            if refused:  # first of all: a batch that is sent again has its refused records named again
+                await self._spool.set_aside(refused)
+            await self._spool.keep(answer.sequence)
             self.refused += len(refused)
             self.shipped += sum(batch.records for batch in acknowledged) - len(refused)
-            await self._spool.keep(answer.sequence)
-            if refused:
-                await self._spool.set_aside(refused)
 
     async def _send_halves(self, batches: list[Batch], error: InvalidReportError) -> None:
         """Find the batch that the store refuses as malformed, and set it aside, so that it delays no other batch."""

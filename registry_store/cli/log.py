@@ -83,7 +83,7 @@ def verify_decisions(
     for line in verified.deleted[:MAX_LINES]:
         click.echo(line)
     if found:
-        click.echo(f"the decisions were changed: {found:,} findings", err=True)
+        click.echo(f"the decisions were changed: {found:,} finding{'' if found == 1 else 's'}", err=True)
         sys.exit(1)
     click.echo(
         f"the decisions are intact: {verified.decisions:,} decisions and {verified.outcomes:,} outcomes in"

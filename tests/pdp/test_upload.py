@@ -216,6 +216,24 @@ async def test_single_records_that_the_store_refuses_are_set_aside(
     assert "the store refused 2 records of the decision log, the first is 3: as the test has it" in caplog.text
 
 
+async def test_refused_records_outlive_a_disk_that_cannot_take_them(tmp_path: Path) -> None:
+    """Their batch is sent again until they are set aside."""
+    aside = tmp_path / "decisions" / "refused.jsonl"
+    async with sending(tmp_path) as sidecar:
+        sidecar.store.refused = lambda sequence, _: sequence == 3
+        aside.mkdir()
+        sidecar.decide(range(5))
+        sidecar.connect()
+        await eventually(lambda: sidecar.store.asked >= 4)
+        assert sidecar.log.kept < 3
+        assert sidecar.metric("pdp_decisions_refused_total") == 0
+        aside.rmdir()
+        await eventually(lambda: sidecar.metric("pdp_decisions_shipped_total") == 4)
+        assert sidecar.metric("pdp_decisions_refused_total") == 1
+        assert sidecar.arrived() == list(range(5))
+    assert [json.loads(line)["decision_id"] for line in aside.read_text().splitlines()] == ["2"]
+
+
 async def test_a_refused_gap_record_leads_to_no_other(tmp_path: Path) -> None:
     """A refused gap record is not replaced: the log settles, and later records are sent."""
     async with sending(tmp_path) as sidecar:

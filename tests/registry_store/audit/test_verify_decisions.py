@@ -252,7 +252,7 @@ def test_tampering_is_named(kept: Kept, what: str) -> None:
     right = [finding.format(ids=kept.ids) for finding in findings]
     assert told.exit_code == 1, told.output
     assert [line[: len(one)] for line, one in zip(lines, right, strict=False)] == right, told.stderr
-    assert lines[len(right) :] == [f"the decisions were changed: {len(right)} findings"]
+    assert lines[len(right) :] == [f"the decisions were changed: {len(right)} finding{'' if len(right) == 1 else 's'}"]
     alone = kept.verify()
     assert alone.exit_code == 1
     assert [re.sub("; the checkpoint of .*", "", line) for line in lines] == alone.stderr.splitlines()
