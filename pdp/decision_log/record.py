@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from pdp.attributes import plain, struct_of
 from pdp.core.action import MAX_ATTRIBUTE_DEPTH
 from pdp.decision_log.redaction import Redaction
-from pdp.log_format.batches import varint
 from pdp.v1 import decision_pb2, log_pb2
+from pdp.wire.varints import varint
 
 FRAME_BYTES = 512
 """Upper bound for the part of a record of a decision that is not its request or its answer."""

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from pdp.v1 import log_pb2 as pb
+from pdp.wire.varints import varint
 
 MAX_BATCH_RECORDS = 1000
 GENESIS = bytes(32)
@@ -71,13 +71,3 @@ def chained(previous_hash: bytes, content: bytes) -> bytes:
     digest = hashlib.sha256(previous_hash)
     digest.update(content)
     return digest.digest()
-
-
-@lru_cache(maxsize=4096)  # most are lengths of records and what is in them, and a loop takes five times as long
-def varint(number: int) -> bytes:
-    """A whole number from 0 on, as protobuf writes it (base 128, the lowest digits first)."""
-    if number < 1 << 7:
-        return bytes((number,))
-    if number < 1 << 14:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + varint(number >> 14)

@@ -1,6 +1,7 @@
 """Results of single requests among several, put around serialized answers without reading them again."""
 
 from pdp.v1 import decision_pb2 as pb
+from pdp.wire.varints import varint
 
 
 def answered(answer: bytes) -> bytes:
@@ -20,16 +21,7 @@ def streamed(result: bytes, sequence: int, idempotency_key: str = "") -> bytes:
 
 
 def _field(number: int, message: bytes) -> bytes:
-    return b"".join((_varint(number << 3 | 2), _varint(len(message)), message))
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
+    return b"".join((varint(number << 3 | 2), varint(len(message)), message))
 
 
 _RESPONSE = pb.EvaluateResult.DESCRIPTOR.fields_by_name["response"].number
