@@ -4,7 +4,7 @@ python -m benchmarks.smoke [--update]
 
 Two kinds of figures, neither of them a time: what a decision costs the processor over an empty call of the same
 protocol, and how many instructions a decision and its parts take in process. Each is compared with the committed one in
-`results/smoke.json`, of the same minor version of Python and the same architecture, and the exit code is 1 when the
+`results/smoke.json`, of the same build of Python, and the exit code is 1 when the
 cost is more than a quarter above, or a count more than a twentieth. `--update` commits to what was measured.
 """
 
@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from statistics import median
 from typing import NamedTuple
@@ -56,8 +57,10 @@ class Compared(NamedTuple):
 
 
 def machine() -> str:
-    """What figures depend on: the versions and architectures of Python have instructions of their own."""
-    return f"{platform.python_implementation()} {sys.version_info.major}.{sys.version_info.minor} {platform.machine()}"
+    """What figures depend on: each build of Python has instructions of its own."""
+    is_profiled = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    python = f"{platform.python_implementation()} {platform.python_version()} {platform.machine()}"
+    return f"{python}, {platform.python_compiler()}, {'with' if is_profiled else 'without'} PGO"
 
 
 def compare(measured: Figures, committed: Figures) -> list[Compared]:
