@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks import compiled, report
 from benchmarks.compiled import NOW
@@ -67,7 +67,8 @@ COLUMNS = (
     Column("pause, organisation", "ms"),
     Column("pause, stop", "ms"),
 )
-KINDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
+Conditions: TypeAlias = Callable[[int], dict[str, Any]]
+ALIKE: Mapping[str, Conditions] = {
     "resources": lambda n: {"resource_in": [f"r-{n}"]},
     "action types": lambda n: {"action_type": f"type-{n}"},
     "globs": lambda n: {"resource_matches": f"customers/{n:05}/*"},
@@ -76,9 +77,13 @@ KINDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "bands of amounts": lambda n: {"amount_above": 1000 + n * 7919 % 10_007, "amount_below": 1002 + n * 7919 % 10_007},
     "risks": lambda n: {"risk_above": 30 + n % 60},
     "pairs": lambda n: {"resource_in": [f"r-{n % 100}"], "action_type": f"type-{n // 100}"},
-    "globs of another middle": lambda n: {"resource_matches": f"*-{n:05}-*"},
 }
-"""Conditions of policy number n, which does not hold. The last kind is one that stays linear."""
+KINDS: Mapping[str, Conditions] = {
+    **ALIKE,
+    "globs of another middle": lambda n: {"resource_matches": f"*-{n:05}-*"},
+    "mixed": lambda n: tuple(ALIKE.values())[n % len(ALIKE)](n),
+}
+"""Conditions of policy number n, which does not hold; of the last kind, each of another of the first eight."""
 
 
 class NoLog:

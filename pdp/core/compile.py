@@ -3,14 +3,14 @@
 Every record has passed `pdp.core.records`, so nothing here can fail.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import copy
-from re import compile as compile_pattern
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pdp.core.action import Action
-from pdp.core.conditions import MISSING, Test, attribute, clauses
-from pdp.core.index.constraints import Among, Between, Constraint, Dimension, Outside, Partly
+from pdp.core.conditions import MISSING, Test, clauses, literals, value_at
+from pdp.core.index.constraints import Among, Between, Constraint, Containing, Dimension, Outside, Partly
 from pdp.core.index.index import Index
 from pdp.core.localtime import LocalTime
 from pdp.core.model import (
@@ -24,6 +24,9 @@ from pdp.core.model import (
     Status,
 )
 from pdp.core.usage import Limits
+
+ITEMS_OF_PART = 4
+"""A text is cut if there are so many policies for each part: that takes at most half as long as to test them all."""
 
 
 class CompiledPolicy:
@@ -98,11 +101,18 @@ def _types(operand: Any, missing: bool) -> Constraint:
 
 
 def _glob(operand: str, missing: bool) -> Iterator[Constraint]:
-    literals, others = _SPECIAL.split(operand), _texts((), missing)
-    if literals[0]:
-        yield Partly("resource", frozenset({literals[0]}), others)
-    if literals[-1]:
-        yield Partly("resource", frozenset({literals[-1]}), others, at_end=True)
+    first, *inner = literals(operand)
+    others = _texts((), missing)
+    if not inner:
+        yield Among(Dimension("resource"), others | {first})
+        return
+    *inner, last = inner
+    if first:
+        yield Partly("resource", frozenset({first}), others)
+    if last:
+        yield Partly("resource", frozenset({last}), others, at_end=True)
+    if any(inner):
+        yield Containing("resource", tuple(filter(None, inner)), others)
 
 
 def _attribute(operand: tuple[str, Any], missing: bool) -> Iterator[Constraint]:
@@ -115,16 +125,17 @@ def _attribute(operand: tuple[str, Any], missing: bool) -> Iterator[Constraint]:
 
 def _attribute_key(value: Any) -> Any:
     """A hashable value that two attributes share if they are equal, and some others too."""
+    if isinstance(value, str) or value is None:
+        return value
     if isinstance(value, int | float):
         try:
             return float(value)
         except OverflowError:
             return value
-    return value if value is None or value is MISSING or isinstance(value, str) else _COMPOSITE
+    return _COMPOSITE
 
 
 _COMPOSITE = object()
-_SPECIAL = compile_pattern(r"[*?\[\]]")
 _ATTRIBUTES, _LABELS = Dimension("attributes"), Dimension("data_classifications")
 _RISK, _AMOUNT, _HOUR, _WEEKDAY = map(Dimension, ("risk", "amount", "hour", "weekday"))
 _CONSTRAINTS: Mapping[str, Callable[[Any, bool], Constraint]] = {
@@ -152,16 +163,16 @@ class _Readers:
     """How an index reads the values of an action."""
 
     def one(self, dimension: Dimension) -> Callable[[Action, int, LocalTime], Any]:
-        field, detail = dimension
+        field, detail, _ = dimension
         if field == "attribute":
-            path = str(detail)
-            return lambda a, r, t: _attribute_key(attribute(a.attributes, path))
+            return _attribute_reader(str(detail))
         if isinstance(detail, int):
             return _READ_PART[field](slice(detail) if detail > 0 else slice(detail, None))
         return _READ[field]
 
-    def several(self, dimension: Dimension) -> Callable[[Action], Iterable[str]] | None:
-        return _SEVERAL.get(dimension)
+    def several(self, dimension: Dimension) -> Callable[[Action, int], Collection[str] | None] | None:
+        field, detail, inside = dimension
+        return _parts_reader(field, int(detail)) if inside else _SEVERAL.get(dimension)
 
 
 _READ: Mapping[str, Callable[[Action, int, LocalTime], Any]] = {
@@ -181,10 +192,34 @@ _READ_PART: Mapping[str, Callable[[slice], Callable[[Action, int, LocalTime], st
     "action_type": lambda part: lambda a, r, t: a.action_type[part],
     "resource": lambda part: lambda a, r, t: a.resource[part],
 }
-_SEVERAL: Mapping[Dimension, Callable[[Action], Iterable[str]]] = {
-    _LABELS: lambda a: a.data_classifications or ("",),
-    _ATTRIBUTES: lambda a: a.attributes,
+_SEVERAL: Mapping[Dimension, Callable[[Action, int], Collection[str] | None]] = {
+    _LABELS: lambda a, items: (a.data_classifications or ("",)) if len(a.data_classifications) <= items else None,
+    _ATTRIBUTES: lambda a, items: a.attributes if len(a.attributes) <= items else None,
 }
+
+
+def _attribute_reader(path: str) -> Callable[[Action, int, LocalTime], Any]:
+    names = path.split(".")
+
+    def read(action: Action, risk: int, local: LocalTime) -> Any:
+        value = value_at(action.attributes, names)
+        return value if value is MISSING else _attribute_key(value)
+
+    return read
+
+
+def _parts_reader(field: str, length: int) -> Callable[[Action, int], Collection[str] | None]:
+    """Every part of a text with this length."""
+    text_of = attrgetter(field)
+
+    def read(action: Action, items: int) -> Collection[str] | None:
+        text = text_of(action)
+        count = len(text) - length + 1
+        if count * ITEMS_OF_PART > items:
+            return None
+        return [text[start : start + length] for start in range(count)] if text else ("",)
+
+    return read
 
 
 READERS = _Readers()

@@ -101,10 +101,11 @@ def _wraps_midnight(conditions: Mapping[str, Any]) -> bool:
 
 def attribute(attributes: Mapping[str, Any], path: str) -> Any:
     """The attribute at a dotted path, or MISSING."""
-    return _value_at(attributes, path.split("."))
+    return value_at(attributes, path.split("."))
 
 
-def _value_at(attributes: Mapping[str, Any], names: list[str]) -> Any:
+def value_at(attributes: Mapping[str, Any], names: list[str]) -> Any:
+    """The attribute at a path of names, or MISSING."""
     value: Any = attributes
     for name in names:
         # The check of the abstract class is slow, and nearly all of them are of this one.
@@ -172,9 +173,22 @@ def _compiled_action_type_in(operand: Any, missing: bool) -> Test:
     return lambda a, r, t: a.action_type in exact or a.action_type.startswith(prefixes)
 
 
+def literals(glob: str) -> list[str]:
+    """The texts before, between and after the wildcards of a shell glob."""
+    return _WILDCARD.split(glob)
+
+
 def _compiled_resource_matches(operand: str, missing: bool) -> Test:
-    match = compile_pattern(translate(operand)).match
-    return lambda a, r, t: match(a.resource) is not None if a.resource else missing
+    """Compile a glob; the usual ones need no pattern."""
+    match literals(operand) if set(_WILDCARD.findall(operand)) == {"*"} else None:
+        case [start, ""]:
+            return lambda a, r, t: a.resource.startswith(start) if a.resource else missing
+        case ["", end]:
+            return lambda a, r, t: a.resource.endswith(end) if a.resource else missing
+        case ["", middle, ""]:
+            return lambda a, r, t: middle in a.resource if a.resource else missing
+    matched = compile_pattern(translate(operand)).match
+    return lambda a, r, t: matched(a.resource) is not None if a.resource else missing
 
 
 def _compiled_classification(operand: Any, missing: bool) -> Test:
@@ -187,7 +201,7 @@ def _compiled_attribute_equals(operand: tuple[str, Any], missing: bool) -> Test:
     names = path.split(".")
 
     def test(action: Action, risk: int, local: LocalTime) -> bool:
-        value = _value_at(action.attributes, names)
+        value = value_at(action.attributes, names)
         return missing if value is MISSING else json_equal(value, wanted)
 
     return test
@@ -215,6 +229,8 @@ def _compiled_day_in(operand: Any, missing: bool) -> Test:
     return lambda a, r, t: t.weekday in days
 
 
+_WILDCARD = compile_pattern(r"[*?]|\[!?+\]?+[^\]]*+\]")
+"""A bracket that nothing closes is a character as others."""
 _NAME = Text(256, 1)
 _NAMES = ListOf(_NAME, 4096, 1)
 _RESOURCES = ListOf(Text(2048, 1), 4096, 1)

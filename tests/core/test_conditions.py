@@ -1,5 +1,6 @@
 """The operators of a policy's conditions: what they accept, and that their compiled form means the same."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pdp.core.conditions import (
     attribute,
     check,
     clauses,
+    literals,
     matches_action_type,
 )
 from pdp.core.errors import Problems
@@ -20,14 +22,26 @@ from pdp.core.localtime import LocalTime
 from tests.core.worlds import ATTRIBUTES, CONDITIONS, actions
 
 local_times = st.builds(LocalTime, st.integers(0, 23), st.just(0), st.integers(1, 7), st.just(0))
-globs = st.text("ab*?[]!-\n", min_size=1, max_size=8).map(lambda glob: ("resource_matches", glob))
+wildcards = ["*", "*", "?", "[ab]", "[!a]", "[]a]", "[b-a]"]
+pieces = ["a", "ab", "A", "é", "数", "b-a-b-a", "[", "]", "!", "\n"]
+glob_texts = st.one_of(
+    st.text("ab*?[]!-\n", min_size=1, max_size=8),
+    st.lists(st.sampled_from([*wildcards, *pieces]), min_size=1, max_size=6).map("".join),
+    st.tuples(st.sampled_from(["", "*"]), st.sampled_from(pieces), st.just("*")).map("".join),
+)
+globs = glob_texts.map(lambda glob: ("resource_matches", glob))
+resources = st.one_of(
+    st.text("ab-\n", min_size=1, max_size=5),
+    st.lists(st.sampled_from(pieces), min_size=1, max_size=8).map("".join),
+    st.tuples(st.sampled_from(pieces), st.sampled_from(pieces)).map(lambda two: (two[0] * 2000 + two[1])[-2048:]),
+)
 hours = st.tuples(st.integers(0, 23), st.integers(1, 24)).map(lambda h: {"hour_after": h[0], "hour_before": h[1]})
 conditions = st.one_of(
     st.one_of(st.sampled_from(CONDITIONS), globs).map(lambda pair: dict([pair])),
     hours.filter(lambda pair: pair["hour_after"] != pair["hour_before"]),
 )
 
-with_resources = st.builds(Action, st.just("a"), st.just("b"), st.text("ab-\n", min_size=1, max_size=5))
+with_resources = st.builds(Action, st.just("a"), st.just("b"), resources)
 
 
 @given(conditions, st.one_of(actions, with_resources), st.integers(0, 100), local_times, st.booleans())
@@ -39,6 +53,23 @@ def test_a_compiled_condition_holds_when_it_should(
         seen = operator.seen(action, risk, local, operand)
         expected = missing if seen is MISSING else operator.holds(seen, operand)
         assert operator.compiled(operand, missing)(action, risk, local) is expected
+
+
+@given(glob_texts, resources)
+def test_what_a_glob_matches_has_its_literal_texts(glob: str, resource: str) -> None:
+    """It begins with the first one, ends with the last one, and contains the others."""
+    start, *inner = literals(glob)
+    if fnmatchcase(resource, glob):
+        assert resource.startswith(start)
+        assert resource.endswith(inner[-1] if inner else start)
+        assert all(text in resource for text in inner)
+
+
+def test_only_a_closed_bracket_is_a_wildcard() -> None:
+    """As a shell glob has it: a `]` that comes first, or after a `!`, is a character of the set."""
+    assert literals("a[]b]c[!]d]e") == ["a", "c", "e"]
+    assert literals("a[b*c]d?e") == ["a", "d", "e"]
+    assert literals("a]b[!]*[") == ["a]b[!]", "["]
 
 
 def test_every_operator_of_the_contract_exists() -> None:

@@ -3,7 +3,7 @@
 A constraint may admit more than the condition that it comes from, and never less: the tests of a candidate are exact.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from math import inf
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -21,11 +21,13 @@ class Item(Protocol):
 class Dimension(NamedTuple):
     """A value of actions: a field, or a `detail` of it.
 
-    A number n means the first n characters of a text, and -n its last n; a text means one attribute.
+    A number n means the first n characters of a text, and -n its last n; `inside`, every n characters in a row. A text
+    means one attribute.
     """
 
     field: str
     detail: str | int = ""
+    inside: bool = False
 
 
 class Among(NamedTuple):
@@ -51,6 +53,14 @@ class Partly(NamedTuple):
     at_end: bool = False
 
 
+class Containing(NamedTuple):
+    """The text of a field contains each of `parts`; or it is one of `others`."""
+
+    field: str
+    parts: tuple[str, ...]
+    others: frozenset[str] = frozenset()
+
+
 class Between(NamedTuple):
     """The number is greater than `above` and less than `below`; not given, it may be `missing`."""
 
@@ -60,7 +70,9 @@ class Between(NamedTuple):
     missing: bool = False
 
 
-Constraint: TypeAlias = Among | Outside | Partly | Between
+Resolved: TypeAlias = Among | Outside | Between
+"""What tables and masks are made from."""
+Constraint: TypeAlias = Resolved | Partly | Containing
 
 
 class Readers(Protocol):
@@ -69,5 +81,8 @@ class Readers(Protocol):
     def one(self, dimension: Dimension) -> Callable[[Any, int, Any], Any]:
         """(action, risk, local time) → the value, hashable; of a number None if it is not given."""
 
-    def several(self, dimension: Dimension) -> Callable[[Any], Iterable[Any]] | None:
-        """action → its values, if the dimension has several; else None."""
+    def several(self, dimension: Dimension) -> Callable[[Any, int], Collection[Any] | None] | None:
+        """(action, number of items) → its values, or None if it takes longer to look them up than to test the items.
+
+        None for a dimension with one value.
+        """

@@ -6,11 +6,10 @@ once in a large number.
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pdp.core.index.constraints import Among, Between, Dimension, Outside, Readers
-from pdp.core.index.parts import Resolved
+from pdp.core.index.constraints import Among, Between, Dimension, Outside, Readers, Resolved
 
 MaskOf: TypeAlias = Callable[[Any, int, Any], int]
 
@@ -23,11 +22,23 @@ MAX_VALUES = 1024
 Rows: TypeAlias = Sequence[Sequence[Resolved]]
 
 
-def masks(rows: Rows, readers: Readers) -> tuple[MaskOf, ...]:
-    """For each dimension that is worth it: (action, risk, local time) → the items that can hold."""
+def mask_of_all(rows: Rows, readers: Readers) -> MaskOf | None:
+    """(action, risk, local time) → the items that can hold, by all dimensions that are worth it; None: none is."""
     used = Counter(dimension for row in rows for dimension in {one.dimension for one in row})
     worth = [name for name, count in used.most_common(MAX_DIMENSIONS) if count * MIN_SHARE >= len(rows)]
-    return tuple(_mask_of(dimension, rows, readers) for dimension in worth)
+    if not worth:
+        return None
+    first_of, *others_of = (_mask_of(dimension, rows, readers) for dimension in worth)
+
+    def mask_of(action: Any, risk: int, local: Any) -> int:
+        mask = first_of(action, risk, local)
+        for other_of in others_of:
+            if not mask:
+                break
+            mask &= other_of(action, risk, local)
+        return mask
+
+    return mask_of
 
 
 def _mask_of(dimension: Dimension, rows: Rows, readers: Readers) -> MaskOf:
@@ -37,16 +48,26 @@ def _mask_of(dimension: Dimension, rows: Rows, readers: Readers) -> MaskOf:
     default, by_value = _by_value(own)
     several = readers.several(dimension)
     if several is not None:
-        return _of_several(several, default, by_value)
+        return _of_several(several, default, by_value, own)
     get, value_of = by_value.get, readers.one(dimension)
     return lambda a, r, t: get(value_of(a, r, t), default)
 
 
-def _of_several(values_of: Callable[[Any], Iterable[Any]], default: int, by_value: Mapping[Any, int]) -> MaskOf:
+def _of_several(
+    values_of: Callable[[Any, int], Collection[Any] | None],
+    default: int,
+    by_value: Mapping[Any, int],
+    own: Sequence[Sequence[Resolved]],
+) -> MaskOf:
+    items, every = sum(map(bool, own)), (1 << len(own)) - 1
+
     def mask_of(action: Any, risk: int, local: Any) -> int:
+        values = values_of(action, items)
+        if values is None:
+            return every
         mask = default
-        for value in values_of(action):
-            mask |= by_value.get(value, 0)
+        for value in by_value.keys() & values:
+            mask |= by_value[value]
         return mask
 
     return mask_of

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from pdp.core.index.constraints import Among, Dimension
-from pdp.core.index.parts import Resolved
+from pdp.core.index.constraints import Among, Dimension, Resolved
 
 MAX_BUCKET = 8
 """Items of one value. Each of them is tested, so more of them go where several values are combined."""
