@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pdp.core.action import Action
-from pdp.core.conditions import MISSING, Test, clauses, literals, value_at
+from pdp.core.conditions import MISSING, Test, clauses, literals, texts, value_at
 from pdp.core.index.constraints import Among, Between, Constraint, Containing, Dimension, Outside, Partly
 from pdp.core.index.index import Index
 from pdp.core.localtime import LocalTime
@@ -85,13 +85,7 @@ def constraints(record: PolicyRecord) -> list[Constraint]:
 
 def _among(field: str) -> Callable[[Any, bool], Constraint]:
     dimension = Dimension(field)
-    return lambda operand, missing: Among(dimension, _texts(operand, missing))
-
-
-def _texts(operand: Any, missing: bool) -> frozenset[str]:
-    """The texts of an operand; an empty one stands for none in the action."""
-    texts = (operand,) if isinstance(operand, str) else operand
-    return frozenset((*texts, "") if missing else texts)
+    return lambda operand, missing: Among(dimension, texts(operand, missing))
 
 
 def _types(operand: Any, missing: bool) -> Constraint:
@@ -102,7 +96,7 @@ def _types(operand: Any, missing: bool) -> Constraint:
 
 def _glob(operand: str, missing: bool) -> Iterator[Constraint]:
     first, *inner = literals(operand)
-    others = _texts((), missing)
+    others = texts((), missing)
     if not inner:
         yield Among(Dimension("resource"), others | {first})
         return
@@ -146,7 +140,7 @@ _CONSTRAINTS: Mapping[str, Callable[[Any, bool], Constraint]] = {
     "amount_above": lambda n, missing: Between(_AMOUNT, above=n, missing=missing),
     "amount_below": lambda n, missing: Between(_AMOUNT, below=n, missing=missing),
     "resource_in": _among("resource"),
-    "resource_not_in": lambda some, missing: Outside(Dimension("resource"), _texts(some, not missing)),
+    "resource_not_in": lambda some, missing: Outside(Dimension("resource"), texts(some, not missing)),
     "data_classification": _among("data_classifications"),
     "hour_after": lambda hour, missing: Among(_HOUR, frozenset(range(hour, 24))),
     "hour_before": lambda hour, missing: Among(_HOUR, frozenset(range(hour))),
@@ -200,9 +194,13 @@ _SEVERAL: Mapping[Dimension, Callable[[Action, int], Collection[str] | None]] = 
 
 def _attribute_reader(path: str) -> Callable[[Action, int, LocalTime], Any]:
     names = path.split(".")
+    first = names[0]
 
     def read(action: Action, risk: int, local: LocalTime) -> Any:
-        value = value_at(action.attributes, names)
+        attributes = action.attributes
+        if first not in attributes:
+            return MISSING
+        value = value_at(attributes, names)
         return value if value is MISSING else _attribute_key(value)
 
     return read

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase, translate
 from functools import partial
-from operator import attrgetter
 from re import compile as compile_pattern
 from typing import Any, NamedTuple
 
@@ -163,13 +162,17 @@ def _seen_attribute(action: Action, risk: int, local: LocalTime, operand: Any) -
     return attribute(action.attributes, path)
 
 
-def _as_set(operand: Any) -> frozenset[Any]:
-    return frozenset([operand] if isinstance(operand, str) else operand)
+def texts(operand: Any, missing: bool = False) -> frozenset[str]:
+    """The texts of an operand, which are never empty; with `missing` also the empty one, for a value not given."""
+    given = (operand,) if isinstance(operand, str) else operand
+    return frozenset((*given, "") if missing else given)
 
 
 def _compiled_action_type_in(operand: Any, missing: bool) -> Test:
     exact = frozenset(entry for entry in operand if not entry.endswith(".*"))
     prefixes = tuple(entry[:-1] for entry in operand if entry.endswith(".*"))
+    if not prefixes:
+        return lambda a, r, t: a.action_type in exact
     return lambda a, r, t: a.action_type in exact or a.action_type.startswith(prefixes)
 
 
@@ -192,16 +195,20 @@ def _compiled_resource_matches(operand: str, missing: bool) -> Test:
 
 
 def _compiled_classification(operand: Any, missing: bool) -> Test:
-    wanted = _as_set(operand)
+    wanted = texts(operand)
     return lambda a, r, t: not wanted.isdisjoint(a.data_classifications) if a.data_classifications else missing
 
 
 def _compiled_attribute_equals(operand: tuple[str, Any], missing: bool) -> Test:
     path, wanted = operand
     names = path.split(".")
+    first = names[0]
 
     def test(action: Action, risk: int, local: LocalTime) -> bool:
-        value = value_at(action.attributes, names)
+        attributes = action.attributes
+        if first not in attributes:
+            return missing
+        value = value_at(attributes, names)
         return missing if value is MISSING else json_equal(value, wanted)
 
     return test
@@ -212,16 +219,14 @@ def _compiled_over_midnight(operand: tuple[int, int], missing: bool) -> Test:
     return lambda a, r, t: t.hour >= after or t.hour < before
 
 
-def _compiled_in(name: str, operand: Any, missing: bool) -> Test:
-    """Compile membership of a text field of the action."""
-    some = _as_set(operand)
-    value_of = attrgetter(name)
-    return lambda a, r, t: value in some if (value := value_of(a)) else missing
+def _member(of: Callable[[frozenset[str]], Test]) -> Callable[[Any, bool], Test]:
+    """Compile membership of a text field: `of` makes the test from the texts for which it holds."""
+    return lambda operand, missing: of(texts(operand, missing))
 
 
 def _compiled_resource_not_in(operand: Any, missing: bool) -> Test:
-    some = _as_set(operand)
-    return lambda a, r, t: a.resource not in some if a.resource else missing
+    some = texts(operand, not missing)
+    return lambda a, r, t: a.resource not in some
 
 
 def _compiled_day_in(operand: Any, missing: bool) -> Test:
@@ -279,7 +284,7 @@ OPERATORS: dict[str, Operator] = {
         _RESOURCES,
         partial(_seen_field, "resource"),
         lambda seen, some: seen in some,
-        partial(_compiled_in, "resource"),
+        _member(lambda some: lambda a, r, t: a.resource in some),
     ),
     "resource_not_in": Operator(
         _RESOURCES,
@@ -296,7 +301,7 @@ OPERATORS: dict[str, Operator] = {
     "data_classification": Operator(
         OneOf(_NAME, _NAMES, lambda value: isinstance(value, list | tuple)),
         partial(_seen_field, "data_classifications"),
-        lambda seen, some: any(label in _as_set(some) for label in seen),
+        lambda seen, some: any(label in texts(some) for label in seen),
         _compiled_classification,
     ),
     "hour_after": Operator(
@@ -321,13 +326,13 @@ OPERATORS: dict[str, Operator] = {
         _NAME,
         partial(_seen_field, "mcp_server"),
         lambda seen, x: seen == x,
-        partial(_compiled_in, "mcp_server"),
+        _member(lambda some: lambda a, r, t: a.mcp_server in some),
     ),
     "tool_in": Operator(
         _NAMES,
         partial(_seen_field, "tool"),
         lambda seen, some: seen in some,
-        partial(_compiled_in, "tool"),
+        _member(lambda some: lambda a, r, t: a.tool in some),
     ),
     "attribute_equals": Operator(
         MapOf(Text(512, 1), Json(4096), 64, 1),
@@ -339,7 +344,7 @@ OPERATORS: dict[str, Operator] = {
         _NAME,
         partial(_seen_field, "environment"),
         lambda seen, x: seen == x,
-        partial(_compiled_in, "environment"),
+        _member(lambda some: lambda a, r, t: a.environment in some),
     ),
 }
 

@@ -17,6 +17,9 @@ from pdp.core.usage import Usage
 Servers = Mapping[str, CompiledServer]
 
 ALLOW, REQUIRE_APPROVAL, BLOCK, ESCALATE = Outcome
+_, STALE_ESCALATES, STALE_BLOCKS = StaleMode
+POLICY_MATCHED = Reason.POLICY_MATCHED
+"""To look a member of an enum up in its class takes as long as a call."""
 ORDER = attrgetter("order")
 NEEDS_APPROVAL = (REQUIRE_APPROVAL, ESCALATE)
 
@@ -52,8 +55,7 @@ def decide(
         retry_after = next_midnight(agent.zone, now.wall) - now.wall if cost <= agent.budget_micros else None
         return Decision(BLOCK, Reason.BUDGET_EXCEEDED, risk, retry_after=retry_after)
     decision = _judge(agent, server, action, risk, local)
-    decision.day = local.day
-    if stale is StaleMode.ESCALATE and decision.outcome is not BLOCK:
+    if stale is STALE_ESCALATES and decision.outcome is not BLOCK:
         decision.outcome, decision.reason, decision.cost_micros = ESCALATE, Reason.REGISTRY_STALE, 0
     elif approved and decision.outcome in NEEDS_APPROVAL:
         _approve(decision, action)
@@ -76,7 +78,7 @@ def withdrawn(
     reason = _forbidden(agent, server, action, local_time(agent.zone, now.wall), stale)
     if reason is not None:
         return Decision(BLOCK, reason, risk)
-    return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is StaleMode.ESCALATE else None
+    return Decision(ESCALATE, Reason.REGISTRY_STALE, risk) if stale is STALE_ESCALATES else None
 
 
 def charge(usage: Usage, decision: Decision, boot: float) -> None:
@@ -101,14 +103,14 @@ def _effective_risk(agent: CompiledAgent, server: CompiledServer | None, action:
 
 def _unknown_agent(stale: StaleMode | None) -> Decision:
     """The decision for an unknown agent; in stale data it may be unknown only because the data is stale."""
-    return Decision(BLOCK, Reason.REGISTRY_STALE if stale is StaleMode.BLOCK else Reason.AGENT_NOT_REGISTERED)
+    return Decision(BLOCK, Reason.REGISTRY_STALE if stale is STALE_BLOCKS else Reason.AGENT_NOT_REGISTERED)
 
 
 def _forbidden(
     agent: CompiledAgent, server: CompiledServer | None, action: Action, local: LocalTime, stale: StaleMode | None
 ) -> Reason | None:
     """The reason to block the action at any risk: stale data, the agent's status, a part of the action, or the time."""
-    if stale is StaleMode.BLOCK:
+    if stale is STALE_BLOCKS:
         return Reason.REGISTRY_STALE
     if not agent.active:
         return Reason.AGENT_NOT_ACTIVE
@@ -170,7 +172,7 @@ def _judge(
         policy = _earlier(policy, agent.organisation.enforcing.first(action, risk, local))
     shadow = _shadow(agent, action, risk, local)
     if policy is not None:
-        outcome, reason = policy.outcome, Reason.POLICY_MATCHED
+        outcome, reason = policy.outcome, POLICY_MATCHED
     elif server is not None and action.tool in server.auto_approve_tools:
         outcome, reason = ALLOW, Reason.MCP_TOOL_AUTO_APPROVED
     elif risk > agent.max_risk_threshold:
@@ -191,6 +193,7 @@ def _judge(
         None,
         cost if outcome is ALLOW else 0,
         shadow,
+        local.day,
     )
 
 
