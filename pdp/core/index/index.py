@@ -15,7 +15,7 @@ MAX_SCANNED = 16
 SCANNED_SHARE = 8
 """After one in so many items, all that follow are tested: to find a bit takes longer than a test."""
 ITEMS_OF_VALUE = 32
-"""If an action has one of several values for fewer items, all are tested: in order that takes half of the time."""
+"""If more values of an action lead to items than one for so many, all are tested: in order, each takes half as long."""
 
 T = TypeVar("T", bound=Item)
 Candidate: TypeAlias = tuple[Test, tuple[Test, ...], T]
