@@ -11,7 +11,6 @@ from pdp.core.errors import InvalidActionError
 from pdp.core.fields import quote
 from pdp.decision_point import UnavailableError
 from pdp.endpoints import incoming
-from pdp.endpoints.explaining import explanation_json
 from pdp.endpoints.service import REQUEST_ERRORS, DecisionService, problem
 from pdp.serving.requests import CrowdedError
 from pdp.sync.uplink import StoreUnreachableError, UnknownApprovalError
@@ -29,7 +28,7 @@ class JsonAnswers:
         """The explanation of an action, in the form of `pdp explain --json`."""
         try:
             action = await self._reading.of(len(body), partial(incoming.read_json_action, body))
-            return 200, await self._service.explained(action, explanation_json, caller)
+            return 200, await self._service.explained(action, _explanation_json, caller)
         except CrowdedError as error:
             return 429, problem(429, "Too many explanations", str(error))
         except REQUEST_ERRORS as error:
@@ -49,3 +48,9 @@ class JsonAnswers:
             return 503, problem(503, "No state now", str(error))
         except InvalidActionError as error:
             return self._service.json_problem(error)
+
+
+def _explanation_json(answer: pb.ExplainResponse) -> dict[str, Any]:
+    from pdp.endpoints import explaining  # in the thread that explains
+
+    return explaining.explanation_json(answer)

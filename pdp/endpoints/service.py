@@ -21,8 +21,8 @@ from pdp.core.errors import InvalidActionError, Problem
 from pdp.core.fields import quote
 from pdp.core.model import Now
 from pdp.counters.counters import Counters
-from pdp.decision_point import DecisionPoint, Log, UnavailableError
-from pdp.endpoints import explaining, incoming, outcomes
+from pdp.decision_point import DecisionPoint, Evaluation, Log, UnavailableError
+from pdp.endpoints import incoming, outcomes
 from pdp.endpoints.outcomes import Outcomes
 from pdp.idempotency import TooManyRepeatsError
 from pdp.metrics import Metrics
@@ -300,7 +300,7 @@ class DecisionService:
         with self._explanations.one():
             async with self._explaining:
                 evaluation = self.point.evaluation(action)
-                return await asyncio.to_thread(lambda: form(explaining.explained(evaluation)))
+                return await asyncio.to_thread(_explained, evaluation, form)
 
     async def _wait_for_approval(self, raw: bytes, context: Context) -> None:
         """Writes the updates itself: gRPC would leave a generator, which holds a place, to the garbage collector."""
@@ -394,6 +394,12 @@ async def _close(context: Context, code: grpc.StatusCode, why: str) -> None:
 
 def _parsed_action(raw: bytes) -> Action:
     return wire.read_action(incoming.parse(pb.ExplainRequest, raw).action)
+
+
+def _explained(evaluation: Evaluation, form: Callable[[pb.ExplainResponse], Form]) -> Form:
+    from pdp.endpoints import explaining  # with the reference procedure, which no decision needs
+
+    return form(explaining.explained(evaluation))
 
 
 def invalid_request(error: InvalidActionError) -> dict[str, Any]:

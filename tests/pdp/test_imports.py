@@ -18,10 +18,11 @@ from tests.whole import AGENT, FINANCIAL, Http, store
 UNUSED = frozenset(
     {"alembic", "cryptography", "fastapi", "jinja2", "opentelemetry", "pydantic", "sqlalchemy", "yaml"}
     | {"google.protobuf.descriptor_pb2", "grpc_reflection.v1alpha", "importlib.metadata", "zipfile"}
-    | {"pdp.ask", "pdp.callers.agents_file", "pdp.dev", "pdp.endpoints.openapi", "pdp.endpoints.openapi_connect"}
-    | {"pdp.endpoints.tracing", "pdp.injector", "pdp.serving.monitoring.tracing", "registry_store.app"}
+    | {"pdp.ask", "pdp.callers.agents_file", "pdp.core.explanation.explain", "pdp.dev"}
+    | {"pdp.endpoints.explaining", "pdp.endpoints.openapi", "pdp.endpoints.openapi_connect", "pdp.endpoints.tracing"}
+    | {"pdp.injector", "pdp.serving.monitoring.tracing", "registry_store.app"}
 )
-"""What only other commands, flags or pages need: libraries and modules that a sidecar serves without."""
+"""What only other commands, flags, pages or explanations need: libraries and modules that no decision needs."""
 
 ACTION: dict[str, Any] = {"agent_id": AGENT, "action_type": "api.read", "resource": "banking_api", "risk_score": 10}
 
