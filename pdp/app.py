@@ -61,6 +61,8 @@ QUIET_SECONDS = 0.2
 """After this time without a decision, a sidecar that stops takes its callers to be gone."""
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep a decision waiting for Python's global lock; the default is 5 ms."""
+SETTLE_SECONDS = 3.0
+"""After the first registry data; then a sidecar has connected, sent its first reports and answered its first calls."""
 TIMING = Timing()
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -216,9 +218,20 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         if sidecar.metrics_address is not None:
             logger.info("serving metrics and probes on %s", sidecar.metrics_address)
-        await until(stop, sidecar.tasks)
+        settling = asyncio.create_task(_settle(sidecar.ready))
+        try:
+            await until(stop, sidecar.tasks)
+        finally:
+            await _cancelled(settling)
         logger.info("stopping")
         await sidecar.leave()
+
+
+async def _settle(ready: asyncio.Event) -> None:
+    """Gives back the code of the start, once that is over."""
+    await ready.wait()
+    await asyncio.sleep(SETTLE_SECONDS)
+    memory.release_code()
 
 
 async def until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
