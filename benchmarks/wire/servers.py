@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.peers import rule
 from benchmarks.report import ROOT
@@ -30,6 +30,13 @@ SHIPPED_POLL_SECONDS = 0.25
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+class Memory(NamedTuple):
+    """Bytes that are resident, and those of them that belong to the process alone, no pages of files."""
+
+    resident: int
+    private: int
+
+
 class Server:
     """A program that runs, and what it needs."""
 
@@ -41,9 +48,10 @@ class Server:
         """Processor time so far, of all its threads and of the processes that it started."""
         return sum(cpu_seconds(pid) for pid in self._pids())
 
-    def resident_bytes(self) -> int:
-        """Resident memory."""
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE for pid in self._pids())
+    def memory(self) -> Memory:
+        """Memory of all its processes."""
+        found = [list(map(int, Path(f"/proc/{pid}/statm").read_text().split())) for pid in self._pids()]
+        return Memory(PAGE * sum(one[1] for one in found), PAGE * sum(one[1] - one[2] for one in found))
 
     def check(self) -> None:
         """Exit if it has ended."""
