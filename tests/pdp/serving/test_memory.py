@@ -33,12 +33,11 @@ def test_released_code_leaves_memory_and_runs_again(arguments: list[str], is_les
 
 
 async def test_a_sidecar_releases_the_code_of_its_start(tmp_path: Path) -> None:
-    """Some time after its first registry data it has half of the code that it had when it was ready, and serves on."""
+    """After its first registry data it comes to have half of the code that it began to listen with, and serves on."""
     async with store(tmp_path) as central:
         assert (await central.rest.call("POST", "/api/agents/registry", FINANCIAL)).status == 201
         async with started("pdp", *serve_arguments(tmp_path, central.grpc_address)) as sidecar:
             http = Http((await sidecar.logged("listening"))["http"])
-            await http.until_probed(200)
             process = str(sidecar.process.pid)
             before = releasing.code_kib(process)
             await eventually(lambda: releasing.code_kib(process) < before / 2)
