@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from pdp.core.fields import quote_path
 from pdp.core.model import Now
+from pdp.counters.content import Moment, Saved
 from pdp.counters.counters import Counters
-from pdp.counters.file import CountersFile, DamagedError, Moment, NewFile, Saved, read
+from pdp.counters.file import CountersFile, NewFile, read
+from pdp.counters.frames import DamagedError
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger
 

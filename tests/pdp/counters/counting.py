@@ -9,7 +9,7 @@ from pdp.core.action import Action
 from pdp.core.decide import decide
 from pdp.core.localtime import local_time
 from pdp.core.model import Now, Outcome, RecordKind
-from pdp.counters.file import Moment
+from pdp.counters.content import Moment
 from pdp.counters.writer import FLUSH_SECONDS, CountersWriter
 from pdp.state import RawRecord, build
 from tests.given import NOON, agent

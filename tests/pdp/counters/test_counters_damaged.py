@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pdp.counters.file import MARKER, DamagedError, read
+from pdp.counters.file import read
+from pdp.counters.frames import MARKER, DamagedError
 from tests.pdp.counters.counting import Machine
 
 LIMITS = {"max_actions_per_minute": 3, "max_actions_per_hour": 5, "max_actions_per_day": 7, "max_daily_budget_usd": 5}

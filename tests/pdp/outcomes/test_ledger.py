@@ -98,7 +98,7 @@ def test_a_reboot_keeps_open_decisions_by_the_wall_clock(tmp_path: Path) -> None
 
 def test_a_file_of_before_outcomes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no ledger; the program of before reads a file that has one."""
-    monkeypatch.setattr("pdp.counters.file._followed", lambda at, _charges, _changes: json.dumps({"at": at}).encode())
+    monkeypatch.setattr("pdp.counters.content.followed", lambda at, _charges, _changes: json.dumps({"at": at}).encode())
     before = started(tmp_path / "counters")
     fill(before.ledger)
     finish(before._flush(Inline()))
