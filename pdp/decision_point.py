@@ -176,7 +176,7 @@ class DecisionPoint:
         decision, agent = made.decision, made.agent
         if decision.outcome is ALLOW and agent is not None and not request.dry_run:
             approval_id = request.approval_id if decision.reason is APPROVED else ""
-            row = (made.decision_id, agent.agent_id, agent.zone, now.wall, decision.cost_micros, approval_id, False)
+            row = (made.decision_id, agent.agent_id, agent.zone, now.wall, decision.cost_micros, approval_id)
             self._ledger.allow(row)
             return
         why = "a dry run" if request.dry_run else _QUOTED[decision.outcome]

@@ -13,7 +13,7 @@ from pdp.counters.counters import Counters
 from pdp.decision_log.record import Note, NoteLog
 from pdp.metrics import Metrics
 from pdp.outcomes.ledger import Ledger
-from pdp.outcomes.open_decisions import Allowed
+from pdp.outcomes.segments import Allowed
 from pdp.state import Holder
 from pdp.suspender import Suspender
 

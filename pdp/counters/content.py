@@ -46,7 +46,7 @@ def added(at: Moment, usage: Mapping[str, Usage]) -> bytes:
 def whole(at: Moment, everything: Whole) -> Iterator[bytes]:
     """Decisions, outcomes and suspensions as they were at that moment."""
     for changes in everything.parts():
-        yield _json({"at": at, "ledger": [ledger.to_json(changes)]})
+        yield b'{"at":%s,"ledger":[%s]}' % (_json(at), ledger.encoded(changes))
 
 
 def followed(at: Moment, charges: Mapping[str, Charges], changes: Changes | None) -> bytes:
@@ -56,7 +56,7 @@ def followed(at: Moment, charges: Mapping[str, Charges], changes: Changes | None
     parts = []
     while part := dict(islice(listed, PART)):
         parts.append(_json(part)[1:-1])
-    recorded = b",".join(_json(ledger.to_json(part)) for part in changes.parts()) if changes else b""
+    recorded = b",".join(map(ledger.encoded, changes.parts())) if changes else b""
     return b'{"at":%s,"charges":{%s},"ledger":[%s]}' % (_json(at), b",".join(parts), recorded)
 
 
@@ -74,7 +74,7 @@ def replayed(contents: Iterable[bytes]) -> Saved:
         at = document["at"]
         _replay_usage(usage, document)
         for part in document.get("ledger", ()):
-            outcomes.apply(ledger.from_json(part))
+            outcomes.apply(ledger.from_json(part, outcomes.decisions))
     lost_until = first["lost_until"]
     return Saved(first["boot_id"], Moment(*at), None if lost_until is None else Now(*lost_until), usage, outcomes)
 

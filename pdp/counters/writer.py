@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from pdp.core.fields import quote_path
 from pdp.core.model import Now
 from pdp.counters.content import Moment, Saved
-from pdp.counters.counters import Counters
+from pdp.counters.counters import Charges, Counters
 from pdp.counters.file import CountersFile, NewFile, read
 from pdp.counters.frames import DamagedError
 from pdp.metrics import Metrics
-from pdp.outcomes.ledger import Ledger
+from pdp.outcomes.ledger import Changes, Ledger, Taken
 
 FLUSH_SECONDS = 0.5
 """Together with the time of a write this is less than the second that a crash may lose."""
@@ -148,10 +148,10 @@ class CountersWriter:
     async def _flush(self, disk: DiskThread) -> None:
         try:
             at = self._moment(self._clock())
-            charges, changes = self.counters.take(), self.ledger.take(at.wall)
+            charges, taken = self.counters.take(), self.ledger.take(at.wall)
             wall_at_boot = at.wall - at.boot
-            if charges or changes or abs(wall_at_boot - self._wall_at_boot) > MIN_STEP_SECONDS:
-                await disk.in_thread(lambda: self._file.append(at, charges, changes))
+            if charges or taken or abs(wall_at_boot - self._wall_at_boot) > MIN_STEP_SECONDS:
+                await self._append(disk, at, charges, taken)
                 self._wall_at_boot = wall_at_boot
             if self._file.is_behind or (self._file.is_filling and not self._closed.is_set()):
                 await self._rewrite(disk)
@@ -161,6 +161,20 @@ class CountersWriter:
         if self._failing:
             self._failing = False
             logger.warning("the counters can be written again")
+
+    async def _append(self, disk: DiskThread, at: Moment, charges: Mapping[str, Charges], taken: Taken) -> Changes:
+        """Write to the file what was taken; its decisions stay packed in memory, also if the write fails."""
+
+        def pack_and_append() -> Changes:
+            changes = taken.pack()
+            self._file.append(at, charges, changes)
+            return changes
+
+        try:
+            changes: Changes = await disk.in_thread(pack_and_append)
+        finally:
+            self.ledger.adopt(taken)
+        return changes
 
     async def _rewrite(self, disk: DiskThread) -> None:
         """Write a new file in slices of agents, so that no decision waits for all of them."""
@@ -176,12 +190,12 @@ class CountersWriter:
             await disk.in_thread(partial(new.add_ledger, at, whole))
             for some in slices:
                 at = self._moment(self._clock())
-                charges, changes = self.counters.take(), self.ledger.take(at.wall)
+                charges, taken = self.counters.take(), self.ledger.take(at.wall)
                 copies = self.counters.copies(some, at.boot)
                 # The copies include the charges of these agents and of those to come; the others' must be added.
                 followed = {agent_id: one for agent_id, one in charges.items() if agent_id not in to_come}
                 to_come.difference_update(some)
-                await disk.in_thread(partial(self._file.append, at, charges, changes))
+                changes = await self._append(disk, at, charges, taken)
                 await disk.in_thread(partial(new.follow, at, followed, changes))
                 await disk.in_thread(partial(new.add, at, copies))
             await disk.in_thread(new.finish)

@@ -1,15 +1,18 @@
 """What reports of outcomes need, and the changes to it since the last write to disk."""
 
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from sys import intern
 from typing import Any, NamedTuple
 
 from pdp.core.model import Trigger
 from pdp.core.usage import Failures
 from pdp.metrics import Metrics
-from pdp.outcomes.open_decisions import MAX_DECISIONS, NotAllowed, OpenDecisions, Row, Segment
+from pdp.outcomes import blocks
+from pdp.outcomes.blocks import Block, Row
+from pdp.outcomes.open_decisions import MAX_DECISIONS, NotAllowed, OpenDecisions
+from pdp.outcomes.segments import Recent
 from pdp.outcomes.suspensions import Suspension, Suspensions
 
 PART = 500
@@ -18,7 +21,7 @@ PART = 500
 class Changes(NamedTuple):
     """Decisions that allowed, ids of reported ones, and the newest state of agents that changed; None: removed."""
 
-    allowed: list[Row]
+    allowed: list[Block]
     reported: list[str]
     failures: dict[str, Failures]
     suspensions: dict[str, Suspension | None]
@@ -28,24 +31,42 @@ class Changes(NamedTuple):
 
     def parts(self) -> Iterator["Changes"]:
         """The same in parts that take well under a millisecond to encode."""
-        for start in range(0, len(self.allowed), PART):
-            yield Changes(self.allowed[start : start + PART], [], {}, {})
-        yield self._replace(allowed=[])
+        for block in self.allowed:
+            yield Changes([block], [], {}, {})
+        for start in range(PART, len(self.reported), PART):
+            yield Changes([], self.reported[start : start + PART], {}, {})
+        if self.reported or self.failures or self.suspensions:
+            yield self._replace(allowed=[], reported=self.reported[:PART])
+
+
+class Taken:
+    """Changes on their way to the disk: the event loop takes them, and a thread packs their decisions."""
+
+    def __init__(self, recents: list[Recent], others: Changes) -> None:
+        self.packed: list[tuple[Recent, list[Block]]] = []
+        self._recents = recents
+        self._others = others
+
+    def __bool__(self) -> bool:
+        return bool(self._recents or self._others)
+
+    def pack(self) -> Changes:
+        """The changes, with packed decisions."""
+        self.packed = [(recent, blocks.packed(list(recent.rows.values()), recent.marks())) for recent in self._recents]
+        return self._others._replace(allowed=[block for _, made in self.packed for block in made])
 
 
 class Whole(NamedTuple):
-    """Everything in a ledger at one moment."""
+    """Everything in a ledger at one moment, but for decisions that the next `Ledger.take` gives."""
 
-    decisions: list[Segment]
+    decisions: list[Block]
     failures: dict[str, Failures]
     suspensions: dict[str, Suspension]
 
     def parts(self) -> Iterator[Changes]:
         """The same as changes to an empty ledger, in such parts."""
-        for segment in self.decisions:
-            items = iter(segment.values())
-            while part := list(islice(items, PART)):
-                yield Changes(part, [], {}, {})
+        for block in self.decisions:
+            yield Changes([block], [], {}, {})
         failures = iter(self.failures.items())
         while some := dict(islice(failures, PART)):
             yield Changes([], [], some, {})
@@ -63,9 +84,8 @@ class Ledger:
         """In memory only."""
         self.suspensions = Suspensions()
         self._failures: dict[str, Failures] = {}
-        # Bounded, for a disk that hangs. A decision that is forgotten need not be written: at most `MAX_DECISIONS` are
-        # remembered, and while one is, only they and as many before it can be reported.
-        self._allowed: deque[Row] = deque(maxlen=MAX_DECISIONS)
+        # Bounded, for a disk that hangs: at most `MAX_DECISIONS` are remembered, and while one is, only they and as
+        # many before it can be reported.
         self._reported: deque[str] = deque(maxlen=2 * MAX_DECISIONS)
         self._changed_failures: dict[str, Failures] = {}
         self._changed_suspensions: dict[str, Suspension | None] = {}
@@ -73,7 +93,6 @@ class Ledger:
     def allow(self, row: Row) -> None:
         """Remember a decision that allowed an action."""
         self.decisions.add(row)
-        self._allowed.append(row)
 
     def report(self, decision_id: str, agent_id: str, activations: int, *, failed: bool) -> Failures:
         """Take the outcome of a decision; returns the last outcomes of the agent with it."""
@@ -106,18 +125,25 @@ class Ledger:
             lambda: self.decisions.dropped,
         )
 
-    def take(self, wall: float) -> Changes:
-        """The changes since the last call; also drops decisions of more than an hour ago."""
+    def take(self, wall: float) -> Taken:
+        """The changes since the last call; also drops decisions of more than an hour ago.
+
+        `adopt` must follow before the next call; otherwise that gives the decisions again.
+        """
         self.decisions.expire(wall)
-        taken = Changes(list(self._allowed), list(self._reported), self._changed_failures, self._changed_suspensions)
-        self._allowed.clear()
+        others = Changes([], list(self._reported), self._changed_failures, self._changed_suspensions)
         self._reported.clear()
         self._changed_failures, self._changed_suspensions = {}, {}
-        return taken
+        return Taken(self.decisions.take(), others)
+
+    def adopt(self, taken: Taken) -> None:
+        """Keep decisions that were taken as they are packed, if they are."""
+        for recent, made in taken.packed:
+            self.decisions.adopt(recent, made)
 
     def whole(self) -> Whole:
-        """Copies of everything."""
-        return Whole(self.decisions.segments(), self._failures.copy(), self.suspensions.all())
+        """Copies of everything, but for decisions that the next `take` gives."""
+        return Whole(self.decisions.blocks(), self._failures.copy(), self.suspensions.all())
 
     def apply(self, changes: Changes) -> None:
         """Repeat changes that were read from the disk."""
@@ -132,10 +158,12 @@ class Ledger:
                 self.suspensions.put(suspension)
 
 
-def to_json(changes: Changes) -> dict[str, Any]:
-    """Changes as JSON, for `from_json`."""
-    return {
-        "allowed": changes.allowed,
+def encoded(changes: Changes) -> bytes:
+    """Changes as JSON, for `from_json`.
+
+    Programs of before `packed` expect a list of rows in `allowed`; they forget the decisions, and keep all else.
+    """
+    others = {
         "reported": changes.reported,
         "failures": changes.failures,
         "suspensions": {
@@ -143,12 +171,19 @@ def to_json(changes: Changes) -> dict[str, Any]:
             for agent_id, one in changes.suspensions.items()
         },
     }
+    packed = b",".join(map(blocks.encoded, changes.allowed))
+    return b'{"allowed":[],"packed":[%s],%s' % (packed, json.dumps(others, separators=(",", ":")).encode()[1:])
 
 
-def from_json(document: Mapping[str, Any]) -> Changes:
-    """Changes from JSON; `ValueError`, `TypeError` or `LookupError` if it is not what `to_json` makes."""
+def from_json(document: Mapping[str, Any], known: OpenDecisions) -> Changes:
+    """Changes from JSON; `ValueError`, `TypeError`, `LookupError` or `OverflowError` if `encoded` does not make it.
+
+    A program of before `packed` wrote rows in `allowed`, and repeated some that are `known`.
+    """
+    rows = [row for row in document["allowed"] if known.get(row[0], row[3]) is None]
+    unpacked = blocks.packed([tuple(row[:6]) for row in rows], bytes(row[6] for row in rows))
     return Changes(
-        [_row(row) for row in document["allowed"]],
+        unpacked + [blocks.from_json(block) for block in document.get("packed", ())],
         document["reported"],
         {agent_id: Failures(*values) for agent_id, values in document["failures"].items()},
         {
@@ -156,12 +191,6 @@ def from_json(document: Mapping[str, Any]) -> Changes:
             for agent_id, values in document["suspensions"].items()
         },
     )
-
-
-def _row(members: list[Any]) -> Row:
-    decision_id, agent_id, zone, at, cost_micros, approval_id, reported = members
-    # Thousands of decisions share an agent and a zone, which JSON repeats.
-    return decision_id, intern(agent_id), intern(zone), at, cost_micros, approval_id, reported
 
 
 def _suspension(agent_id: str, activations: int, trigger: str, figures: Mapping[str, Any], at: float) -> Suspension:

@@ -91,13 +91,18 @@ SPOILED = {
 
 
 def used(folder: Path) -> Machine:
-    """A machine with an agent's counts in the file, of which some are charges in frames of their own; stopped."""
+    """A machine with an agent's counts in the file, of which some are charges in frames of their own; stopped.
+
+    Those frames have an open decision each.
+    """
     machine = Machine(folder, **LIMITS)
     machine.ask(1)
     machine.stop()
     machine.start()
-    for _ in range(2):
+    for number in range(2):
         machine.ask(1)
+        row = f"01a3185c-5d7c-7000-8000-{number:012x}", machine.agent_id, "UTC", machine.now.wall, 1_000_000, ""
+        machine.sidecar.ledger.allow(row)
         machine.advance(1)
     machine.stop()
     return machine

@@ -9,7 +9,8 @@ import pytest
 from pdp.core.model import Reason
 from pdp.decision_log.record import Note
 from pdp.outcomes import open_decisions
-from pdp.outcomes.open_decisions import Allowed, OpenDecisions
+from pdp.outcomes.blocks import Row, packed
+from pdp.outcomes.open_decisions import OpenDecisions
 from pdp.v1 import decision_pb2 as pb
 from pdp.v1.decision_pb2_grpc import PolicyDecisionPointStub
 from registry_store.v1.sync_pb2 import FindDecisionResponse
@@ -17,8 +18,25 @@ from tests.deciding import Bench, served
 from tests.given import agent
 
 AGENT = "billing-reader-test"
+UNKNOWN = "019ca6b1-dc00-7000-8000-000000000000"
 FREE = {f"max_actions_per_{window}": None for window in ("minute", "hour", "day")}
 HOUR = open_decisions.OPEN_SECONDS
+
+
+def named(number: int) -> str:
+    """The id of a decision; a later one has a greater number."""
+    return f"01a3185c-5d7c-7000-8000-{number:012x}"
+
+
+def row(number: int) -> Row:
+    """A decision that was made at second 1000 + `number`."""
+    return named(number), AGENT, "UTC", 1000.0 + number, 0, ""
+
+
+def pack(decisions: OpenDecisions) -> None:
+    """Pack all of them, as the thread does."""
+    for recent in decisions.take():
+        decisions.adopt(recent, packed(list(recent.rows.values()), recent.marks()))
 
 
 def bench(**fields: Any) -> Bench:
@@ -97,7 +115,7 @@ async def test_each_id_that_takes_no_outcome_is_refused_with_its_own_status() ->
     sidecar.put(agent(AGENT, **FREE), agent("billing-writer-test"))
     async with served(sidecar.service) as stub:
         answer = await decide(stub)
-        unknown = await refusal(stub, outcome("019ca6b1-dc00-7000-8000-000000000000"))
+        unknown = await refusal(stub, outcome(UNKNOWN))
         foreign = await refusal(stub, outcome(answer.decision_id, agent_id="billing-writer-test"))
         blocked = await refusal(
             stub, outcome((await decide(stub, risk_score=99, agent_id="nobody-at-all")).decision_id)
@@ -237,28 +255,35 @@ async def test_nothing_is_taken_that_cannot_be_recorded() -> None:
         assert not (await stub.ReportOutcome(outcome(answer.decision_id))).repeated
 
 
-def test_open_decisions_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packed_at", [None, 9, 19, 34])
+def test_open_decisions_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch, packed_at: int | None) -> None:
     """The oldest settle at their estimate first; what is left can still be reported."""
     monkeypatch.setattr(open_decisions, "SEGMENT", 10)
-    decisions = OpenDecisions(max_segments=3)
+    monkeypatch.setattr(open_decisions, "MAX_DECISIONS", 30)
+    decisions = OpenDecisions()
     for number in range(35):
-        decisions.add(Allowed(str(number), AGENT, "UTC", 1000.0 + number, 0))
+        decisions.add(row(number))
+        if number == packed_at:
+            pack(decisions)
     assert (len(decisions), decisions.dropped) == (25, 10)
-    assert [decisions.get(str(number), 1040.0) is not None for number in (9, 10, 34)] == [False, True, True]
+    assert [decisions.get(named(number), 1040.0) is not None for number in (9, 10, 34)] == [False, True, True]
 
 
-def test_open_decisions_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packed_at", [None, 9, 19, 24])
+def test_open_decisions_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch, packed_at: int | None) -> None:
     """What is older than an hour is dropped as soon as its segment is."""
     monkeypatch.setattr(open_decisions, "SEGMENT", 10)
     decisions = OpenDecisions()
     for number in range(25):
-        decisions.add(Allowed(str(number), AGENT, "UTC", 1000.0 + number, 0))
+        decisions.add(row(number))
+        if number == packed_at:
+            pack(decisions)
     decisions.expire(1000.0 + HOUR + 19)
     assert (len(decisions), decisions.dropped) == (5, 0)
     decisions.expire(1000.0 + HOUR + 24)
     assert len(decisions) == 0
-    decisions.add(Allowed("new", AGENT, "UTC", 9000.0, 0))
-    assert decisions.get("new", 9001.0) is not None
+    decisions.add(row(8000))
+    assert decisions.get(named(8000), 9001.0) is not None
 
 
 async def test_an_approval_whose_action_failed_is_named() -> None:
@@ -287,7 +312,7 @@ FOUND: tuple[tuple[dict[str, Any], str], ...] = (
 @pytest.mark.parametrize(("found", "code"), FOUND)
 async def test_the_store_tells_of_a_decision_that_is_not_known_here(found: dict[str, Any], code: str) -> None:
     """Of another sidecar, or an old one of this sidecar; without the store it is unknown."""
-    sidecar, decision_id = bench(), "019ca6b1-dc00-7000-8000-000000000000"
+    sidecar, decision_id = bench(), UNKNOWN
     about = FindDecisionResponse(**{"node_id": "", "agent_id": AGENT} | found)
     sidecar.people.decisions[decision_id] = about
     async with served(sidecar.service) as stub:
@@ -298,7 +323,7 @@ async def test_the_store_tells_of_a_decision_that_is_not_known_here(found: dict[
 
 async def test_an_old_outcome_is_a_repeat() -> None:
     """This sidecar no longer knows it, but the store does."""
-    sidecar, decision_id = bench(), "019ca6b1-dc00-7000-8000-000000000000"
+    sidecar, decision_id = bench(), UNKNOWN
     about = FindDecisionResponse(agent_id=AGENT, outcome="allow", has_outcome=True)
     sidecar.people.decisions[decision_id] = about
     async with served(sidecar.service) as stub:
