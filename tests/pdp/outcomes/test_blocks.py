@@ -69,6 +69,7 @@ def test_the_file_is_little_endian_on_every_machine(monkeypatch: pytest.MonkeyPa
         UNKNOWN.upper().replace("0", "A"),
         UNKNOWN.replace("-", ""),
         UNKNOWN + "0",
+        "1" + UNKNOWN[1:] + "0",
         "0" + UNKNOWN,
         "+" + UNKNOWN[1:],
         UNKNOWN[:-1] + " ",

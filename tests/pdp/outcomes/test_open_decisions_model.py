@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from pdp.core.ids import DecisionIds
@@ -169,6 +169,10 @@ def endure(life: list[tuple[Any, ...]]) -> None:
         one.sidecar._file.close()
 
 
+SOME = ("allow", 12, 0, 0, "")
+
+
+@example([SOME, SOME, SOME, ("stop",), ("allow", 5, 0, 0, "")])  # full after a restart
 @given(st.lists(steps, max_size=30))
 def test_open_decisions_equal_a_dict(life: list[tuple[Any, ...]]) -> None:
     """The newest are there as they were made, with what is reported; none twice, none too old, none that is unknown."""

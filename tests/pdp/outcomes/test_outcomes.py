@@ -286,6 +286,36 @@ def test_open_decisions_are_bounded_in_time(monkeypatch: pytest.MonkeyPatch, pac
     assert decisions.get(named(8000), 9001.0) is not None
 
 
+@pytest.mark.parametrize("packed_at", [(), (9,), (19,), (9, 14, 19)])
+def test_decisions_before_and_after_the_clock_is_set_back_are_found(packed_at: tuple[int, ...]) -> None:
+    """Their ids do not increase then; each is there with its own mark, and none twice."""
+    decisions = OpenDecisions()
+    order = [*range(100, 110), *range(10), *range(110, 115)]
+    for place, number in enumerate(order):
+        decisions.add(row(number))
+        if not number % 3:
+            decisions.report(named(number))
+        if place in packed_at:
+            pack(decisions)
+    pack(decisions)
+    found = [decisions.get(named(number), 1200.0) for number in order]
+    assert [(one.at, one.reported) for one in found if one is not None] == [
+        (1000.0 + number, not number % 3) for number in order
+    ]
+    assert len(decisions) == len(order)
+
+
+def test_a_clock_that_is_set_back_again_and_again_makes_few_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond their number the oldest decisions settle early, however few they are."""
+    monkeypatch.setattr(open_decisions, "MAX_SEGMENTS", 4)
+    decisions = OpenDecisions()
+    for number in reversed(range(6)):
+        decisions.add(row(number))
+        pack(decisions)
+    assert (len(decisions), decisions.dropped) == (4, 2)
+    assert [decisions.get(named(number), 1010.0) is not None for number in range(6)] == [True] * 4 + [False] * 2
+
+
 async def test_an_approval_whose_action_failed_is_named() -> None:
     """The record of the outcome names the approval that the decision used, and is sent at once."""
     sidecar = bench()
