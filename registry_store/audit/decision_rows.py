@@ -39,6 +39,8 @@ def expected(batch: DecisionBatch, content: bytes) -> Expected:
     """The rows of a batch with this content; `ValueError` if it cannot be read."""
     omitted = chain.read(batch.omitted)
     found = Expected({}, {})
+    decisions: list[Decided] = []
+    positions: list[int] = []
     for position, record in enumerate(log_format.opened(content).records):
         sequence = batch.first_sequence + position
         if sequence in omitted:
@@ -48,11 +50,17 @@ def expected(batch: DecisionBatch, content: bytes) -> Expected:
         except RefusedError as error:
             raise ValueError(f"record {sequence} {error}") from None
         if isinstance(one, Decided):
-            row = filters.row(one, batch.batch_id, position)
-            found.decisions[one.decision_id] = dict(zip(filters.COLUMNS, row, strict=True))
+            decisions.append(one)
+            positions.append(position)
         elif isinstance(one, Ended):
             ended = outcomes.row(one, batch.node_id, sequence, batch.received_at, batch.batch_id)
             found.outcomes[one.decision_id] = dict(zip(outcomes.COLUMNS, ended, strict=True))
+    columns = filters.columns(decisions, [batch.batch_id] * len(decisions), positions)
+    if columns:
+        columns["decided_at"] = [one.decided_at for one in decisions]
+    for values in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        found.decisions[row["decision_id"]] = row
     return found
 
 

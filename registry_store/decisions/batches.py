@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from registry_store.database.bulk import DuplicateError, add_rows, chunks
+from registry_store.database.bulk import DuplicateError, Rows, add_rows, chunks, rows_of
 from registry_store.database.decision_tables import Decision, DecisionBatch, DecisionLog, Outcome
 from registry_store.decisions import chain, filters, outcomes
 from registry_store.decisions.chain import Link
@@ -35,13 +35,11 @@ class Known:
 
 @dataclass(slots=True)
 class Kept:
-    """What was kept of batches: the new decisions and outcomes, and the rows of all."""
+    """What was kept of batches: the new decisions and outcomes, and the rows to add."""
 
     decisions: list[Decided] = field(default_factory=list)
     outcomes: list[Ended] = field(default_factory=list)
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    decision_rows: list[tuple[Any, ...]] = field(default_factory=list)
-    outcome_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
     head: bytes = chain.GENESIS
 
 
@@ -76,15 +74,15 @@ async def keep(
     """
     if not batches:
         return Kept()
-    batch_ids = await _new_ids(session, len(batches))
+    numbered = list(zip(await _new_ids(session, len(batches)), batches, strict=True))
     connection = await session.connection()
+    dialect = connection.dialect.name
     for _ in range(TRIES):
-        kept = await asyncio.to_thread(_kept, log, batches, at, batch_ids, before or Known())
+        kept = await asyncio.to_thread(_kept, log, numbered, at, before or Known(), dialect)
         try:
             async with connection.begin_nested():  # of the session, it would write the log once more
-                await add_rows(session, DecisionBatch, COLUMNS, kept.rows)
-                await add_rows(session, Decision, filters.COLUMNS, kept.decision_rows)
-                await add_rows(session, Outcome, outcomes.COLUMNS, kept.outcome_rows)
+                for rows in kept.rows:
+                    await add_rows(session, rows)
             break
         except DuplicateError as error:
             duplicate = error
@@ -107,30 +105,51 @@ def unpacked(content: bytes, maximum: int) -> bytes:
     return whole
 
 
-def _kept(log: DecisionLog, batches: Sequence[Batch], at: datetime, batch_ids: Sequence[int], before: Known) -> Kept:
-    """The rows of the batches under these ids."""
+def _kept(log: DecisionLog, batches: Sequence[tuple[int, Batch]], at: datetime, before: Known, dialect: str) -> Kept:
+    """The rows of the batches, each with its id."""
     kept = Kept(head=bytes.fromhex(log.head))
     decided, ended = set(before.decided), set(before.ended)
-    for number, (batch_id, batch) in enumerate(zip(batch_ids, batches, strict=True), 1):
-        omitted = [sequence for sequence, _ in batch.refused]
-        for sequence, decision in batch.decisions:
-            if decision.decision_id in decided:
-                omitted.append(sequence)
-                continue
-            decided.add(decision.decision_id)
-            kept.decisions.append(decision)
-            kept.decision_rows.append(filters.row(decision, batch_id, sequence - batch.first))
-        for sequence, outcome in batch.outcomes:
-            if outcome.decision_id in ended:
-                omitted.append(sequence)
-                continue
-            ended.add(outcome.decision_id)
-            kept.outcomes.append(outcome)
-            kept.outcome_rows.append(outcomes.row(outcome, log.node_id, sequence, at, batch_id))
+    batch_rows, outcome_rows = [], []
+    of_batches: list[int] = []
+    positions: list[int] = []
+    for number, (batch_id, batch) in enumerate(batches, 1):
+        new_decisions, repeated = _new(batch.decisions, decided)
+        new_outcomes, ended_before = _new(batch.outcomes, ended)
+        kept.decisions += [decision for _, decision in new_decisions]
+        of_batches += [batch_id] * len(new_decisions)
+        positions += [sequence - batch.first for sequence, _ in new_decisions]
+        kept.outcomes += [outcome for _, outcome in new_outcomes]
+        outcome_rows += [outcomes.row(one, log.node_id, sequence, at, batch_id) for sequence, one in new_outcomes]
+        omitted = [sequence for sequence, _ in batch.refused] + repeated + ended_before
         link = _link(log, log.batches + number, batch, chain.written(omitted), at)
         kept.head = chain.head_after(kept.head, link)
-        kept.rows.append((batch_id, *link[:7], batch.packed, link.omitted, at, kept.head))
+        batch_rows.append((batch_id, *link[:7], batch.packed, link.omitted, at, kept.head))
+    kept.rows = [
+        rows_of(DecisionBatch, _columns(COLUMNS, batch_rows), dialect),
+        rows_of(Decision, filters.columns(kept.decisions, of_batches, positions), dialect),
+        rows_of(Outcome, _columns(outcomes.COLUMNS, outcome_rows), dialect),
+    ]
     return kept
+
+
+def _new(found: list[tuple[int, Any]], known: set[str]) -> tuple[list[tuple[int, Any]], list[int]]:
+    """What has no id that is known, which becomes known, and the sequences of the rest."""
+    ids = {one.decision_id for _, one in found}
+    if len(ids) == len(found) and ids.isdisjoint(known):
+        known |= ids
+        return found, []
+    new, repeated = [], []
+    for sequence, one in found:
+        if one.decision_id in known:
+            repeated.append(sequence)
+        else:
+            known.add(one.decision_id)
+            new.append((sequence, one))
+    return new, repeated
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, Sequence[Any]]:
+    return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
 
 
 def _link(log: DecisionLog, number: int, batch: Batch, omitted: str, at: datetime) -> Link:

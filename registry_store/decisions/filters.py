@@ -1,6 +1,6 @@
 """Filters of decision lists: the columns taken from the records, and the conditions on them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,18 +8,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, literal_column
 from sqlalchemy.orm import InstrumentedAttribute
 
-from pdp.v1.decision_pb2 import ShadowVerdict
 from registry_store.database.decision_tables import (
     USUAL_OUTCOME,
     USUAL_REASONS,
     Decision,
 )
 from registry_store.decisions import ids
-from registry_store.decisions.records import OUTCOMES
 from registry_store.decisions.records import Decision as Decided
 
 MAX_CHARACTERS = 256
 """Of a reason, a policy id and a tool; no sidecar writes longer ones, and an index could not hold them."""
+
+Columns = dict[str, Sequence[Any]]
 
 SHADOWS = {
     "allow": Decision.shadow_allow,
@@ -27,6 +27,12 @@ SHADOWS = {
     "block": Decision.shadow_block,
     "escalate": Decision.shadow_escalate,
 }
+
+_AS_REPORTED = ("decision_id", "repeat_of", "agent_id", "outcome", "reason", "dry_run")
+_TEXTS = ("policy_id", "tool")
+_SHADOWS = tuple(column.key for column in SHADOWS.values())
+COLUMNS = (*_AS_REPORTED, "decided_at", *_TEXTS, *_SHADOWS, "batch_id", "position")
+"""The columns of a decision with a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,42 +53,23 @@ class Filter:
     before: str | None = None
 
 
-COLUMNS = (
-    "decision_id",
-    "repeat_of",
-    "agent_id",
-    "outcome",
-    "reason",
-    "dry_run",
-    "decided_at",
-    "policy_id",
-    "tool",
-    *(column.key for column in SHADOWS.values()),
-    "batch_id",
-    "position",
-)
-"""The columns of a decision with a batch, in the order of `row`."""
-_NO_SHADOWS = (None,) * len(SHADOWS)
+def columns(decisions: Sequence[Decided], batch_ids: Sequence[int], positions: Sequence[int]) -> Columns:
+    """The columns of decisions whose records have these positions in these batches; times in microseconds since 1970.
 
-
-def row(decision: Decided, batch_id: int, position: int) -> tuple[Any, ...]:
-    """The columns of a decision whose record has this position in its batch."""
-    message = decision.message
-    answer = message.answer
-    return (
-        decision.decision_id,
-        decision.repeat_of,
-        decision.agent_id,
-        decision.outcome,
-        decision.reason,
-        decision.dry_run,
-        decision.decided_at,
-        _text(answer.policy.id),
-        _text(message.request.action.tool),
-        *(_shadows(answer.shadow) if answer.shadow else _NO_SHADOWS),
-        batch_id,
-        position,
-    )
+    They are made one after the other, which takes less time than row after row.
+    """
+    if not decisions:
+        return {}
+    fields = dict(zip(Decided._fields, zip(*decisions, strict=True), strict=True))
+    found: Columns = {name: fields[name] for name in _AS_REPORTED}
+    found["decided_at"] = fields["decided_at_micros"]
+    for name in _TEXTS:
+        found[name] = [_text(value) if value else None for value in fields[name]]
+    found |= dict.fromkeys(_SHADOWS, (None,) * len(decisions))
+    if any(fields["shadows"]):
+        for outcome, column in SHADOWS.items():
+            found[column.key] = [1 if outcome in verdicts else None for verdicts in fields["shadows"]]
+    return found | {"batch_id": batch_ids, "position": positions}
 
 
 def conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
@@ -109,13 +96,7 @@ def conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
 
 
 def _text(value: str) -> str | None:
-    return value if 0 < len(value) <= MAX_CHARACTERS and "\0" not in value else None
-
-
-def _shadows(verdicts: Iterable[ShadowVerdict]) -> list[int | None]:
-    """The columns of the outcomes that shadow policies would have had."""
-    found = {OUTCOMES.get(verdict.outcome) for verdict in verdicts}
-    return [1 if outcome in found else None for outcome in SHADOWS]
+    return value if len(value) <= MAX_CHARACTERS and "\0" not in value else None
 
 
 def _never(column: InstrumentedAttribute[Any], value: str) -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """The records of a decision log as the store reads them: each is checked singly, and only for what the store needs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any, NamedTuple
@@ -48,6 +48,10 @@ class Decision(NamedTuple):
     reason: str
     dry_run: bool
     cost_micros: int
+    policy_id: str
+    tool: str
+    shadows: tuple[str, ...]
+    """The outcomes that shadow policies would have had."""
     opens: Request | None
     message: log_pb2.LoggedDecision
 
@@ -60,6 +64,11 @@ class Decision(NamedTuple):
     def document(self) -> Document:
         """The JSON of it."""
         return decision_document(self.message)
+
+    @property
+    def risk_score(self) -> int:
+        """The effective risk."""
+        return self.message.answer.risk_score
 
     @property
     def is_of_unknown_agent(self) -> bool:
@@ -118,8 +127,7 @@ def _decision(message: log_pb2.LoggedDecision) -> Decision:
         _plain(action.attributes, "request.action.attributes")
     if answer.HasField("action_params") and _may_be_infinite(answer.action_params.SerializeToString()):
         _plain(answer.action_params, "answer.action_params")
-    if answer.shadow:
-        _check_shadows(answer)
+    shadow = answer.shadow
     if answer.HasField("approval_expires_at"):
         _check_moment(answer.approval_expires_at.seconds)
     return Decision(
@@ -131,6 +139,9 @@ def _decision(message: log_pb2.LoggedDecision) -> Decision:
         reason,
         request.dry_run,
         cost_micros,
+        answer.policy.id,
+        action.tool,
+        _shadows(shadow) if shadow else (),
         _request(message) if message.HasField("opens") else None,
         message,
     )
@@ -201,10 +212,13 @@ def _plain(members: Struct, path: str) -> Document:
         raise RefusedError(f"{path}: {error or 'is nested too deep'}") from None
 
 
-def _check_shadows(answer: decision_pb2.EvaluateResponse) -> None:
-    for verdict in answer.shadow:
+def _shadows(verdicts: Iterable[decision_pb2.ShadowVerdict]) -> tuple[str, ...]:
+    outcomes = []
+    for verdict in verdicts:
         if verdict.outcome not in _OUTCOMES:
             raise RefusedError(f"answer.shadow.outcome: `{verdict.outcome}` is unknown to this store")
+        outcomes.append(_OUTCOMES[verdict.outcome])
+    return tuple(outcomes)
 
 
 def _check_moment(seconds: int) -> None:
@@ -221,7 +235,6 @@ def _names(enum: Any, prefix: str, *, lower: bool = False) -> dict[int, str]:
 _OUTCOMES = _names(decision_pb2.Outcome, "OUTCOME_", lower=True)
 _REASONS = _names(decision_pb2.Reason, "REASON_")
 _SOURCES = frozenset(decision_pb2.Source.values())
-OUTCOMES = _OUTCOMES
 # The numbers of a Struct are doubles behind the tag 0x11, low bytes first. The exponent of one that is not finite has
 # all bits set. To look for such bytes takes a tenth of the time of reading the values.
 _may_be_infinite = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL).search

@@ -17,6 +17,7 @@ from pdp.v1 import decision_pb2 as pdp_pb
 from pdp.v1 import log_pb2
 from registry_store.decisions.records import MAX_SEQUENCE
 from registry_store.decisions.reports import MAX_BYTES, MAX_RECORDS
+from registry_store.documents import instant
 from registry_store.rpc import reports
 from registry_store.v1 import sync_pb2 as pb
 from tests.deciding import entry_of, record_in
@@ -44,6 +45,12 @@ def counted(store: Served) -> dict[str, tuple[int, int]]:
     """Decisions and cost by outcome, over all minutes."""
     rows = store.sql("SELECT outcome, sum(decisions), sum(cost_micros) FROM usage GROUP BY outcome")
     return {outcome: (int(number), int(cost)) for outcome, number, cost in rows}
+
+
+def _utc(stored: datetime | str) -> datetime:
+    """A time as either database gives it."""
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def metric(store: Served, name: str, **labels: str) -> float:
@@ -133,6 +140,42 @@ async def test_what_is_sent_again_is_kept_and_counted_once(fresh: Served) -> Non
     assert fresh.sql("SELECT number, first_sequence FROM decision_batches ORDER BY number") == [(1, 1), (2, 3), (3, 5)]
     assert metric(fresh, "registry_store_decisions_total", outcome="allow") == 6
     assert metric(fresh, "registry_store_decision_repeats_total") == 2 + 2 + 2 + 6
+
+
+async def test_the_rows_of_a_large_report_are_those_of_its_records(fresh: Served) -> None:
+    """Whatever only some decisions have, to the microsecond, and one that is known already is left out of its batch."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
+    said = []
+    for number in range(500):
+        at = start + timedelta(seconds=number // 100, microseconds=number % 100 * 10_101)
+        tool = {"tool": f"tool-{number}"} if number % 7 == 0 and number > 250 else {}
+        said.append(decision("block" if number % 3 else "allow", at=at, action=tool))
+    log = Log()
+    async with reporter(fresh) as sidecar:
+        assert await sidecar.send(Log("node-2").report(said[321])) == 1
+        sent = [log.batch(*said[first : first + 250]) for first in (0, 250)]
+        assert await sidecar.send(pb.ReportDecisionsRequest(node_id="node-1", batches=sent)) == 500
+    columns = "d.decision_id, b.number, d.position, d.outcome, d.decided_at, d.tool, d.policy_id, d.repeat_of"
+    tables = "decisions d JOIN decision_batches b ON b.batch_id = d.batch_id"
+    rows = fresh.sql(f"SELECT {columns} FROM {tables} WHERE b.node_id = 'node-1' ORDER BY b.number, d.position")
+    assert [(*row[:4], instant(_utc(row[4])), *row[5:]) for row in rows] == [
+        (
+            one["decision_id"],
+            1 + number // 250,
+            number % 250,
+            one["answer"]["outcome"],
+            one["decided_at"],
+            one["action"]["tool"] or None,
+            None,
+            None,
+        )
+        for number, one in enumerate(said)
+        if number != 321
+    ]
+    assert fresh.sql("SELECT omitted FROM decision_batches WHERE node_id = 'node-1' ORDER BY number") == [
+        ("",),
+        ("322",),
+    ]
 
 
 async def test_batches_at_once_are_kept_once(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
