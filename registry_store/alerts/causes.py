@@ -1,6 +1,6 @@
 """What raises an alert; each function is called in the transaction of the cause."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
@@ -38,40 +38,30 @@ class Decided(Protocol):
     @property
     def repeat_of(self) -> str | None: ...
     @property
-    def decided_at(self) -> datetime: ...
-    @property
-    def cost_micros(self) -> int: ...
+    def risk_score(self) -> int: ...
     @property
     def document(self) -> Mapping[str, Any]: ...
 
 
-class Settled(Protocol):
-    """An action that ended, of a decision that was counted before."""
+class Counted(Protocol):
+    """What was counted of decisions: of which agents, and the minutes in which each of them spent something."""
 
     @property
-    def agent_id(self) -> str: ...
+    def agent_ids(self) -> Set[str]: ...
     @property
-    def decided_at(self) -> datetime: ...
-    @property
-    def difference_micros(self) -> int: ...
+    def spends(self) -> Set[tuple[str, datetime]]: ...
 
 
-async def decided(
-    session: AsyncSession, decisions: Iterable[Decided], at: datetime, settled: Iterable[Settled] = ()
-) -> None:
+async def decided(session: AsyncSession, decisions: Iterable[Decided], at: datetime, counted: Counted) -> None:
     """New decisions that are escalated or whose risk is above the maximum, and spend that passes a budget's threshold.
 
-    An action that cost more than its estimate spends too. Call it after the usage of all of them was counted.
+    Call it after the usage of all of them was counted.
     """
-    counted = [one for one in decisions if not one.dry_run and one.repeat_of is None]
-    spends = {(one.agent_id, one.decided_at) for one in counted if one.cost_micros}
-    spends |= {(one.agent_id, one.decided_at) for one in settled if one.difference_micros > 0}
-    agent_ids = {one.agent_id for one in counted} | {agent_id for agent_id, _ in spends}
-    configurations = await _with_alerts(session, agent_ids, locked=bool(spends))
+    spends = counted.spends
+    configurations = await _with_alerts(session, counted.agent_ids, locked=bool(spends))
     if not configurations:
         return
-    known = [(one, configurations[one.agent_id]) for one in counted if one.agent_id in configurations]
-    await outbox.add(session, (event for one, agent in known for event in _risks(one, agent)), at)
+    await _add_risks(session, decisions, configurations, at)
     days = {
         (agent_id, day)
         for agent_id, spent_at in spends
@@ -79,6 +69,17 @@ async def decided(
     }
     for agent_id, day in sorted(days):
         await _check_budget(session, agent_id, configurations[agent_id], day, at)
+
+
+async def _add_risks(
+    session: AsyncSession, decisions: Iterable[Decided], agents: Mapping[str, Mapping[str, Any]], at: datetime
+) -> None:
+    alerting = {agent_id: agent for agent_id, agent in agents.items() if _value(agent, "alert_on_high_risk")}
+    if not alerting:
+        return
+    risky = (one for one in decisions if one.agent_id in alerting and not one.dry_run and one.repeat_of is None)
+    if events := [event for one in risky for event in _risks(one, alerting[one.agent_id])]:
+        await outbox.add(session, events, at)
 
 
 async def records_lost(session: AsyncSession, node_id: str, number: int, at: datetime) -> None:
@@ -122,14 +123,11 @@ def of_sidecar(kind: Kind, node_id: str, detail: Document, number: int = 1) -> E
 
 
 def _risks(one: Decided, agent: Mapping[str, Any]) -> Iterator[Event]:
-    if not _value(agent, "alert_on_high_risk"):
-        return
     if one.outcome == ESCALATE:
         yield of_agent(Kind.ESCALATION, one.agent_id, _of_decision(one))
-    risk = one.document["answer"].get("risk_score")  # not checked before
     is_autonomous = agent.get("agent_type") == AUTONOMOUS
     maximum = _value(agent, "autonomous_max_risk_threshold" if is_autonomous else "max_risk_threshold")
-    if isinstance(risk, int) and risk > maximum:
+    if one.risk_score > maximum:
         yield of_agent(Kind.HIGH_RISK, one.agent_id, _of_decision(one))
 
 

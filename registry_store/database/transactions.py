@@ -121,7 +121,12 @@ class Database:
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
     """An `INSERT` into the table that supports `on_conflict_…`."""
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return inserting_by(session.get_bind().dialect.name, table)
+
+
+def inserting_by(dialect: str, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """The same for a dialect by its name, to be made once and executed often."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table)
 
 

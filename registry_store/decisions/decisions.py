@@ -66,8 +66,8 @@ async def receive(
     log.missing = min(log.missing + received.missing, MAX_SEQUENCE)
     log.breaks += len(received.breaks)
     log.updated_at = at
-    await usage.count(session, kept.decisions, kept.outcomes)
-    await causes.decided(session, kept.decisions, at, kept.outcomes)
+    counted = await usage.count(session, kept.decisions, kept.outcomes)
+    await causes.decided(session, kept.decisions, at, counted)
     await causes.records_lost(session, report.node_id, received.missing, at)
     if requested := [decision.opens for decision in kept.decisions if decision.opens is not None]:
         opened = await opening.open_requested(session, report.node_id, requested, at, escalation_team)

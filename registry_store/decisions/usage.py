@@ -1,10 +1,11 @@
 """Usage of each agent: decisions are counted per minute as they arrive, and read as sums."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import case, exists, func, select, update
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pdp.core.model import Outcome as Decided
 from registry_store.database.bulk import delete_oldest
 from registry_store.database.decision_tables import Decision, Usage
-from registry_store.database.transactions import inserting
+from registry_store.database.transactions import inserting_by
 from registry_store.decisions import ids
 from registry_store.decisions.notes import Outcome
 from registry_store.decisions.records import EPOCH
@@ -41,16 +42,27 @@ class AgentUsage:
     today_micros: int
 
 
-async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable[Outcome] = ()) -> None:
+class Counted(NamedTuple):
+    """What was counted: of which agents, and the minutes in which each of them spent something."""
+
+    agent_ids: Set[str] = frozenset()
+    spends: Set[tuple[str, datetime]] = frozenset()
+
+
+async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable[Outcome] = ()) -> Counted:
     """Count new decisions, and settle the cost of the actions that ended; dry runs and repeats count nothing."""
-    counted: dict[Key, int] = {}
+    alike = Counter(
+        (one.agent_id, one.decided_at_micros // MINUTE_MICROS, one.outcome, one.cost_micros)
+        for one in kept
+        if not one.dry_run and one.repeat_of is None
+    )
+    counted: Counter[Key] = Counter()
     spent: Counter[Key] = Counter()
-    for decision in kept:
-        if not decision.dry_run and decision.repeat_of is None:
-            key = decision.agent_id, decision.decided_at_micros // MINUTE_MICROS, decision.outcome
-            counted[key] = counted.get(key, 0) + 1
-            if decision.cost_micros:
-                spent[key] += decision.cost_micros
+    for (agent_id, minute, outcome, cost_micros), number in alike.items():
+        key = agent_id, minute, outcome
+        counted[key] += number
+        if cost_micros:
+            spent[key] += cost_micros * number
     less: Counter[Key] = Counter()
     for one in ended:
         if difference := one.difference_micros:
@@ -58,7 +70,7 @@ async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable
             counted.setdefault(key, 0)
             (spent if difference > 0 else less)[key] += abs(difference)
     if not counted:
-        return
+        return Counted()
     rows = [
         {
             "agent_id": key[0],
@@ -69,18 +81,13 @@ async def count(session: AsyncSession, kept: Iterable[Reported], ended: Iterable
         }
         for key, number in sorted(counted.items())  # sorted, so that two stores do not deadlock
     ]
-    adding = inserting(session, Usage)
-    new = adding.excluded
-    micros = Usage.cost_micros + new.cost_micros
-    bounded = case((Usage.cost_micros > MAX_MICROS - new.cost_micros, MAX_MICROS), else_=micros)
-    added = {"decisions": Usage.decisions + new.decisions, "cost_micros": bounded}
-    upsert = adding.on_conflict_do_update(index_elements=_KEY, set_=added)
     connection = await session.connection()
-    await connection.execute(upsert, rows)
+    await connection.execute(_adding(connection.dialect.name), rows)
     for (agent_id, minute, outcome), saved in less.items():  # the rows are locked by now, so the order is free
         row = Usage.agent_id == agent_id, Usage.minute == EPOCH + minute * MINUTE, Usage.outcome == outcome
         left = case((Usage.cost_micros > saved, Usage.cost_micros - saved), else_=0)
         await connection.execute(update(Usage).where(*row).values(cost_micros=left))
+    return Counted({key[0] for key in counted}, {(key[0], EPOCH + key[1] * MINUTE) for key in spent})
 
 
 async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetime) -> AgentUsage | None:
@@ -115,6 +122,17 @@ async def of_agent(session: AsyncSession, agent_id: str, zone: str, now: datetim
 async def delete_before(session: AsyncSession, maximum: int, moment: datetime) -> int:
     """Delete at most `maximum` rows older than `moment`, oldest first; returns the number deleted."""
     return await delete_oldest(session, Usage, maximum, Usage.minute < moment, by=Usage.minute)
+
+
+@cache
+def _adding(dialect: str) -> Any:
+    """Adds to the usage; made once for a dialect, because that takes longer than to execute it."""
+    adding = inserting_by(dialect, Usage)
+    new = adding.excluded
+    micros = Usage.cost_micros + new.cost_micros
+    bounded = case((Usage.cost_micros > MAX_MICROS - new.cost_micros, MAX_MICROS), else_=micros)
+    added = {"decisions": Usage.decisions + new.decisions, "cost_micros": bounded}
+    return adding.on_conflict_do_update(index_elements=_KEY, set_=added)
 
 
 async def _acted(session: AsyncSession, agent_id: str, since: datetime, upto: datetime) -> int:
