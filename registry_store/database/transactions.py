@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Select, event, func, select
+from sqlalchemy import URL, Engine, Select, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from pdp.serving.backoff import Backoff
+from registry_store.database.blocking import Blocking
 from registry_store.database.columns import Base
 from registry_store.database.failures import is_conflict, reason_of
 from registry_store.database.outages import Outage
@@ -61,6 +62,7 @@ class Database:
         if self.is_sqlite:
             self._reader = _sqlite(url, "BEGIN", pool_size=8)
             self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1)
+            self._blocking = Blocking(url, _preparing("BEGIN IMMEDIATE"), {"factory": _Connection}, POOL_WAIT_SECONDS)
         else:
             self._writer = _postgresql(url, "READ COMMITTED", WRITERS, patient)
             self._reader = _postgresql(url, "REPEATABLE READ", READERS, patient).execution_options(
@@ -68,6 +70,7 @@ class Database:
             )
         # The end of a transaction that it begins is not cut short when its task is cancelled.
         self._transaction = async_sessionmaker(self._writer, expire_on_commit=False).begin
+        self._turn = asyncio.Lock()
         self.on_commit: Callable[[], None] = _nothing
 
     @property
@@ -90,7 +93,7 @@ class Database:
         that is checked in the session is still true at the commit. On PostgreSQL the commit wakes every store.
         """
         with self.outage.watched():
-            async with self._transaction() as session:
+            async with self._in_turn(), self._transaction() as session:
                 event.listen(session.sync_session, "after_commit", self._committed)
                 locked = (await session.execute(self._lock())).one()  # kept, so that the session reads it only once
                 yield session
@@ -100,8 +103,38 @@ class Database:
     async def beside(self) -> AsyncIterator[AsyncSession]:
         """A session for writes without a revision or log entry; on PostgreSQL it does not block writers."""
         with self.outage.watched():
-            async with self._transaction() as session:
+            async with self._in_turn(), self._transaction() as session:
                 yield session
+
+    async def apart(self, work: Callable[[AsyncSession], Coroutine[Any, Any, Result]]) -> Result:
+        """The result of `work` in a transaction as of `beside`; it awaits calls of its session and nothing else.
+
+        On SQLite it runs in a thread as a whole.
+        """
+        if not self.is_sqlite:
+            async with self.beside() as session:
+                return await work(session)
+        with self.outage.watched():
+            async with self._in_turn():
+                running = asyncio.ensure_future(asyncio.to_thread(self._blocking.transaction, work))
+                try:
+                    return await asyncio.shield(running)
+                except asyncio.CancelledError:
+                    await asyncio.wait([running])  # its turn ends with it
+                    raise
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """SQLite's writers of this process, one after the other: a lock of the file is not granted in turn."""
+        if not self.is_sqlite:
+            yield
+            return
+        async with asyncio.timeout(POOL_WAIT_SECONDS):
+            await self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _committed(self, session: Session) -> None:
         for notify in session.info.get(ON_COMMIT, ()):
@@ -117,6 +150,8 @@ class Database:
         """Closes every connection."""
         await self._reader.dispose()
         await self._writer.dispose()
+        if self.is_sqlite:
+            self._blocking.close()
 
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
@@ -199,9 +234,15 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
         connect_args={"factory": _Connection},
     )
 
-    @event.listens_for(engine.sync_engine, "connect")
+    _preparing(begin)(engine.sync_engine)
+    return engine
+
+
+def _preparing(begin: str) -> Callable[[Engine], None]:
+    """Has an engine of SQLite set up its connections, and begin transactions by this statement."""
+
     def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions; `begin` below does
+        connection.isolation_level = None  # the driver must not begin transactions; `begin` does
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout = {SQLITE_BUSY_MILLISECONDS}",
@@ -212,11 +253,14 @@ def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
 
-    return engine
+    def prepare(engine: Engine) -> None:
+        event.listen(engine, "connect", connect)
+        event.listen(engine, "begin", begin_transaction)
+
+    return prepare
 
 
 class _Connection(sqlite3.Connection):

@@ -1,6 +1,5 @@
 """The batches of sidecars' decision logs in the database: kept whole, with a row for each decision and outcome."""
 
-import asyncio
 import zlib
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from registry_store.database.blocking import aside
 from registry_store.database.bulk import DuplicateError, Rows, add_rows, chunks, rows_of
 from registry_store.database.decision_tables import Decision, DecisionBatch, DecisionLog, Outcome
 from registry_store.decisions import chain, filters, outcomes
@@ -78,7 +78,7 @@ async def keep(
     connection = await session.connection()
     dialect = connection.dialect.name
     for _ in range(TRIES):
-        kept = await asyncio.to_thread(_kept, log, numbered, at, before or Known(), dialect)
+        kept = await aside(session, _kept, log, numbered, at, before or Known(), dialect)
         try:
             async with connection.begin_nested():  # of the session, it would write the log once more
                 for rows in kept.rows:

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import re
+from collections.abc import Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.errors import InvalidRecordError
 from pdp.core.fields import quote
@@ -126,9 +129,14 @@ class DecisionReports:
             batch.refuse(foreign)
 
     async def _keep(self, report: Report, owner: str, at: datetime) -> Received:
+        def receive(session: AsyncSession) -> Coroutine[Any, Any, Received]:
+            return decisions.receive(session, report, owner, at, self._store.settings.escalation_team)
+
         database = self._store.database
-        async with database.writing() if report.requests_approvals else database.beside() as session:
-            return await decisions.receive(session, report, owner, at, self._store.settings.escalation_team)
+        if not report.requests_approvals:
+            return await database.apart(receive)
+        async with database.writing() as session:
+            return await receive(session)
 
     def _count(self, received: Received) -> None:
         metrics = self._store.metrics
