@@ -151,8 +151,7 @@ class Authentication:
 
     async def _found(self, text: str, key_hash: str, now: datetime) -> Caller:
         if key_hash in self._valid_before:
-            async with self._database.reading() as session:
-                return await keys.authenticate(session, self._pepper, text, now)
+            return await self._database.read_apart(lambda session: keys.authenticate(session, self._pepper, text, now))
         key_id = keys.id_of(text)
         key = await self._lookup.key(key_id) if _KEY_ID.fullmatch(key_id) else None
         return keys.verified(key, self._pepper, text, now)

@@ -119,9 +119,8 @@ class Delivery:
         self._counted_at = now
 
     async def _claim(self, now: datetime, maximum: int) -> Sequence[Alert]:
-        async with self._database.reading() as session:
-            if not await outbox.due(session, now):
-                return ()  # no lock of a writer is taken for nothing
+        if not await self._database.read_apart(lambda session: outbox.due(session, now)):
+            return ()  # no lock of a writer is taken for nothing
         return await retried(self._claimed, now, maximum)
 
     async def _claimed(self, now: datetime, maximum: int) -> Sequence[Alert]:

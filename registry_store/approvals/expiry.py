@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from functools import partial
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from registry_store.approvals import approvals, lists
 from registry_store.approvals.approvals import ApprovalState
 from registry_store.database.attempts import Attempts
@@ -24,9 +26,11 @@ async def run(database: Database, metrics: Metrics) -> None:
 
 async def tick(database: Database, metrics: Metrics, now: datetime) -> None:
     """End the approvals that are overdue at `now`, and set the metric of pending ones."""
-    async with database.reading() as session:
-        count, oldest = await lists.pending(session, now)
-        overdue = await lists.overdue(session, now, 1)
+
+    async def read(session: AsyncSession) -> tuple[int, datetime | None, bool]:
+        return *await lists.pending(session, now), bool(await lists.overdue(session, now, 1))
+
+    count, oldest, overdue = await database.read_apart(read)
     metrics.approvals_pending.set(count)
     metrics.approvals_oldest_pending.set((now - oldest).total_seconds() if oldest is not None else 0)
     while overdue:  # take the writers' lock only if there is something to mark

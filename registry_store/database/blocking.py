@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Connection, Dialect, Engine, QueuePool, create_engine
+from sqlalchemy import URL, QueuePool, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -18,32 +18,34 @@ IN_THREAD = "in_thread"
 """Key in `session.info` of a session that is used in a thread, without an event loop."""
 
 
+Work = Callable[[AsyncSession], Coroutine[Any, Any, Result]]
+"""A transaction that awaits calls of its session and nothing else."""
+
+
 class Blocking:
-    """One connection of SQLite's own driver, for transactions that run in a thread.
+    """Connections of SQLite's own driver, for transactions that run in a thread; `options` are those of the engine."""
 
-    `prepare` is called with the engine before it connects; `options` are those of a connection.
-    """
+    def __init__(self, url: URL, pool_size: int, **options: Any) -> None:
+        options["connect_args"] = options.get("connect_args", {}) | {"check_same_thread": False}
+        driver = url.set(drivername="sqlite+pysqlite")
+        self.engine = create_engine(driver, poolclass=QueuePool, pool_size=pool_size, **options)
 
-    def __init__(self, url: URL, prepare: Callable[[Engine], None], options: dict[str, Any], wait: float) -> None:
-        self._engine = create_engine(
-            url.set(drivername="sqlite+pysqlite"),
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=wait,
-            hide_parameters=True,
-            connect_args=options | {"check_same_thread": False},
-        )
-        prepare(self._engine)
+    def writing(self, work: Work[Result]) -> Result:
+        """The result of `work`, which is committed."""
+        with self._session() as session, session.begin():
+            return _result(work(cast("AsyncSession", _Session(session))))
 
-    def transaction(self, work: Callable[[AsyncSession], Coroutine[Any, Any, Result]]) -> Result:
-        """The result of `work`, a transaction that awaits calls of its session and nothing else."""
-        with Session(self._engine, expire_on_commit=False, info={IN_THREAD: True}) as session, session.begin():
+    def reading(self, work: Work[Result]) -> Result:
+        """The result of `work`, which writes nothing."""
+        with self._session() as session:
             return _result(work(cast("AsyncSession", _Session(session))))
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._engine.dispose()
+        """Closes the connections."""
+        self.engine.dispose()
+
+    def _session(self) -> Session:
+        return Session(self.engine, expire_on_commit=False, info={IN_THREAD: True})
 
 
 async def aside(session: AsyncSession, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -53,46 +55,32 @@ async def aside(session: AsyncSession, work: Callable[..., Result], *arguments: 
     return await asyncio.to_thread(work, *arguments)
 
 
-class _Session:
-    """The calls of an `AsyncSession` that such transactions use; each is done when it is awaited."""
+class _AtOnce:
+    """The calls of an `AsyncSession` or `AsyncConnection` on a synchronous one; each is done when it is made."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.info = session.info
-        self.get_bind = session.get_bind
+    def __init__(self, synchronous: Any) -> None:
+        self._synchronous = synchronous
 
-    async def execute(self, *arguments: Any, **options: Any) -> Any:
-        return self._session.execute(*arguments, **options)
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._synchronous, name)
+        if name not in _AWAITED:
+            return member
 
-    async def scalar(self, *arguments: Any, **options: Any) -> Any:
-        return self._session.scalar(*arguments, **options)
+        async def call(*arguments: Any, **options: Any) -> Any:
+            return member(*arguments, **options)
 
-    async def scalars(self, *arguments: Any, **options: Any) -> Any:
-        return self._session.scalars(*arguments, **options)
+        return call
 
+
+class _Session(_AtOnce):
     async def connection(self) -> "_Connection":
-        return _Connection(self._session.connection())
+        return _Connection(self._synchronous.connection())
 
 
-class _Connection:
-    """The same of an `AsyncConnection`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._connection.dialect
-
-    async def execute(self, *arguments: Any) -> Any:
-        return self._connection.execute(*arguments)
-
-    async def exec_driver_sql(self, *arguments: Any) -> Any:
-        return self._connection.exec_driver_sql(*arguments)
-
+class _Connection(_AtOnce):
     @asynccontextmanager
     async def begin_nested(self) -> AsyncIterator[None]:
-        with self._connection.begin_nested():
+        with self._synchronous.begin_nested():
             yield
 
 
@@ -104,3 +92,7 @@ def _result(work: Coroutine[Any, Any, Result]) -> Result:
         return result
     work.close()
     raise RuntimeError("a transaction in a thread waits for something else than its session")
+
+
+_AWAITED = frozenset(("get", "get_one", "execute", "scalar", "scalars", "flush", "exec_driver_sql"))
+"""What is awaited of a session or a connection; any other member is as that of the synchronous one."""

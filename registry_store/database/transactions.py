@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pdp.serving.backoff import Backoff
-from registry_store.database.blocking import Blocking
+from registry_store.database.blocking import Blocking, Work
 from registry_store.database.columns import Base
 from registry_store.database.failures import is_conflict, reason_of
 from registry_store.database.outages import Outage
@@ -62,7 +62,8 @@ class Database:
         if self.is_sqlite:
             self._reader = _sqlite(url, "BEGIN", pool_size=8)
             self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1)
-            self._blocking = Blocking(url, _preparing("BEGIN IMMEDIATE"), {"factory": _Connection}, POOL_WAIT_SECONDS)
+            self._blocking_reader = _blocking(url, "BEGIN", pool_size=2)
+            self._blocking_writer = _blocking(url, "BEGIN IMMEDIATE", pool_size=1)
         else:
             self._writer = _postgresql(url, "READ COMMITTED", WRITERS, patient)
             self._reader = _postgresql(url, "REPEATABLE READ", READERS, patient).execution_options(
@@ -106,17 +107,22 @@ class Database:
             async with self._in_turn(), self._transaction() as session:
                 yield session
 
-    async def apart(self, work: Callable[[AsyncSession], Coroutine[Any, Any, Result]]) -> Result:
-        """The result of `work` in a transaction as of `beside`; it awaits calls of its session and nothing else.
+    async def read_apart(self, work: Work[Result]) -> Result:
+        """The result of `work` in a transaction as of `reading`, which on SQLite runs in a thread as a whole."""
+        if not self.is_sqlite:
+            async with self.reading() as session:
+                return await work(session)
+        with self.outage.watched():
+            return await asyncio.to_thread(self._blocking_reader.reading, work)
 
-        On SQLite it runs in a thread as a whole.
-        """
+    async def apart(self, work: Work[Result]) -> Result:
+        """The result of `work` in a transaction as of `beside`, which on SQLite runs in a thread as a whole."""
         if not self.is_sqlite:
             async with self.beside() as session:
                 return await work(session)
         with self.outage.watched():
             async with self._in_turn():
-                running = asyncio.ensure_future(asyncio.to_thread(self._blocking.transaction, work))
+                running = asyncio.ensure_future(asyncio.to_thread(self._blocking_writer.writing, work))
                 try:
                     return await asyncio.shield(running)
                 except asyncio.CancelledError:
@@ -151,7 +157,8 @@ class Database:
         await self._reader.dispose()
         await self._writer.dispose()
         if self.is_sqlite:
-            self._blocking.close()
+            self._blocking_reader.close()
+            self._blocking_writer.close()
 
 
 def inserting(session: AsyncSession, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
@@ -225,22 +232,31 @@ def _postgresql(url: URL, isolation: str, pool_size: int, patient: bool) -> Asyn
 
 
 def _sqlite(url: URL, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_WAIT_SECONDS,
-        hide_parameters=True,
-        connect_args={"factory": _Connection},
-    )
-
-    _preparing(begin)(engine.sync_engine)
+    engine = create_async_engine(url, pool_size=pool_size, **_sqlite_options())
+    _prepare(engine.sync_engine, begin)
     return engine
 
 
-def _preparing(begin: str) -> Callable[[Engine], None]:
-    """Has an engine of SQLite set up its connections, and begin transactions by this statement."""
+def _blocking(url: URL, begin: str, pool_size: int) -> Blocking:
+    blocking = Blocking(url, pool_size, **_sqlite_options())
+    _prepare(blocking.engine, begin)
+    return blocking
 
+
+def _sqlite_options() -> dict[str, Any]:
+    connecting = {"factory": _Connection}
+    return {
+        "max_overflow": 0,
+        "pool_timeout": POOL_WAIT_SECONDS,
+        "hide_parameters": True,
+        "connect_args": connecting,
+    }
+
+
+def _prepare(engine: Engine, begin: str) -> None:
+    """Have an engine of SQLite set up its connections, and begin transactions by this statement."""
+
+    @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions; `begin` does
         cursor = connection.cursor()
@@ -253,14 +269,9 @@ def _preparing(begin: str) -> Callable[[Engine], None]:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
-
-    def prepare(engine: Engine) -> None:
-        event.listen(engine, "connect", connect)
-        event.listen(engine, "begin", begin_transaction)
-
-    return prepare
 
 
 class _Connection(sqlite3.Connection):

@@ -161,9 +161,9 @@ class OpenStreams:
                 attempts.failed(error)
 
     async def _check_keys(self) -> None:
-        async with self._store.database.reading() as session:
-            used = {caller.key_id for caller, _ in self._ends.values() if caller.key_id}
-            invalid = await keys.invalid_among(session, used, datetime.now(UTC))
+        used = {caller.key_id for caller, _ in self._ends.values() if caller.key_id}
+        now = datetime.now(UTC)
+        invalid = await self._store.database.read_apart(lambda session: keys.invalid_among(session, used, now))
         for end, (caller, certificate) in list(self._ends.items()):
             if caller.key_id in invalid:
                 end(CallEndedError(grpc.StatusCode.UNAUTHENTICATED, "the key is revoked or has expired"))

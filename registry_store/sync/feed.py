@@ -107,14 +107,18 @@ class Feed:
     async def read(self) -> None:
         """Read the revisions that are newer than those of this feed."""
         self._wake.clear()
-        async with self._database.reading() as session:
-            meta = await revisions.meta(session)
-            if meta.epoch != self.epoch or meta.revision < self.revision:
-                self._begin(meta.epoch, meta.revision)
-            elif meta.revision > self.revision:
-                step = await step_from(session, self.revision, Subscription())
-                self._append(step, meta.revision)
+        epoch, revision, step = await self._database.read_apart(self._newest)
+        if epoch != self.epoch or revision < self.revision:
+            self._begin(epoch, revision)
+        elif revision > self.revision:
+            self._append(step, revision)
         self.confirmed_at = time.monotonic()
+
+    async def _newest(self, session: AsyncSession) -> tuple[str, int, Step | None]:
+        """The newest epoch and revision, and the step to it if it follows that of this feed."""
+        meta = await revisions.meta(session)
+        follows = meta.epoch == self.epoch and meta.revision > self.revision
+        return meta.epoch, meta.revision, await step_from(session, self.revision, Subscription()) if follows else None
 
     def _begin(self, epoch: str, revision: int) -> None:
         self._steps.clear()

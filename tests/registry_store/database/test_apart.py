@@ -126,3 +126,16 @@ async def test_a_caller_that_is_gone_leaves_a_whole_transaction(database: Databa
         await caller
     await next_writer
     assert await kept(database) == [1, 2, 3]
+
+
+async def test_reads_apart_do_not_wait_for_a_writer(database: Database) -> None:
+    """They see what was committed, in another thread, and leave no transaction behind."""
+
+    async def read(session: AsyncSession) -> tuple[int | None, int]:
+        return await session.scalar(text("SELECT max(x) FROM kept")), threading.get_ident()
+
+    async with database.writing() as session:
+        await session.execute(ADD, {"x": 1})
+        seen, thread = await database.read_apart(read)
+        assert (seen, thread == threading.get_ident()) == (None, False)
+    assert [(await database.read_apart(read))[0] for _ in range(20)] == [1] * 20

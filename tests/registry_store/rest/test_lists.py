@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count, product
 from typing import Any
 
@@ -128,25 +129,47 @@ def test_a_page_of_the_whole_log_is_found_by_its_place(admin: Rest, agents: list
 def statements(store: Served, of: str = "run_asgi") -> Iterator[list[str]]:
     """The SQL statements that the store executes meanwhile, in tasks that run a coroutine of this name.
 
-    A transaction ends in a task of its own, so what a connection executes there belongs to the task before.
+    A transaction ends in a task of its own, so what a connection executes there belongs to the task before. What runs
+    in a thread belongs to the task that waits for it.
     """
     database, seen = store.running._store.database, []
     is_of: dict[Any, bool] = {}
 
     def note(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        task = asyncio.current_task()
-        name = "" if task is None else repr(task.get_coro())
+        name = _task_name() or waiting.get()
         if "_AsyncSessionContextManager" not in name:
             is_of[connection] = of in name
         if is_of.get(connection) and not statement.startswith("BEGIN"):
             seen.append(statement)
 
-    engines = {id(engine): engine.sync_engine for engine in (database._reader, database._writer)}.values()
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield seen
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
+    def named(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        async def calling(work: Any) -> Any:
+            waiting.set(_task_name())
+            return await call(work)
+
+        return calling
+
+    waiting: ContextVar[str] = ContextVar("waiting", default="")
+    engines = {id(engine): engine.sync_engine for engine in (database._reader, database._writer)}
+    if database.is_sqlite:
+        engines |= {id(each): each.engine for each in (database._blocking_reader, database._blocking_writer)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("apart", "read_apart"):
+            patch.setattr(database, name, named(getattr(database, name)))
+        for engine in engines.values():
+            event.listen(engine, "before_cursor_execute", note)
+        yield seen
+        for engine in engines.values():
+            event.remove(engine, "before_cursor_execute", note)
+
+
+def _task_name() -> str:
+    """What the current task runs; empty in a thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return ""
+    return "" if task is None else repr(task.get_coro())
 
 
 VALUES = count(100)
