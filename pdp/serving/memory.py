@@ -7,7 +7,8 @@ from pathlib import Path
 
 ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
 """Parameters of mallopt(3), by their names in malloc.h."""
-LARGE_BYTES = 1 << 20
+LARGE_BYTES = 1 << 16
+"""Batches of decisions have several times of it: in the heap, small blocks between them keep it from shrinking."""
 MAPS = Path("/proc/self/maps")
 CODE = "r-xp"
 """The permissions of machine code, as proc_pid_maps(5) shows them."""
