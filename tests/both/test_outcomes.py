@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from pdp.v1 import decision_pb2 as pb
+from tests.ports import reserved
 from tests.waiting import eventually_gives
 from tests.whole import AGENT, FINANCIAL, Answer, Beside, Central, settings, sidecar, store
 
@@ -66,29 +67,30 @@ async def test_a_restarted_sidecar_takes_the_outcome_of_an_earlier_decision(tmp_
 
 async def test_a_suspension_survives_a_restart_without_the_store(tmp_path: Path) -> None:
     """The agent stays suspended there; once the store is back, it is suspended everywhere, once."""
-    async with store(tmp_path) as central:
-        await register(central)
-        given = settings(tmp_path, central.grpc_address)
+    with reserved() as address:
+        async with store(tmp_path, address) as central:
+            await register(central)
+            given = settings(tmp_path, central.grpc_address)
+            async with sidecar(given) as beside:
+                await beside.sidecar.reached(1)
+                await beside.evaluate(dry_run=True)
         async with sidecar(given) as beside:
-            await beside.sidecar.reached(1)
-            await beside.evaluate(dry_run=True)
-    async with sidecar(given) as beside:
-        refused = await beside.evaluate(risk_score=10, estimated_cost_usd=100.01)
-        assert refused.reason == pb.REASON_BUDGET_EXCEEDED
-        assert await beside.reason() == "AGENT_NOT_ACTIVE"
-    async with sidecar(given) as beside:
-        assert await beside.reason() == "AGENT_NOT_ACTIVE"
-    async with store(tmp_path, central.grpc_address) as central, sidecar(given) as beside:
+            refused = await beside.evaluate(risk_score=10, estimated_cost_usd=100.01)
+            assert refused.reason == pb.REASON_BUDGET_EXCEEDED
+            assert await beside.reason() == "AGENT_NOT_ACTIVE"
+        async with sidecar(given) as beside:
+            assert await beside.reason() == "AGENT_NOT_ACTIVE"
+        async with store(tmp_path, address) as central, sidecar(given) as beside:
 
-        async def agent() -> Answer:
-            return await central.rest.call("GET", REGISTRY)
+            async def agent() -> Answer:
+                return await central.rest.call("GET", REGISTRY)
 
-        await eventually_gives(agent, lambda answer: answer.body["status"] == "suspended")
-        assert await beside.reason() == "AGENT_NOT_ACTIVE"
-        await central.rest.call("POST", f"{REGISTRY}/activate")
-        await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
-        log = await central.rest.call("GET", f"{REGISTRY}/activity?type=suspended")
-        assert log.body["total"] == 1
+            await eventually_gives(agent, lambda answer: answer.body["status"] == "suspended")
+            assert await beside.reason() == "AGENT_NOT_ACTIVE"
+            await central.rest.call("POST", f"{REGISTRY}/activate")
+            await beside.until("RISK_BELOW_AUTO_APPROVE", risk_score=10)
+            log = await central.rest.call("GET", f"{REGISTRY}/activity?type=suspended")
+            assert log.body["total"] == 1
 
 
 async def test_a_decision_of_another_sidecar_is_not_this_ones(tmp_path: Path) -> None:
