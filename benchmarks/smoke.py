@@ -4,8 +4,8 @@ python -m benchmarks.smoke [--update]
 
 Two kinds of figures, neither of them a time: what a decision costs the processor over an empty call of the same
 protocol, and how many instructions a decision and its parts take in process. Each is compared with the committed one in
-`results/smoke.json`, of the same build of Python, and the exit code is 1 when the
-cost is more than a quarter above, or a count more than a twentieth. `--update` commits to what was measured.
+`results/smoke.json`, of the same build of Python, and the exit code is 1 when the cost is more than a quarter above, or
+a count more than a twentieth. `--update` commits to what was measured.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Inserts and deletes of many rows in one transaction, without an object for each row."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from registry_store.database.columns import Base, Instant
+from registry_store.database.columns import EPOCH, Base, Instant
 
 CHUNK = 1_000
 """Rows of one statement; the event loop does other work between two statements."""
@@ -20,7 +20,7 @@ MAX_ROWS_PER_EXECUTION = 100
 """Rows that are bound one by one, so that preparing them does not block the event loop for long."""
 SQLITE_VARIABLES = 999
 """Values of one statement for SQLite: the least that any version takes."""
-EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 Item = TypeVar("Item")
 

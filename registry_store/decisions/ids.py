@@ -1,9 +1,10 @@
 """Decision ids as points in time: UUIDs of version 7, whose text sorts by the millisecond of creation."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+
+from registry_store.database.columns import EPOCH
 
 PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
 

@@ -16,6 +16,7 @@ from pdp.log_format.documents import MAX_DEPTH, decision_document
 from pdp.v1 import decision_pb2, log_pb2
 from registry_store.approvals import requests
 from registry_store.approvals.requests import Request
+from registry_store.database.columns import EPOCH
 from registry_store.decisions import ids, notes
 from registry_store.decisions.notes import Note
 
@@ -24,7 +25,6 @@ MAX_SEQUENCE = 2**53
 MAX_COST_MICROS = 10**15
 UNKNOWN_AGENT_REASONS = ("AGENT_NOT_REGISTERED", "REGISTRY_STALE", "INTERNAL_ERROR")
 """Reasons for which a sidecar blocks before it knows the agent."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_MICROSECONDS = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 
 Document = dict[str, Any]

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pdp.core.model import Outcome as Decided
 from registry_store.database.bulk import delete_oldest
+from registry_store.database.columns import EPOCH
 from registry_store.database.decision_tables import Decision, Usage
 from registry_store.database.transactions import inserting_by
 from registry_store.decisions import ids
 from registry_store.decisions.notes import Outcome
-from registry_store.decisions.records import EPOCH
 from registry_store.decisions.records import Decision as Reported
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
